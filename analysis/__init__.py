@@ -1,0 +1,1 @@
+"""What reads: runs in MLflow -> frames -> tables, figures, report. Never imports torch."""

@@ -1,0 +1,62 @@
+"""What each arm reached, and how far that is from the baseline: runs in, frames out."""
+
+import polars as pl
+
+from analysis.runs import Runs
+from analysis.statistics import holm, mean_interval, paired_contrast
+
+CONTRASTS = {
+    "arm": pl.String,
+    "metric": pl.String,
+    "seeds": pl.Int64,
+    "mean": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "difference": pl.Float64,
+    "difference_low": pl.Float64,
+    "difference_high": pl.Float64,
+    "p": pl.Float64,
+    "p_holm": pl.Float64,
+}
+
+
+def contrasts(runs: Runs, metric: str) -> pl.DataFrame:
+    """One row an arm: its mean over seeds and its contrast with the baseline, paired by seed. The arms of one metric
+    are one family for Holm's adjustment."""
+    final = runs.final(metric)
+    base = final.filter(pl.col("arm") == runs.baseline).select("seed", base="value")
+    rows = []
+    for arm in runs.arms:
+        values = final.filter(pl.col("arm") == arm)
+        if values.is_empty():
+            continue
+        reached = mean_interval(values["value"].to_numpy())
+        row: dict[str, object] = {
+            "arm": arm,
+            "metric": metric,
+            "seeds": len(values),
+            "mean": reached.mean,
+            "low": reached.low,
+            "high": reached.high,
+        }
+        paired = values.join(base, on="seed").sort("seed")
+        if arm != runs.baseline and not paired.is_empty():
+            contrast = paired_contrast(paired["value"].to_numpy(), paired["base"].to_numpy())
+            row |= {
+                "difference": contrast.difference.mean,
+                "difference_low": contrast.difference.low,
+                "difference_high": contrast.difference.high,
+                "p": contrast.p,
+            }
+        rows.append(row)
+    frame = pl.DataFrame(rows, schema=CONTRASTS)
+    tested = frame["p"].fill_null(float("nan")).to_list()
+    return frame.with_columns(pl.Series("p_holm", holm(tested)).fill_nan(None), pl.col("p").fill_nan(None))
+
+
+def foil_table(runs: Runs, prefix: str = "val/foil/") -> pl.DataFrame:
+    """`contrasts` of every foil kind, stacked; `metric` is the kind."""
+    frames = [
+        contrasts(runs, name).with_columns(metric=pl.lit(name.removeprefix(prefix))) for name in runs.names(prefix)
+    ]
+    return pl.concat(frames) if frames else pl.DataFrame(schema=CONTRASTS)

@@ -1,0 +1,172 @@
+"""A sweep or a single run -> one self-contained HTML page, Markdown, CSV tables, PNG and SVG figures."""
+
+import base64
+import io
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import polars as pl
+from jinja2 import Environment
+from matplotlib.figure import Figure
+
+from analysis import figures
+from analysis.ablation import CONTRASTS, contrasts, foil_table
+from analysis.convergence import mean_curves, speed, target_value
+from analysis.robustness import mean_drops, relative_drops, scores, severity_curves
+from analysis.runs import Runs, read_runs
+from analysis.verdict import RULE, answer, caution, number, signed, speed_sentence
+
+CURVES = ("val/itm_auc", "val/foil_accuracy", "val/mlm_accuracy", "val/synonym_mass")
+TABLED = (
+    "val/itm_auc",
+    "val/foil_accuracy",
+    "val/mlm_accuracy",
+    "val/mlm_loss",
+    "val/synonym_mass",
+    "val/itm_ece",
+    "val/mlm_ece",
+    "val/paraphrase_match",
+    "val/synthesized_accuracy",
+    "val/blank_image_accuracy",
+    "val/generator_perplexity",
+    "test/itm_auc",
+    "test/foil_accuracy",
+    "robustness_mean_drop",
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    name: str
+    title: str
+    description: str
+    figure: Figure
+
+
+def write_report(uri: str, run_id: str, folder: Path) -> Path:
+    """Writes `report.html`, `report.md`, `tables/` and `figures/` into `folder`; gives the page's path.
+
+    Raises UserError where there is no finished trial to report.
+    """
+    runs = with_mean_drop(read_runs(uri, run_id))
+    primary = str(runs.experiment.get("primary", "val/itm_auc"))
+    metric, target = target_value(runs)
+    names = [primary, *(name for name in TABLED if name != primary)]
+    tables = {name: contrasts(runs, name) for name in names if not runs.final(name).is_empty()}
+    foils = foil_table(runs)
+    speeds = speed(runs)
+    scored = scores(runs)
+    drawn = _pictures(runs, (metric, target), foils, scored)
+
+    (folder / "tables").mkdir(parents=True, exist_ok=True)
+    (folder / "figures").mkdir(exist_ok=True)
+    frames = {
+        "contrasts": pl.concat([pl.DataFrame(schema=CONTRASTS), *tables.values()]),
+        "foils": foils,
+        "convergence": speeds,
+        "robustness": mean_drops(scored),
+        "robustness_by_severity": severity_curves(scored),
+    }
+    for name, frame in frames.items():
+        frame.write_csv(folder / "tables" / f"{name}.csv")
+    for picture in drawn:
+        for form in ("png", "svg"):
+            path = folder / "figures" / f"{picture.name}.{form}"
+            picture.figure.savefig(path, dpi=160, bbox_inches="tight", metadata={"Date": None} if form == "svg" else None)
+
+    head = tables.get(primary, pl.DataFrame(schema=CONTRASTS))
+    context = {
+        "runs": runs,
+        "question": str(runs.experiment.get("question", runs.name)),
+        "primary": primary,
+        "answers": answer(head, primary, runs.baseline),
+        "caution": caution(head),
+        "rule": RULE,
+        "smoke": bool(runs.experiment.get("smoke", False)),
+        "speeds": speed_sentence(speeds, metric, target),
+        "target": (metric, target),
+        "tables": tables,
+        "foils": foils,
+        "drops": mean_drops(scored),
+        "kinds": sorted(set(scored["kind"]) - {"clean"}),
+        "pictures": [(p.name, p.title, p.description, _inline(p.figure)) for p in drawn],
+        "number": number,
+        "signed": signed,
+        "plain": figures.plain,
+    }
+    for picture in drawn:
+        plt.close(picture.figure)
+    page = folder / "report.html"
+    page.write_text(_render("report.html.j2", context, escape=True), encoding="utf-8")
+    (folder / "report.md").write_text(_render("report.md.j2", context, escape=False), encoding="utf-8")
+    return page
+
+
+def with_mean_drop(runs: Runs) -> Runs:
+    """Adds each trial's relative drop, averaged over all disturbances, as the metric `robustness_mean_drop`."""
+    drops = relative_drops(scores(runs))
+    if drops.is_empty():
+        return runs
+    rows = (
+        drops.group_by("arm", "seed")
+        .agg(value=pl.col("drop").mean())
+        .join(runs.trials, on=["arm", "seed"])
+        .select("run_id", metric=pl.lit("robustness_mean_drop"), step=pl.lit(0, dtype=pl.Int64), value="value")
+    )
+    return Runs(runs.run_id, runs.name, runs.experiment, runs.trials, pl.concat([runs.metrics, rows]))
+
+
+def _pictures(runs: Runs, target: tuple[str, float], foils: pl.DataFrame, scored: pl.DataFrame) -> list[Picture]:
+    arms = runs.arms
+    curves = {name: runs.curves(name) for name in dict.fromkeys((target[0], *CURVES))}
+    curves = {name: curve for name, curve in curves.items() if not curve.is_empty()}
+    means = {name: mean_curves(runs, name) for name in curves}
+    made = [
+        Picture(
+            "convergence",
+            "Convergence",
+            "Mean over seeds with its 95 % interval; single seeds are faint; the dotted line is the target.",
+            figures.convergence_figure(curves, means, arms, target),
+        )
+    ]
+    if not foils.is_empty():
+        made.append(
+            Picture(
+                "foils",
+                "Foils by kind",
+                "Share of pairs whose true caption scores above its foil, with 95 % intervals over seeds; "
+                "the dashed line is chance.",
+                figures.foil_figure(foils, arms),
+            )
+        )
+    if not scored.is_empty():
+        made += [
+            Picture(
+                "severity",
+                "Robustness by severity",
+                "ITM AUC against random captions, from undisturbed (0) to the strongest disturbance (5).",
+                figures.severity_figure(severity_curves(scored), arms, "ITM AUC"),
+            ),
+            Picture(
+                "drops",
+                "Relative drops",
+                "(clean − disturbed) / clean in per cent, averaged over severities and seeds; darker is worse.",
+                figures.drop_figure(mean_drops(scored), arms),
+            ),
+        ]
+    return made
+
+
+def _inline(figure: Figure) -> str:
+    """The figure as a data URI, so that the page needs nothing beside it."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _render(template: str, context: dict[str, object], escape: bool) -> str:
+    source = (resources.files("analysis") / "templates" / template).read_text(encoding="utf-8")
+    environment = Environment(autoescape=escape, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(source).render(**context)

@@ -1,0 +1,208 @@
+"""The `wb` command: one thin function a command; heavy imports stay inside."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from workbench.errors import UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="""Which part of a vision-language pre-training method does what.
+
+    `wb sweep experiments/ablation_itm.yaml` runs an ablation and writes its report; `wb ui` shows the runs in MLflow.
+    """,
+)
+
+Workspace = Annotated[Path, typer.Option(help="Folder of runs, caches, checkpoints and reports.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Override a setting, such as optimisation.steps=200.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+File = Annotated[Path, typer.Argument(help="The experiment's YAML.", metavar="FILE")]
+DEFAULT = Path(".wb")
+
+
+@app.command(epilog="Example: `wb sweep experiments/ablation_itm.yaml --seeds 2`")
+def sweep(
+    file: File,
+    workspace: Workspace = DEFAULT,
+    seeds: Annotated[int | None, typer.Option(help="Run so many seeds instead of the file's.", min=1)] = None,
+    workers: Annotated[int | None, typer.Option(help="Trials side by side; default one a GPU, else a core.", min=1)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print cells, seeds and the estimated time; run nothing.")] = False,
+    smoke: Annotated[bool, typer.Option("--smoke", help="Shrink the experiment to seconds; its numbers mean nothing.")] = False,
+    set_: Set = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Run an experiment's grid and write its report. Stopped at any point, the same command goes on."""
+    from rich.console import Console
+
+    from workbench.config.load import load_experiment
+    from workbench.progress import SweepDisplay
+    from workbench.sweep.grid import expand, study_name
+    from workbench.sweep.grid import smoke as shrink
+    from workbench.sweep.launch.local import default_workers
+
+    experiment = load_experiment(file, set_ or ())
+    if seeds:
+        experiment = experiment.model_copy(update={"seeds": experiment.seeds.model_copy(update={"count": seeds})})
+    if smoke:
+        experiment = shrink(experiment)
+    cores = os.cpu_count() or 1
+    workers = workers or default_workers()
+    if dry_run:
+        _dry_run(experiment, workspace, workers, cores, as_json)
+        return
+
+    from analysis.report import write_report
+    from workbench.sweep.run import run_sweep
+
+    folder = workspace / "reports" / study_name(experiment)
+    console = Console(stderr=as_json, no_color="NO_COLOR" in os.environ or None)
+    with SweepDisplay(console) as display:
+        outcome = run_sweep(
+            experiment,
+            workspace,
+            min(workers, len(expand(experiment))),
+            cores,
+            display.show,
+            lambda uri, run_id: write_report(uri, run_id, folder),
+            smoke,
+        )
+    if as_json:
+        _print_json(
+            {
+                "run_id": outcome.run_id,
+                "planned": outcome.planned,
+                "finished": outcome.finished,
+                "report": str(outcome.report) if outcome.report else None,
+                "stopped": outcome.stopped,
+                "failures": len(outcome.failures),
+            }
+        )
+    if outcome.stopped:
+        typer.echo(f"Stopped after {outcome.finished} of {outcome.planned} trials; the same command goes on.", err=True)
+        raise typer.Exit(130)
+    if outcome.finished < outcome.planned:
+        if debug and outcome.failures:
+            typer.echo(outcome.failures[-1], err=True)
+        missing = outcome.planned - outcome.finished
+        typer.echo(f"{missing} of {outcome.planned} trials failed; run again to retry, with --debug for the reason.", err=True)
+        raise typer.Exit(1)
+
+
+def _dry_run(experiment: Any, workspace: Path, workers: int, cores: int, as_json: bool) -> None:
+    from workbench.sweep.grid import expand, study_name
+    from workbench.sweep.run import estimate
+    from workbench.sweep.study import Ledger, missing
+
+    cells = expand(experiment)
+    studies = workspace / "studies"
+    name = study_name(experiment)
+    known = (studies / f"{name}.journal").exists()
+    todo = missing(cells, Ledger(studies, name)) if known else cells
+    seconds = estimate(experiment, workspace, workers, cores)
+    arms = list(dict.fromkeys(cell.label for cell in cells))
+    left = seconds["trial"] * -(-len(todo) // workers)
+    if as_json:
+        _print_json({"arms": arms, "seeds": experiment.seeds.count, "trials": len(cells), "missing": len(todo), "workers": workers, "seconds_per_step": seconds["step"], "seconds_left": left})
+        return
+    typer.echo(experiment.question)
+    for arm in arms:
+        typer.echo(f"  {arm}" + ("  (baseline)" if arm == cells[0].label else ""))
+    typer.echo(
+        f"{len(arms)} cells x {experiment.seeds.count} seeds = {len(cells)} trials, {len(todo)} to run, {workers} worker(s).\n"
+        f"Measured {1000 * seconds['step']:.0f} ms a step: about {seconds['trial'] / 60:.1f} min a trial, "
+        f"{left / 60:.0f} min to run, evaluation and a first warm start not counted."
+    )
+
+
+@app.command(epilog="Example: `wb report --run-id 1f0c...`; `wb runs` lists the ids.")
+def report(
+    run_id: Annotated[str, typer.Option(help="A sweep's run or a single trial's.")],
+    workspace: Workspace = DEFAULT,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to; default reports/RUN_ID in the workspace.")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write the report of a sweep or a single run: HTML, Markdown, CSV tables, PNG and SVG figures."""
+    from analysis.report import write_report
+    from workbench.tracking.runs import Tracker
+    from workbench.tracking.store import tracking_uri
+
+    uri = tracking_uri(workspace)
+    page = write_report(uri, run_id, out or workspace / "reports" / run_id)
+    Tracker(uri, workspace).attach_folder(run_id, page.parent, "report")
+    if as_json:
+        _print_json({"report": str(page)})
+    else:
+        typer.echo(f"report: {page}")
+
+
+@app.command()
+def runs(workspace: Workspace = DEFAULT, as_json: Json = False, debug: Debug = False) -> None:
+    """List the sweeps of a workspace, the newest first."""
+    from datetime import datetime
+
+    from analysis.runs import list_sweeps
+    from workbench.tracking.store import tracking_uri
+
+    frame = list_sweeps(tracking_uri(workspace))
+    if as_json:
+        _print_json(frame.to_dicts())
+        return
+    if frame.is_empty():
+        typer.echo(f"No sweeps in {workspace} yet; start with `wb sweep FILE`.")
+    for row in frame.iter_rows(named=True):
+        started = datetime.fromtimestamp(row["started"] / 1000).strftime("%Y-%m-%d %H:%M")
+        typer.echo(f"{row['run_id']}  {started}  {row['status']:<8}  {row['finished']:>3} finished  {row['name']}")
+
+
+@app.command()
+def ui(
+    workspace: Workspace = DEFAULT,
+    port: Annotated[int, typer.Option(help="Port on this machine.", min=1, max=65535)] = 5000,
+    host: Annotated[str, typer.Option(help="Address to listen on; the default is reachable from this machine only.")] = "127.0.0.1",
+    debug: Debug = False,
+) -> None:
+    """Open the MLflow UI on the workspace's runs."""
+    from workbench.tracking.store import open_store
+
+    uri = open_store(workspace)
+    typer.echo(f"MLflow on http://{host}:{port} (Ctrl-C ends it)")
+    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)])
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, default=str))
+
+
+def main() -> None:
+    """The console script: errors end in one sentence, 2 for the user's mistake and 1 for ours."""
+    debug = "--debug" in sys.argv
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    try:
+        app()
+    except UserError as error:
+        if debug:
+            raise
+        typer.echo(f"wb: {error}", err=True)
+        sys.exit(2)
+    except BrokenPipeError:
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("wb: stopped.", err=True)
+        sys.exit(130)
+    except Exception as error:
+        if debug:
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        typer.echo(f"wb: unexpected error: {reason} (run again with --debug for the traceback)", err=True)
+        sys.exit(1)

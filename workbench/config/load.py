@@ -1,0 +1,207 @@
+"""YAML + preset + `--set` overrides -> one validated Experiment. Strict: errors name the line and the nearest key."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from workbench.config.schema import Experiment, Seeds, Settings, Target
+from workbench.errors import UserError
+
+M = TypeVar("M", bound=BaseModel)
+KEYS = ("question", "preset", "fixed", "factors", "baseline", "seeds", "target", "primary")
+
+
+def load_experiment(path: Path, overrides: Iterable[str] = ()) -> Experiment:
+    """The experiment that the file describes. `overrides` are `a.b=value` pairs that win over the file.
+
+    Raises UserError in one sentence for whatever the user can mend.
+    """
+    text = _read(path)
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f":{mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', error)}).") from error
+    if not isinstance(document, dict):
+        raise UserError(f"{path}: an experiment is a mapping with the keys {', '.join(KEYS)}.")
+    lines = _lines(text)
+    for name in document:
+        if name not in KEYS:
+            raise UserError(f"{_at(path, lines, name)}: unknown key `{name}`{_nearest(str(name), KEYS)}.")
+    question = document.get("question")
+    if not isinstance(question, str) or not question.strip():
+        raise UserError(f"{path}: `question` is missing; say in a sentence what the experiment asks.")
+
+    preset = str(document.get("preset", "tiny"))
+    fixed = _mapping(path, lines, document, "fixed")
+    factors = _mapping(path, lines, document, "factors")
+    given = dict(_override(text) for text in overrides)
+    merged = read_preset(preset)
+    for source, pairs in ((path, fixed), ("--set", given)):
+        for dotted, value in pairs.items():
+            where = _at(path, lines, dotted) if source is path else "--set"
+            _set(merged, dotted, value, where)
+    for dotted, levels in factors.items():
+        where = _at(path, lines, dotted)
+        _check_key(dotted, where)
+        if not isinstance(levels, list) or not levels:
+            raise UserError(f"{where}: `{dotted}` has no levels; give a list such as [0.0, 0.5, 1.0].")
+        if len({repr(level) for level in levels}) < len(levels):
+            raise UserError(f"{where}: `{dotted}` names a level twice.")
+        if dotted in given:
+            raise UserError(f"--set: `{dotted}` is a factor of {path}; take it out of `factors` to fix it.")
+    settings = _validate(Settings, merged, path, lines)
+    baseline = _mapping(path, lines, document, "baseline")
+    for dotted in baseline:
+        if dotted not in factors:
+            raise UserError(f"{_at(path, lines, dotted)}: `baseline` names `{dotted}`, which is not a factor.")
+        if baseline[dotted] not in factors[dotted]:
+            raise UserError(f"{_at(path, lines, dotted)}: baseline {baseline[dotted]!r} is not a level of `{dotted}`.")
+    for dotted, levels in factors.items():
+        baseline.setdefault(dotted, levels[0])
+        for level in levels:
+            # Every level is checked now, not after hours of training.
+            apply(settings, {dotted: level}, where=_at(path, lines, dotted))
+    return Experiment(
+        name=path.stem,
+        question=" ".join(question.split()),
+        preset=preset,
+        settings=settings,
+        factors=factors,
+        baseline=baseline,
+        seeds=_validate(Seeds, _mapping(path, lines, document, "seeds"), path, lines, "seeds"),
+        target=_validate(Target, _mapping(path, lines, document, "target"), path, lines, "target"),
+        primary=str(document.get("primary", "val/itm_auc")),
+    )
+
+
+def apply(settings: Settings, values: Mapping[str, Any], where: str = "settings") -> Settings:
+    """`settings` with dotted keys set; raises UserError for an unknown key or a wrong value."""
+    merged = settings.model_dump()
+    for dotted, value in values.items():
+        _set(merged, dotted, value, where)
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        raise UserError(f"{where}: {_explain(error)}") from error
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """The packaged preset as nested settings."""
+    folder = resources.files("workbench.config") / "presets"
+    available = sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    if name not in available:
+        raise UserError(f"`preset`: there is no preset `{name}`{_nearest(name, available)}; there is {', '.join(available)}.")
+    loaded = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8")) or {}
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+def dotted_keys(model: type[BaseModel] = Settings, prefix: str = "") -> list[str]:
+    """Every setting as a dotted key."""
+    found: list[str] = []
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found += dotted_keys(field.annotation, f"{prefix}{name}.")
+        else:
+            found.append(prefix + name)
+    return found
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        siblings = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+        raise UserError(f"{path}: there is no such file{_nearest(str(path), siblings)}.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: the file cannot be read ({error}).") from error
+
+
+def _mapping(path: Path, lines: Mapping[str, int], document: Mapping[str, Any], name: str) -> dict[str, Any]:
+    value = document.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise UserError(f"{_at(path, lines, name)}: `{name}` must be a mapping of keys to values.")
+    return dict(value)
+
+
+def _override(text: str) -> tuple[str, Any]:
+    dotted, equals, value = text.partition("=")
+    if not equals or not dotted.strip():
+        raise UserError(f"--set {text}: write it as key=value, such as optimisation.steps=200.")
+    try:
+        return dotted.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {text}: the value is not valid YAML.") from error
+
+
+def _check_key(dotted: str, where: str) -> None:
+    known = dotted_keys()
+    if dotted not in known and not dotted.startswith("model.vision.options."):
+        raise UserError(f"{where}: unknown key `{dotted}`{_nearest(dotted, known)}.")
+
+
+def _set(tree: dict[str, Any], dotted: str, value: Any, where: str) -> None:
+    _check_key(dotted, where)
+    *branches, leaf = dotted.split(".")
+    for branch in branches:
+        tree = tree.setdefault(branch, {})
+    tree[leaf] = value
+
+
+def _validate(
+    model: type[M], values: dict[str, Any], path: Path, lines: Mapping[str, int], prefix: str = ""
+) -> M:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        location = ".".join(str(part) for part in error.errors()[0]["loc"])
+        where = _at(path, lines, location if not prefix else location.removeprefix(f"{prefix}."))
+        raise UserError(f"{where}: {_explain(error, prefix)}") from error
+
+
+def _explain(error: ValidationError, prefix: str = "") -> str:
+    """The first complaint of pydantic as a sentence."""
+    first = error.errors()[0]
+    name = ".".join(part for part in (prefix, *(str(part) for part in first["loc"])) if part)
+    if first["type"] == "extra_forbidden":
+        return f"unknown key `{name}`{_nearest(name, dotted_keys())}."
+    reason = first["msg"].removeprefix("Value error, ")
+    return f"`{name}` is {first['input']!r}: {reason}." if name and first["type"] != "value_error" else f"{reason}."
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """` (did you mean `x`?)` or nothing; a wrong last part is compared with last parts too."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if not close:
+        leaves = {key.rsplit(".", 1)[-1]: key for key in known}
+        near = difflib.get_close_matches(name.rsplit(".", 1)[-1], list(leaves), n=1, cutoff=0.6)
+        close = [leaves[leaf] for leaf in near]
+    return f" (did you mean `{close[0]}`?)" if close else ""
+
+
+def _at(path: Path, lines: Mapping[str, int], name: object) -> str:
+    line = lines.get(str(name))
+    return f"{path}:{line}" if line else str(path)
+
+
+def _lines(text: str) -> dict[str, int]:
+    """Every mapping key of the YAML -> its line, the first one where a key occurs twice."""
+    found: dict[str, int] = {}
+    pending = [yaml.compose(text, Loader=yaml.SafeLoader)]
+    while pending:
+        node = pending.pop(0)
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                found.setdefault(str(key.value), key.start_mark.line + 1)
+                pending.append(value)
+    return found

@@ -1,0 +1,180 @@
+"""What a YAML may say. `Settings` is what one trial is; `Experiment` is the question asked over many trials."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Block(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, validate_default=True)
+
+
+class Data(Block):
+    """Image-text pairs and how they are cut into splits."""
+
+    source: Literal["scenes", "folder"] = "scenes"
+    path: str | None = Field(None, description="folder of captioned pictures (source: folder)")
+    image_size: Annotated[int, Field(ge=16, le=1024)] = 64
+    train_pairs: Count = Field(20480, description="at most so many training pairs")
+    eval_pairs: Count = Field(512, description="at most so many pairs in each held-out split")
+    most_things: Annotated[int, Field(ge=2, le=3)] = Field(3, description="scenes: largest number of objects")
+    caption_noise: Share = Field(0.0, description="scenes: rate of wrong or missing words in training captions")
+    exclude: str | None = Field(None, description="folder: skip files whose path matches this regular expression")
+    max_length: Annotated[int, Field(ge=8, le=512)] = Field(28, description="tokens, longer captions are cut")
+    vocabulary: Annotated[int, Field(ge=64)] = 2000
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _folder_has_path(self) -> "Data":
+        if self.source == "folder" and not self.path:
+            raise ValueError("`data.path` is needed with `source: folder`: the folder that holds the pictures")
+        return self
+
+
+class Vision(Block):
+    """A timm model, cut at one of its feature stages: [B, tokens, channels]."""
+
+    name: str = "test_byobnet"
+    stage: Annotated[int, Field(ge=0, le=11)] = Field(3, description="index of the timm feature stage")
+    options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of timm.create_model")
+    pretrained: bool = False
+    frozen: bool = Field(False, description="not trained after the warm start; features are computed once")
+
+
+class Text(Block):
+    """A RoBERTa-form encoder with its language-model head."""
+
+    layers: Count = 2
+    heads: Count = 4
+    dropout: Share = 0.0
+
+
+class Fusion(Block):
+    """Co-attention layers (METER): each layer pair reads the previous states of both streams."""
+
+    layers: Count = 2
+    heads: Count = 4
+    mlp_ratio: Positive = 4.0
+    dropout: Share = 0.0
+
+
+class Model(Block):
+    width: Annotated[int, Field(ge=8)] = 64
+    vision: Vision = Vision()
+    text: Text = Text()
+    fusion: Fusion = Fusion()
+
+
+class WarmStart(Block):
+    """Pre-training of the two encoders apart, once, shared by every trial: image-text contrast, the caption's words
+    as classes of its picture, and text-only masked language modelling. 0 steps: the encoders start as they are."""
+
+    steps: Annotated[int, Field(ge=0)] = 2400
+    batch_size: Annotated[int, Field(ge=2)] = 32
+    vision_learning_rate: Positive = 6e-3
+    learning_rate: Positive = 3e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    contrast_weight: Annotated[float, Field(ge=0)] = 0.1
+    words_weight: Annotated[float, Field(ge=0)] = 1.0
+    mlm_weight: Annotated[float, Field(ge=0)] = 1.0
+    seed: int = 0
+
+
+class Mlm(Block):
+    """Masked language modelling. Soft labels: cross-distillation from the frozen language encoder (our reading)."""
+
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    soft_labels: Literal["none", "frozen_lm"] = "frozen_lm"
+    temperature: Positive = Field(1.0, description="T of the soft term, on teacher and student")
+    alpha: Share = Field(0.5, description="weight of the soft term; 0 is exactly the one-hot loss")
+
+
+class Itm(Block):
+    """Image-text matching: half of a batch keeps its picture and caption, the other half is made false."""
+
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    negatives: Literal["random_image", "synthesized", "foils"] = Field(
+        "synthesized", description="kind of the hard negatives; `foils` is the positive control (scenes only)"
+    )
+    hard_ratio: Share = Field(0.5, description="share of the negatives that are hard; the rest get a random picture")
+    synthesis_mask_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.25, description="share of a caption's tokens that the language encoder writes anew"
+    )
+    sampling_temperature: Positive = 1.0
+    false_negative_filter: Literal["none", "synonyms"] = Field(
+        "synonyms", description="`synonyms` bans the lexicon's synonyms of the original word from being sampled"
+    )
+
+
+class Generator(Block):
+    mlm_weight: Annotated[float, Field(ge=0)] = Field(
+        0.5, description="text-only MLM of the language encoder, which keeps it able to write"
+    )
+
+
+class Objectives(Block):
+    mlm: Mlm = Mlm()
+    itm: Itm = Itm()
+    generator: Generator = Generator()
+
+
+class Optimisation(Block):
+    steps: Count = 400
+    batch_size: Annotated[int, Field(ge=4)] = 64
+    learning_rate: Positive = 1e-3
+    encoder_rate: Share = Field(1.0, description="factor on the learning rate of the two encoders")
+    weight_decay: Annotated[float, Field(ge=0)] = 0.02
+    warmup: Share = Field(0.1, description="share of the steps with a rising learning rate, then linear decay to 0")
+    clip: Positive = Field(1.0, description="largest norm of the gradient")
+    checkpoint_every: Count = Field(100, description="steps between saved train states")
+
+
+class Evaluation(Block):
+    every: Count = Field(50, description="steps between evaluations on held-out pairs")
+    pairs: Count = Field(256, description="validation pairs during training")
+    final_pairs: Count = Field(512, description="pairs of each held-out split at the end")
+    batch_size: Count = 256
+    robustness_pairs: Annotated[int, Field(ge=0)] = Field(256, description="0 leaves robustness out")
+
+
+class Settings(Block):
+    """One trial but for its seed."""
+
+    data: Data = Data()
+    model: Model = Model()
+    warm_start: WarmStart = WarmStart()
+    objectives: Objectives = Objectives()
+    optimisation: Optimisation = Optimisation()
+    evaluation: Evaluation = Evaluation()
+
+
+class Seeds(Block):
+    count: Count = 6
+    first: Annotated[int, Field(ge=0)] = 0
+
+
+class Target(Block):
+    """Convergence: the first step from which `metric` stays at or above `value`."""
+
+    metric: str = "val/itm_auc"
+    value: float | Literal["baseline_final"] = "baseline_final"
+
+
+class Experiment(Block):
+    """A question, the factors that answer it, and the settings that stay fixed."""
+
+    name: str
+    question: str
+    preset: str
+    settings: Settings
+    factors: dict[str, list[Any]]
+    baseline: dict[str, Any]
+    seeds: Seeds = Seeds()
+    target: Target = Target()
+    primary: str = Field("val/itm_auc", description="the metric that the answer is about")

@@ -1,0 +1,77 @@
+"""Tokenisers trained on the corpus, in RoBERTa's layout of special tokens."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+START, PAD, END, UNKNOWN, MASK = range(len(SPECIAL))
+
+
+@dataclass(frozen=True)
+class Tokeniser:
+    """Captions to padded token ids int64 [B, L] and back."""
+
+    inner: Tokenizer
+    max_length: int
+
+    @property
+    def vocabulary(self) -> int:
+        return self.inner.get_vocab_size()
+
+    def encode(self, captions: Sequence[str]) -> np.ndarray:
+        """Token ids int64 [B, max_length]: `<s>` ... `</s>`, then padding; longer captions are cut."""
+        rows = np.full((len(captions), self.max_length), PAD, dtype=np.int64)
+        for row, encoding in zip(rows, self.inner.encode_batch(list(captions)), strict=True):
+            ids = encoding.ids[: self.max_length]
+            if len(encoding.ids) > self.max_length:
+                ids[-1] = END
+            row[: len(ids)] = ids
+        return rows
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self.inner.decode([int(token) for token in ids]))
+
+    def word_id(self, word: str) -> int | None:
+        """The id of a word that is one token of the vocabulary, else None."""
+        found: int | None = self.inner.token_to_id(word.lower())
+        return found
+
+    def synonyms(self, sets: Iterable[Sequence[str]]) -> np.ndarray:
+        """int64 [vocabulary, K]: the ids that mean the same as each token, itself first, padded by itself."""
+        groups = [[i for i in map(self.word_id, names) if i is not None] for names in sets]
+        widest = max([1, *map(len, groups)])
+        table = np.tile(np.arange(self.vocabulary)[:, None], (1, widest))
+        for group in groups:
+            for token in group:
+                others = [other for other in group if other != token]
+                table[token, 1 : 1 + len(others)] = others
+        return table
+
+
+def train_tokeniser(captions: Iterable[str], vocabulary: int, max_length: int) -> Tokeniser:
+    """A lower-casing WordPiece tokeniser; frequent words become one token, rare ones fall into pieces."""
+    inner = Tokenizer(models.WordPiece(unk_token="<unk>"))
+    inner.normalizer = normalizers.BertNormalizer(lowercase=True)
+    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    inner.decoder = decoders.WordPiece()
+    # Sorted, because the trainer breaks ties by the order in which it meets words.
+    inner.train_from_iterator(
+        sorted(captions),
+        trainers.WordPieceTrainer(vocab_size=vocabulary, special_tokens=list(SPECIAL), show_progress=False),
+    )
+    inner.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", START), ("</s>", END)]
+    )
+    return Tokeniser(inner, max_length)
+
+
+def save_tokeniser(tokeniser: Tokeniser, path: Path) -> None:
+    tokeniser.inner.save(str(path))
+
+
+def load_tokeniser(path: Path, max_length: int) -> Tokeniser:
+    return Tokeniser(Tokenizer.from_file(str(path)), max_length)

@@ -1,0 +1,68 @@
+"""Co-attention fusion in METER's layer form: post-norm; each layer pair reads the previous states of both streams."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from workbench.config.schema import Fusion
+
+
+class Attention(nn.Module):
+    """Multi-head attention of `queries` [B, Q, D] over `states` [B, K, D]; `mask` bool [B, K] marks what may be read."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+        self.output = nn.Linear(width, width)
+        # Attention starts out by similarity: what the warm start has aligned finds each other from the first step.
+        with torch.no_grad():
+            self.key.weight.copy_(self.query.weight)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, queries: Tensor, states: Tensor, mask: Tensor | None) -> Tensor:
+        def split(x: Tensor) -> Tensor:
+            return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+        allowed = None if mask is None else mask[:, None, None, :]
+        attended = F.scaled_dot_product_attention(
+            split(self.query(queries)),
+            split(self.key(states)),
+            split(self.value(states)),
+            attn_mask=allowed,
+            dropout_p=self.dropout.p if self.training else 0.0,
+        )
+        return self.dropout(self.output(attended.transpose(1, 2).flatten(2)))  # type: ignore[no-any-return]
+
+
+class CrossLayer(nn.Module):
+    """Self-attention, cross-attention to the other stream, MLP; each with a residual and a post-norm."""
+
+    def __init__(self, width: int, config: Fusion) -> None:
+        super().__init__()
+        self.self_attention = Attention(width, config.heads, config.dropout)
+        self.cross_attention = Attention(width, config.heads, config.dropout)
+        hidden = int(width * config.mlp_ratio)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width), nn.Dropout(config.dropout)
+        )
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+
+    def forward(self, x: Tensor, other: Tensor, mask: Tensor | None, other_mask: Tensor | None) -> Tensor:
+        x = self.norms[0](x + self.self_attention(x, x, mask))
+        x = self.norms[1](x + self.cross_attention(x, other, other_mask))
+        return self.norms[2](x + self.mlp(x))  # type: ignore[no-any-return]
+
+
+class CoAttention(nn.Module):
+    """Text [B, L, D] and image [B, N, D] tokens -> both, fused."""
+
+    def __init__(self, width: int, config: Fusion) -> None:
+        super().__init__()
+        self.text_layers = nn.ModuleList(CrossLayer(width, config) for _ in range(config.layers))
+        self.image_layers = nn.ModuleList(CrossLayer(width, config) for _ in range(config.layers))
+
+    def forward(self, text: Tensor, image: Tensor, text_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        for text_layer, image_layer in zip(self.text_layers, self.image_layers, strict=True):
+            text, image = text_layer(text, image, text_mask, None), image_layer(image, text, None, text_mask)
+        return text, image

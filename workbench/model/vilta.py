@@ -1,0 +1,67 @@
+"""The assembled model: a vision encoder, a language encoder, co-attention fusion, MLM and ITM heads."""
+
+import torch
+from torch import Tensor, nn
+
+from workbench.config.schema import Model
+from workbench.data.text import PAD
+from workbench.model.encoders import VisionEncoder, text_encoder
+from workbench.model.fusion import CoAttention
+
+
+class ViLTA(nn.Module):
+    """Every method takes and gives batches; `token_ids` int64 [B, L] is padded, masks are derived from it."""
+
+    def __init__(self, config: Model, image_size: int, vocabulary: int, max_length: int) -> None:
+        super().__init__()
+        width = config.width
+        self.vision = VisionEncoder(config.vision, image_size)
+        self.language = text_encoder(config.text, width, vocabulary, max_length)
+        self.image_adapter = nn.Sequential(nn.Linear(self.vision.channels, width), nn.LayerNorm(width))
+        rows, columns = self.vision.grid
+        # A row and a column part, because relations such as `above` are about one of them alone.
+        self.row_positions = nn.Parameter(torch.randn(rows, 1, width) * 0.5)
+        self.column_positions = nn.Parameter(torch.randn(1, columns, width) * 0.5)
+        self.text_type, self.image_type = (nn.Parameter(torch.zeros(width)) for _ in range(2))
+        self.text_projection = nn.Linear(width, width)
+        self.fusion = CoAttention(width, config.fusion)
+        self.text_pooler, self.image_pooler = (nn.Sequential(nn.Linear(width, width), nn.Tanh()) for _ in range(2))
+        self.itm_head = nn.Linear(2 * width, 2)
+        self.mlm_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
+        self.mlm_decoder = nn.Linear(width, vocabulary)
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """uint8 [B, 3, H, W] -> backbone features [B, N, C], before the adapter."""
+        return self.vision(images)  # type: ignore[no-any-return]
+
+    def adapt_image(self, features: Tensor) -> Tensor:
+        """Backbone features [B, N, C] -> image tokens [B, N, D], without positions."""
+        return self.image_adapter(features)  # type: ignore[no-any-return]
+
+    def encode_text(self, token_ids: Tensor) -> Tensor:
+        """-> hidden states of the language encoder [B, L, D]."""
+        states: Tensor = self.language.roberta(token_ids, attention_mask=(token_ids != PAD).long()).last_hidden_state
+        return states
+
+    def predict_words(self, text_states: Tensor) -> Tensor:
+        """The language encoder's own head: states [..., D] -> logits [..., V]; sees no picture."""
+        return self.language.lm_head(text_states)  # type: ignore[no-any-return]
+
+    def fuse(self, text_states: Tensor, image_tokens: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """-> fused text states [B, L, D] and the pooled pair [B, 2 D] (tanh poolers of first text and mean image)."""
+        text, image = self.fusion(
+            self.text_projection(text_states) + self.text_type,
+            image_tokens + (self.row_positions + self.column_positions).flatten(0, 1) + self.image_type,
+            token_ids != PAD,
+        )
+        # A convolutional grid has no class token: the image side is pooled over its tokens.
+        pooled = torch.cat([self.text_pooler(text[:, 0]), self.image_pooler(image.mean(dim=1))], dim=-1)
+        return text, pooled
+
+    def itm_logits(self, pooled: Tensor) -> Tensor:
+        """[B, 2]; column 1 says match."""
+        return self.itm_head(pooled)  # type: ignore[no-any-return]
+
+    def mlm_logits(self, fused_text: Tensor) -> Tensor:
+        """Fused states [..., D] -> logits [..., V]."""
+        return self.mlm_decoder(self.mlm_head(fused_text))  # type: ignore[no-any-return]

@@ -1,0 +1,57 @@
+"""The losses: pure functions of tensors."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def mlm_loss(
+    logits: Tensor, labels: Tensor, teacher_logits: Tensor | None, alpha: float, temperature: float
+) -> Tensor:
+    """Masked language modelling over M masked positions; our reading of ViLTA's cross-distillation:
+
+    (1 - alpha) * CE(labels, p) + alpha * T^2 * KL(softmax(teacher / T) || softmax(logits / T)), averaged over M.
+
+    `logits`, `teacher_logits` [M, V], `labels` int64 [M]. Without a teacher, or at alpha 0, exactly the one-hot loss.
+    """
+    if labels.numel() == 0:
+        return logits.sum() * 0.0
+    one_hot = F.cross_entropy(logits, labels)
+    if teacher_logits is None or alpha == 0.0:
+        return one_hot
+    soft = F.kl_div(
+        F.log_softmax(logits / temperature, dim=-1),
+        F.log_softmax(teacher_logits / temperature, dim=-1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    return (1 - alpha) * one_hot + alpha * temperature**2 * soft
+
+
+def itm_loss(logits: Tensor, is_match: Tensor, valid: Tensor) -> Tensor:
+    """Image-text matching: binary cross-entropy over the valid rows; `logits` [B, 2], `is_match`, `valid` bool [B]."""
+    losses = F.cross_entropy(logits, is_match.long(), reduction="none")
+    return torch.where(valid, losses, 0.0).sum() / valid.sum().clamp(min=1)
+
+
+def late_interaction(image: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
+    """Similarity of every picture with every caption [B_image, B_text]: each word's best image token, averaged
+    (FILIP, Yao et al. 2022, eq. 4). `image` [B, N, D] and `text` [B, L, D] of unit length, `text_mask` bool [B, L]."""
+    scores = torch.einsum("ind,tld->itln", image, text).amax(dim=-1)
+    weights = text_mask.to(scores.dtype)
+    return (scores * weights).sum(dim=-1) / weights.sum(dim=-1).clamp(min=1)
+
+
+def contrastive_loss(similarity: Tensor, scale: Tensor) -> Tensor:
+    """Symmetric InfoNCE of a square similarity matrix whose diagonal holds the pairs."""
+    logits = similarity * scale
+    labels = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.t(), labels)) / 2
+
+
+def words_loss(logits: Tensor, token_ids: Tensor, special: int) -> Tensor:
+    """The caption's words as classes of its picture (in the manner of SuperClass, Huang et al. 2024): binary
+    cross-entropy of every word of the vocabulary, summed over words. `logits` [B, V], `token_ids` int64 [B, L]."""
+    present = torch.zeros_like(logits).scatter_(1, token_ids, 1.0)
+    present[:, :special] = 0.0
+    return F.binary_cross_entropy_with_logits(logits, present, reduction="sum") / len(logits)

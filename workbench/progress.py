@@ -1,0 +1,85 @@
+"""What a sweep shows while it runs: bars on a terminal, one line an event elsewhere."""
+
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class SweepDisplay:
+    """A bar for the sweep and one for each worker, with loss and pairs/s."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.sweep: TaskID | None = None
+        self.workers: dict[int, TaskID] = {}
+        self.titles: dict[int, str] = {}
+        self.stages: set[str] = set()
+        self.marks: dict[int, tuple[float, int]] = {}
+
+    def __enter__(self) -> "SweepDisplay":
+        self.bars.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bars.__exit__(kind, error, trace)
+
+    def show(self, event: tuple[str, dict[str, Any]]) -> None:
+        kind, at = event
+        if kind == "plan":
+            self.sweep = self.bars.add_task("trials", total=at["cells"], completed=at["finished"], note="")
+            again = f", {at['finished']} already finished" if at["finished"] else ""
+            self._line(f"{at['cells']} trials{again}, {at['workers']} worker(s), run {at['run_id']}")
+        elif kind == "prepare":
+            self._bar(at["worker"], at["stage"], at["done"], at["total"], _figures(at["figures"]))
+            if at["stage"] not in self.stages:
+                self.stages.add(at["stage"])
+                self._line(f"preparing: {at['stage']}")
+        elif kind == "step":
+            rate = self._rate(at["worker"], at["step"], at["figures"].pop("pairs"))
+            note = f"loss {at['figures']['loss']:.3f}  {rate}"
+            self._bar(at["worker"], at["cell"], at["step"], at["steps"], note)
+        elif kind == "done":
+            if self.sweep is not None:
+                self.bars.advance(self.sweep)
+            self._line(f"finished {at['cell']}: {at['value']:.4f}")
+        elif kind == "report":
+            self._line(f"report: {at['path']}")
+        elif kind in ("failed", "crash"):
+            last = at["message"].strip().splitlines()[-1]
+            self._line(f"[red]failed[/red] {at.get('cell', 'worker')}: {last}")
+
+    def _line(self, text: str) -> None:
+        self.console.print(text, highlight=False, soft_wrap=True)
+
+    def _bar(self, worker: int, title: str, done: int, total: int, note: str) -> None:
+        if self.titles.get(worker) != title:
+            if worker in self.workers:
+                self.bars.remove_task(self.workers[worker])
+            self.workers[worker] = self.bars.add_task(title, total=total, note="")
+            self.titles[worker] = title
+            self.marks[worker] = (time.monotonic(), done)
+        self.bars.update(self.workers[worker], completed=done, note=note)
+
+    def _rate(self, worker: int, step: int, pairs: float) -> str:
+        started, first = self.marks.get(worker, (time.monotonic(), step))
+        seconds = time.monotonic() - started
+        return f"{(step - first) * pairs / seconds:.0f} pairs/s" if seconds > 1 and step > first else ""
+
+
+def _figures(figures: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.3f}" for name, value in figures.items())

@@ -1,0 +1,86 @@
+"""Factors x levels x seeds -> cells, each keyed by the hash of its resolved configuration."""
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+from workbench.config.load import apply
+from workbench.config.schema import Experiment, Settings
+from workbench.randomness import key
+
+IRRELEVANT = {"optimisation": {"checkpoint_every"}}  # settings that cannot change a result
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One trial to run: `values` are its factor levels, `key` the hash of all that decides its result."""
+
+    values: dict[str, Any]
+    seed: int
+    settings: Settings
+    key: str
+
+    @property
+    def label(self) -> str:
+        """Readable factor levels, such as `hard_ratio=0.5`; what all seeds of an arm share."""
+        return arm_label(self.values)
+
+    @property
+    def name(self) -> str:
+        return f"{self.label} · seed {self.seed}"
+
+
+def arm_label(values: dict[str, Any]) -> str:
+    """Factor levels as people read them: the last part of each key and its level."""
+    return ", ".join(f"{dotted.rsplit('.', 1)[-1]}={level}" for dotted, level in values.items()) or "all fixed"
+
+
+def expand(experiment: Experiment) -> list[Cell]:
+    """Every combination of levels for every seed, seed by seed, the baseline first in each block."""
+    names = list(experiment.factors)
+    arms = [dict(zip(names, levels, strict=True)) for levels in itertools.product(*experiment.factors.values())]
+    arms.sort(key=lambda values: values != experiment.baseline)
+    first = experiment.seeds.first
+    return [
+        make_cell(experiment, values, seed)
+        for seed in range(first, first + experiment.seeds.count)
+        for values in arms
+    ]
+
+
+def make_cell(experiment: Experiment, values: dict[str, Any], seed: int) -> Cell:
+    settings = apply(experiment.settings, values)
+    return Cell(values, seed, settings, f"{key('cell', settings_key(settings), seed):016x}")
+
+
+def settings_key(settings: Settings) -> str:
+    """A hash of the settings that can change a result."""
+    return f"{key('settings', settings.model_dump_json(exclude=IRRELEVANT)):016x}"  # type: ignore[arg-type]
+
+
+def study_name(experiment: Experiment) -> str:
+    """The study that holds the cells: another question, factor or fixed setting makes another study; further levels
+    and seeds extend it."""
+    about = key("study", settings_key(experiment.settings), *sorted(experiment.factors))
+    return f"{experiment.name}-{about:016x}"[: len(experiment.name) + 9]
+
+
+def smoke(experiment: Experiment) -> Experiment:
+    """The same experiment shrunk to seconds: the whole path runs, the numbers mean nothing."""
+    small = {
+        "data.train_pairs": 256,
+        "data.eval_pairs": 48,
+        "warm_start.steps": 8,
+        "warm_start.batch_size": 16,
+        "optimisation.steps": 6,
+        "optimisation.batch_size": 16,
+        "optimisation.checkpoint_every": 3,
+        "evaluation.every": 2,
+        "evaluation.pairs": 32,
+        "evaluation.final_pairs": 32,
+        "evaluation.robustness_pairs": 24,
+    }
+    seeds = experiment.seeds.model_copy(update={"count": min(2, experiment.seeds.count)})
+    return experiment.model_copy(
+        update={"settings": apply(experiment.settings, small), "seeds": seeds, "name": f"{experiment.name}-smoke"}
+    )

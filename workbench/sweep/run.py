@@ -1,0 +1,159 @@
+"""A sweep from experiment to report: plan, workers, blocks, outcome."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from workbench.config.schema import Experiment
+from workbench.errors import UserError
+from workbench.sweep.grid import Cell, arm_label, expand, study_name
+from workbench.sweep.launch.local import run_workers
+from workbench.sweep.study import Ledger, missing
+from workbench.sweep.worker import Event, Job
+from workbench.tracking.provenance import provenance
+from workbench.tracking.runs import Tracker
+from workbench.tracking.store import open_store
+
+Report = Callable[[str, str], Path]  # (store address, run id) -> the written page
+
+
+@dataclass
+class Outcome:
+    """How a sweep ended. `report` is None where nothing is finished."""
+
+    run_id: str
+    planned: int
+    finished: int = 0
+    report: Path | None = None
+    failures: list[str] = field(default_factory=list)
+    stopped: bool = False
+
+
+def run_sweep(
+    experiment: Experiment,
+    workspace: Path,
+    workers: int,
+    cores: int,
+    show: Callable[[Event], None],
+    report: Report,
+    is_smoke: bool = False,
+) -> Outcome:
+    """Runs what is missing of the sweep, with a report after each block of seeds and at the end.
+
+    Raises UserError for what the user can mend; a trial that fails is listed in the outcome and the others go on.
+    """
+    uri = open_store(workspace)
+    tracker = Tracker(uri, workspace)
+    study = study_name(experiment)
+    cells = expand(experiment)
+    ledger = Ledger(workspace / "studies", study)
+    run_id = tracker.start(experiment.name, {"study": study, "kind": "sweep"}, _params(experiment))
+    tracker.attach(run_id, describe(experiment, cells, is_smoke), "experiment.json")
+    tracker.attach(run_id, provenance(), "provenance.json")
+    tracker.note(run_id, f"**{experiment.question}**\n\nThe report is under artifacts, `report/report.html`.")
+    outcome = Outcome(run_id, len(cells))
+    todo = missing(cells, ledger)
+    show(("plan", {"cells": len(cells), "finished": len(cells) - len(todo), "workers": workers, "run_id": run_id}))
+    events = run_workers(
+        Job(workspace, study, run_id, uri, cells, max(1, cores // workers), cores, experiment.primary), workers
+    )
+    blocks = {cell.seed for cell in cells} - {cell.seed for cell in todo}
+
+    def write() -> None:
+        outcome.report = report(uri, run_id)
+        tracker.attach_folder(run_id, outcome.report.parent, "report")
+        show(("report", {"path": str(outcome.report)}))
+
+    try:
+        for kind, figures in events if todo else ():
+            show((kind, figures))
+            if kind == "user_error":
+                raise UserError(figures["message"])
+            if kind in ("failed", "crash"):
+                outcome.failures.append(figures["message"])
+            if kind == "end":
+                outcome.stopped = outcome.stopped or figures["stopped"]
+            if kind == "done":
+                left = {cell.seed for cell in missing(cells, ledger)}
+                whole = {cell.seed for cell in cells} - left
+                if whole - blocks and left:
+                    blocks = whole
+                    write()
+    except KeyboardInterrupt:
+        outcome.stopped = True
+    except BaseException:
+        tracker.finish(run_id, "FAILED")
+        raise
+    finally:
+        events.close()  # type: ignore[attr-defined]
+    outcome.finished = len(cells) - len(missing(cells, ledger))
+    if outcome.finished and not outcome.stopped:
+        write()
+    status = "KILLED" if outcome.stopped else "FINISHED" if outcome.finished == len(cells) else "FAILED"
+    tracker.finish(run_id, status)
+    return outcome
+
+
+def describe(experiment: Experiment, cells: list[Cell], is_smoke: bool) -> dict[str, Any]:
+    """What the report must know of the experiment, as JSON."""
+    arms = list(dict.fromkeys(cell.label for cell in cells))
+    return experiment.model_dump() | {
+        "arms": arms,
+        "baseline_arm": arm_label({name: experiment.baseline[name] for name in experiment.factors}),
+        "planned": len(cells),
+        "smoke": is_smoke,
+    }
+
+
+def _params(experiment: Experiment) -> dict[str, Any]:
+    return {f"factor {name}": levels for name, levels in experiment.factors.items()} | {
+        "preset": experiment.preset,
+        "seeds": experiment.seeds.count,
+        "steps": experiment.settings.optimisation.steps,
+        "primary": experiment.primary,
+    }
+
+
+def estimate(experiment: Experiment, workspace: Path, workers: int, cores: int) -> dict[str, float]:
+    """Seconds of one training step, one trial and the whole sweep, from a few measured steps of the baseline.
+
+    Measured on a model with a fresh start, and the tokens and pictures of a small sample, so that nothing has to be
+    prepared first.
+    """
+    import torch
+
+    from workbench.sweep.grid import make_cell
+    from workbench.training.loop import Hooks, Stopped, train
+    from workbench.training.prepare import prepare
+
+    settings = experiment.settings
+    small = settings.model_copy(
+        update={
+            "data": settings.data.model_copy(update={"train_pairs": 4 * settings.optimisation.batch_size, "eval_pairs": 64}),
+            "warm_start": settings.warm_start.model_copy(update={"steps": 4}),
+        }
+    )
+    torch.set_num_threads(max(1, cores // workers))
+    torch.set_flush_denormal(True)
+    moments: list[float] = []
+
+    def stop() -> bool:
+        moments.append(time.perf_counter())
+        return len(moments) > 12
+
+    cell = make_cell(experiment, experiment.baseline, 0)
+    shared = prepare(small, workspace / "cache", lambda *_: None)
+    checkpoint = workspace / "checkpoints" / "estimate.pt"
+    checkpoint.unlink(missing_ok=True)
+    arm = cell.settings.model_copy(update={"data": small.data, "warm_start": small.warm_start})
+    try:
+        train(arm, 0, shared, checkpoint, Hooks(log=lambda *_: None, progress=lambda *_: None, stop=stop))
+    except Stopped:
+        pass
+    checkpoint.unlink(missing_ok=True)
+    step = (moments[-1] - moments[2]) / (len(moments) - 3)
+    trial = step * settings.optimisation.steps
+    cells = len(expand(experiment))
+    return {"step": step, "trial": trial, "sweep": trial * -(-cells // workers)}

@@ -1,0 +1,72 @@
+"""One cell from claim to record: its MLflow run, its training, its outcome."""
+
+import os
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from safetensors.torch import save_file
+
+from workbench.sweep.grid import Cell
+from workbench.sweep.study import Ledger
+from workbench.tracking.provenance import provenance
+from workbench.tracking.runs import Tracker
+from workbench.training.loop import Hooks, Stopped, train
+from workbench.training.prepare import Prepared
+
+if TYPE_CHECKING:
+    from workbench.sweep.worker import Event, Job
+
+
+def run_cell(
+    job: "Job",
+    cell: Cell,
+    prepared: Prepared,
+    ledger: Ledger,
+    worker: int,
+    emit: "Callable[[Event], None]",
+    stop: threading.Event,
+) -> None:
+    """Trains a claimed cell, going on from its checkpoint; raises Stopped where it was asked to stop."""
+    tracker = Tracker(job.uri, job.workspace)
+    tags = {"study": job.study, "cell": cell.label, "seed": str(cell.seed), "config_hash": cell.key}
+    params: dict[str, Any] = dict(cell.values) | {"seed": cell.seed, "steps": cell.settings.optimisation.steps}
+    run_id = tracker.start(cell.name, tags, params, job.parent_run)
+    tracker.tag(run_id, {"data": prepared.corpus.fingerprint, "warm_start": prepared.fingerprint})
+    tracker.attach(run_id, cell.settings.model_dump(), "config.json")
+    tracker.attach(run_id, provenance(), "provenance.json")
+    checkpoint = job.workspace / "checkpoints" / f"{cell.key}.pt"
+    steps = cell.settings.optimisation.steps
+
+    def on_step(step: int, figures: dict[str, float]) -> None:
+        figures = figures | {"pairs": float(cell.settings.optimisation.batch_size)}
+        emit(("step", {"worker": worker, "cell": cell.name, "step": step, "steps": steps, "figures": figures}))
+
+    hooks = Hooks(
+        log=lambda metrics, step: tracker.log(run_id, metrics, step), progress=on_step, stop=stop.is_set
+    )
+    try:
+        final = train(cell.settings, cell.seed, prepared, checkpoint, hooks)
+    except Stopped:
+        tracker.finish(run_id, "KILLED")
+        raise
+    except Exception as error:
+        tracker.tag(run_id, {"failure": f"{type(error).__name__}: {error}"[:4000]})
+        tracker.finish(run_id, "FAILED")
+        raise
+    keep_weights(checkpoint)
+    tracker.finish(run_id)
+    ledger.record(cell, run_id, final[job.primary])
+    emit(("done", {"worker": worker, "cell": cell.name, "seed": cell.seed, "value": final[job.primary]}))
+
+
+def keep_weights(checkpoint: "os.PathLike[str]") -> None:
+    """Beside the train state, which a resumed trial needs, the weights alone, which evaluation needs."""
+    import torch
+    from pathlib import Path
+
+    path = Path(checkpoint)
+    saved = torch.load(path, map_location="cpu", weights_only=True)["model"]
+    half = path.with_suffix(".half")
+    save_file({name: tensor.clone() for name, tensor in saved.items()}, half)
+    os.replace(half, path.with_suffix(".safetensors"))

@@ -1,0 +1,74 @@
+"""Runs in MLflow: a sweep is one parent, each trial a child; metrics are written in batches."""
+
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
+
+EXPERIMENT = "workbench"
+
+
+class Tracker:
+    """A thin face on the MLflow client for one store."""
+
+    def __init__(self, uri: str, workspace: Path) -> None:
+        self.client = MlflowClient(uri)
+        self.artifacts = (workspace / "artifacts").resolve().as_uri()
+        self.local = uri.startswith("sqlite")
+
+    def experiment_id(self, name: str = EXPERIMENT) -> str:
+        found = self.client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        return str(self.client.create_experiment(name, artifact_location=self.artifacts if self.local else None))
+
+    def find(self, tags: Mapping[str, str]) -> Run | None:
+        """The newest run with all these tags, or None."""
+        wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+        found = self.client.search_runs([self.experiment_id()], wanted, max_results=1)
+        return found[0] if found else None
+
+    def start(
+        self, name: str, tags: Mapping[str, str], params: Mapping[str, Any], parent: str | None = None
+    ) -> str:
+        """The id of the run with these tags, set running again, or of a new one. Params are written once."""
+        run = self.find(tags)
+        if run is not None:
+            self.client.update_run(run.info.run_id, status="RUNNING")
+            return str(run.info.run_id)
+        everything = dict(tags) | {MLFLOW_RUN_NAME: name} | ({MLFLOW_PARENT_RUN_ID: parent} if parent else {})
+        run = self.client.create_run(self.experiment_id(), tags=everything)
+        self.client.log_batch(run.info.run_id, params=[Param(key, _short(value)) for key, value in params.items()])
+        return str(run.info.run_id)
+
+    def log(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
+        """One batch; a value that is not finite is left out, since no reader could average it."""
+        now = int(time.time() * 1000)
+        batch = [Metric(name, float(v), now, step) for name, v in metrics.items() if math.isfinite(v)]
+        self.client.log_batch(run_id, metrics=batch)
+
+    def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
+        self.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+
+    def note(self, run_id: str, markdown: str) -> None:
+        """The description that MLflow shows on the run's page."""
+        self.client.set_tag(run_id, MLFLOW_RUN_NOTE, markdown)
+
+    def attach(self, run_id: str, data: Mapping[str, Any], name: str) -> None:
+        self.client.log_dict(run_id, dict(data), name)
+
+    def attach_folder(self, run_id: str, folder: Path, name: str) -> None:
+        self.client.log_artifacts(run_id, str(folder), name)
+
+    def finish(self, run_id: str, status: str = "FINISHED") -> None:
+        self.client.set_terminated(run_id, status)
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 500 else text[:497] + "..."

@@ -1,0 +1,34 @@
+"""The MLflow store of a workspace: sqlite with write-ahead logging, artifacts beside it, absolute addresses."""
+
+import os
+import sqlite3
+from pathlib import Path
+
+from workbench.errors import UserError
+
+
+def tracking_uri(workspace: Path) -> str:
+    """`MLFLOW_TRACKING_URI` where it is set, else the workspace's own database."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(workspace / 'mlflow.db').resolve()}"
+
+
+def open_store(workspace: Path) -> str:
+    """Creates or migrates the database once, before any worker touches it; gives its address.
+
+    Raises UserError where the workspace cannot be written.
+    """
+    uri = tracking_uri(workspace)
+    try:
+        (workspace / "artifacts").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--workspace {workspace}: the folder cannot be made ({error}).") from error
+    if uri.startswith("sqlite:///"):
+        database = Path(uri.removeprefix("sqlite:///"))
+        new = not database.exists()
+        from mlflow.tracking import MlflowClient
+
+        MlflowClient(uri).search_experiments(max_results=1)
+        if new:
+            with sqlite3.connect(database) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")
+    return uri

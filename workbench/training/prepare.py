@@ -1,0 +1,85 @@
+"""What trials share and only the first one pays for: corpus, warm start, and a frozen vision encoder's features."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workbench.config.schema import Settings
+from workbench.data import cache
+from workbench.data.corpus import SPLITS, Corpus, Pairs, load_corpus
+from workbench.model.vilta import ViLTA
+from workbench.training.warm_start import new_model, warm_start
+
+Progress = Callable[[str, int, int, dict[str, float]], None]  # what, done, of how many, figures
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """`features` holds [N, T, C] float16 for each split where the vision encoder is frozen, else nothing."""
+
+    corpus: Corpus
+    weights: dict[str, Tensor]
+    fingerprint: str
+    features: dict[str, np.ndarray]
+    device: torch.device
+
+
+def pick_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def precision(device: torch.device) -> Iterator[None]:
+    """bfloat16 where it is free (CUDA), float32 elsewhere."""
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+        yield
+
+
+def prepare(settings: Settings, cache_dir: Path, progress: Progress) -> Prepared:
+    """Loads, or makes once, all that the trials of these settings have in common."""
+    device = pick_device()
+    progress("data", 0, 1, {})
+    corpus = load_corpus(settings.data, cache_dir)
+    steps = settings.warm_start.steps
+    weights, fingerprint = warm_start(
+        settings, corpus, device, cache_dir, lambda step, losses: progress("warm start", step, steps, losses)
+    )
+    features: dict[str, np.ndarray] = {}
+    if settings.model.vision.frozen:
+        model = new_model(settings, corpus, seed=0)
+        model.load_state_dict(weights, strict=False)
+        model.to(device).eval()
+
+        def make(target: Path) -> None:
+            for split in SPLITS:
+                _write_features(model, getattr(corpus, split), device, target / f"{split}.npy")
+                progress("features", SPLITS.index(split) + 1, len(SPLITS), {})
+
+        home = cache.entry(cache_dir / f"features-{fingerprint}", make)
+        features = {split: np.load(home / f"{split}.npy", mmap_mode="r") for split in SPLITS}
+    return Prepared(corpus, weights, fingerprint, features, device)
+
+
+@torch.no_grad()
+def picture_features(model: ViLTA, images: np.ndarray, device: torch.device, batch_size: int = 256) -> Tensor:
+    """uint8 [N, 3, H, W] -> float32 [N, T, C] on the device."""
+    parts = [
+        model.image_features(torch.from_numpy(np.array(images[start : start + batch_size])).to(device)).float()
+        for start in range(0, len(images), batch_size)
+    ]
+    return torch.cat(parts)
+
+
+def _write_features(model: ViLTA, pairs: Pairs, device: torch.device, path: Path) -> None:
+    channels = model.vision.channels
+    rows, columns = model.vision.grid
+    store = cache.new_array(path, (len(pairs), rows * columns, channels), "float16")
+    for start in range(0, len(pairs), 512):
+        images = pairs.images[start : start + 512]
+        store[start : start + len(images)] = picture_features(model, images, device).cpu().numpy()
+    store.flush()

@@ -1,0 +1,30 @@
+"""Learning rate and optimiser of METER's recipe in small: AdamW, linear warm-up, linear decay to zero."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+
+def rate(step: int, steps: int, warmup: float) -> float:
+    """Factor on the learning rate at `step` (from 0): rises over the first `warmup` share, then falls to 0."""
+    rising = max(1, round(warmup * steps))
+    return min((step + 1) / rising, (steps - step) / max(1, steps - rising + 1))
+
+
+def adamw(groups: Iterable[tuple[Iterable[nn.Parameter], float]], weight_decay: float) -> torch.optim.AdamW:
+    """AdamW over (parameters, learning rate) groups; biases, norms and other vectors do not decay."""
+    made = []
+    for parameters, learning_rate in groups:
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        for decay, members in (
+            (weight_decay, [p for p in trained if p.ndim > 1]),
+            (0.0, [p for p in trained if p.ndim <= 1]),
+        ):
+            made.append({"params": members, "lr": learning_rate, "peak": learning_rate, "weight_decay": decay})
+    return torch.optim.AdamW(made, betas=(0.9, 0.98), eps=1e-8)
+
+
+def set_rate(optimiser: torch.optim.Optimizer, factor: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = group["peak"] * factor

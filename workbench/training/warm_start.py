@@ -1,0 +1,117 @@
+"""The starting point that all trials share: both encoders pre-trained apart on the training pairs, once.
+
+It stands in for the pre-trained encoders that the paper starts from. The language encoder as it leaves here, frozen,
+is the teacher of the soft labels.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from workbench.config.schema import Settings
+from workbench.data import cache
+from workbench.data.corpus import Corpus
+from workbench.data.loader import batch_indices
+from workbench.data.text import PAD, SPECIAL
+from workbench.model.vilta import ViLTA
+from workbench.objectives.losses import contrastive_loss, late_interaction, words_loss
+from workbench.objectives.masking import hide_tokens
+from workbench.randomness import generator, key
+from workbench.training.schedule import adamw, rate, set_rate
+
+VERSION = 1  # raise it whenever a change alters the warm start's weights
+
+Progress = Callable[[int, dict[str, float]], None]
+
+
+class Alignment(nn.Module):
+    """What only the warm start needs: the contrast's scale, and a classifier of words."""
+
+    def __init__(self, channels: int, vocabulary: int) -> None:
+        super().__init__()
+        self.words = nn.Linear(channels, vocabulary)
+        nn.init.constant_(self.words.bias, -5.0)  # most words are absent from most captions
+        self.log_scale = nn.Parameter(torch.tensor(2.3))
+
+
+def warm_start(
+    settings: Settings, corpus: Corpus, device: torch.device, cache_dir: Path, progress: Progress
+) -> tuple[dict[str, Tensor], str]:
+    """The model's starting weights and the fingerprint that names them; trained on first use, cached by content."""
+    recipe = (settings.model.model_dump_json(), settings.warm_start.model_dump_json(), corpus.fingerprint)
+    fingerprint = f"warm-{key(VERSION, *recipe):016x}"
+
+    def make(target: Path) -> None:
+        weights = _train(settings, corpus, device, progress)
+        save_file({name: tensor.contiguous().cpu() for name, tensor in weights.items()}, target / "model.safetensors")
+
+    home = cache.entry(cache_dir / fingerprint, make)
+    return load_file(home / "model.safetensors"), fingerprint
+
+
+def new_model(settings: Settings, corpus: Corpus, seed: int) -> ViLTA:
+    """A model initialised from `seed` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(key("initialisation", seed))
+        return ViLTA(
+            settings.model, settings.data.image_size, corpus.tokeniser.vocabulary, settings.data.max_length
+        )
+
+
+def encoder_weights(model: ViLTA) -> dict[str, Tensor]:
+    """What a warm start hands on: the encoders and the projections that align them, not the fusion and its heads."""
+    kept = ("vision.", "language.", "image_adapter.", "text_projection.")
+    # Cloned, because the language model's head shares storage with its embeddings.
+    return {name: tensor.clone() for name, tensor in model.state_dict().items() if name.startswith(kept)}
+
+
+def _train(settings: Settings, corpus: Corpus, device: torch.device, progress: Progress) -> dict[str, Tensor]:
+    config = settings.warm_start
+    model = new_model(settings, corpus, config.seed).to(device).train()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(key("alignment", config.seed))
+        align = Alignment(model.vision.channels, corpus.tokeniser.vocabulary).to(device)
+    groups = [
+        ([*model.vision.parameters(), *align.words.parameters()], config.vision_learning_rate),
+        (
+            [p for part in (model.language, model.image_adapter, model.text_projection) for p in part.parameters()]
+            + [align.log_scale],
+            config.learning_rate,
+        ),
+    ]
+    optimiser = adamw(groups, config.weight_decay)
+    for step in range(config.steps):
+        set_rate(optimiser, rate(step, config.steps, 0.1))
+        torch.manual_seed(key("warm start", config.seed, step))
+        rows = batch_indices(len(corpus.train), config.batch_size, config.seed, step)
+        ids = corpus.train.token_ids[rows]
+        ids = ids[:, : int((ids != PAD).sum(axis=1).max())]
+        hidden = hide_tokens(ids, config.mask_ratio, generator("warm start masks", config.seed, step))
+        token_ids, positions = torch.from_numpy(ids).to(device), hidden.positions.to(device)
+        features = model.image_features(torch.from_numpy(corpus.train.images[rows]).to(device))
+        image = model.adapt_image(features)
+        states = model.encode_text(torch.cat([token_ids, hidden.token_ids.to(device)]))
+        clean, masked = states.chunk(2)
+
+        similarity = late_interaction(
+            F.normalize(image, dim=-1),
+            F.normalize(model.text_projection(clean), dim=-1),
+            token_ids >= len(SPECIAL),
+        )
+        losses = {
+            "contrast": config.contrast_weight * contrastive_loss(similarity, align.log_scale.exp().clamp(max=100)),
+            "words": config.words_weight * words_loss(align.words(features).amax(dim=1), token_ids, len(SPECIAL)),
+            "mlm": config.mlm_weight
+            * F.cross_entropy(model.predict_words(masked[positions]), token_ids[positions]),
+        }
+        optimiser.zero_grad(set_to_none=True)
+        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+        for parameters, _ in groups:
+            nn.utils.clip_grad_norm_(parameters, 5.0)
+        optimiser.step()
+        progress(step + 1, {name: float(value) for name, value in losses.items()})
+    return encoder_weights(model)
