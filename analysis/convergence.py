@@ -65,7 +65,7 @@ def speed(runs: Runs) -> pl.DataFrame:
         for (seed,), curve in curves.filter(pl.col("arm") == arm).group_by("seed", maintain_order=True):
             at = steps_to_target(curve["step"].to_numpy(), curve["value"].to_numpy(), target)
             reached[arm] += at is not None
-            times[arm][int(seed)] = horizon if at is None else at  # type: ignore[call-overload]
+            times[arm][int(seed)] = horizon if at is None else at
     rows = []
     for arm in runs.arms:
         if not times[arm]:

@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 # Okabe and Ito (2008); the baseline is always black.
 PALETTE = ("#000000", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
@@ -61,6 +62,7 @@ def convergence_figure(
             _limits(axis, seeds[metric]["value"])
             axis.set_title(plain(metric), fontsize=10, loc="left")
             axis.set_xlabel("optimiser step")
+            axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         _legend(figure, axes.flat[0], len(arms))
         return figure
 
@@ -99,7 +101,7 @@ def drop_figure(drops: pl.DataFrame, arms: Sequence[str]) -> Figure:
     ]
     grid = [[cell[0] if cell else float("nan") for cell in row] for row in values]
     with plt.rc_context(STYLE | {"axes.grid": False}):
-        figure, axis = plt.subplots(figsize=(1.6 + 1.0 * len(kinds), 1.3 + 0.42 * len(arms)), layout="constrained")
+        figure, axis = plt.subplots(figsize=(3.6 + 1.0 * len(kinds), 1.6 + 0.42 * len(arms)), layout="constrained")
         highest = max((value for row in grid for value in row if value == value), default=0.0)
         image = axis.imshow(grid, cmap="cividis_r", vmin=0, vmax=max(highest, 1e-6), aspect="auto")
         for y, row in enumerate(grid):
@@ -110,7 +112,7 @@ def drop_figure(drops: pl.DataFrame, arms: Sequence[str]) -> Figure:
         axis.set_yticks(range(len(arms)), arms)
         for spine in axis.spines.values():
             spine.set_visible(False)
-        figure.colorbar(image, ax=axis, label="relative drop", format=lambda v, _: f"{100 * v:.0f} %")
+        figure.colorbar(image, ax=axis, label="relative drop", format=lambda v, _: f"{100 * v:.1f} %")
         return figure
 
 
@@ -125,10 +127,14 @@ def foil_figure(table: pl.DataFrame, arms: Sequence[str]) -> Figure:
             shift = (place - (len(arms) - 1) / 2) * 0.8 / max(1, len(arms))
             x = [kinds.index(kind) + shift for kind in part["metric"]]
             low, high = (part["mean"] - part["low"]).to_list(), (part["high"] - part["mean"]).to_list()
-            axis.errorbar(x, part["mean"].to_list(), yerr=[low, high], fmt=marker, color=colour, label=arm, ms=4, lw=1.2)
+            axis.errorbar(
+                x, part["mean"].to_list(), yerr=[low, high], fmt=marker, color=colour, label=arm, ms=4, lw=1.2
+            )
         axis.axhline(0.5, color="#666666", linestyle="--", linewidth=1)
         axis.set_xticks(range(len(kinds)), [plain(kind) for kind in kinds], rotation=20, ha="right")
         axis.set_ylabel("pairwise accuracy")
+        lowest = min([0.45, *table["mean"].to_list()])
+        axis.set_ylim(max(0.0, lowest - 0.05), 1.02)
         _legend(figure, axis, len(arms))
         return figure
 
@@ -144,4 +150,4 @@ def _limits(axis: Axes, values: pl.Series) -> None:
 def _legend(figure: Figure, axis: Axes, arms: int) -> None:
     handles, labels = axis.get_legend_handles_labels()
     figure.tight_layout()
-    figure.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(4, max(1, arms)))
+    figure.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(5, max(1, arms)))

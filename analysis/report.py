@@ -74,7 +74,9 @@ def write_report(uri: str, run_id: str, folder: Path) -> Path:
     for picture in drawn:
         for form in ("png", "svg"):
             path = folder / "figures" / f"{picture.name}.{form}"
-            picture.figure.savefig(path, dpi=160, bbox_inches="tight", metadata={"Date": None} if form == "svg" else None)
+            picture.figure.savefig(
+                path, dpi=160, bbox_inches="tight", metadata={"Date": None} if form == "svg" else None
+            )
 
     head = tables.get(primary, pl.DataFrame(schema=CONTRASTS))
     context = {

@@ -21,9 +21,7 @@ def scores(runs: Runs) -> pl.DataFrame:
     frames = []
     for name in runs.names(PREFIX):
         kind, severity = name.removeprefix(PREFIX).split("/")
-        frames.append(
-            runs.final(name).with_columns(kind=pl.lit(kind), severity=pl.lit(int(severity), dtype=pl.Int64))
-        )
+        frames.append(runs.final(name).with_columns(kind=pl.lit(kind), severity=pl.lit(int(severity), dtype=pl.Int64)))
     empty = {"arm": pl.String, "seed": pl.Int64, "value": pl.Float64, "kind": pl.String, "severity": pl.Int64}
     return pl.concat(frames) if frames else pl.DataFrame(schema=empty)
 

@@ -66,7 +66,9 @@ def read_runs(uri: str, run_id: str) -> Runs:
     if not database.exists():
         raise UserError(f"{database}: there are no runs yet; start with `wb sweep FILE` or name another --workspace.")
     with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
-        found = connection.execute("SELECT run_uuid, name, artifact_uri FROM runs WHERE run_uuid = ?", [run_id]).fetchone()
+        found = connection.execute(
+            "SELECT run_uuid, name, artifact_uri FROM runs WHERE run_uuid = ?", [run_id]
+        ).fetchone()
         if found is None:
             raise UserError(f"--run-id {run_id}: no such run in {database}; `wb runs` lists them.")
         children = [

@@ -34,8 +34,10 @@ def answer(table: pl.DataFrame, metric: str, baseline: str) -> list[str]:
             sentences.append(f"{row['arm']}: {said}; one seed says nothing of the spread.")
         elif row["p_holm"] <= LEVEL:
             verb = "raises" if row["difference"] > 0 else "lowers"
-            sentences.append(f"{row['arm']} {verb} {plain(metric)} by {said.split(' in ')[0].lstrip('+')} "
-                             f"(Holm p = {row['p_holm']:.3f}, {row['seeds']} seeds).")
+            sentences.append(
+                f"{row['arm']} {verb} {plain(metric)} by {said.split(' in ')[0].lstrip('+')} "
+                f"(Holm p = {row['p_holm']:.3f}, {row['seeds']} seeds)."
+            )
         else:
             sentences.append(
                 f"{row['arm']}: no difference shown, {said} (Holm p = {row['p_holm']:.3f}, {row['seeds']} seeds)."

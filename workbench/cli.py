@@ -34,9 +34,15 @@ def sweep(
     file: File,
     workspace: Workspace = DEFAULT,
     seeds: Annotated[int | None, typer.Option(help="Run so many seeds instead of the file's.", min=1)] = None,
-    workers: Annotated[int | None, typer.Option(help="Trials side by side; default one a GPU, else a core.", min=1)] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print cells, seeds and the estimated time; run nothing.")] = False,
-    smoke: Annotated[bool, typer.Option("--smoke", help="Shrink the experiment to seconds; its numbers mean nothing.")] = False,
+    workers: Annotated[
+        int | None, typer.Option(help="Trials side by side; default one a GPU, else a core.", min=1)
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print cells, seeds and the estimated time; run nothing.")
+    ] = False,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Shrink the experiment to seconds; its numbers mean nothing.")
+    ] = False,
     set_: Set = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -94,7 +100,9 @@ def sweep(
         if debug and outcome.failures:
             typer.echo(outcome.failures[-1], err=True)
         missing = outcome.planned - outcome.finished
-        typer.echo(f"{missing} of {outcome.planned} trials failed; run again to retry, with --debug for the reason.", err=True)
+        typer.echo(
+            f"{missing} of {outcome.planned} trials failed; run again to retry, with --debug for the reason.", err=True
+        )
         raise typer.Exit(1)
 
 
@@ -112,7 +120,17 @@ def _dry_run(experiment: Any, workspace: Path, workers: int, cores: int, as_json
     arms = list(dict.fromkeys(cell.label for cell in cells))
     left = seconds["trial"] * -(-len(todo) // workers)
     if as_json:
-        _print_json({"arms": arms, "seeds": experiment.seeds.count, "trials": len(cells), "missing": len(todo), "workers": workers, "seconds_per_step": seconds["step"], "seconds_left": left})
+        _print_json(
+            {
+                "arms": arms,
+                "seeds": experiment.seeds.count,
+                "trials": len(cells),
+                "missing": len(todo),
+                "workers": workers,
+                "seconds_per_step": seconds["step"],
+                "seconds_left": left,
+            }
+        )
         return
     typer.echo(experiment.question)
     for arm in arms:
@@ -128,7 +146,9 @@ def _dry_run(experiment: Any, workspace: Path, workers: int, cores: int, as_json
 def report(
     run_id: Annotated[str, typer.Option(help="A sweep's run or a single trial's.")],
     workspace: Workspace = DEFAULT,
-    out: Annotated[Path | None, typer.Option(help="Folder to write to; default reports/RUN_ID in the workspace.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write to; default reports/RUN_ID in the workspace.")
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -169,7 +189,9 @@ def runs(workspace: Workspace = DEFAULT, as_json: Json = False, debug: Debug = F
 def ui(
     workspace: Workspace = DEFAULT,
     port: Annotated[int, typer.Option(help="Port on this machine.", min=1, max=65535)] = 5000,
-    host: Annotated[str, typer.Option(help="Address to listen on; the default is reachable from this machine only.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; the default is reachable from this machine only.")
+    ] = "127.0.0.1",
     debug: Debug = False,
 ) -> None:
     """Open the MLflow UI on the workspace's runs."""
@@ -177,7 +199,10 @@ def ui(
 
     uri = open_store(workspace)
     typer.echo(f"MLflow on http://{host}:{port} (Ctrl-C ends it)")
-    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)])
+    os.execv(
+        sys.executable,
+        [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)],
+    )
 
 
 def _print_json(value: Any) -> None:

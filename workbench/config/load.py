@@ -1,6 +1,7 @@
 """YAML + preset + `--set` overrides -> one validated Experiment. Strict: errors name the line and the nearest key."""
 
 import difflib
+import itertools
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -9,11 +10,11 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from workbench.config.schema import Experiment, Seeds, Settings, Target
+from workbench.config.schema import Experiment, Seeds, Settings, Target, outcome_metrics
 from workbench.errors import UserError
 
 M = TypeVar("M", bound=BaseModel)
-KEYS = ("question", "preset", "fixed", "factors", "baseline", "seeds", "target", "primary")
+KEYS = ("question", "preset", "fixed", "factors", "arms", "baseline", "seeds", "target", "primary")
 
 
 def load_experiment(path: Path, overrides: Iterable[str] = ()) -> Experiment:
@@ -40,44 +41,41 @@ def load_experiment(path: Path, overrides: Iterable[str] = ()) -> Experiment:
 
     preset = str(document.get("preset", "tiny"))
     fixed = _mapping(path, lines, document, "fixed")
-    factors = _mapping(path, lines, document, "factors")
+    factors, arms = _arms(path, lines, document)
     given = dict(_override(text) for text in overrides)
     merged = read_preset(preset)
     for source, pairs in ((path, fixed), ("--set", given)):
         for dotted, value in pairs.items():
             where = _at(path, lines, dotted) if source is path else "--set"
             _set(merged, dotted, value, where)
-    for dotted, levels in factors.items():
-        where = _at(path, lines, dotted)
-        _check_key(dotted, where)
-        if not isinstance(levels, list) or not levels:
-            raise UserError(f"{where}: `{dotted}` has no levels; give a list such as [0.0, 0.5, 1.0].")
-        if len({repr(level) for level in levels}) < len(levels):
-            raise UserError(f"{where}: `{dotted}` names a level twice.")
+    for dotted in factors:
+        _check_key(dotted, _at(path, lines, dotted))
         if dotted in given:
-            raise UserError(f"--set: `{dotted}` is a factor of {path}; take it out of `factors` to fix it.")
+            raise UserError(f"--set: `{dotted}` is a factor of {path}; take it out of the factors to fix it.")
     settings = _validate(Settings, merged, path, lines)
-    baseline = _mapping(path, lines, document, "baseline")
-    for dotted in baseline:
-        if dotted not in factors:
-            raise UserError(f"{_at(path, lines, dotted)}: `baseline` names `{dotted}`, which is not a factor.")
-        if baseline[dotted] not in factors[dotted]:
-            raise UserError(f"{_at(path, lines, dotted)}: baseline {baseline[dotted]!r} is not a level of `{dotted}`.")
-    for dotted, levels in factors.items():
-        baseline.setdefault(dotted, levels[0])
-        for level in levels:
-            # Every level is checked now, not after hours of training.
-            apply(settings, {dotted: level}, where=_at(path, lines, dotted))
+    baseline = arms[0] | _mapping(path, lines, document, "baseline")
+    if baseline not in arms:
+        raise UserError(f"{_at(path, lines, 'baseline')}: `baseline` is {baseline}, which is none of the arms.")
+    for arm in arms:
+        # Every arm is checked now, not after hours of training.
+        apply(settings, arm, where=_at(path, lines, next(iter(arm), "")))
+    primary = str(document.get("primary", "val/itm_auc"))
+    target = _validate(Target, _mapping(path, lines, document, "target"), path, lines, "target")
+    metrics = outcome_metrics(settings.data.source)
+    for key, metric in (("primary", primary), ("target", target.metric)):
+        if metric not in metrics:
+            raise UserError(f"{_at(path, lines, key)}: unknown metric `{metric}`{_nearest(metric, metrics)}.")
     return Experiment(
         name=path.stem,
         question=" ".join(question.split()),
         preset=preset,
         settings=settings,
         factors=factors,
+        arms=sorted(arms, key=lambda arm: arm != baseline),
         baseline=baseline,
         seeds=_validate(Seeds, _mapping(path, lines, document, "seeds"), path, lines, "seeds"),
-        target=_validate(Target, _mapping(path, lines, document, "target"), path, lines, "target"),
-        primary=str(document.get("primary", "val/itm_auc")),
+        target=target,
+        primary=primary,
     )
 
 
@@ -97,7 +95,9 @@ def read_preset(name: str) -> dict[str, Any]:
     folder = resources.files("workbench.config") / "presets"
     available = sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
     if name not in available:
-        raise UserError(f"`preset`: there is no preset `{name}`{_nearest(name, available)}; there is {', '.join(available)}.")
+        raise UserError(
+            f"`preset`: there is no preset `{name}`{_nearest(name, available)}; there is {', '.join(available)}."
+        )
     loaded = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8")) or {}
     assert isinstance(loaded, dict)
     return loaded
@@ -122,6 +122,32 @@ def _read(path: Path) -> str:
         raise UserError(f"{path}: there is no such file{_nearest(str(path), siblings)}.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: the file cannot be read ({error}).") from error
+
+
+def _arms(
+    path: Path, lines: Mapping[str, int], document: Mapping[str, Any]
+) -> tuple[dict[str, list[Any]], list[dict[str, Any]]]:
+    """The factors with their levels, and the arms: every combination of `factors`, or the listed `arms`."""
+    factors = _mapping(path, lines, document, "factors")
+    listed = document.get("arms")
+    if listed is not None and factors:
+        raise UserError(f"{_at(path, lines, 'arms')}: give either `factors` (every combination) or `arms` (a list).")
+    if listed is None:
+        for dotted, levels in factors.items():
+            where = _at(path, lines, dotted)
+            if not isinstance(levels, list) or not levels:
+                raise UserError(f"{where}: `{dotted}` has no levels; give a list such as [0.0, 0.5, 1.0].")
+            if len({repr(level) for level in levels}) < len(levels):
+                raise UserError(f"{where}: `{dotted}` names a level twice.")
+        return factors, [dict(zip(factors, arm, strict=True)) for arm in itertools.product(*factors.values())]
+    where = _at(path, lines, "arms")
+    if not isinstance(listed, list) or not listed or not all(isinstance(arm, dict) and arm for arm in listed):
+        raise UserError(f"{where}: `arms` must be a list of mappings, one an arm.")
+    if any(set(arm) != set(listed[0]) for arm in listed):
+        raise UserError(f"{where}: every arm must set the same keys: {', '.join(map(str, listed[0]))}.")
+    if len({repr(sorted(arm.items())) for arm in listed}) < len(listed):
+        raise UserError(f"{where}: two arms are the same.")
+    return {name: list(dict.fromkeys(arm[name] for arm in listed)) for name in listed[0]}, listed
 
 
 def _mapping(path: Path, lines: Mapping[str, int], document: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -157,9 +183,7 @@ def _set(tree: dict[str, Any], dotted: str, value: Any, where: str) -> None:
     tree[leaf] = value
 
 
-def _validate(
-    model: type[M], values: dict[str, Any], path: Path, lines: Mapping[str, int], prefix: str = ""
-) -> M:
+def _validate(model: type[M], values: dict[str, Any], path: Path, lines: Mapping[str, int], prefix: str = "") -> M:
     try:
         return model.model_validate(values)
     except ValidationError as error:

@@ -166,6 +166,28 @@ class Target(Block):
     value: float | Literal["baseline_final"] = "baseline_final"
 
 
+FOIL_METRICS = ("foil_accuracy",)  # scenes only: they need known facts
+METRICS = (
+    "itm_auc",
+    "itm_accuracy",
+    "itm_ece",
+    *FOIL_METRICS,
+    "paraphrase_match",
+    "synthesized_accuracy",
+    "blank_image_accuracy",
+    "mlm_accuracy",
+    "mlm_loss",
+    "mlm_ece",
+    "synonym_mass",
+    "generator_perplexity",
+)
+
+
+def outcome_metrics(source: str) -> list[str]:
+    """What a question may be about: the validation metrics that this data source has."""
+    return [f"val/{name}" for name in METRICS if source == "scenes" or name not in (*FOIL_METRICS, "paraphrase_match")]
+
+
 class Experiment(Block):
     """A question, the factors that answer it, and the settings that stay fixed."""
 
@@ -174,6 +196,7 @@ class Experiment(Block):
     preset: str
     settings: Settings
     factors: dict[str, list[Any]]
+    arms: list[dict[str, Any]] = Field(description="the combinations of levels that are run, the baseline first")
     baseline: dict[str, Any]
     seeds: Seeds = Seeds()
     target: Target = Target()

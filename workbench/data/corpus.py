@@ -10,6 +10,7 @@ import polars as pl
 from workbench.config.schema import Data
 from workbench.data import cache, folder, lexicon, scene_captions, scenes
 from workbench.data.text import PAD, Tokeniser, load_tokeniser, save_tokeniser, train_tokeniser
+from workbench.errors import UserError
 from workbench.randomness import key
 
 SPLITS = ("train", "val", "test")
@@ -65,9 +66,7 @@ def load_corpus(data: Data, cache_dir: Path) -> Corpus:
         home = cache.entry(cache_dir / fingerprint, lambda target: _prepare_scenes(data, target))
     else:
         files = _folder_splits(data)
-        stamps = [(str(p.picture), p.caption, p.picture.stat().st_size if p.picture.exists() else -1) for p in
-                  [pair for pairs in files.values() for pair in pairs]]
-        fingerprint = f"folder-{key(data.model_dump_json(), repr(stamps)):016x}"
+        fingerprint = f"folder-{key(data.model_dump_json(), *map(_content, files.values())):016x}"
         home = cache.entry(cache_dir / fingerprint, lambda target: _prepare_folder(data, files, target))
     tokeniser = load_tokeniser(home / "tokeniser.json", data.max_length)
     splits = {split: _open(home, split, tokeniser) for split in SPLITS}
@@ -110,14 +109,27 @@ def _prepare_scenes(data: Data, target: Path) -> None:
 
 
 def _folder_splits(data: Data) -> dict[str, list[folder.CaptionedFile]]:
-    """Whole captions are held out: equal captions fall into one split. About 10 % each for val and test."""
+    """Whole captions are held out: equal captions fall into one split. About 15 % each for val and test."""
     assert data.path is not None
     splits: dict[str, list[folder.CaptionedFile]] = {split: [] for split in SPLITS}
     for pair in folder.find_pairs(Path(data.path), data.exclude):
-        bucket = key("split", data.seed, pair.caption.lower()) % 10
-        splits["val" if bucket == 0 else "test" if bucket == 1 else "train"].append(pair)
+        bucket = key("split", data.seed, pair.caption.lower()) % 20
+        splits["val" if bucket < 3 else "test" if bucket < 6 else "train"].append(pair)
     limits = {"train": data.train_pairs, "val": data.eval_pairs, "test": data.eval_pairs}
+    for split, pairs in splits.items():
+        if len(pairs) < 2:
+            raise UserError(
+                f"`data.path`: {data.path} holds too few different captions; the {split} split needs at least 2 pairs."
+            )
     return {split: pairs[: limits[split]] for split, pairs in splits.items()}
+
+
+def _content(pairs: list[folder.CaptionedFile]) -> str:
+    """Names, captions, sizes and times: enough to notice a changed file without reading it."""
+    stats = [pair.picture.stat() if pair.picture.exists() else None for pair in pairs]
+    return repr(
+        [(str(p.picture), p.caption, s and (s.st_size, s.st_mtime_ns)) for p, s in zip(pairs, stats, strict=True)]
+    )
 
 
 def _prepare_folder(data: Data, files: dict[str, list[folder.CaptionedFile]], target: Path) -> None:

@@ -16,8 +16,6 @@ RELATED: Final = (
     "there is {a} {r} {b}{c}",
     "{a} is {r} {b}{c}",
     "a picture of {a} {r} {b}{c}",
-    "{r} {b} there is {a}{c}",
-    "{b} with {a} {r} it{c}",
 )
 UNRELATED: Final = ("{a} and {b}{c}", "{a} with {b}{c}", "there are {a} and {b}{c}", "a picture of {a} and {b}{c}")
 FURTHER: Final = (" and {c}", " near {c}", " beside {c}")
@@ -152,7 +150,9 @@ def _with_phrase(description: Description, place: str, phrase: Phrase) -> Descri
     return replace(description, first=phrase) if place == "first" else replace(description, second=phrase)
 
 
-def _pick(rng: np.random.Generator, description: Description, attribute: str, present: bool) -> tuple[str, Phrase] | None:
+def _pick(
+    rng: np.random.Generator, description: Description, attribute: str, present: bool
+) -> tuple[str, Phrase] | None:
     """One of the two main phrases that has (or lacks) the attribute."""
     places = [
         (name, phrase)

@@ -104,9 +104,7 @@ def _place(rng: np.random.Generator, sizes: list[str]) -> list[tuple[float, floa
         centres = [(float(rng.uniform(h, 1 - h)), float(rng.uniform(h, 1 - h))) for h in half]
         slack = 0.9 if attempt < 200 else 0.7
         apart = all(
-            math.dist(centres[a], centres[b]) > slack * (half[a] + half[b])
-            for a in range(len(half))
-            for b in range(a)
+            math.dist(centres[a], centres[b]) > slack * (half[a] + half[b]) for a in range(len(half)) for b in range(a)
         )
         (ax, ay), (bx, by) = centres[:2]
         dx, dy = abs(ax - bx), abs(ay - by)

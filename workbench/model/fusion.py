@@ -32,7 +32,7 @@ class Attention(nn.Module):
             attn_mask=allowed,
             dropout_p=self.dropout.p if self.training else 0.0,
         )
-        return self.dropout(self.output(attended.transpose(1, 2).flatten(2)))  # type: ignore[no-any-return]
+        return self.dropout(self.output(attended.transpose(1, 2).flatten(2)))
 
 
 class CrossLayer(nn.Module):
@@ -51,7 +51,7 @@ class CrossLayer(nn.Module):
     def forward(self, x: Tensor, other: Tensor, mask: Tensor | None, other_mask: Tensor | None) -> Tensor:
         x = self.norms[0](x + self.self_attention(x, x, mask))
         x = self.norms[1](x + self.cross_attention(x, other, other_mask))
-        return self.norms[2](x + self.mlp(x))  # type: ignore[no-any-return]
+        return self.norms[2](x + self.mlp(x))
 
 
 class CoAttention(nn.Module):

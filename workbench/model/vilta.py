@@ -20,8 +20,9 @@ class ViLTA(nn.Module):
         self.image_adapter = nn.Sequential(nn.Linear(self.vision.channels, width), nn.LayerNorm(width))
         rows, columns = self.vision.grid
         # A row and a column part, because relations such as `above` are about one of them alone.
-        self.row_positions = nn.Parameter(torch.randn(rows, 1, width) * 0.5)
-        self.column_positions = nn.Parameter(torch.randn(1, columns, width) * 0.5)
+        # They start as ramps: what is left of what is then a difference, which a linear map can read.
+        self.row_positions = nn.Parameter(torch.linspace(-1, 1, rows)[:, None, None] * torch.randn(width))
+        self.column_positions = nn.Parameter(torch.linspace(-1, 1, columns)[None, :, None] * torch.randn(width))
         self.text_type, self.image_type = (nn.Parameter(torch.zeros(width)) for _ in range(2))
         self.text_projection = nn.Linear(width, width)
         self.fusion = CoAttention(width, config.fusion)
@@ -32,11 +33,11 @@ class ViLTA(nn.Module):
 
     def image_features(self, images: Tensor) -> Tensor:
         """uint8 [B, 3, H, W] -> backbone features [B, N, C], before the adapter."""
-        return self.vision(images)  # type: ignore[no-any-return]
+        return self.vision(images)
 
     def adapt_image(self, features: Tensor) -> Tensor:
         """Backbone features [B, N, C] -> image tokens [B, N, D], without positions."""
-        return self.image_adapter(features)  # type: ignore[no-any-return]
+        return self.image_adapter(features)
 
     def encode_text(self, token_ids: Tensor) -> Tensor:
         """-> hidden states of the language encoder [B, L, D]."""
@@ -45,7 +46,7 @@ class ViLTA(nn.Module):
 
     def predict_words(self, text_states: Tensor) -> Tensor:
         """The language encoder's own head: states [..., D] -> logits [..., V]; sees no picture."""
-        return self.language.lm_head(text_states)  # type: ignore[no-any-return]
+        return self.language.lm_head(text_states)
 
     def fuse(self, text_states: Tensor, image_tokens: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor]:
         """-> fused text states [B, L, D] and the pooled pair [B, 2 D] (tanh poolers of first text and mean image)."""
@@ -60,8 +61,8 @@ class ViLTA(nn.Module):
 
     def itm_logits(self, pooled: Tensor) -> Tensor:
         """[B, 2]; column 1 says match."""
-        return self.itm_head(pooled)  # type: ignore[no-any-return]
+        return self.itm_head(pooled)
 
     def mlm_logits(self, fused_text: Tensor) -> Tensor:
         """Fused states [..., D] -> logits [..., V]."""
-        return self.mlm_decoder(self.mlm_head(fused_text))  # type: ignore[no-any-return]
+        return self.mlm_decoder(self.mlm_head(fused_text))

@@ -5,9 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def mlm_loss(
-    logits: Tensor, labels: Tensor, teacher_logits: Tensor | None, alpha: float, temperature: float
-) -> Tensor:
+def mlm_loss(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None, alpha: float, temperature: float) -> Tensor:
     """Masked language modelling over M masked positions; our reading of ViLTA's cross-distillation:
 
     (1 - alpha) * CE(labels, p) + alpha * T^2 * KL(softmax(teacher / T) || softmax(logits / T)), averaged over M.

@@ -79,11 +79,7 @@ def losses(
     # The language encoder's head sees the same masked captions, but no picture.
     words = model.predict_words(states[: len(token_ids)][positions])
     generator_mlm = mlm_loss(words, labels, None, 0.0, 1.0)
-    total = (
-        objectives.mlm.weight * mlm
-        + objectives.itm.weight * itm
-        + objectives.generator.mlm_weight * generator_mlm
-    )
+    total = objectives.mlm.weight * mlm + objectives.itm.weight * itm + objectives.generator.mlm_weight * generator_mlm
     right = (match_logits.argmax(dim=-1).bool() == matching.is_match)[matching.valid]
     parts = {
         "loss": total,

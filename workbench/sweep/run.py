@@ -1,5 +1,6 @@
 """A sweep from experiment to report: plan, workers, blocks, outcome."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,7 +9,7 @@ from typing import Any
 
 from workbench.config.schema import Experiment
 from workbench.errors import UserError
-from workbench.sweep.grid import Cell, arm_label, expand, study_name
+from workbench.sweep.grid import Cell, expand, study_name
 from workbench.sweep.launch.local import run_workers
 from workbench.sweep.study import Ledger, missing
 from workbench.sweep.worker import Event, Job
@@ -98,10 +99,10 @@ def run_sweep(
 
 def describe(experiment: Experiment, cells: list[Cell], is_smoke: bool) -> dict[str, Any]:
     """What the report must know of the experiment, as JSON."""
-    arms = list(dict.fromkeys(cell.label for cell in cells))
-    return experiment.model_dump() | {
+    arms = list(dict.fromkeys(cell.label for cell in cells))  # the baseline comes first
+    return experiment.model_dump(exclude={"arms"}) | {
         "arms": arms,
-        "baseline_arm": arm_label({name: experiment.baseline[name] for name in experiment.factors}),
+        "baseline_arm": arms[0],
         "planned": len(cells),
         "smoke": is_smoke,
     }
@@ -131,7 +132,9 @@ def estimate(experiment: Experiment, workspace: Path, workers: int, cores: int) 
     settings = experiment.settings
     small = settings.model_copy(
         update={
-            "data": settings.data.model_copy(update={"train_pairs": 4 * settings.optimisation.batch_size, "eval_pairs": 64}),
+            "data": settings.data.model_copy(
+                update={"train_pairs": 4 * settings.optimisation.batch_size, "eval_pairs": 64}
+            ),
             "warm_start": settings.warm_start.model_copy(update={"steps": 4}),
         }
     )
@@ -148,10 +151,8 @@ def estimate(experiment: Experiment, workspace: Path, workers: int, cores: int) 
     checkpoint = workspace / "checkpoints" / "estimate.pt"
     checkpoint.unlink(missing_ok=True)
     arm = cell.settings.model_copy(update={"data": small.data, "warm_start": small.warm_start})
-    try:
+    with contextlib.suppress(Stopped):
         train(arm, 0, shared, checkpoint, Hooks(log=lambda *_: None, progress=lambda *_: None, stop=stop))
-    except Stopped:
-        pass
     checkpoint.unlink(missing_ok=True)
     step = (moments[-1] - moments[2]) / (len(moments) - 3)
     trial = step * settings.optimisation.steps

@@ -42,9 +42,7 @@ def run_cell(
         figures = figures | {"pairs": float(cell.settings.optimisation.batch_size)}
         emit(("step", {"worker": worker, "cell": cell.name, "step": step, "steps": steps, "figures": figures}))
 
-    hooks = Hooks(
-        log=lambda metrics, step: tracker.log(run_id, metrics, step), progress=on_step, stop=stop.is_set
-    )
+    hooks = Hooks(log=lambda metrics, step: tracker.log(run_id, metrics, step), progress=on_step, stop=stop.is_set)
     try:
         final = train(cell.settings, cell.seed, prepared, checkpoint, hooks)
     except Stopped:
@@ -62,8 +60,9 @@ def run_cell(
 
 def keep_weights(checkpoint: "os.PathLike[str]") -> None:
     """Beside the train state, which a resumed trial needs, the weights alone, which evaluation needs."""
-    import torch
     from pathlib import Path
+
+    import torch
 
     path = Path(checkpoint)
     saved = torch.load(path, map_location="cpu", weights_only=True)["model"]

@@ -33,9 +33,7 @@ class Tracker:
         found = self.client.search_runs([self.experiment_id()], wanted, max_results=1)
         return found[0] if found else None
 
-    def start(
-        self, name: str, tags: Mapping[str, str], params: Mapping[str, Any], parent: str | None = None
-    ) -> str:
+    def start(self, name: str, tags: Mapping[str, str], params: Mapping[str, Any], parent: str | None = None) -> str:
         """The id of the run with these tags, set running again, or of a new one. Params are written once."""
         run = self.find(tags)
         if run is not None:

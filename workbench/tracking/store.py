@@ -1,5 +1,6 @@
 """The MLflow store of a workspace: sqlite with write-ahead logging, artifacts beside it, absolute addresses."""
 
+import logging
 import os
 import sqlite3
 from pathlib import Path
@@ -25,6 +26,8 @@ def open_store(workspace: Path) -> str:
     if uri.startswith("sqlite:///"):
         database = Path(uri.removeprefix("sqlite:///"))
         new = not database.exists()
+        for chatty in ("mlflow.store.db.utils", "alembic"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)
         from mlflow.tracking import MlflowClient
 
         MlflowClient(uri).search_experiments(max_results=1)

@@ -74,7 +74,7 @@ def train(settings: Settings, seed: int, prepared: Prepared, checkpoint: Path, h
         with precision(device):
             made = losses(model, batch, objectives, teacher, banned, seed, step)
         state.optimiser.zero_grad(set_to_none=True)
-        made.total.backward()  # type: ignore[no-untyped-call]
+        made.total.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), optimisation.clip)
         state.optimiser.step()
         state.add(made.parts | {"gradient_norm": float(norm)})
@@ -85,7 +85,9 @@ def train(settings: Settings, seed: int, prepared: Prepared, checkpoint: Path, h
         if state.step % evaluation.every == 0 or state.step == optimisation.steps:
             measured = validate(model, settings, prepared, "val", evaluation.pairs)
             hooks.log(
-                state.means() | measured | {"seconds": state.seconds, "samples_seen": state.step * len(batch.token_ids)},
+                state.means()
+                | measured
+                | {"seconds": state.seconds, "samples_seen": state.step * len(batch.token_ids)},
                 state.step,
             )
             started = time.perf_counter() - state.seconds
@@ -93,7 +95,9 @@ def train(settings: Settings, seed: int, prepared: Prepared, checkpoint: Path, h
             save(state, checkpoint)
             started = time.perf_counter() - state.seconds
     final = final_metrics(model, settings, prepared)
-    hooks.log(final | {"perf/pairs_per_second": state.step * optimisation.batch_size / max(state.seconds, 1e-9)}, state.step)
+    hooks.log(
+        final | {"perf/pairs_per_second": state.step * optimisation.batch_size / max(state.seconds, 1e-9)}, state.step
+    )
     return final
 
 
@@ -139,7 +143,9 @@ class FoilTable:
     def __init__(self, pairs: Pairs) -> None:
         kinds = {kind: made for kind, made in pairs.variants.items() if kind != "paraphrase"}
         if not kinds:
-            raise UserError("`objectives.itm.negatives: foils` needs pairs whose facts are known: `data.source: scenes`.")
+            raise UserError(
+                "`objectives.itm.negatives: foils` needs pairs whose facts are known: `data.source: scenes`."
+            )
         length = max(pairs.token_ids.shape[1], *(ids.shape[1] for _, ids in kinds.values()))
         self.token_ids = np.empty((len(kinds), len(pairs), length), dtype=np.int32)
         self.present = np.zeros((len(kinds), len(pairs)), dtype=bool)
@@ -177,7 +183,7 @@ def validate(
 def held_out(model: ViLTA, prepared: Prepared, split: str, count: int) -> HeldOut:
     pairs: Pairs = getattr(prepared.corpus, split)
     if prepared.features:
-        features = torch.from_numpy(prepared.features[split][:count]).to(prepared.device).float()
+        features = torch.from_numpy(np.array(prepared.features[split][:count])).to(prepared.device).float()
     else:
         features = picture_features(model, pairs.images[:count], prepared.device)
     return hold_out(pairs, features)

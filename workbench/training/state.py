@@ -53,7 +53,9 @@ def save(state: TrainState, path: Path) -> None:
             os.fsync(file.fileno())
         os.replace(half, path)
     except (OSError, RuntimeError) as error:
-        raise UserError(f"{path}: the checkpoint cannot be written ({error}); free some space and run again.") from error
+        raise UserError(
+            f"{path}: the checkpoint cannot be written ({error}); free some space and run again."
+        ) from error
 
 
 def restore(state: TrainState, path: Path) -> None:

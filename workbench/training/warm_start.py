@@ -42,7 +42,12 @@ def warm_start(
     settings: Settings, corpus: Corpus, device: torch.device, cache_dir: Path, progress: Progress
 ) -> tuple[dict[str, Tensor], str]:
     """The model's starting weights and the fingerprint that names them; trained on first use, cached by content."""
-    recipe = (settings.model.model_dump_json(), settings.warm_start.model_dump_json(), corpus.fingerprint)
+    # The fusion is not part of a warm start: arms that differ in it share one.
+    recipe = (
+        settings.model.model_dump_json(exclude={"fusion"}),
+        settings.warm_start.model_dump_json(),
+        corpus.fingerprint,
+    )
     fingerprint = f"warm-{key(VERSION, *recipe):016x}"
 
     def make(target: Path) -> None:
@@ -57,9 +62,7 @@ def new_model(settings: Settings, corpus: Corpus, seed: int) -> ViLTA:
     """A model initialised from `seed` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key("initialisation", seed))
-        return ViLTA(
-            settings.model, settings.data.image_size, corpus.tokeniser.vocabulary, settings.data.max_length
-        )
+        return ViLTA(settings.model, settings.data.image_size, corpus.tokeniser.vocabulary, settings.data.max_length)
 
 
 def encoder_weights(model: ViLTA) -> dict[str, Tensor]:
@@ -105,13 +108,12 @@ def _train(settings: Settings, corpus: Corpus, device: torch.device, progress: P
         losses = {
             "contrast": config.contrast_weight * contrastive_loss(similarity, align.log_scale.exp().clamp(max=100)),
             "words": config.words_weight * words_loss(align.words(features).amax(dim=1), token_ids, len(SPECIAL)),
-            "mlm": config.mlm_weight
-            * F.cross_entropy(model.predict_words(masked[positions]), token_ids[positions]),
+            "mlm": config.mlm_weight * F.cross_entropy(model.predict_words(masked[positions]), token_ids[positions]),
         }
         optimiser.zero_grad(set_to_none=True)
-        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+        torch.stack(list(losses.values())).sum().backward()
         for parameters, _ in groups:
             nn.utils.clip_grad_norm_(parameters, 5.0)
         optimiser.step()
-        progress(step + 1, {name: float(value) for name, value in losses.items()})
+        progress(step + 1, {name: float(value.detach()) for name, value in losses.items()})
     return encoder_weights(model)

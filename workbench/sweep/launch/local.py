@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import queue
 from collections.abc import Iterator
-from multiprocessing.process import BaseProcess
 
 from workbench.sweep.worker import Event, Job, work
 
@@ -23,7 +22,7 @@ def run_workers(job: Job, workers: int) -> Iterator[Event]:
     events = context.Queue()
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, str(job.all_threads))
-    processes: list[BaseProcess] = []
+    processes = []
     for index in range(workers):
         process = context.Process(target=work, args=(job, index, events.put), daemon=True)
         process.start()

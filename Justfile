@@ -1,0 +1,22 @@
+python := ".venv/bin/python"
+
+# A virtual environment of the project with everything in it
+setup:
+    python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]'
+
+# The main job, from nothing to a report
+demo: setup
+    .venv/bin/wb sweep experiments/ablation_itm.yaml
+
+test:
+    {{python}} -m pytest
+
+# Lint, format and types
+check:
+    {{python}} -m ruff check .
+    {{python}} -m ruff format --check .
+    {{python}} -m mypy
+
+# Ratios measured in one run; nothing here can fail a test
+bench:
+    {{python}} tests/benchmarks/bench.py

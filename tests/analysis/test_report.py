@@ -1,0 +1,104 @@
+"""The report on a store that is written here, with known numbers."""
+
+import re
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from analysis.ablation import contrasts
+from analysis.convergence import speed
+from analysis.report import write_report
+from analysis.runs import list_sweeps, read_runs
+from analysis.verdict import answer, caution
+from workbench.errors import UserError
+from workbench.tracking.runs import Tracker
+from workbench.tracking.store import open_store
+
+ARMS = ("ratio=0.0", "ratio=<script>alert(1)</script>")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, Tracker]:
+    workspace = tmp_path_factory.mktemp("ws")
+    uri = open_store(workspace)
+    tracker = Tracker(uri, workspace)
+    parent = tracker.start("toy", {"study": "toy", "kind": "sweep"}, {"preset": "tiny"})
+    tracker.attach(
+        parent,
+        {
+            "question": "Is <b>it</b> better?",
+            "arms": list(ARMS),
+            "baseline_arm": ARMS[0],
+            "planned": 14,
+            "primary": "val/itm_auc",
+            "target": {"metric": "val/itm_auc", "value": 0.8025},
+        },
+        "experiment.json",
+    )
+    for seed in range(7):
+        for place, arm in enumerate(ARMS):
+            run = tracker.start(f"{arm} {seed}", {"study": "toy", "cell": arm, "seed": str(seed)}, {}, parent)
+            for step in (10, 20, 30):
+                value = 0.5 + 0.01 * step + 0.15 * place + 0.001 * seed
+                tracker.log(run, {"val/itm_auc": 9.9 if step == 10 else value, "val/foil/swap_colours": value}, step)
+                tracker.log(run, {"val/itm_auc": value}, step)  # a resumed run logs a step again
+            scores = {"robustness/clean/0": 0.8} | {f"robustness/contrast/{s}": 0.8 - 0.04 * s for s in range(1, 6)}
+            tracker.log(run, scores, 30)
+            tracker.finish(run)
+    unfinished = tracker.start("cut", {"study": "toy", "cell": ARMS[0], "seed": "7"}, {}, parent)
+    tracker.log(unfinished, {"val/itm_auc": 0.0}, 30)
+    return uri, parent, tracker
+
+
+def test_contrasts_read_the_last_value_of_finished_trials(store: tuple[str, str, Tracker]) -> None:
+    runs = read_runs(store[0], store[1])
+    assert len(runs.trials) == 14
+    table = contrasts(runs, "val/itm_auc")
+    assert table["mean"].to_list() == pytest.approx([0.803, 0.953])
+    assert table["difference"].to_list()[1] == pytest.approx(0.15)
+    assert table["p"].to_list()[1] == pytest.approx(2 / 128)
+    assert "raises" in answer(table, "val/itm_auc", ARMS[0])[0]
+    assert caution(table) is None
+    few = table.with_columns(seeds=pl.lit(3))
+    assert "0.250" in (caution(few) or "")
+
+
+def test_a_faster_arm_has_a_speed_up_above_one(store: tuple[str, str, Tracker]) -> None:
+    table = speed(read_runs(store[0], store[1]))
+    assert table["reached"].to_list() == [4, 7]  # the baseline's weaker seeds end below the target
+    assert table["speed_up"].to_list()[1] == pytest.approx(30 / 20)
+
+
+def test_the_page_is_whole_escaped_and_needs_no_network(store: tuple[str, str, Tracker], tmp_path: Path) -> None:
+    page = write_report(store[0], store[1], tmp_path)
+    html = page.read_text(encoding="utf-8")
+    assert "<script" not in html
+    assert "&lt;script&gt;" in html
+    assert "Is &lt;b&gt;it" in html
+    assert not re.search(r"(?:src|href)=\"(?:https?:)?//", html)
+    assert html.count("data:image/svg+xml;base64,") == 4
+    assert "+0.150" in html
+    for name in ("convergence", "foils", "severity", "drops"):
+        assert (tmp_path / "figures" / f"{name}.png").stat().st_size > 5000
+        assert (tmp_path / "figures" / f"{name}.svg").exists()
+    drops = pl.read_csv(tmp_path / "tables" / "robustness.csv")
+    assert drops["mean"].to_list() == pytest.approx([0.15, 0.15])
+    assert "| ratio=0.0 | 7 |" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+def test_a_single_run_has_a_report_too(store: tuple[str, str, Tracker], tmp_path: Path) -> None:
+    run = read_runs(store[0], store[1]).trials["run_id"][0]
+    assert "ratio=0.0" in write_report(store[0], run, tmp_path).read_text(encoding="utf-8")
+
+
+def test_mistakes_are_named(store: tuple[str, str, Tracker], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such run"):
+        read_runs(store[0], "abc")
+    with pytest.raises(UserError, match="there are no runs yet"):
+        read_runs(f"sqlite:///{tmp_path}/none.db", "abc")
+
+
+def test_sweeps_are_listed(store: tuple[str, str, Tracker]) -> None:
+    row = list_sweeps(store[0]).row(0, named=True)
+    assert (row["name"], row["finished"], row["trials"]) == ("toy", 14, 15)

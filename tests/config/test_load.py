@@ -1,0 +1,107 @@
+from pathlib import Path
+
+import pytest
+
+from workbench.config.load import apply, dotted_keys, load_experiment
+from workbench.config.schema import Settings
+from workbench.errors import UserError
+from workbench.sweep.grid import expand
+
+GOOD = """question: Does it help?
+preset: tiny
+fixed:
+  optimisation.steps: 20
+factors:
+  objectives.itm.hard_ratio: [0.0, 0.5]
+baseline:
+  objectives.itm.hard_ratio: 0.5
+seeds: {count: 3}
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "e.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_file_becomes_cells_seed_by_seed_with_the_baseline_first(tmp_path: Path) -> None:
+    experiment = load_experiment(write(tmp_path, GOOD))
+    cells = expand(experiment)
+    assert experiment.settings.optimisation.steps == 20
+    assert [(cell.label, cell.seed) for cell in cells[:3]] == [
+        ("hard_ratio=0.5", 0),
+        ("hard_ratio=0.0", 0),
+        ("hard_ratio=0.5", 1),
+    ]
+    assert len({cell.key for cell in cells}) == 6
+
+
+def test_an_override_wins_over_the_file(tmp_path: Path) -> None:
+    experiment = load_experiment(write(tmp_path, GOOD), ["optimisation.steps=7", "data.caption_noise=0.1"])
+    assert experiment.settings.optimisation.steps == 7
+    assert experiment.settings.data.caption_noise == 0.1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            "optimisation.steps: 20",
+            "optimisation.step: 20",
+            "e.yaml:4: unknown key `optimisation.step` (did you mean `optimisation.steps`?)",
+        ),
+        ("optimisation.steps: 20", "optimisation.steps: many", "e.yaml:4: `optimisation.steps` is 'many'"),
+        ("optimisation.steps: 20", "optimisation.steps: -1", "greater than or equal to 1"),
+        ("question: Does it help?", "questoin: Does it help?", "unknown key `questoin` (did you mean `question`?)"),
+        ("[0.0, 0.5]", "[]", "e.yaml:6: `objectives.itm.hard_ratio` has no levels"),
+        ("[0.0, 0.5]", "[0.5, 0.5]", "names a level twice"),
+        ("[0.0, 0.5]", "[0.5, 1.5]", "less than or equal to 1"),
+        ("hard_ratio: 0.5", "hard_ratio: 0.7", "none of the arms"),
+        ("preset: tiny", "preset: tinny", "there is no preset `tinny` (did you mean `tiny`?)"),
+        ("seeds: {count: 3}", "seeds: {count: 0}", "greater than or equal to 1"),
+        ("preset: tiny", "preset: [", "not valid YAML"),
+        ("factors:", "arms: [{optimisation.steps: 3}]\nfactors:", "either `factors`"),
+        (
+            "preset: tiny",
+            "preset: tiny\nprimary: val/itm_acu",
+            "unknown metric `val/itm_acu` (did you mean `val/itm_auc`?)",
+        ),
+    ],
+)
+def test_a_mistake_is_named_in_one_sentence(tmp_path: Path, old: str, new: str, said: str) -> None:
+    assert old in GOOD
+    with pytest.raises(UserError) as caught:
+        load_experiment(write(tmp_path, GOOD.replace(old, new)))
+    message = str(caught.value)
+    assert said in message
+    assert "\n" not in message
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere\.yaml: there is no such file"):
+        load_experiment(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize("override", ["steps", "optimisation.stepz=3", "objectives.itm.hard_ratio=0.5"])
+def test_a_wrong_override_is_refused(tmp_path: Path, override: str) -> None:
+    with pytest.raises(UserError, match="--set"):
+        load_experiment(write(tmp_path, GOOD), [override])
+
+
+def test_arms_may_be_listed(tmp_path: Path) -> None:
+    text = GOOD[: GOOD.index("factors:")] + (
+        "arms:\n  - {objectives.mlm.soft_labels: none, objectives.mlm.temperature: 1.0}\n"
+        "  - {objectives.mlm.soft_labels: frozen_lm, objectives.mlm.temperature: 2.0}\n"
+    )
+    experiment = load_experiment(write(tmp_path, text))
+    assert [cell.label for cell in expand(experiment)[:2]] == [
+        "soft_labels=none, temperature=1.0",
+        "soft_labels=frozen_lm, temperature=2.0",
+    ]
+
+
+def test_every_setting_can_be_reached_by_its_dotted_key() -> None:
+    keys = dotted_keys()
+    assert "objectives.mlm.temperature" in keys
+    assert apply(Settings(), {"objectives.mlm.temperature": 3.0}).objectives.mlm.temperature == 3.0

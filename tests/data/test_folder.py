@@ -1,0 +1,78 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from workbench.config.schema import Data
+from workbench.data.corpus import load_corpus
+from workbench.data.folder import find_pairs, read_picture
+from workbench.errors import UserError
+
+
+def picture(path: Path, colour: tuple[int, ...] = (200, 30, 30, 255), size: tuple[int, int] = (40, 20)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGBA" if len(colour) == 4 else "RGB", size, colour).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for index in range(40):
+        picture(tmp_path / "deep" / f"p{index:02d}.png")
+        (tmp_path / "deep" / f"p{index:02d}.txt").write_text(f"A picture of thing {index % 20}.\nde.utf8=Ding\n")
+    return tmp_path
+
+
+def test_the_first_line_beside_a_picture_is_its_caption(folder: Path) -> None:
+    picture(folder / "alone.png")
+    (folder / "empty.png").write_bytes((folder / "alone.png").read_bytes())
+    (folder / "empty.txt").write_text("")
+    pairs = find_pairs(folder)
+    assert len(pairs) == 40
+    assert pairs[3].caption == "A picture of thing 3."
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_a_table_names_files_and_captions(tmp_path: Path, form: str) -> None:
+    picture(tmp_path / "a.png")
+    text = (
+        'file,caption\na.png,"a red, wide thing"\n'
+        if form == "csv"
+        else '{"file": "a.png", "caption": "a red, wide thing"}\n'
+    )
+    (tmp_path / f"captions.{form}").write_text(text)
+    assert [(p.picture.name, p.caption) for p in find_pairs(tmp_path)] == [("a.png", "a red, wide thing")]
+
+
+def test_a_picture_is_kept_whole_on_white(tmp_path: Path) -> None:
+    picture(tmp_path / "wide.png", (200, 30, 30, 255))
+    pixels = read_picture(tmp_path / "wide.png", 32)
+    assert pixels.shape == (3, 32, 32)
+    assert (pixels[:, 0, 0] == 255).all()
+    assert np.abs(pixels[:, 16, 16].astype(int) - [200, 30, 30]).max() <= 2
+    picture(tmp_path / "clear.png", (200, 30, 30, 0))
+    assert (read_picture(tmp_path / "clear.png", 32) == 255).all()
+
+
+def test_mistakes_are_named(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(UserError, match="there is no folder"):
+        find_pairs(tmp_path / "nowhere")
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(UserError, match="no captioned pictures"):
+        find_pairs(tmp_path / "bare")
+    (tmp_path / "bare" / "captions.csv").write_text("name,caption\na,b\n")
+    with pytest.raises(UserError, match="column `file` is missing"):
+        find_pairs(tmp_path / "bare")
+    with pytest.raises(UserError, match="not a regular expression"):
+        find_pairs(folder, "(")
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG no picture")
+    with pytest.raises(UserError, match=r"broken\.png: the picture cannot be read"):
+        read_picture(tmp_path / "broken.png", 32)
+
+
+def test_equal_captions_never_stand_on_both_sides_of_a_split(folder: Path, tmp_path: Path) -> None:
+    corpus = load_corpus(Data(source="folder", path=str(folder), image_size=32), tmp_path / "cache")
+    splits = [set(pairs.captions["caption"]) for pairs in (corpus.train, corpus.val, corpus.test)]
+    assert sum(len(pairs) for pairs in (corpus.train, corpus.val, corpus.test)) == 40
+    assert all(splits)
+    assert not (splits[0] & splits[1] or splits[0] & splits[2] or splits[1] & splits[2])

@@ -1,0 +1,35 @@
+import numpy as np
+
+from workbench.data.loader import batch_indices
+from workbench.data.text import END, PAD, START, UNKNOWN, load_tokeniser, save_tokeniser, train_tokeniser
+
+
+def test_tokens_come_back_as_words_and_long_captions_are_cut(tmp_path) -> None:
+    tokeniser = train_tokeniser(["a red anchor", "a small plane"] * 5, 300, 8)
+    ids = tokeniser.encode(["A red plane", "a red anchor a red anchor a red anchor"])
+    assert ids.shape == (2, 8)
+    assert ids[0].tolist()[:1] == [START]
+    assert (ids[0] == PAD).sum() > 0
+    assert ids[1, -1] == END
+    assert tokeniser.decode(ids[0][ids[0] > UNKNOWN]) == "a red plane"
+    save_tokeniser(tokeniser, tmp_path / "t.json")
+    assert (load_tokeniser(tmp_path / "t.json", 8).encode(["a red plane"]) == ids[:1]).all()
+
+
+def test_synonyms_start_with_the_token_itself() -> None:
+    tokeniser = train_tokeniser(["plane aircraft red anchor"] * 9, 300, 8)
+    table = tokeniser.synonyms([("plane", "aircraft", "unheard"), ("red",)])
+    plane, aircraft, red = (tokeniser.word_id(word) for word in ("plane", "aircraft", "red"))
+    assert set(table[plane]) == {plane, aircraft}
+    assert (table[:, 0] == np.arange(tokeniser.vocabulary)).all()
+    assert set(table[red]) == {red}
+
+
+def test_an_epoch_shows_every_pair_once_and_seeds_differ() -> None:
+    steps = [batch_indices(40, 8, seed=1, step=step) for step in range(10)]
+    for epoch in (steps[:5], steps[5:]):
+        assert sorted(np.concatenate(epoch)) == list(range(40))
+    assert (steps[0] != steps[5]).any()
+    assert (steps[0] == batch_indices(40, 8, seed=1, step=0)).all()
+    assert (steps[0] != batch_indices(40, 8, seed=2, step=0)).any()
+    assert len(batch_indices(5, 8, seed=0, step=3)) == 5

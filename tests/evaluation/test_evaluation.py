@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+import torch
+
+from workbench.config.schema import METRICS, Settings
+from workbench.evaluation import matching
+from workbench.evaluation.matching import evaluate_matching, hold_out
+from workbench.training.loop import held_out, validate
+from workbench.training.prepare import Prepared
+from workbench.training.warm_start import new_model
+
+
+def test_every_metric_that_a_question_may_name_is_measured(settings: Settings, prepared: Prepared) -> None:
+    model = new_model(settings, prepared.corpus, 0)
+    measured = validate(model, settings, prepared, "val", 24)
+    assert {f"val/{name}" for name in METRICS} <= set(measured)
+    assert all(np.isfinite(value) for value in measured.values())
+
+
+def test_a_perfect_scorer_gets_all_and_a_random_one_chance(
+    settings: Settings, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = new_model(settings, prepared.corpus, 0)
+    data = held_out(model, prepared, "val", 32)
+    banned = torch.from_numpy(prepared.corpus.synonyms)
+    true = prepared.corpus.val.captions["caption"].to_list()
+    decode = prepared.corpus.tokeniser.decode
+
+    def perfect(model, features, rows, token_ids, batch_size):  # type: ignore[no-untyped-def]
+        return np.array(
+            [
+                1.0 if decode([t for t in ids if t > 4]) == true[row] else -1.0
+                for row, ids in zip(rows, token_ids, strict=True)
+            ]
+        )
+
+    monkeypatch.setattr(matching, "match_scores", perfect)
+    scores = evaluate_matching(model, data, settings.objectives, banned, 16)
+    assert (
+        scores["itm_auc"] == scores["itm_accuracy"] == scores["foil_accuracy"] == scores["synthesized_accuracy"] == 1.0
+    )
+
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr(matching, "match_scores", lambda *arguments: rng.normal(size=len(arguments[2])))
+    repeated = [evaluate_matching(model, data, settings.objectives, banned, 16) for _ in range(30)]
+    assert np.mean([scores["itm_auc"] for scores in repeated]) == pytest.approx(0.5, abs=0.04)
+    assert np.mean([scores["foil_accuracy"] for scores in repeated]) == pytest.approx(0.5, abs=0.04)
+
+
+def test_a_random_caption_is_never_the_own_one(prepared: Prepared) -> None:
+    pairs = prepared.corpus.val
+    data = hold_out(pairs, torch.zeros(30, 1, 1))
+    texts = pairs.captions["caption"].to_list()
+    assert all(texts[other] != texts[row] for row, other in enumerate(data.shuffled))

@@ -1,0 +1,24 @@
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from workbench.evaluation.scores import auc, expected_calibration_error, pairwise_accuracy
+
+
+def test_auc_agrees_with_scikit_learn_with_ties() -> None:
+    rng = np.random.default_rng(0)
+    positive, negative = rng.integers(0, 6, 80).astype(float), rng.integers(0, 5, 50).astype(float)
+    labels = np.r_[np.ones(80), np.zeros(50)]
+    assert auc(positive, negative) == pytest.approx(roc_auc_score(labels, np.r_[positive, negative]))
+    assert np.isnan(auc(positive, np.empty(0)))
+
+
+def test_a_tie_does_not_count_as_right() -> None:
+    assert pairwise_accuracy(np.array([1.0, 2.0, 3.0]), np.array([0.0, 2.0, 4.0])) == pytest.approx(1 / 3)
+
+
+def test_calibration_error_by_hand() -> None:
+    confidence = np.array([0.95, 0.95, 0.55, 0.55])
+    correct = np.array([True, True, True, False])
+    assert expected_calibration_error(confidence, correct) == pytest.approx(0.5 * 0.05 + 0.5 * 0.05)
+    assert expected_calibration_error(np.ones(4), np.zeros(4, dtype=bool)) == 1.0

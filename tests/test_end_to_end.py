@@ -1,0 +1,193 @@
+"""The main job as a user runs it, shrunk to seconds."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-c", "from workbench.cli import main; main()", *arguments]
+
+
+def wb(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), capture_output=True, text=True, cwd=ROOT, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    for index in range(80):
+        Image.new("RGB", (50, 40), (3 * index, 100, 200 - index)).save(folder / f"{index:02d}.png")
+        (folder / f"{index:02d}.txt").write_text(f"A picture of thing number {index % 60} in the box.\n")
+    return folder
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_experiment_runs_through_to_its_report(file: Path, tmp_path: Path, pictures: Path) -> None:
+    extra = ["--set", f"data.path={pictures}"] if file.stem == "stamps" else []
+    done = wb("sweep", str(file), "--smoke", "--seeds", "1", "--json", "--workspace", str(tmp_path), *extra)
+    assert done.returncode == 0, done.stderr
+    outcome = json.loads(done.stdout)
+    assert outcome["finished"] == outcome["planned"] > 1
+    page = Path(outcome["report"]).read_text(encoding="utf-8")
+    assert "smoke run" in page
+    assert "Traceback" not in done.stderr
+
+    again = wb("sweep", str(file), "--smoke", "--seeds", "1", "--workspace", str(tmp_path), *extra)
+    assert again.returncode == 0
+    assert f"{outcome['planned']} already finished" in again.stdout
+    assert "finished hard" not in again.stdout
+
+    listed = json.loads(wb("runs", "--json", "--workspace", str(tmp_path)).stdout)
+    assert [(row["run_id"], row["finished"]) for row in listed] == [(outcome["run_id"], outcome["planned"])]
+
+
+def final_metrics(workspace: Path) -> dict[tuple[str, str], float]:
+    """(cell, metric) -> last value of every finished trial; fails where a cell is finished twice."""
+    with sqlite3.connect(workspace / "mlflow.db") as connection:
+        cells = connection.execute(
+            "SELECT c.value || s.value, r.run_uuid FROM runs r JOIN tags c ON c.run_uuid = r.run_uuid AND c.key = 'cell'"
+            " JOIN tags s ON s.run_uuid = r.run_uuid AND s.key = 'seed' WHERE r.status = 'FINISHED'"
+        ).fetchall()
+        assert len({cell for cell, _ in cells}) == len(cells)
+        return {
+            (cell, name): value
+            for cell, run in cells
+            for name, value in connection.execute("SELECT key, value FROM latest_metrics WHERE run_uuid = ?", [run])
+            if not name.startswith(("perf/", "seconds"))
+        }
+
+
+def completed(workspace: Path) -> list[str]:
+    """The cell of every COMPLETE trial in the study's journal."""
+    from workbench.sweep.study import Ledger
+
+    (journal,) = (workspace / "studies").glob("*.journal")
+    trials = Ledger(workspace / "studies", journal.stem).study.trials
+    return [trial.user_attrs["cell_key"] for trial in trials if trial.state.name == "COMPLETE"]
+
+
+def wait_for(condition: Any, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def test_a_killed_sweep_goes_on_and_ends_with_the_same_bits(tmp_path: Path) -> None:
+    arguments = [
+        "sweep",
+        "experiments/ablation_itm.yaml",
+        "--smoke",
+        "--seeds",
+        "1",
+        "--workers",
+        "2",
+        "--set",
+        "optimisation.learning_rate=0.002",
+    ]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert wb(*arguments, "--workspace", str(whole)).returncode == 0
+
+    moments = [
+        lambda: any((cut / "cache").glob("warm-*")),  # in the warm start, or just after it
+        lambda: any((cut / "checkpoints").glob("*.pt")),  # in a trial
+        lambda: any((cut / "checkpoints").glob("*.safetensors")),  # with a trial finished
+    ]
+    for moment in moments:
+        process = subprocess.Popen(
+            command(*arguments, "--workspace", str(cut)), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        wait_for(moment, 120)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = wb(*arguments, "--workspace", str(cut))
+    assert done.returncode == 0, done.stderr
+    assert len(completed(cut)) == len(set(completed(cut))) == 5
+    assert final_metrics(cut) == final_metrics(whole)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
+    arguments = ["sweep", "experiments/ablation_itm.yaml", "--smoke", "--seeds", "1", "--workspace", str(tmp_path)]
+    process = subprocess.Popen(
+        command(*arguments), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    wait_for(lambda: any((tmp_path / "checkpoints").glob("*.pt")), 120)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on" in errors
+    assert "Traceback" not in errors
+    with sqlite3.connect(tmp_path / "mlflow.db") as connection:
+        assert not connection.execute("SELECT 1 FROM runs WHERE status = 'RUNNING'").fetchall()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["sweep", "experiments/nowhere.yaml"], "there is no such file"),
+        (["sweep", "experiments/ablation_itm.yaml", "--set", "model.widht=3"], "did you mean `model.width`"),
+        (
+            ["sweep", "experiments/ablation_itm.yaml", "--set", "optimisation.steps=soon"],
+            "`optimisation.steps` is 'soon'",
+        ),
+        (["sweep", "experiments/stamps.yaml", "--set", "data.path=/nowhere"], "there is no folder /nowhere"),
+        (["report", "--run-id", "x"], "there are no runs yet"),
+        (
+            ["sweep", "experiments/ablation_itm.yaml", "--smoke", "--set", "model.vision.name=resnet_nowhere"],
+            "timm cannot build `resnet_nowhere`",
+        ),
+    ],
+)
+def test_a_users_mistake_ends_in_one_sentence_and_exit_2(tmp_path: Path, arguments: list[str], said: str) -> None:
+    done = wb(*arguments, "--workspace", str(tmp_path))
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip().count("\n") == 0
+
+
+def test_a_broken_picture_ends_in_one_sentence_and_exit_2(tmp_path: Path, pictures: Path) -> None:
+    broken = tmp_path / "pictures"
+    broken.mkdir()
+    for path in pictures.iterdir():
+        (broken / path.name).write_bytes(path.read_bytes())
+    (broken / "07.png").write_bytes(b"no picture")
+    done = wb(
+        "sweep",
+        "experiments/stamps.yaml",
+        "--smoke",
+        "--set",
+        f"data.path={broken}",
+        "--workspace",
+        str(tmp_path / "w"),
+    )
+    assert done.returncode == 2, done.stderr
+    assert "07.png: the picture cannot be read" in done.stderr
+
+
+def test_a_dry_run_names_cells_and_time_and_runs_nothing(tmp_path: Path) -> None:
+    done = wb("sweep", "experiments/ablation_itm.yaml", "--smoke", "--dry-run", "--json", "--workspace", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert plan["trials"] == plan["missing"] == 10
+    assert plan["seconds_per_step"] > 0
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_the_readme_and_ci_run_the_same_test_command() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    ran = (ROOT / ".ci" / "run").read_text(encoding="utf-8").strip().splitlines()[-1]
+    assert ran in readme

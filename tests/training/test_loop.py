@@ -1,0 +1,124 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from workbench.config.load import apply
+from workbench.config.schema import Settings
+from workbench.errors import UserError
+from workbench.training.loop import FoilTable, Hooks, Stopped, train
+from workbench.training.prepare import Prepared
+from workbench.training.schedule import rate
+
+
+def run(
+    settings: Settings, prepared: Prepared, path: Path, stop_at: int | None = None, seed: int = 0
+) -> tuple[dict[str, float], dict]:
+    logged: dict[tuple[str, int], float] = {}
+    seen = [0]
+
+    def log(metrics: dict[str, float], step: int) -> None:
+        logged.update({(name, step): value for name, value in metrics.items()})
+
+    def progress(step: int, figures: dict[str, float]) -> None:
+        seen[0] = step
+
+    final = train(settings, seed, prepared, path, Hooks(log, progress, lambda: seen[0] == stop_at))
+    return final, logged
+
+
+def test_a_stopped_and_resumed_trial_ends_with_the_same_bits(
+    settings: Settings, prepared: Prepared, tmp_path: Path
+) -> None:
+    settings = apply(settings, {"model.fusion.dropout": 0.1, "objectives.mlm.soft_labels": "frozen_lm"})
+    whole, logged = run(settings, prepared, tmp_path / "whole.pt")
+    with pytest.raises(Stopped):
+        run(settings, prepared, tmp_path / "cut.pt", stop_at=4)
+    resumed, logged_again = run(settings, prepared, tmp_path / "cut.pt")
+    assert resumed == whole
+    curve = {key: value for key, value in logged.items() if not key[0].startswith(("perf/", "seconds"))}
+    assert all(curve[key] == logged_again[key] for key in curve if key[1] > 4)
+    assert len(whole) > 60
+
+
+def test_another_seed_gives_other_numbers(settings: Settings, prepared: Prepared, tmp_path: Path) -> None:
+    one, _ = run(settings, prepared, tmp_path / "one.pt", seed=0)
+    two, _ = run(settings, prepared, tmp_path / "two.pt", seed=1)
+    assert one["val/mlm_loss"] != two["val/mlm_loss"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"objectives.mlm.soft_labels": "frozen_lm", "objectives.mlm.alpha": 0.9},
+        {"objectives.mlm.soft_labels": "frozen_lm", "objectives.mlm.temperature": 4.0},
+        {"objectives.itm.hard_ratio": 1.0},
+        {"objectives.itm.negatives": "foils", "objectives.itm.hard_ratio": 1.0},
+        {"objectives.itm.negatives": "random_image", "objectives.itm.hard_ratio": 1.0},
+        {"objectives.itm.hard_ratio": 1.0, "objectives.itm.synthesis_mask_ratio": 0.9},
+        {"objectives.itm.hard_ratio": 1.0, "objectives.itm.sampling_temperature": 0.1},
+        {"objectives.generator.mlm_weight": 0.0},
+        {"objectives.mlm.mask_ratio": 0.5},
+        {"objectives.mlm.weight": 0.1},
+        {"objectives.itm.weight": 0.1},
+        {"optimisation.encoder_rate": 0.1},
+    ],
+)
+def test_every_switch_changes_the_result(settings: Settings, prepared: Prepared, tmp_path: Path, change: dict) -> None:
+    small = {"evaluation.robustness_pairs": 0, "optimisation.steps": 3}
+    if "objectives.mlm.soft_labels" in change:
+        reference = small | {"objectives.mlm.soft_labels": "frozen_lm"}
+    elif "objectives.itm.hard_ratio" in change and len(change) > 1:
+        reference = small | {"objectives.itm.hard_ratio": 1.0}
+    else:
+        reference = small
+    before, _ = run(apply(settings, reference), prepared, tmp_path / "before.pt")
+    after, _ = run(apply(settings, reference | change), prepared, tmp_path / "after.pt")
+    assert before["val/mlm_loss"] != after["val/mlm_loss"] or before["test/itm_auc"] != after["test/itm_auc"]
+
+
+def test_a_trained_vision_encoder_learns_and_a_frozen_one_does_not(
+    settings: Settings, prepared: Prepared, cache_dir: Path, tmp_path: Path
+) -> None:
+    from workbench.training.prepare import prepare
+
+    free = apply(settings, {"model.vision.frozen": False, "evaluation.robustness_pairs": 0})
+    shared = prepare(free, cache_dir, lambda *_: None)
+    assert not shared.features
+    run(free, shared, tmp_path / "free.pt")
+    run(settings, prepared, tmp_path / "frozen.pt")
+    for path, moves in ((tmp_path / "free.pt", True), (tmp_path / "frozen.pt", False)):
+        trained = torch.load(path, weights_only=True)["model"]
+        started = shared.weights if moves else prepared.weights
+        moved = [
+            name for name in trained if name.startswith("vision.") and not torch.equal(trained[name], started[name])
+        ]
+        assert bool(moved) == moves
+
+
+def test_drawn_foils_are_foils_of_their_own_pair(prepared: Prepared) -> None:
+    table = FoilTable(prepared.corpus.train)
+    rows = torch.arange(30).numpy()
+    drawn = table.draw(rows, seed=0, step=1)
+    known = prepared.corpus.train.captions.drop("caption", "paraphrase").rows()
+    for row, ids in zip(rows, drawn, strict=True):
+        text = prepared.corpus.tokeniser.decode([token for token in ids if token > 4])
+        assert text in [foil for foil in known[row] if foil]
+    assert (table.draw(rows, 0, 1) == drawn).all()
+    assert (table.draw(rows, 0, 2) != drawn).any()
+
+
+def test_foils_need_known_facts(settings: Settings, prepared: Prepared) -> None:
+    from dataclasses import replace
+
+    bare = replace(prepared.corpus.train, captions=prepared.corpus.train.captions.select("caption"))
+    with pytest.raises(UserError, match="source: scenes"):
+        FoilTable(bare)
+
+
+def test_the_learning_rate_rises_and_falls_to_nearly_zero() -> None:
+    rates = [rate(step, 100, 0.1) for step in range(100)]
+    assert rates.index(max(rates)) == 9
+    assert max(rates) == 1.0
+    assert 0 < rates[-1] < 0.02
+    assert rates[:10] == sorted(rates[:10])
