@@ -75,4 +75,6 @@ def test_equal_captions_never_stand_on_both_sides_of_a_split(folder: Path, tmp_p
     splits = [set(pairs.captions["caption"]) for pairs in (corpus.train, corpus.val, corpus.test)]
     assert sum(len(pairs) for pairs in (corpus.train, corpus.val, corpus.test)) == 40
     assert all(splits)
-    assert not (splits[0] & splits[1] or splits[0] & splits[2] or splits[1] & splits[2])
+    assert not splits[0] & splits[1]
+    assert not splits[0] & splits[2]
+    assert not splits[1] & splits[2]

@@ -15,9 +15,6 @@ class Attention(nn.Module):
         self.heads = heads
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
         self.output = nn.Linear(width, width)
-        # Attention starts out by similarity: what the warm start has aligned finds each other from the first step.
-        with torch.no_grad():
-            self.key.weight.copy_(self.query.weight)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, queries: Tensor, states: Tensor, mask: Tensor | None) -> Tensor:
@@ -43,6 +40,7 @@ class CrossLayer(nn.Module):
         self.self_attention = Attention(width, config.heads, config.dropout)
         self.cross_attention = Attention(width, config.heads, config.dropout)
         hidden = int(width * config.mlp_ratio)
+        _attend_by_similarity(self.cross_attention)
         self.mlp = nn.Sequential(
             nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width), nn.Dropout(config.dropout)
         )
@@ -52,6 +50,13 @@ class CrossLayer(nn.Module):
         x = self.norms[0](x + self.self_attention(x, x, mask))
         x = self.norms[1](x + self.cross_attention(x, other, other_mask))
         return self.norms[2](x + self.mlp(x))
+
+
+def _attend_by_similarity(attention: Attention, gain: float = 2.0) -> None:
+    """Query and key start out equal, and sharp: what the warm start has aligned finds each other from the first step."""
+    with torch.no_grad():
+        attention.query.weight.mul_(gain)
+        attention.key.weight.copy_(attention.query.weight)
 
 
 class CoAttention(nn.Module):

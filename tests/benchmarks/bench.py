@@ -1,0 +1,94 @@
+"""`just bench`: ratios, each measured within this one run on one thread. Prints a line a comparison."""
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from analysis.runs import read_runs
+from workbench.config.load import apply
+from workbench.config.schema import Settings
+from workbench.data.scenes import render, scenes
+from workbench.objectives.step import Batch, banned_words, losses
+from workbench.tracking.runs import Tracker
+from workbench.tracking.store import open_store
+from workbench.training.loop import load_batch, optimiser_for, train_mode
+from workbench.training.prepare import Prepared, prepare
+from workbench.training.warm_start import new_model
+
+
+def seconds(action: Callable[[], object], repeats: int) -> float:
+    """The median of `repeats` timings, after one that is not counted."""
+    action()
+    timings = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        action()
+        timings.append(time.perf_counter() - started)
+    return float(np.median(timings))
+
+
+def train_step(settings: Settings, prepared: Prepared) -> Callable[[], None]:
+    model = new_model(settings, prepared.corpus, 0)
+    model.load_state_dict(prepared.weights, strict=False)
+    if settings.model.vision.frozen:
+        model.vision.requires_grad_(False)
+    optimiser = optimiser_for(model, settings)
+    banned = banned_words(settings.objectives, prepared.corpus.synonyms, prepared.device)
+
+    def step() -> None:
+        train_mode(model, settings)
+        batch: Batch = load_batch(settings, model, prepared, None, 0, 0)
+        made = losses(model, batch, settings.objectives, None, banned, 0, 0)
+        optimiser.zero_grad(set_to_none=True)
+        made.total.backward()
+        optimiser.step()
+
+    return step
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    base = apply(
+        Settings(), {"data.train_pairs": 512, "data.eval_pairs": 64, "warm_start.steps": 2, "model.vision.frozen": True}
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        frozen = seconds(train_step(base, prepare(base, home, lambda *_: None)), 7)
+        free = apply(base, {"model.vision.frozen": False})
+        live = seconds(train_step(free, prepare(free, home, lambda *_: None)), 7)
+        print(f"training step, vision encoder trained / frozen with stored features: {live / frozen:.2f}")
+        random = apply(base, {"objectives.itm.negatives": "random_image"})
+        plain = seconds(train_step(random, prepare(random, home, lambda *_: None)), 7)
+        print(f"training step, half of the negatives synthesized / random: {frozen / plain:.2f}")
+
+        drawn = list(scenes(0, "train", 200, 3))
+        rendering = seconds(lambda: [render(scene, 64) for scene in drawn], 3)
+        loaded = np.load(next(home.glob("scenes-*/train.npy")), mmap_mode="r")
+        reading = seconds(lambda: np.array(loaded[:200]), 3)
+        print(f"200 pictures, rendered / read from the cache: {rendering / reading:.0f}")
+
+        uri = open_store(home)
+        tracker = Tracker(uri, home)
+        parent = tracker.start("bench", {"study": "bench"}, {})
+        for seed in range(5):
+            run = tracker.start(f"r{seed}", {"study": "bench", "cell": "a", "seed": str(seed)}, {}, parent)
+            for at in range(50):
+                tracker.log(run, {f"val/m{k}": float(k) for k in range(20)}, at)
+            tracker.finish(run)
+
+        def through_client() -> None:
+            for run in tracker.client.search_runs([tracker.experiment_id()], f"tags.`mlflow.parentRunId` = '{parent}'"):
+                for name in run.data.metrics:
+                    tracker.client.get_metric_history(run.info.run_id, name)
+
+        ratio = seconds(through_client, 3) / seconds(lambda: read_runs(uri, parent), 3)
+        print(f"5,000 metric values, MLflow's client / the report's reader: {ratio:.1f}")
+
+
+if __name__ == "__main__":
+    main()
