@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -70,6 +71,8 @@ def sweep(
     from analysis.report import write_report
     from workbench.sweep.run import run_sweep
 
+    # A scheduler's SIGTERM ends a sweep as Ctrl-C does: saved, marked, in seconds.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = workspace / "reports" / study_name(experiment)
     console = Console(stderr=as_json, no_color="NO_COLOR" in os.environ or None)
     with SweepDisplay(console) as display:

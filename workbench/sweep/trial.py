@@ -3,8 +3,10 @@
 import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors.torch import save_file
 
 from workbench.sweep.grid import Cell
@@ -55,17 +57,13 @@ def run_cell(
     keep_weights(checkpoint)
     tracker.finish(run_id)
     ledger.record(cell, run_id, final[job.primary])
+    checkpoint.unlink()  # only now: a trial that is killed before is finished again from its last state
     emit(("done", {"worker": worker, "cell": cell.name, "seed": cell.seed, "value": final[job.primary]}))
 
 
-def keep_weights(checkpoint: "os.PathLike[str]") -> None:
-    """Beside the train state, which a resumed trial needs, the weights alone, which evaluation needs."""
-    from pathlib import Path
-
-    import torch
-
-    path = Path(checkpoint)
-    saved = torch.load(path, map_location="cpu", weights_only=True)["model"]
-    half = path.with_suffix(".half")
+def keep_weights(checkpoint: Path) -> None:
+    """Leaves of a finished trial's state the weights alone, which evaluation needs."""
+    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
+    half = checkpoint.with_suffix(".half")
     save_file({name: tensor.clone() for name, tensor in saved.items()}, half)
-    os.replace(half, path.with_suffix(".safetensors"))
+    os.replace(half, checkpoint.with_suffix(".safetensors"))
