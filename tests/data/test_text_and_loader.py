@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 
 from workbench.data.loader import batch_indices
@@ -33,3 +36,14 @@ def test_an_epoch_shows_every_pair_once_and_seeds_differ() -> None:
     assert (steps[0] == batch_indices(40, 8, seed=1, step=0)).all()
     assert (steps[0] != batch_indices(40, 8, seed=2, step=0)).any()
     assert len(batch_indices(5, 8, seed=0, step=3)) == 5
+
+
+def test_the_vocabulary_is_the_same_in_every_process() -> None:
+    code = (
+        "from workbench.data.text import train_tokeniser;"
+        "t = train_tokeniser([f'word{i} other{i % 7} thing' for i in range(300)], 150, 8);"
+        "print(t.inner.to_str())"
+    )
+    made = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout for _ in range(3)}
+    assert len(made) == 1
+    assert "word0" in made.pop()

@@ -73,7 +73,10 @@ class WarmStart(Block):
     """Pre-training of the two encoders apart, once, shared by every trial: image-text contrast, the caption's words
     as classes of its picture, and text-only masked language modelling. 0 steps: the encoders start as they are."""
 
-    steps: Annotated[int, Field(ge=0)] = 2400
+    steps: Annotated[int, Field(ge=0)] = 3400
+    text_every: Count = Field(
+        2, description="the language encoder trains every so many steps; outlines need more steps"
+    )
     batch_size: Annotated[int, Field(ge=2)] = 32
     vision_learning_rate: Positive = 6e-3
     learning_rate: Positive = 3e-3
@@ -127,7 +130,7 @@ class Objectives(Block):
 class Optimisation(Block):
     steps: Count = 400
     batch_size: Annotated[int, Field(ge=4)] = 64
-    learning_rate: Positive = 1e-3
+    learning_rate: Positive = 2e-3
     encoder_rate: Share = Field(1.0, description="factor on the learning rate of the two encoders")
     weight_decay: Annotated[float, Field(ge=0)] = 0.02
     warmup: Share = Field(0.1, description="share of the steps with a rising learning rate, then linear decay to 0")

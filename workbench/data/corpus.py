@@ -9,7 +9,7 @@ import polars as pl
 
 from workbench.config.schema import Data
 from workbench.data import cache, folder, lexicon, scene_captions, scenes
-from workbench.data.text import PAD, Tokeniser, load_tokeniser, save_tokeniser, train_tokeniser
+from workbench.data.text import Tokeniser, load_tokeniser, save_tokeniser, train_tokeniser, trim
 from workbench.errors import UserError
 from workbench.randomness import key
 
@@ -78,8 +78,7 @@ def load_corpus(data: Data, cache_dir: Path) -> Corpus:
 def _open(home: Path, split: str, tokeniser: Tokeniser) -> Pairs:
     captions = pl.read_parquet(home / f"{split}.parquet")
     ids = tokeniser.encode(captions["caption"].to_list())
-    longest = int((ids != PAD).sum(axis=1).max())
-    return Pairs(np.load(home / f"{split}.npy", mmap_mode="r"), ids[:, :longest], captions, tokeniser)
+    return Pairs(np.load(home / f"{split}.npy", mmap_mode="r"), trim(ids), captions, tokeniser)
 
 
 def _prepare_scenes(data: Data, target: Path) -> None:

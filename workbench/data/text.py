@@ -1,11 +1,12 @@
 """Tokenisers trained on the corpus, in RoBERTa's layout of special tokens."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 START, PAD, END, UNKNOWN, MASK = range(len(SPECIAL))
@@ -53,16 +54,23 @@ class Tokeniser:
 
 
 def train_tokeniser(captions: Iterable[str], vocabulary: int, max_length: int) -> Tokeniser:
-    """A lower-casing WordPiece tokeniser; frequent words become one token, rare ones fall into pieces."""
-    inner = Tokenizer(models.WordPiece(unk_token="<unk>"))
-    inner.normalizer = normalizers.BertNormalizer(lowercase=True)
-    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    inner.decoder = decoders.WordPiece()
-    # Sorted, because the trainer breaks ties by the order in which it meets words.
-    inner.train_from_iterator(
-        sorted(captions),
-        trainers.WordPieceTrainer(vocab_size=vocabulary, special_tokens=list(SPECIAL), show_progress=False),
+    """A lower-casing WordPiece tokeniser: the most frequent words are one token each, others fall into characters.
+
+    The vocabulary is counted here and not left to the library's trainer, which breaks ties by the order of a hash map:
+    two runs on one corpus gave different ids, and with them different models.
+    """
+    normaliser, splitter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    counts = Counter(
+        word for caption in captions for word, _ in splitter.pre_tokenize_str(normaliser.normalize_str(caption))
     )
+    letters = sorted({letter for word in counts for letter in word})
+    pieces = [*SPECIAL, *letters, *(f"##{letter}" for letter in letters)]
+    by_frequency = sorted(counts, key=lambda word: (-counts[word], word))
+    words = [word for word in by_frequency if len(word) > 1][: max(0, vocabulary - len(pieces))]
+    table = {piece: place for place, piece in enumerate([*pieces, *words])}
+    inner = Tokenizer(models.WordPiece(table, unk_token="<unk>"))
+    inner.normalizer, inner.pre_tokenizer, inner.decoder = normaliser, splitter, decoders.WordPiece()
+    inner.add_special_tokens(list(SPECIAL))
     inner.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", START), ("</s>", END)]
     )
@@ -75,3 +83,8 @@ def save_tokeniser(tokeniser: Tokeniser, path: Path) -> None:
 
 def load_tokeniser(path: Path, max_length: int) -> Tokeniser:
     return Tokeniser(Tokenizer.from_file(str(path)), max_length)
+
+
+def trim(token_ids: np.ndarray) -> np.ndarray:
+    """Cuts the columns that are padding in every row of int64 [B, L]."""
+    return token_ids[:, : int((token_ids != PAD).sum(axis=1).max())]

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from workbench.config.schema import Objectives
 from workbench.data.corpus import Pairs
+from workbench.data.text import trim
 from workbench.evaluation.scores import auc, expected_calibration_error, pairwise_accuracy
 from workbench.model.vilta import ViLTA
-from workbench.objectives.step import trim, written_captions
+from workbench.objectives.step import written_captions
 from workbench.randomness import generator
 
 BLANK = 128  # the grey of a picture that shows nothing

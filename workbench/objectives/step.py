@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from workbench.config.schema import Objectives
-from workbench.data.text import PAD
 from workbench.model.vilta import ViLTA
 from workbench.objectives.losses import itm_loss, mlm_loss
 from workbench.objectives.masking import hide_tokens, mask_tokens
@@ -155,9 +154,3 @@ def banned_words(objectives: Objectives, synonyms: np.ndarray, device: torch.dev
     """int64 [V, K] for `synthesize`: each token itself, and with the synonym filter all that means the same."""
     table = synonyms if objectives.itm.false_negative_filter == "synonyms" else synonyms[:, :1]
     return torch.from_numpy(table).to(device)
-
-
-def trim(token_ids: np.ndarray) -> np.ndarray:
-    """Cuts columns that are padding in every row."""
-    trimmed: np.ndarray = token_ids[:, : int((token_ids != PAD).sum(axis=1).max())]
-    return trimmed

@@ -12,14 +12,14 @@ from torch import nn
 from workbench.config.schema import Settings
 from workbench.data.corpus import Pairs
 from workbench.data.loader import batch_indices
-from workbench.data.text import PAD
+from workbench.data.text import PAD, trim
 from workbench.errors import UserError
 from workbench.evaluation.masked_lm import evaluate_masked_lm
 from workbench.evaluation.matching import HeldOut, evaluate_matching, hold_out
 from workbench.evaluation.robustness import evaluate_robustness
 from workbench.model.vilta import ViLTA
 from workbench.objectives.soft_labels import make_teacher
-from workbench.objectives.step import Batch, banned_words, losses, trim
+from workbench.objectives.step import Batch, banned_words, losses
 from workbench.randomness import generator, key
 from workbench.training.prepare import Prepared, picture_features, precision
 from workbench.training.schedule import adamw, rate, set_rate

@@ -7,6 +7,7 @@ is the teacher of the soft labels.
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
@@ -16,7 +17,7 @@ from workbench.config.schema import Settings
 from workbench.data import cache
 from workbench.data.corpus import Corpus
 from workbench.data.loader import batch_indices
-from workbench.data.text import PAD, SPECIAL
+from workbench.data.text import SPECIAL, trim
 from workbench.model.vilta import ViLTA
 from workbench.objectives.losses import contrastive_loss, late_interaction, words_loss
 from workbench.objectives.masking import hide_tokens
@@ -91,25 +92,24 @@ def _train(settings: Settings, corpus: Corpus, device: torch.device, progress: P
         set_rate(optimiser, rate(step, config.steps, 0.1))
         torch.manual_seed(key("warm start", config.seed, step))
         rows = batch_indices(len(corpus.train), config.batch_size, config.seed, step)
-        ids = corpus.train.token_ids[rows]
-        ids = ids[:, : int((ids != PAD).sum(axis=1).max())]
-        hidden = hide_tokens(ids, config.mask_ratio, generator("warm start masks", config.seed, step))
-        token_ids, positions = torch.from_numpy(ids).to(device), hidden.positions.to(device)
-        features = model.image_features(torch.from_numpy(corpus.train.images[rows]).to(device))
-        image = model.adapt_image(features)
-        states = model.encode_text(torch.cat([token_ids, hidden.token_ids.to(device)]))
-        clean, masked = states.chunk(2)
-
-        similarity = late_interaction(
-            F.normalize(image, dim=-1),
-            F.normalize(model.text_projection(clean), dim=-1),
-            token_ids >= len(SPECIAL),
-        )
-        losses = {
-            "contrast": config.contrast_weight * contrastive_loss(similarity, align.log_scale.exp().clamp(max=100)),
-            "words": config.words_weight * words_loss(align.words(features).amax(dim=1), token_ids, len(SPECIAL)),
-            "mlm": config.mlm_weight * F.cross_entropy(model.predict_words(masked[positions]), token_ids[positions]),
-        }
+        ids = trim(corpus.train.token_ids[rows])
+        token_ids = torch.from_numpy(ids).to(device)
+        features = model.image_features(torch.from_numpy(np.array(corpus.train.images[rows])).to(device))
+        losses = {"words": config.words_weight * words_loss(align.words(features).amax(dim=1), token_ids, len(SPECIAL))}
+        if step % config.text_every == 0:
+            hidden = hide_tokens(ids, config.mask_ratio, generator("warm start masks", config.seed, step))
+            positions = hidden.positions.to(device)
+            clean, masked = model.encode_text(torch.cat([token_ids, hidden.token_ids.to(device)])).chunk(2)
+            similarity = late_interaction(
+                F.normalize(model.adapt_image(features), dim=-1),
+                F.normalize(model.text_projection(clean), dim=-1),
+                token_ids >= len(SPECIAL),
+            )
+            scale = align.log_scale.exp().clamp(max=100)
+            losses["contrast"] = config.contrast_weight * contrastive_loss(similarity, scale)
+            losses["mlm"] = config.mlm_weight * F.cross_entropy(
+                model.predict_words(masked[positions]), token_ids[positions]
+            )
         optimiser.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()
         for parameters, _ in groups:
