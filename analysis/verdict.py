@@ -28,20 +28,17 @@ def answer(table: pl.DataFrame, metric: str, baseline: str) -> list[str]:
     if compared.is_empty():
         return [f"Only the baseline `{baseline}` has finished trials: there is nothing to compare it with yet."]
     for row in compared.sort(pl.col("difference").abs(), descending=True).iter_rows(named=True):
-        spread = f"[{signed(row['difference_low'])}, {signed(row['difference_high'])}]"
-        said = f"{signed(row['difference'])} {spread} in {plain(metric)}"
+        change = f"{signed(row['difference'])} [{signed(row['difference_low'])}, {signed(row['difference_high'])}]"
+        measured = f"{plain(metric)} {change}"
         if row["p_holm"] is None:
-            sentences.append(f"{row['arm']}: {said}; one seed says nothing of the spread.")
-        elif row["p_holm"] <= LEVEL:
-            verb = "raises" if row["difference"] > 0 else "lowers"
-            sentences.append(
-                f"{row['arm']} {verb} {plain(metric)} by {said.split(' in ')[0].lstrip('+')} "
-                f"(Holm p = {row['p_holm']:.3f}, {row['seeds']} seeds)."
-            )
+            sentences.append(f"{row['arm']}: {measured}; one seed says nothing of the spread.")
+            continue
+        sure = f"(Holm p = {number(row['p_holm'])}, {row['seeds']} seeds)"
+        if row["p_holm"] > LEVEL:
+            sentences.append(f"{row['arm']}: no difference shown, {measured} {sure}.")
         else:
-            sentences.append(
-                f"{row['arm']}: no difference shown, {said} (Holm p = {row['p_holm']:.3f}, {row['seeds']} seeds)."
-            )
+            verb = "raises" if row["difference"] > 0 else "lowers"
+            sentences.append(f"{row['arm']} {verb} {plain(metric)}: {change} {sure}.")
     return sentences
 
 

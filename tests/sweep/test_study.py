@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ def test_a_finished_cell_is_never_claimed_again(experiment: Experiment, tmp_path
     assert missing(cells, ledger) == cells[1:]
     ledger.record_failure(cells[1], "boom")
     assert len(ledger.failures(cells[1])) == 1
+    assert not ledger.failures(cells[1], since=time.time() + 1)
     assert missing(cells, ledger) == cells[1:]
 
 

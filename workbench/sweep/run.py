@@ -57,9 +57,9 @@ def run_sweep(
     outcome = Outcome(run_id, len(cells))
     todo = missing(cells, ledger)
     show(("plan", {"cells": len(cells), "finished": len(cells) - len(todo), "workers": workers, "run_id": run_id}))
-    events = run_workers(
-        Job(workspace, study, run_id, uri, cells, max(1, cores // workers), cores, experiment.primary), workers
-    )
+    threads = max(1, cores // workers)
+    job = Job(workspace, study, run_id, uri, cells, threads, cores, experiment.primary, time.time())
+    events = run_workers(job, workers)
     blocks = {cell.seed for cell in cells} - {cell.seed for cell in todo}
 
     def write() -> None:

@@ -5,6 +5,7 @@ is ever run by two workers or left claimed by a dead one, and the study only eve
 """
 
 import fcntl
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,9 +40,12 @@ class Ledger:
         done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         return {trial.user_attrs["cell_key"]: trial.user_attrs["run_id"] for trial in done}
 
-    def failures(self, cell: Cell) -> list[FrozenTrial]:
+    def failures(self, cell: Cell, since: float = 0.0) -> list[FrozenTrial]:
+        """The cell's failed attempts since a time (seconds of the epoch)."""
         failed = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-        return [trial for trial in failed if trial.user_attrs["cell_key"] == cell.key]
+        return [
+            trial for trial in failed if trial.user_attrs["cell_key"] == cell.key and trial.user_attrs["at"] >= since
+        ]
 
     @contextmanager
     def claim(self, cell: Cell) -> Iterator[bool]:
@@ -68,7 +72,8 @@ class Ledger:
                 value=value,
                 params=params,
                 distributions={name: d for name in params if (d := _distribution(params[name])) is not None},
-                user_attrs=attributes | {"cell_key": cell.key, "cell": cell.label, "seed": cell.seed},
+                user_attrs=attributes
+                | {"cell_key": cell.key, "cell": cell.label, "seed": cell.seed, "at": time.time()},
             )
         )
 

@@ -29,6 +29,7 @@ class Job:
     threads: int
     all_threads: int
     primary: str
+    started: float  # failures before it are forgiven: the user has started the sweep again
 
 
 Event = tuple[str, dict[str, Any]]
@@ -66,7 +67,7 @@ def _work(job: Job, worker: int, emit: Callable[[Event], None], stop: threading.
         emit(("prepare", {"worker": worker, "stage": stage, "done": done, "total": total, "figures": figures}))
 
     while not stop.is_set():
-        open_cells = [cell for cell in missing(job.cells, ledger) if len(ledger.failures(cell)) <= RETRIES]
+        open_cells = [cell for cell in missing(job.cells, ledger) if len(ledger.failures(cell, job.started)) <= RETRIES]
         if not open_cells:
             return
         for cell in open_cells:
