@@ -16,7 +16,7 @@ from analysis.ablation import CONTRASTS, contrasts, foil_table
 from analysis.convergence import mean_curves, speed, target_value
 from analysis.robustness import mean_drops, relative_drops, scores, severity_curves
 from analysis.runs import Runs, read_runs
-from analysis.verdict import RULE, answer, caution, number, signed, speed_sentence
+from analysis.verdict import RULE, answer, caution, number, signed, speed_sentence, spread
 
 CURVES = ("val/itm_auc", "val/foil_accuracy", "val/mlm_accuracy", "val/synonym_mass")
 TABLED = (
@@ -96,6 +96,7 @@ def write_report(uri: str, run_id: str, folder: Path) -> Path:
         "pictures": [(p.name, p.title, p.description, _inline(p.figure)) for p in drawn],
         "number": number,
         "signed": signed,
+        "spread": spread,
         "plain": figures.plain,
     }
     for picture in drawn:

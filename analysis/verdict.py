@@ -1,5 +1,7 @@
 """The answer in words, made from the statistics by stated rules."""
 
+from collections.abc import Callable
+
 import polars as pl
 
 from analysis.figures import plain
@@ -21,6 +23,11 @@ def signed(value: float | None) -> str:
     return "–" if value is None or value != value else f"{value:+.3f}"
 
 
+def spread(low: float | None, high: float | None, form: Callable[[float | None], str] = number) -> str:
+    """An interval in brackets, or a dash where one seed says nothing of it."""
+    return "–" if low is None or low != low else f"[{form(low)}, {form(high)}]"
+
+
 def answer(table: pl.DataFrame, metric: str, baseline: str) -> list[str]:
     """A sentence for each arm that is compared with the baseline, the largest difference first."""
     compared = table.filter(pl.col("difference").is_not_null())
@@ -28,18 +35,28 @@ def answer(table: pl.DataFrame, metric: str, baseline: str) -> list[str]:
     if compared.is_empty():
         return [f"Only the baseline `{baseline}` has finished trials: there is nothing to compare it with yet."]
     for row in compared.sort(pl.col("difference").abs(), descending=True).iter_rows(named=True):
-        change = f"{signed(row['difference'])} [{signed(row['difference_low'])}, {signed(row['difference_high'])}]"
-        measured = f"{plain(metric)} {change}"
         if row["p_holm"] is None:
-            sentences.append(f"{row['arm']}: {measured}; one seed says nothing of the spread.")
+            change = f"{plain(metric)} {signed(row['difference'])}"
+            sentences.append(f"{row['arm']}: {change}; one paired seed says nothing of the spread.")
             continue
+        change = f"{signed(row['difference'])} {spread(row['difference_low'], row['difference_high'], signed)}"
+        measured = f"{plain(metric)} {change}"
         sure = f"(Holm p = {number(row['p_holm'])}, {row['seeds']} seeds)"
-        if row["p_holm"] > LEVEL:
+        if smallest_adjusted_p(compared) > LEVEL:
+            outside = row["difference_low"] > 0 or row["difference_high"] < 0
+            sentences.append(f"{row['arm']}: {measured}{', the interval excludes 0' if outside else ''} {sure}.")
+        elif row["p_holm"] > LEVEL:
             sentences.append(f"{row['arm']}: no difference shown, {measured} {sure}.")
         else:
             verb = "raises" if row["difference"] > 0 else "lowers"
             sentences.append(f"{row['arm']} {verb} {plain(metric)}: {change} {sure}.")
     return sentences
+
+
+def smallest_adjusted_p(compared: pl.DataFrame) -> float:
+    """The smallest Holm p that these contrasts could have, given their number and their seeds."""
+    seeds = int(compared["seeds"].min())  # type: ignore[arg-type]
+    return min(1.0, smallest_p(seeds) * len(compared)) if seeds > 1 else 1.0
 
 
 def caution(table: pl.DataFrame) -> str | None:
@@ -48,7 +65,7 @@ def caution(table: pl.DataFrame) -> str | None:
     if compared.is_empty():
         return None
     seeds = int(compared["seeds"].min())  # type: ignore[arg-type]
-    best = min(1.0, smallest_p(seeds) * len(compared)) if seeds > 1 else 1.0
+    best = smallest_adjusted_p(compared)
     if best <= LEVEL:
         return None
     return (
@@ -65,9 +82,7 @@ def speed_sentence(speed: pl.DataFrame, metric: str, target: float) -> list[str]
         if row["speed_up"] is None:
             sentences.append(f"{row['arm']}: {reached}, after {row['steps']:.0f} steps on average.")
         else:
-            clear = "" if row["low"] is None or row["low"] <= 1 <= row["high"] else ", the interval excludes 1"
-            sentences.append(
-                f"{row['arm']}: {reached}; speed-up {row['speed_up']:.2f} "
-                f"[{number(row['low'])}, {number(row['high'])}]{clear}."
-            )
+            clear = ", the interval excludes 1" if row["low"] > 1 or row["high"] < 1 else ""
+            ratio = f"{row['speed_up']:.2f} {spread(row['low'], row['high'])}".removesuffix(" –")
+            sentences.append(f"{row['arm']}: {reached}; speed-up {ratio}{clear}.")
     return sentences

@@ -62,6 +62,11 @@ def test_contrasts_read_the_last_value_of_finished_trials(store: tuple[str, str,
     assert caution(table) is None
     few = table.with_columns(seeds=pl.lit(3))
     assert "0.250" in (caution(few) or "")
+    said = answer(few, "val/itm_auc", ARMS[0])[0]
+    assert "the interval excludes 0" in said
+    assert "raises" not in said
+    lower = table.with_columns(pl.col("difference", "difference_low", "difference_high") * -1)
+    assert "lowers val/itm auc: -0.150" in answer(lower, "val/itm_auc", ARMS[0])[0]
 
 
 def test_a_faster_arm_has_a_speed_up_above_one(store: tuple[str, str, Tracker]) -> None:
