@@ -84,5 +84,6 @@ def speed_sentence(speed: pl.DataFrame, metric: str, target: float) -> list[str]
         else:
             clear = ", the interval excludes 1" if row["low"] > 1 or row["high"] < 1 else ""
             ratio = f"{row['speed_up']:.2f} {spread(row['low'], row['high'])}".removesuffix(" –")
-            sentences.append(f"{row['arm']}: {reached}; speed-up {ratio}{clear}.")
+            bound = "at most " if row["reached"] < row["seeds"] else ""  # misses are counted at the horizon
+            sentences.append(f"{row['arm']}: {reached}; speed-up {bound}{ratio}{clear}.")
     return sentences

@@ -65,6 +65,7 @@ def run_sweep(
     def write() -> None:
         outcome.report = report(uri, run_id)
         tracker.attach_folder(run_id, outcome.report.parent, "report")
+        tracker.note(run_id, _note(outcome.report))
         show(("report", {"path": str(outcome.report)}))
 
     try:
@@ -95,6 +96,13 @@ def run_sweep(
     status = "KILLED" if outcome.stopped else "FINISHED" if outcome.finished == len(cells) else "FAILED"
     tracker.finish(run_id, status)
     return outcome
+
+
+def _note(page: Path) -> str:
+    """The report's answer and first tables, as the description of the sweep's run in MLflow."""
+    text = page.with_suffix(".md").read_text(encoding="utf-8").partition("\n![")[0]
+    shown = text if len(text) <= 6000 else text[:6000].rpartition("\n\n")[0]
+    return f"{shown}\n\nThe whole report is under artifacts: `report/{page.name}`."
 
 
 def describe(experiment: Experiment, cells: list[Cell], is_smoke: bool) -> dict[str, Any]:

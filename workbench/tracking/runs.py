@@ -1,5 +1,6 @@
 """Runs in MLflow: a sweep is one parent, each trial a child; metrics are written in batches."""
 
+import getpass
 import math
 import time
 from collections.abc import Mapping
@@ -8,7 +9,13 @@ from typing import Any
 
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.tracking import MlflowClient
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
+from mlflow.utils.mlflow_tags import (
+    MLFLOW_PARENT_RUN_ID,
+    MLFLOW_RUN_NAME,
+    MLFLOW_RUN_NOTE,
+    MLFLOW_SOURCE_NAME,
+    MLFLOW_USER,
+)
 
 EXPERIMENT = "workbench"
 
@@ -25,7 +32,10 @@ class Tracker:
         found = self.client.get_experiment_by_name(name)
         if found is not None:
             return str(found.experiment_id)
-        return str(self.client.create_experiment(name, artifact_location=self.artifacts if self.local else None))
+        # The kind makes the MLflow UI show training runs; left alone it guesses GenAI traces.
+        kind = {"mlflow.experimentKind": "custom_model_development"}
+        location = self.artifacts if self.local else None
+        return str(self.client.create_experiment(name, artifact_location=location, tags=kind))
 
     def find(self, tags: Mapping[str, str]) -> Run | None:
         """The newest run with all these tags, or None."""
@@ -39,7 +49,9 @@ class Tracker:
         if run is not None:
             self.client.update_run(run.info.run_id, status="RUNNING")
             return str(run.info.run_id)
-        everything = dict(tags) | {MLFLOW_RUN_NAME: name} | ({MLFLOW_PARENT_RUN_ID: parent} if parent else {})
+        everything = dict(tags) | {MLFLOW_RUN_NAME: name, MLFLOW_SOURCE_NAME: "wb sweep", MLFLOW_USER: _user()}
+        if parent:
+            everything[MLFLOW_PARENT_RUN_ID] = parent
         run = self.client.create_run(self.experiment_id(), tags=everything)
         self.client.log_batch(run.info.run_id, params=[Param(key, _short(value)) for key, value in params.items()])
         return str(run.info.run_id)
@@ -65,6 +77,13 @@ class Tracker:
 
     def finish(self, run_id: str, status: str = "FINISHED") -> None:
         self.client.set_terminated(run_id, status)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container's user id without a name
+        return "unknown"
 
 
 def _short(value: Any) -> str:
