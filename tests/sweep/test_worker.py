@@ -38,7 +38,7 @@ def test_a_trial_that_raises_is_retried_then_left_and_the_others_go_on(
 
     monkeypatch.setattr(trial, "train", train)
     events: list[Any] = []
-    worker._work(job, 0, events.append, threading.Event())
+    worker._work(job, 0, events.append, threading.Event(), threading.Event())
     assert attempts.count("0.0") == RETRIES + 1
     ledger = Ledger(job.workspace / "studies", "s")
     assert list(ledger.finished()) == [job.cells[1].key]

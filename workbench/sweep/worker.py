@@ -37,12 +37,18 @@ Event = tuple[str, dict[str, Any]]
 
 def work(job: Job, worker: int, emit: Callable[[Event], None]) -> None:
     """Runs until every cell of the job is finished or has failed for good. Emits events; never raises."""
-    stop = threading.Event()
+    stop, preparing = threading.Event(), threading.Event()
+
+    def on_signal(*_: object) -> None:
+        stop.set()
+        if preparing.is_set():
+            os._exit(1)  # nothing to save: what is half prepared is never seen and made anew
+
     for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, lambda *_: stop.set())
+        signal.signal(name, on_signal)
     _die_with_parent()
     try:
-        _work(job, worker, emit, stop)
+        _work(job, worker, emit, stop, preparing)
     except UserError as error:
         emit(("user_error", {"worker": worker, "message": str(error)}))
     except Exception:
@@ -50,7 +56,9 @@ def work(job: Job, worker: int, emit: Callable[[Event], None]) -> None:
     emit(("end", {"worker": worker, "stopped": stop.is_set()}))
 
 
-def _work(job: Job, worker: int, emit: Callable[[Event], None], stop: threading.Event) -> None:
+def _work(
+    job: Job, worker: int, emit: Callable[[Event], None], stop: threading.Event, preparing: threading.Event
+) -> None:
     import torch
 
     from workbench.sweep.trial import run_cell
@@ -62,8 +70,6 @@ def _work(job: Job, worker: int, emit: Callable[[Event], None], stop: threading.
     prepared: dict[str, Prepared] = {}
 
     def on_prepare(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
-        if stop.is_set():
-            raise Stopped
         emit(("prepare", {"worker": worker, "stage": stage, "done": done, "total": total, "figures": figures}))
 
     while not stop.is_set():
@@ -80,7 +86,9 @@ def _work(job: Job, worker: int, emit: Callable[[Event], None], stop: threading.
                         # Preparing is one process's work, so it may use every core; trials then share them.
                         torch.set_num_threads(job.all_threads)
                         prepared.clear()
+                        preparing.set()
                         prepared[shared] = prepare(cell.settings, job.workspace / "cache", on_prepare)
+                        preparing.clear()
                         torch.set_num_threads(job.threads)
                     run_cell(job, cell, prepared[shared], ledger, worker, emit, stop)
                 except Stopped:
