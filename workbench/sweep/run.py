@@ -101,8 +101,10 @@ def run_sweep(
 def _note(page: Path) -> str:
     """The report's answer and first tables, as the description of the sweep's run in MLflow."""
     text = page.with_suffix(".md").read_text(encoding="utf-8").partition("\n![")[0]
-    shown = text if len(text) <= 6000 else text[:6000].rpartition("\n\n")[0]
-    return f"{shown}\n\nThe whole report is under artifacts: `report/{page.name}`."
+    title, _, rest = text.partition("\n")
+    shown = rest if len(rest) <= 6000 else rest[:6000].rpartition("\n\n")[0]
+    # Bold, because the MLflow UI lets the lines of a long heading run into each other.
+    return f"**{title.removeprefix('# ')}**\n{shown}\n\nThe whole report is under artifacts: `report/{page.name}`."
 
 
 def describe(experiment: Experiment, cells: list[Cell], is_smoke: bool) -> dict[str, Any]:

@@ -32,10 +32,7 @@ class Tracker:
         found = self.client.get_experiment_by_name(name)
         if found is not None:
             return str(found.experiment_id)
-        # The kind makes the MLflow UI show training runs; left alone it guesses GenAI traces.
-        kind = {"mlflow.experimentKind": "custom_model_development"}
-        location = self.artifacts if self.local else None
-        return str(self.client.create_experiment(name, artifact_location=location, tags=kind))
+        return str(self.client.create_experiment(name, artifact_location=self.artifacts if self.local else None))
 
     def find(self, tags: Mapping[str, str]) -> Run | None:
         """The newest run with all these tags, or None."""
