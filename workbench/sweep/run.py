@@ -128,7 +128,7 @@ def _params(experiment: Experiment) -> dict[str, Any]:
 
 
 def estimate(experiment: Experiment, workspace: Path, workers: int, cores: int) -> dict[str, float]:
-    """Seconds of one training step, one trial and the whole sweep, from a few measured steps of the baseline.
+    """Seconds of one training step and of one trial, from a few measured steps of the baseline.
 
     Measured on a model with a fresh start, and the tokens and pictures of a small sample, so that nothing has to be
     prepared first.
@@ -166,5 +166,4 @@ def estimate(experiment: Experiment, workspace: Path, workers: int, cores: int) 
     checkpoint.unlink(missing_ok=True)
     step = (moments[-1] - moments[2]) / (len(moments) - 3)
     trial = step * settings.optimisation.steps
-    cells = len(expand(experiment))
-    return {"step": step, "trial": trial, "sweep": trial * -(-cells // workers)}
+    return {"step": step, "trial": trial}

@@ -165,9 +165,7 @@ def _widen(token_ids: np.ndarray, length: int) -> np.ndarray:
     return np.pad(token_ids, ((0, 0), (0, length - token_ids.shape[1])), constant_values=PAD)
 
 
-def validate(
-    model: ViLTA, settings: Settings, prepared: Prepared, split: str, count: int, prefix: str | None = None
-) -> dict[str, float]:
+def validate(model: ViLTA, settings: Settings, prepared: Prepared, split: str, count: int) -> dict[str, float]:
     """Matching and masked language modelling on the first `count` pairs of a split, as `<split>/<metric>`."""
     model.eval()
     data = held_out(model, prepared, split, count)
@@ -177,7 +175,7 @@ def validate(
     measured = evaluate_matching(model, data, settings.objectives, banned, size) | evaluate_masked_lm(
         model, data, settings.objectives.mlm.mask_ratio, prepared.corpus.synonyms, size
     )
-    return {f"{prefix or split}/{name}": value for name, value in measured.items()}
+    return {f"{split}/{name}": value for name, value in measured.items()}
 
 
 def held_out(model: ViLTA, prepared: Prepared, split: str, count: int) -> HeldOut:
