@@ -41,7 +41,11 @@ class Vision(Block):
     name: str = "test_byobnet"
     stage: Annotated[int, Field(ge=0, le=11)] = Field(3, description="index of the timm feature stage")
     options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of timm.create_model")
-    pretrained: bool = False
+    pretrained: bool = Field(False, description="timm's own weights, from its hub or its local cache")
+    weights: str | None = Field(
+        None,
+        description="weights from this file (.safetensors, .pth), or `efficientnet-lite0`: ImageNet, extra `imagenet`",
+    )
     frozen: bool = Field(False, description="not trained after the warm start; features are computed once")
 
 
@@ -81,6 +85,7 @@ class WarmStart(Block):
     vision_learning_rate: Positive = 6e-3
     learning_rate: Positive = 3e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    train_vision: bool = Field(True, description="false: the vision encoder keeps its pre-trained weights")
     mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.25
     contrast_weight: Annotated[float, Field(ge=0)] = 0.1
     words_weight: Annotated[float, Field(ge=0)] = 1.0

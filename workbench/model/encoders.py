@@ -10,19 +10,25 @@ from transformers import RobertaConfig, RobertaForMaskedLM
 from workbench.config.schema import Text, Vision
 from workbench.data.text import END, PAD, START
 from workbench.errors import UserError
+from workbench.model.weights import vision_weights
 
 
 class VisionEncoder(nn.Module):
     """uint8 pictures [B, 3, H, W] -> grid features [B, N, channels] of one timm stage."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, config: Vision, image_size: int) -> None:
         super().__init__()
         try:
+            given = vision_weights(config.name, config.options, config.weights) if config.weights else {}
             self.backbone = cast(
                 Any,
                 timm.create_model(
                     config.name,
-                    pretrained=config.pretrained,
+                    pretrained=config.pretrained or bool(given),
+                    pretrained_cfg_overlay={"state_dict": given} if given else None,
                     features_only=True,
                     out_indices=(config.stage,),
                     **config.options,
@@ -30,6 +36,12 @@ class VisionEncoder(nn.Module):
             )
         except (RuntimeError, TypeError, AssertionError, ValueError, IndexError) as error:
             raise UserError(f"`model.vision`: timm cannot build `{config.name}` ({error}).") from error
+        if config.pretrained or given:
+            mean, std = (self.backbone.pretrained_cfg[name] for name in ("mean", "std"))
+        else:
+            mean, std = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
         self.channels: int = self.backbone.feature_info.channels()[-1]
         with torch.no_grad():
             probe = self.backbone.eval()(torch.zeros(1, 3, image_size, image_size))[-1]
@@ -37,7 +49,7 @@ class VisionEncoder(nn.Module):
         self.train()
 
     def forward(self, images: Tensor) -> Tensor:
-        scaled = (images.to(dtype=torch.float32) / 255 - 0.5) / 0.25
+        scaled = (images.to(dtype=torch.float32) / 255 - self.mean) / self.std
         grid: Tensor = self.backbone(scaled.contiguous(memory_format=torch.channels_last))[-1]
         return grid.flatten(2).transpose(1, 2)
 

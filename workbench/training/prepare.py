@@ -13,7 +13,8 @@ from workbench.config.schema import Settings
 from workbench.data import cache
 from workbench.data.corpus import SPLITS, Corpus, Pairs, load_corpus
 from workbench.model.vilta import ViLTA
-from workbench.training.warm_start import new_model, warm_start
+from workbench.randomness import key
+from workbench.training.warm_start import new_model, vision_digest, warm_start
 
 Progress = Callable[[str, int, int, dict[str, float]], None]  # what, done, of how many, figures
 
@@ -46,23 +47,47 @@ def prepare(settings: Settings, cache_dir: Path, progress: Progress) -> Prepared
     progress("data", 0, 1, {})
     corpus = load_corpus(settings.data, cache_dir)
     steps = settings.warm_start.steps
-    weights, fingerprint = warm_start(
-        settings, corpus, device, cache_dir, lambda step, losses: progress("warm start", step, steps, losses)
-    )
     features: dict[str, np.ndarray] = {}
-    if settings.model.vision.frozen:
-        model = new_model(settings, corpus, seed=0)
-        model.load_state_dict(weights, strict=False)
-        model.to(device).eval()
-
-        def make(target: Path) -> None:
-            for split in SPLITS:
-                _write_features(model, getattr(corpus, split), device, target / f"{split}.npy")
-                progress("features", SPLITS.index(split) + 1, len(SPLITS), {})
-
-        home = cache.entry(cache_dir / f"features-{fingerprint}", make)
-        features = {split: np.load(home / f"{split}.npy", mmap_mode="r") for split in SPLITS}
+    frozen = settings.model.vision.frozen
+    if frozen and not settings.warm_start.train_vision:
+        vision = key(
+            settings.model.vision.model_dump_json(),
+            vision_digest(settings),
+            settings.warm_start.seed,
+            corpus.fingerprint,
+        )
+        features = _stored_features(settings, corpus, {}, device, cache_dir / f"features-{vision:016x}", progress)
+    weights, fingerprint = warm_start(
+        settings,
+        corpus,
+        device,
+        cache_dir,
+        lambda step, losses: progress("warm start", step, steps, losses),
+        features.get("train"),
+    )
+    if frozen and not features:
+        features = _stored_features(settings, corpus, weights, device, cache_dir / f"features-{fingerprint}", progress)
     return Prepared(corpus, weights, fingerprint, features, device)
+
+
+def _stored_features(
+    settings: Settings, corpus: Corpus, weights: dict[str, Tensor], device: torch.device, home: Path, progress: Progress
+) -> dict[str, np.ndarray]:
+    """The features of every split, computed once and memory-mapped from `home`."""
+    model = new_model(settings, corpus, settings.warm_start.seed)
+    model.load_state_dict(weights, strict=False)
+    model.to(device).eval()
+
+    def make(target: Path) -> None:
+        total = sum(len(getattr(corpus, split)) for split in SPLITS)
+        done = 0
+        for split in SPLITS:
+            for written in _write_features(model, getattr(corpus, split), device, target / f"{split}.npy"):
+                progress("features", done + written, total, {})
+            done += len(getattr(corpus, split))
+
+    cache.entry(home, make)
+    return {split: np.load(home / f"{split}.npy", mmap_mode="r") for split in SPLITS}
 
 
 @torch.no_grad()
@@ -75,11 +100,13 @@ def picture_features(model: ViLTA, images: np.ndarray, device: torch.device, bat
     return torch.cat(parts)
 
 
-def _write_features(model: ViLTA, pairs: Pairs, device: torch.device, path: Path) -> None:
+def _write_features(model: ViLTA, pairs: Pairs, device: torch.device, path: Path) -> Iterator[int]:
+    """Writes `path` [N, T, C] and says after each part how many pictures are done."""
     channels = model.vision.channels
     rows, columns = model.vision.grid
     store = cache.new_array(path, (len(pairs), rows * columns, channels), "float16")
     for start in range(0, len(pairs), 512):
         images = pairs.images[start : start + 512]
         store[start : start + len(images)] = picture_features(model, images, device).cpu().numpy()
+        yield start + len(images)
     store.flush()

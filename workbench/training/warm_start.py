@@ -19,6 +19,7 @@ from workbench.data.corpus import Corpus
 from workbench.data.loader import batch_indices
 from workbench.data.text import SPECIAL, trim
 from workbench.model.vilta import ViLTA
+from workbench.model.weights import file_digest, weights_file
 from workbench.objectives.losses import contrastive_loss, late_interaction, words_loss
 from workbench.objectives.masking import hide_tokens
 from workbench.randomness import generator, key
@@ -40,23 +41,38 @@ class Alignment(nn.Module):
 
 
 def warm_start(
-    settings: Settings, corpus: Corpus, device: torch.device, cache_dir: Path, progress: Progress
+    settings: Settings,
+    corpus: Corpus,
+    device: torch.device,
+    cache_dir: Path,
+    progress: Progress,
+    features: np.ndarray | None = None,
 ) -> tuple[dict[str, Tensor], str]:
-    """The model's starting weights and the fingerprint that names them; trained on first use, cached by content."""
+    """The model's starting weights and the fingerprint that names them; trained on first use, cached by content.
+
+    `features` float16 [N, T, C]: the training pictures' stored features, where the vision encoder stays as it is.
+    """
     # The fusion is not part of a warm start: arms that differ in it share one.
     recipe = (
         settings.model.model_dump_json(exclude={"fusion"}),
         settings.warm_start.model_dump_json(),
         corpus.fingerprint,
+        vision_digest(settings),
     )
     fingerprint = f"warm-{key(VERSION, *recipe):016x}"
 
     def make(target: Path) -> None:
-        weights = _train(settings, corpus, device, progress)
+        weights = _train(settings, corpus, device, progress, features)
         save_file({name: tensor.contiguous().cpu() for name, tensor in weights.items()}, target / "model.safetensors")
 
     home = cache.entry(cache_dir / fingerprint, make)
     return load_file(home / "model.safetensors"), fingerprint
+
+
+def vision_digest(settings: Settings) -> str:
+    """Names the content of the vision encoder's weights file, so that another file under the same name is another start."""
+    where = settings.model.vision.weights
+    return file_digest(weights_file(where)) if where else ""
 
 
 def new_model(settings: Settings, corpus: Corpus, seed: int) -> ViLTA:
@@ -73,7 +89,9 @@ def encoder_weights(model: ViLTA) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items() if name.startswith(kept)}
 
 
-def _train(settings: Settings, corpus: Corpus, device: torch.device, progress: Progress) -> dict[str, Tensor]:
+def _train(
+    settings: Settings, corpus: Corpus, device: torch.device, progress: Progress, stored: np.ndarray | None
+) -> dict[str, Tensor]:
     config = settings.warm_start
     model = new_model(settings, corpus, config.seed).to(device).train()
     with torch.random.fork_rng(devices=[]):
@@ -87,6 +105,8 @@ def _train(settings: Settings, corpus: Corpus, device: torch.device, progress: P
             config.learning_rate,
         ),
     ]
+    if not config.train_vision:
+        model.vision.requires_grad_(False).eval()
     optimiser = adamw(groups, config.weight_decay)
     for step in range(config.steps):
         set_rate(optimiser, rate(step, config.steps, 0.1))
@@ -94,7 +114,10 @@ def _train(settings: Settings, corpus: Corpus, device: torch.device, progress: P
         rows = batch_indices(len(corpus.train), config.batch_size, config.seed, step)
         ids = trim(corpus.train.token_ids[rows])
         token_ids = torch.from_numpy(ids).to(device)
-        features = model.image_features(torch.from_numpy(np.array(corpus.train.images[rows])).to(device))
+        if stored is None:
+            features = model.image_features(torch.from_numpy(np.array(corpus.train.images[rows])).to(device))
+        else:
+            features = torch.from_numpy(stored[rows]).to(device).float()
         losses = {"words": config.words_weight * words_loss(align.words(features).amax(dim=1), token_ids, len(SPECIAL))}
         if step % config.text_every == 0:
             hidden = hide_tokens(ids, config.mask_ratio, generator("warm start masks", config.seed, step))
