@@ -12,7 +12,8 @@ from analysis.runs import read_runs
 from workbench.config.load import apply
 from workbench.config.schema import Settings
 from workbench.data.scenes import render, scenes
-from workbench.objectives.step import Batch, banned_words, losses
+from workbench.objectives.companions import make_companions
+from workbench.objectives.step import Batch, losses
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import open_store
 from workbench.training.loop import load_batch, optimiser_for, train_mode
@@ -37,12 +38,13 @@ def train_step(settings: Settings, prepared: Prepared) -> Callable[[], None]:
     if settings.model.vision.frozen:
         model.vision.requires_grad_(False)
     optimiser = optimiser_for(model, settings)
-    banned = banned_words(settings.objectives, prepared.corpus.synonyms, prepared.device)
+    corpus = prepared.corpus
+    companions = make_companions(settings.objectives, model, corpus.train.token_ids, corpus.synonyms, corpus.tokeniser)
 
     def step() -> None:
         train_mode(model, settings)
         batch: Batch = load_batch(settings, model, prepared, None, 0, 0)
-        made = losses(model, batch, settings.objectives, None, banned, 0, 0)
+        made = losses(model, batch, settings.objectives, companions, 0, 0, 0.0)
         optimiser.zero_grad(set_to_none=True)
         made.total.backward()
         optimiser.step()

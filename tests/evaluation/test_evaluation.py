@@ -1,10 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from workbench.config.schema import METRICS, Settings
 from workbench.evaluation import matching
-from workbench.evaluation.matching import evaluate_matching, hold_out
+from workbench.evaluation.matching import evaluate_matching, hold_out, negatives_truth
+from workbench.objectives.companions import make_companions
 from workbench.training.loop import held_out, validate
 from workbench.training.prepare import Prepared
 from workbench.training.warm_start import new_model
@@ -12,7 +15,9 @@ from workbench.training.warm_start import new_model
 
 def test_every_metric_that_a_question_may_name_is_measured(settings: Settings, prepared: Prepared) -> None:
     model = new_model(settings, prepared.corpus, 0)
-    measured = validate(model, settings, prepared, "val", 24)
+    corpus = prepared.corpus
+    companions = make_companions(settings.objectives, model, corpus.train.token_ids, corpus.synonyms, corpus.tokeniser)
+    measured = validate(model, settings, prepared, companions, "val", 24)
     assert {f"val/{name}" for name in METRICS} <= set(measured)
     assert all(np.isfinite(value) for value in measured.values())
 
@@ -22,7 +27,8 @@ def test_a_perfect_scorer_gets_all_and_a_random_one_chance(
 ) -> None:
     model = new_model(settings, prepared.corpus, 0)
     data = held_out(model, prepared, "val", 32)
-    banned = torch.from_numpy(prepared.corpus.synonyms)
+    written = data.token_ids.copy()
+    written[:, 1] = 6 + (written[:, 1] == 6)
     true = prepared.corpus.val.captions["caption"].to_list()
     decode = prepared.corpus.tokeniser.decode
 
@@ -35,14 +41,14 @@ def test_a_perfect_scorer_gets_all_and_a_random_one_chance(
         )
 
     monkeypatch.setattr(matching, "match_scores", perfect)
-    scores = evaluate_matching(model, data, settings.objectives, banned, 16)
+    scores = evaluate_matching(model, data, written, 16)
     assert (
         scores["itm_auc"] == scores["itm_accuracy"] == scores["foil_accuracy"] == scores["synthesized_accuracy"] == 1.0
     )
 
     rng = np.random.default_rng(0)
     monkeypatch.setattr(matching, "match_scores", lambda *arguments: rng.normal(size=len(arguments[2])))
-    repeated = [evaluate_matching(model, data, settings.objectives, banned, 16) for _ in range(30)]
+    repeated = [evaluate_matching(model, data, written, 16) for _ in range(30)]
     assert np.mean([scores["itm_auc"] for scores in repeated]) == pytest.approx(0.5, abs=0.04)
     assert np.mean([scores["foil_accuracy"] for scores in repeated]) == pytest.approx(0.5, abs=0.04)
 
@@ -52,3 +58,23 @@ def test_a_random_caption_is_never_the_own_one(prepared: Prepared) -> None:
     data = hold_out(pairs, torch.zeros(30, 1, 1))
     texts = pairs.captions["caption"].to_list()
     assert all(texts[other] != texts[row] for row, other in enumerate(data.shuffled))
+
+
+def test_the_share_of_false_negatives_is_counted_by_the_facts(settings: Settings, prepared: Prepared) -> None:
+    model = new_model(settings, prepared.corpus, 0)
+    data = held_out(model, prepared, "val", 32)
+    rows, paraphrases = data.pairs.variants["paraphrase"]
+    width = max(data.token_ids.shape[1], paraphrases.shape[1])
+
+    def wide(ids: np.ndarray) -> np.ndarray:
+        return np.pad(ids, ((0, 0), (0, width - ids.shape[1])), constant_values=1)
+
+    data = replace(data, token_ids=wide(data.token_ids))
+    written = data.token_ids.copy()
+    true = rows[rows < 32][:8]
+    written[true] = wide(paraphrases)[:8]  # said otherwise, and still true
+    foil_rows, foils = data.pairs.variants["replace_object"]
+    false = [place for place, row in enumerate(foil_rows) if row < 32 and row not in true][:8]
+    written[foil_rows[false]] = wide(foils)[false]
+    assert negatives_truth(data, written) == {"unchanged_share": 0.5, "false_negative_share": 0.5}
+    assert negatives_truth(data, data.token_ids) == {"unchanged_share": 1.0}

@@ -30,7 +30,7 @@ def run(
 def test_a_stopped_and_resumed_trial_ends_with_the_same_bits(
     settings: Settings, prepared: Prepared, tmp_path: Path
 ) -> None:
-    settings = apply(settings, {"model.fusion.dropout": 0.1, "objectives.mlm.soft_labels": "frozen_lm"})
+    settings = apply(settings, {"model.fusion.dropout": 0.1, "objectives.mlm.soft_labels": "ema"})
     whole, logged = run(settings, prepared, tmp_path / "whole.pt")
     with pytest.raises(Stopped):
         run(settings, prepared, tmp_path / "cut.pt", stop_at=4)
@@ -53,12 +53,40 @@ def test_another_seed_gives_other_numbers(settings: Settings, prepared: Prepared
         {"objectives.mlm.soft_labels": "frozen_lm", "objectives.mlm.alpha": 0.9},
         {"objectives.mlm.soft_labels": "frozen_lm", "objectives.mlm.temperature": 4.0},
         {"objectives.itm.hard_ratio": 1.0},
-        {"objectives.itm.negatives": "foils", "objectives.itm.hard_ratio": 1.0},
-        {"objectives.itm.negatives": "random_image", "objectives.itm.hard_ratio": 1.0},
+        {"objectives.itm.hard_ratio": 1.0, "objectives.itm.negatives": "foils"},
+        {"objectives.itm.hard_ratio": 1.0, "objectives.itm.negatives": "random_image"},
         {"objectives.itm.hard_ratio": 1.0, "objectives.itm.synthesis_mask_ratio": 0.9},
         {"objectives.itm.hard_ratio": 1.0, "objectives.itm.sampling_temperature": 0.1},
+        {"objectives.itm.hard_ratio": 1.0, "objectives.itm.generator": "frozen"},
+        {"objectives.itm.hard_ratio": 1.0, "objectives.itm.generator": "ema"},
+        {"objectives.itm.hard_ratio": 1.0, "objectives.itm.generator": "unigram"},
+        {"objectives.itm.hard_ratio": 1.0, "objectives.itm.top_k": 2},
+        {"objectives.itm.hard_ratio": 1.0, "objectives.itm.top_p": 0.3},
+        {
+            "objectives.itm.hard_ratio": 1.0,
+            "objectives.itm.synthesis_mask_ratio": 1.0,
+            "optimisation.steps": 20,
+            "objectives.itm.false_negative_filter": "none",
+        },
+        {"objectives.itm.hard_ratio": 1.0, "objectives.itm.false_negative_filter": "teacher"},
+        {
+            "objectives.itm.hard_ratio": 1.0,
+            "objectives.itm.false_negative_filter": "teacher",
+            "objectives.itm.filter_ratio": 1e9,
+        },
+        {"objectives.itm.hard_ratio": 1.0, "objectives.itm.negatives": "in_batch_hard"},
+        {"objectives.itm.negatives": "in_batch_hard", "objectives.itm.similarity_temperature": 1e6},
+        {"objectives.mlm.soft_labels": "ema"},
+        {"objectives.mlm.soft_labels": "smoothing"},
+        {"objectives.mlm.soft_labels": "unigram"},
+        {"objectives.mlm.soft_labels": "ema", "objectives.ema_decay": 0.1},
+        {"objectives.mlm.soft_labels": "frozen_lm", "objectives.mlm.alpha_ramp": 0.9},
+        {"objectives.mlm.soft_labels": "frozen_lm", "objectives.mlm.teacher_input": "full"},
+        {"objectives.mlm.soft_labels": "frozen_lm", "objectives.mlm.top_k": 1},
+        {"model.fusion.kind": "merged"},
         {"objectives.generator.mlm_weight": 0.0},
         {"objectives.mlm.mask_ratio": 0.5},
+        {"objectives.mlm.whole_word": True},
         {"objectives.mlm.weight": 0.1},
         {"objectives.itm.weight": 0.1},
         {"optimisation.encoder_rate": 0.1},
@@ -66,12 +94,8 @@ def test_another_seed_gives_other_numbers(settings: Settings, prepared: Prepared
 )
 def test_every_switch_changes_the_result(settings: Settings, prepared: Prepared, tmp_path: Path, change: dict) -> None:
     small = {"evaluation.robustness_pairs": 0, "optimisation.steps": 3}
-    if "objectives.mlm.soft_labels" in change:
-        reference = small | {"objectives.mlm.soft_labels": "frozen_lm"}
-    elif "objectives.itm.hard_ratio" in change and len(change) > 1:
-        reference = small | {"objectives.itm.hard_ratio": 1.0}
-    else:
-        reference = small
+    *others, _ = change  # the last key is the switch, those before it are what it needs
+    reference = small | {name: change[name] for name in others}
     before, _ = run(apply(settings, reference), prepared, tmp_path / "before.pt")
     after, _ = run(apply(settings, reference | change), prepared, tmp_path / "after.pt")
     assert before["val/mlm_loss"] != after["val/mlm_loss"] or before["test/itm_auc"] != after["test/itm_auc"]

@@ -58,8 +58,10 @@ class Text(Block):
 
 
 class Fusion(Block):
-    """Co-attention layers (METER): each layer pair reads the previous states of both streams."""
+    """Layers that join the two streams. `co_attention` (METER): each layer pair reads the previous states of both;
+    `merged`: one stream of text and image tokens with self-attention."""
 
+    kind: Literal["co_attention", "merged"] = "co_attention"
     layers: Count = 2
     heads: Count = 4
     mlp_ratio: Positive = 4.0
@@ -98,26 +100,47 @@ class Mlm(Block):
 
     weight: Annotated[float, Field(ge=0)] = 1.0
     mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.15
-    soft_labels: Literal["none", "frozen_lm"] = "frozen_lm"
+    whole_word: bool = Field(False, description="mask all tokens of a word or none; `mask_ratio` then counts words")
+    soft_labels: Literal["none", "frozen_lm", "ema", "smoothing", "unigram"] = Field(
+        "frozen_lm",
+        description="teacher: the frozen language encoder (ViLTA), the momentum model that sees the picture (ALBEF), "
+        "or a control without knowledge of the caption: uniform, word frequencies",
+    )
     temperature: Positive = Field(1.0, description="T of the soft term, on teacher and student")
     alpha: Share = Field(0.5, description="weight of the soft term; 0 is exactly the one-hot loss")
+    alpha_ramp: Share = Field(0.0, description="share of the steps over which alpha rises from 0")
+    teacher_input: Literal["masked", "full"] = Field("masked", description="the caption that the teacher reads")
+    top_k: Count | None = Field(None, description="keep the teacher's k likeliest words, renormalised")
 
 
 class Itm(Block):
     """Image-text matching: half of a batch keeps its picture and caption, the other half is made false."""
 
     weight: Annotated[float, Field(ge=0)] = 1.0
-    negatives: Literal["random_image", "synthesized", "foils"] = Field(
+    negatives: Literal["random_image", "in_batch_hard", "synthesized", "foils"] = Field(
         "synthesized", description="kind of the hard negatives; `foils` is the positive control (scenes only)"
     )
     hard_ratio: Share = Field(0.5, description="share of the negatives that are hard; the rest get a random picture")
+    similarity_temperature: Positive = Field(
+        0.07, description="in_batch_hard: other pairs are drawn by softmax(similarity / temperature)"
+    )
+    generator: Literal["current", "frozen", "ema", "unigram"] = Field(
+        "current", description="synthesized: who writes; the language encoder in training, as it started, or averaged"
+    )
     synthesis_mask_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
         0.25, description="share of a caption's tokens that the language encoder writes anew"
     )
     sampling_temperature: Positive = 1.0
-    false_negative_filter: Literal["none", "synonyms"] = Field(
-        "synonyms", description="`synonyms` bans the lexicon's synonyms of the original word from being sampled"
+    top_k: Count | None = Field(None, description="sample from the k likeliest words only")
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="sample from the likeliest words up to this mass"
     )
+    false_negative_filter: Literal["none", "synonyms", "teacher"] = Field(
+        "synonyms",
+        description="`synonyms` bans the lexicon's synonyms of the original word from being sampled; `teacher` takes a "
+        "word back that the frozen language encoder finds at least `filter_ratio` times as likely as the original",
+    )
+    filter_ratio: Positive = 1.0
 
 
 class Generator(Block):
@@ -130,6 +153,7 @@ class Objectives(Block):
     mlm: Mlm = Mlm()
     itm: Itm = Itm()
     generator: Generator = Generator()
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(0.995, description="of the momentum model, a step")
 
 
 class Optimisation(Block):
@@ -174,15 +198,17 @@ class Target(Block):
     value: float | Literal["baseline_final"] = "baseline_final"
 
 
-FOIL_METRICS = ("foil_accuracy",)  # scenes only: they need known facts
+SCENES_ONLY = ("foil_accuracy", "paraphrase_match", "false_negative_share")  # they need known facts
 METRICS = (
     "itm_auc",
     "itm_accuracy",
     "itm_ece",
-    *FOIL_METRICS,
+    "foil_accuracy",
     "paraphrase_match",
     "synthesized_accuracy",
     "blank_image_accuracy",
+    "unchanged_share",
+    "false_negative_share",
     "mlm_accuracy",
     "mlm_loss",
     "mlm_ece",
@@ -193,7 +219,7 @@ METRICS = (
 
 def outcome_metrics(source: str) -> list[str]:
     """What a question may be about: the validation metrics that this data source has."""
-    return [f"val/{name}" for name in METRICS if source == "scenes" or name not in (*FOIL_METRICS, "paraphrase_match")]
+    return [f"val/{name}" for name in METRICS if source == "scenes" or name not in SCENES_ONLY]
 
 
 class Experiment(Block):

@@ -1,5 +1,6 @@
 """From a data source to the three splits that a trial reads: train, val and test."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,13 +22,14 @@ class Pairs:
     """One split. `images` uint8 [N, 3, H, W] (memory-mapped), `token_ids` int64 [N, L] padded.
 
     `captions` is a frame with a row a pair: `caption`, and for scenes `paraphrase` and one nullable column
-    for each kind of foil.
+    for each kind of foil. `scene` gives the facts of a pair, where they are known.
     """
 
     images: np.ndarray
     token_ids: np.ndarray
     captions: pl.DataFrame
     tokeniser: Tokeniser
+    scene: Callable[[int], scenes.Scene] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -69,16 +71,22 @@ def load_corpus(data: Data, cache_dir: Path) -> Corpus:
         fingerprint = f"folder-{key(data.model_dump_json(), *map(_content, files.values())):016x}"
         home = cache.entry(cache_dir / fingerprint, lambda target: _prepare_folder(data, files, target))
     tokeniser = load_tokeniser(home / "tokeniser.json", data.max_length)
-    splits = {split: _open(home, split, tokeniser) for split in SPLITS}
+    splits = {split: _open(home, split, tokeniser, _facts(data, split)) for split in SPLITS}
     return Corpus(
         **splits, tokeniser=tokeniser, synonyms=tokeniser.synonyms(lexicon.synonym_sets()), fingerprint=fingerprint
     )
 
 
-def _open(home: Path, split: str, tokeniser: Tokeniser) -> Pairs:
+def _facts(data: Data, split: str) -> Callable[[int], scenes.Scene] | None:
+    if data.source != "scenes":
+        return None
+    return lambda index: scenes.sample_scene(data.seed, split, index, data.most_things)
+
+
+def _open(home: Path, split: str, tokeniser: Tokeniser, scene: Callable[[int], scenes.Scene] | None) -> Pairs:
     captions = pl.read_parquet(home / f"{split}.parquet")
     ids = tokeniser.encode(captions["caption"].to_list())
-    return Pairs(np.load(home / f"{split}.npy", mmap_mode="r"), trim(ids), captions, tokeniser)
+    return Pairs(np.load(home / f"{split}.npy", mmap_mode="r"), trim(ids), captions, tokeniser, scene)
 
 
 def _prepare_scenes(data: Data, target: Path) -> None:

@@ -41,6 +41,15 @@ class Tokeniser:
         found: int | None = self.inner.token_to_id(word.lower())
         return found
 
+    def word_starts(self) -> np.ndarray:
+        """bool [vocabulary]: the tokens that begin a word, for WordPiece (`##` goes on) and byte-level BPE (`Ġ` begins)."""
+        tokens = [self.inner.id_to_token(token) or "" for token in range(self.vocabulary)]
+        if any(token.startswith("##") for token in tokens):
+            return np.array([not token.startswith("##") for token in tokens])
+        if any(token.startswith("Ġ") for token in tokens):
+            return np.array([token.startswith("Ġ") for token in tokens])
+        return np.ones(len(tokens), dtype=bool)
+
     def synonyms(self, sets: Iterable[Sequence[str]]) -> np.ndarray:
         """int64 [vocabulary, K]: the ids that mean the same as each token, itself first, padded by itself."""
         groups = [[i for i in map(self.word_id, names) if i is not None] for names in sets]

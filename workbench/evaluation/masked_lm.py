@@ -4,11 +4,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from workbench.data.masking import hide_tokens
 from workbench.data.text import trim
 from workbench.evaluation.matching import HeldOut
 from workbench.evaluation.scores import expected_calibration_error
 from workbench.model.vilta import ViLTA
-from workbench.objectives.masking import hide_tokens
 from workbench.randomness import generator
 
 

@@ -7,12 +7,11 @@ import torch
 from scipy.special import expit
 from torch import Tensor
 
-from workbench.config.schema import Objectives
 from workbench.data.corpus import Pairs
-from workbench.data.text import trim
+from workbench.data.scene_truth import says_nothing_false
+from workbench.data.text import SPECIAL, trim
 from workbench.evaluation.scores import auc, expected_calibration_error, pairwise_accuracy
 from workbench.model.vilta import ViLTA
-from workbench.objectives.step import written_captions
 from workbench.randomness import generator
 
 BLANK = 128  # the grey of a picture that shows nothing
@@ -73,12 +72,10 @@ def random_caption_scores(
     return scores[: len(data)], scores[len(data) :]
 
 
-def evaluate_matching(
-    model: ViLTA, data: HeldOut, objectives: Objectives, banned: Tensor, batch_size: int
-) -> dict[str, float]:
+def evaluate_matching(model: ViLTA, data: HeldOut, written: np.ndarray, batch_size: int) -> dict[str, float]:
     """`itm_auc`, `itm_accuracy`, `itm_ece` against random captions; `foil/<kind>` pairwise accuracies and their mean,
-    `foil_accuracy`;
-    `paraphrase_match` and `paraphrase_shift`; and how far written captions give themselves away:
+    `foil_accuracy`; `paraphrase_match` and `paraphrase_shift`; and how far captions that the language encoder wrote
+    over the pairs' own (`written` int64 [N, L]) give themselves away:
     `synthesized_accuracy` with the picture and `blank_image_accuracy` without (chance 0.5)."""
     own, other = random_caption_scores(model, data, batch_size)
     confidence = expit(np.abs(np.concatenate([own, other])))
@@ -100,13 +97,28 @@ def evaluate_matching(
     by_kind = [value for name, value in metrics.items() if name.startswith("foil/")]
     if by_kind:
         metrics["foil_accuracy"] = float(np.mean(by_kind))
-    return metrics | _detectability(model, data, own, objectives, banned, batch_size)
+    return metrics | _detectability(model, data, own, written, batch_size)
+
+
+def negatives_truth(data: HeldOut, written: np.ndarray) -> dict[str, float]:
+    """`unchanged_share` of the written captions int64 [N, L]; and, where the facts of the pictures are known,
+    `false_negative_share`: of the changed ones, those that say nothing false of their picture."""
+    changed = np.flatnonzero((written != data.token_ids).any(axis=1))
+    shares = {"unchanged_share": 1 - len(changed) / len(data)}
+    scene = data.pairs.scene
+    if scene is not None and len(changed):
+        decode = data.pairs.tokeniser.decode
+        truths = [
+            says_nothing_false(decode([token for token in written[row] if token >= len(SPECIAL)]), scene(int(row)))
+            for row in changed
+        ]
+        shares["false_negative_share"] = float(np.mean(truths))
+    return shares
 
 
 def _detectability(
-    model: ViLTA, data: HeldOut, own: np.ndarray, objectives: Objectives, banned: Tensor, batch_size: int
+    model: ViLTA, data: HeldOut, own: np.ndarray, written: np.ndarray, batch_size: int
 ) -> dict[str, float]:
-    written = written_captions(model, data.token_ids, objectives, banned, seed=-1, step=0).cpu().numpy()
     changed = np.flatnonzero((written != data.token_ids).any(axis=1))
     with_picture = match_scores(model, data.features, changed, written[changed], batch_size)
     side = data.pairs.images.shape[-1]

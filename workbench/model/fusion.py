@@ -1,4 +1,6 @@
-"""Co-attention fusion in METER's layer form: post-norm; each layer pair reads the previous states of both streams."""
+"""Fusion in METER's layer form (post-norm): co-attention of two streams, or one merged stream."""
+
+from typing import Final
 
 import torch
 import torch.nn.functional as F
@@ -39,17 +41,34 @@ class CrossLayer(nn.Module):
         super().__init__()
         self.self_attention = Attention(width, config.heads, config.dropout)
         self.cross_attention = Attention(width, config.heads, config.dropout)
-        hidden = int(width * config.mlp_ratio)
         _attend_by_similarity(self.cross_attention)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width), nn.Dropout(config.dropout)
-        )
+        self.mlp = _mlp(width, config)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
 
     def forward(self, x: Tensor, other: Tensor, mask: Tensor | None, other_mask: Tensor | None) -> Tensor:
         x = self.norms[0](x + self.self_attention(x, x, mask))
         x = self.norms[1](x + self.cross_attention(x, other, other_mask))
         return self.norms[2](x + self.mlp(x))
+
+
+class MergedLayer(nn.Module):
+    """Self-attention and MLP over one stream; each with a residual and a post-norm."""
+
+    def __init__(self, width: int, config: Fusion) -> None:
+        super().__init__()
+        self.self_attention = Attention(width, config.heads, config.dropout)
+        _attend_by_similarity(self.self_attention)
+        self.mlp = _mlp(width, config)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        x = self.norms[0](x + self.self_attention(x, x, mask))
+        return self.norms[1](x + self.mlp(x))
+
+
+def _mlp(width: int, config: Fusion) -> nn.Sequential:
+    hidden = int(width * config.mlp_ratio)
+    return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width), nn.Dropout(config.dropout))
 
 
 def _attend_by_similarity(attention: Attention, gain: float = 2.0) -> None:
@@ -71,3 +90,23 @@ class CoAttention(nn.Module):
         for text_layer, image_layer in zip(self.text_layers, self.image_layers, strict=True):
             text, image = text_layer(text, image, text_mask, None), image_layer(image, text, None, text_mask)
         return text, image
+
+
+class Merged(nn.Module):
+    """Text [B, L, D] and image [B, N, D] tokens -> both, fused as one stream."""
+
+    def __init__(self, width: int, config: Fusion) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(MergedLayer(width, config) for _ in range(config.layers))
+
+    def forward(self, text: Tensor, image: Tensor, text_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        x = torch.cat([text, image], dim=1)
+        mask = None
+        if text_mask is not None:
+            mask = torch.cat([text_mask, text_mask.new_ones(image.shape[:2])], dim=1)
+        for layer in self.layers:
+            x = layer(x, mask)
+        return x[:, : text.shape[1]], x[:, text.shape[1] :]
+
+
+FUSIONS: Final = {"co_attention": CoAttention, "merged": Merged}

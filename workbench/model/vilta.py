@@ -1,4 +1,4 @@
-"""The assembled model: a vision encoder, a language encoder, co-attention fusion, MLM and ITM heads."""
+"""The assembled model: a vision encoder, a language encoder, fusion, MLM and ITM heads."""
 
 import torch
 from torch import Tensor, nn
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from workbench.config.schema import Model
 from workbench.data.text import PAD
 from workbench.model.encoders import VisionEncoder, text_encoder
-from workbench.model.fusion import CoAttention
+from workbench.model.fusion import FUSIONS
 
 
 class ViLTA(nn.Module):
@@ -25,7 +25,7 @@ class ViLTA(nn.Module):
         self.column_positions = nn.Parameter(torch.linspace(-1, 1, columns)[None, :, None] * torch.randn(width))
         self.text_type, self.image_type = (nn.Parameter(torch.zeros(width)) for _ in range(2))
         self.text_projection = nn.Linear(width, width)
-        self.fusion = CoAttention(width, config.fusion)
+        self.fusion = FUSIONS[config.fusion.kind](width, config.fusion)
         self.text_pooler, self.image_pooler = (nn.Sequential(nn.Linear(width, width), nn.Tanh()) for _ in range(2))
         self.itm_head = nn.Linear(2 * width, 2)
         self.mlm_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))

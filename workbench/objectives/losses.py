@@ -17,13 +17,19 @@ def mlm_loss(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None, alph
     one_hot = F.cross_entropy(logits, labels)
     if teacher_logits is None or alpha == 0.0:
         return one_hot
+    # Probabilities and not their logarithms as target: a truncated teacher gives most words exactly none.
     soft = F.kl_div(
         F.log_softmax(logits / temperature, dim=-1),
-        F.log_softmax(teacher_logits / temperature, dim=-1),
+        F.softmax(teacher_logits / temperature, dim=-1),
         reduction="batchmean",
-        log_target=True,
     )
     return (1 - alpha) * one_hot + alpha * temperature**2 * soft
+
+
+def likeliest(logits: Tensor, k: int) -> Tensor:
+    """`logits` [..., V] with all but the k largest of each row at minus infinity."""
+    least = logits.topk(min(k, logits.shape[-1]), dim=-1).values[..., -1:]
+    return logits.masked_fill(logits < least, -torch.inf)
 
 
 def itm_loss(logits: Tensor, is_match: Tensor, valid: Tensor) -> Tensor:

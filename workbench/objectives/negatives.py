@@ -1,24 +1,76 @@
 """What an ITM negative is made of: a random picture, a caption that the language encoder wrote, or a true foil."""
 
+import math
+
 import torch
 from torch import Tensor
 
 from workbench.data.text import SPECIAL
+from workbench.objectives.losses import likeliest
 
 
 def synthesize(
-    logits: Tensor, original: Tensor, positions: Tensor, temperature: float, banned: Tensor, rng: torch.Generator
+    logits: Tensor,
+    original: Tensor,
+    positions: Tensor,
+    temperature: float,
+    banned: Tensor,
+    rng: torch.Generator,
+    top_k: int | None = None,
+    top_p: float = 1.0,
 ) -> Tensor:
     """Hard negative captions (our reading of ViLTA): each masked position is sampled anew from the language model.
 
-    `logits` [B, L, V] of the current language encoder at the masked caption, `original` int64 [B, L],
+    `logits` [M, V] of the generator at the M masked positions, `original` int64 [B, L],
     `positions` bool [B, L], `banned` int64 [V, K]: the ids that must not replace each original token (at least
     itself; with the synonym filter, its synonyms as well). Special tokens are never sampled.
     """
-    picked = logits[positions] / temperature
+    picked = logits / temperature
     picked[:, : len(SPECIAL)] = -torch.inf
     picked = picked.scatter(1, banned[original[positions]], -torch.inf)
+    if top_k is not None:
+        picked = likeliest(picked, top_k)
+    if top_p < 1:
+        picked = nucleus(picked, top_p)
     sampled = torch.multinomial(picked.softmax(dim=-1), 1, generator=rng).squeeze(1)
     written = original.clone()
     written[positions] = sampled
     return written
+
+
+def nucleus(logits: Tensor, p: float) -> Tensor:
+    """`logits` [M, V] with all but the smallest set of likeliest words whose mass reaches `p` at minus infinity
+    (Holtzman et al. 2020)."""
+    ordered, places = logits.sort(dim=-1, descending=True)
+    before = ordered.softmax(dim=-1).cumsum(dim=-1) - ordered.softmax(dim=-1)
+    return logits.masked_fill((before >= p).gather(1, places.argsort(dim=-1)), -torch.inf)
+
+
+def take_back(written: Tensor, original: Tensor, positions: Tensor, judge_logits: Tensor, ratio: float) -> Tensor:
+    """`written` with the original word again wherever the judge finds the new one at least `ratio` times as likely.
+
+    `judge_logits` [M, V] at the M masked positions (bool [B, L]); `written`, `original` int64 [B, L].
+    """
+    log_p = judge_logits.log_softmax(dim=-1)
+    new, old = written[positions], original[positions]
+    plausible = log_p.gather(1, new[:, None]) >= log_p.gather(1, old[:, None]) + math.log(ratio)
+    kept = written.clone()
+    kept[positions] = torch.where(plausible.squeeze(1), old, new)
+    return kept
+
+
+def hard_pairs(
+    similarity: Tensor, token_ids: Tensor, temperature: float, rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """In-batch hard negatives (ALBEF): for every pair of the batch a similar but wrong caption, and a wrong picture.
+
+    `similarity` [B_image, B_text], `token_ids` int64 [B, L]. Drawn by softmax(similarity / temperature), never the pair
+    itself nor one whose caption reads the same. -> indices int64 [B] of captions, of pictures.
+    """
+    same = (token_ids[:, None] == token_ids[None, :]).all(dim=-1)
+    scores = (similarity / temperature).masked_fill(same, -torch.inf)
+    # Where every caption of the batch reads the same there is no negative: any other will do, it leaves the loss.
+    scores = torch.where(same.all(dim=1, keepdim=True), 0.0, scores)
+    text = torch.multinomial(scores.softmax(dim=1), 1, generator=rng).squeeze(1)
+    image = torch.multinomial(scores.t().softmax(dim=1), 1, generator=rng).squeeze(1)
+    return text, image

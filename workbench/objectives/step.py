@@ -4,14 +4,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from workbench.config.schema import Objectives
+from workbench.config.schema import Mlm, Objectives
+from workbench.data.masking import hide_tokens, mask_tokens
+from workbench.data.text import SPECIAL
 from workbench.model.vilta import ViLTA
-from workbench.objectives.losses import itm_loss, mlm_loss
-from workbench.objectives.masking import hide_tokens, mask_tokens
-from workbench.objectives.negatives import synthesize
-from workbench.objectives.soft_labels import Teacher
+from workbench.objectives.companions import Companions, language_logits
+from workbench.objectives.losses import itm_loss, late_interaction, likeliest, mlm_loss
+from workbench.objectives.negatives import hard_pairs, synthesize, take_back
 from workbench.randomness import generator, key
 
 
@@ -45,23 +47,28 @@ def losses(
     model: ViLTA,
     batch: Batch,
     objectives: Objectives,
-    teacher: Teacher | None,
-    banned: Tensor,
+    companions: Companions,
     seed: int,
     step: int,
+    alpha: float,
 ) -> Losses:
     """MLM with hard or soft labels, ITM with random and hard negatives, and the language encoder's own MLM.
 
     The masked captions and the matching batch pass through the encoder and the fusion together, in one forward;
-    METER runs the two objectives apart, on the same inputs.
-    `banned` int64 [V, K]: what a synthesized word must not be (see `negatives.synthesize`).
+    METER runs the two objectives apart, on the same inputs. `alpha` is the soft term's weight at this step.
     """
-    device = batch.features.device
+    mlm_config, device = objectives.mlm, batch.features.device
     vocabulary = model.mlm_decoder.out_features
     token_ids = torch.from_numpy(batch.token_ids).to(device)
-    masked = mask_tokens(batch.token_ids, objectives.mlm.mask_ratio, vocabulary, generator("mlm masks", seed, step))
+    masked = mask_tokens(
+        batch.token_ids,
+        mlm_config.mask_ratio,
+        vocabulary,
+        generator("mlm masks", seed, step),
+        companions.word_starts if mlm_config.whole_word else None,
+    )
     masked_ids, positions = masked.token_ids.to(device), masked.positions.to(device)
-    matching = match_batch(model, batch, token_ids, objectives, banned, seed, step)
+    matching = match_batch(model, batch, token_ids, objectives, companions, seed, step)
 
     everything = torch.cat([masked_ids, matching.token_ids])
     states = model.encode_text(everything)
@@ -70,8 +77,11 @@ def losses(
 
     labels = token_ids[positions]
     logits = model.mlm_logits(fused[: len(token_ids)][positions])
-    teacher_logits = teacher.logits(masked_ids, positions) if teacher and objectives.mlm.alpha > 0 else None
-    mlm = mlm_loss(logits, labels, teacher_logits, objectives.mlm.alpha, objectives.mlm.temperature)
+    soft = None
+    if mlm_config.soft_labels != "none" and alpha > 0:
+        read = token_ids if mlm_config.teacher_input == "full" else masked_ids
+        soft = teacher_logits(mlm_config, companions, batch.features, read, positions)
+    mlm = mlm_loss(logits, labels, soft, alpha, mlm_config.temperature)
 
     match_logits = model.itm_logits(pooled[len(token_ids) :])
     itm = itm_loss(match_logits, matching.is_match, matching.valid)
@@ -90,12 +100,36 @@ def losses(
     return Losses(total, {name: float(value.detach()) for name, value in parts.items()})
 
 
+def alpha_at(mlm: Mlm, step: int, steps: int) -> float:
+    """The soft term's weight at `step` (from 0): rises linearly over the first `alpha_ramp` share of the steps (ALBEF)."""
+    rising = round(mlm.alpha_ramp * steps)
+    return mlm.alpha * min(1.0, step / rising) if rising else mlm.alpha
+
+
+@torch.no_grad()
+def teacher_logits(mlm: Mlm, companions: Companions, features: Tensor, token_ids: Tensor, positions: Tensor) -> Tensor:
+    """Soft labels before their softmax [M, V], at `positions` (bool [B, L]) of the captions that the teacher reads."""
+    if mlm.soft_labels == "frozen_lm":
+        assert companions.frozen is not None
+        logits = language_logits(companions.frozen, token_ids, positions)
+    elif mlm.soft_labels == "ema":
+        assert companions.ema is not None
+        # The momentum model shares the vision encoder's features of this step: one vision forward, not two.
+        image = companions.ema.adapt_image(features.detach())
+        fused, _ = companions.ema.fuse(companions.ema.encode_text(token_ids), image, token_ids)
+        logits = companions.ema.mlm_logits(fused[positions])
+    else:
+        row = companions.unigram if mlm.soft_labels == "unigram" else torch.zeros_like(companions.unigram)
+        logits = row.expand(int(positions.sum()), -1)
+    return likeliest(logits, mlm.top_k) if mlm.top_k else logits
+
+
 def match_batch(
     model: ViLTA,
     batch: Batch,
     token_ids: Tensor,
     objectives: Objectives,
-    banned: Tensor,
+    companions: Companions,
     seed: int,
     step: int,
 ) -> Matching:
@@ -120,8 +154,17 @@ def match_batch(
     if hard and itm.negatives == "foils":
         assert batch.foil_ids is not None
         false_text[:hard] = torch.from_numpy(batch.foil_ids).to(device)[true_rows[:hard]]
+    elif hard and itm.negatives == "synthesized":
+        false_text[:hard] = written_captions(model, batch.token_ids[chosen[:hard]], objectives, companions, seed, step)
     elif hard:
-        false_text[:hard] = written_captions(model, batch.token_ids[chosen[:hard]], objectives, banned, seed, step)
+        sampler = torch.Generator(device=device).manual_seed(key("hard pairs", seed, step))
+        similar_text, similar_image = hard_pairs(
+            pair_similarity(model, batch.features, token_ids), token_ids, itm.similarity_temperature, sampler
+        )
+        # By turns a wrong caption for the picture, and a wrong picture for the caption.
+        captioned, pictured = true_rows[:hard:2], true_rows[1:hard:2]
+        false_text[:hard:2] = token_ids[similar_text[captioned]]
+        false_rows[1:hard:2] = similar_image[pictured]
     # A negative that came out true is no negative: it leaves the loss, it is never labelled false. That is a caption
     # that was not changed, or another picture with the same caption.
     really_false = (false_text != token_ids[false_rows]).any(dim=1)
@@ -135,22 +178,39 @@ def match_batch(
 
 
 @torch.no_grad()
+def pair_similarity(model: ViLTA, features: Tensor, token_ids: Tensor) -> Tensor:
+    """[B_image, B_text]: late interaction of the aligned tokens, as the warm start trained it."""
+    return late_interaction(
+        F.normalize(model.adapt_image(features), dim=-1),
+        F.normalize(model.text_projection(model.encode_text(token_ids)), dim=-1),
+        token_ids >= len(SPECIAL),
+    )
+
+
+@torch.no_grad()
 def written_captions(
-    model: ViLTA, token_ids: np.ndarray, objectives: Objectives, banned: Tensor, seed: int, step: int
+    model: ViLTA, token_ids: np.ndarray, objectives: Objectives, companions: Companions, seed: int, step: int
 ) -> Tensor:
-    """Captions that the current language encoder writes over masked ones: int64 [B, L] like `token_ids`."""
-    itm, device = objectives.itm, banned.device
+    """Captions that the generator writes over masked ones: int64 [B, L] like `token_ids`."""
+    itm, device = objectives.itm, companions.synonyms.device
     hidden = hide_tokens(token_ids, itm.synthesis_mask_ratio, generator("synthesis masks", seed, step))
-    was_training = model.training
-    model.eval()
-    logits = model.predict_words(model.encode_text(hidden.token_ids.to(device)))
-    model.train(was_training)
-    sampler = torch.Generator(device=device).manual_seed(key("synthesis", seed, step))
+    masked_ids, positions = hidden.token_ids.to(device), hidden.positions.to(device)
     original = torch.from_numpy(token_ids).to(device)
-    return synthesize(logits, original, hidden.positions.to(device), itm.sampling_temperature, banned, sampler)
-
-
-def banned_words(objectives: Objectives, synonyms: np.ndarray, device: torch.device) -> Tensor:
-    """int64 [V, K] for `synthesize`: each token itself, and with the synonym filter all that means the same."""
-    table = synonyms if objectives.itm.false_negative_filter == "synonyms" else synonyms[:, :1]
-    return torch.from_numpy(table).to(device)
+    if itm.generator == "unigram":
+        logits = companions.unigram.expand(int(positions.sum()), -1)
+    else:
+        language = {"current": model, "ema": companions.ema}.get(itm.generator)
+        writer = language.language if language is not None else companions.frozen
+        assert writer is not None
+        was_training = writer.training
+        writer.eval()
+        logits = language_logits(writer, masked_ids, positions)
+        writer.train(was_training)
+    banned = companions.synonyms if itm.false_negative_filter == "synonyms" else companions.synonyms[:, :1]
+    sampler = torch.Generator(device=device).manual_seed(key("synthesis", seed, step))
+    written = synthesize(logits, original, positions, itm.sampling_temperature, banned, sampler, itm.top_k, itm.top_p)
+    if itm.false_negative_filter == "teacher":
+        assert companions.frozen is not None
+        judged = language_logits(companions.frozen, masked_ids, positions)
+        written = take_back(written, original, positions, judged, itm.filter_ratio)
+    return written

@@ -15,11 +15,11 @@ from workbench.data.loader import batch_indices
 from workbench.data.text import PAD, trim
 from workbench.errors import UserError
 from workbench.evaluation.masked_lm import evaluate_masked_lm
-from workbench.evaluation.matching import HeldOut, evaluate_matching, hold_out
+from workbench.evaluation.matching import HeldOut, evaluate_matching, hold_out, negatives_truth
 from workbench.evaluation.robustness import evaluate_robustness
 from workbench.model.vilta import ViLTA
-from workbench.objectives.soft_labels import make_teacher
-from workbench.objectives.step import Batch, banned_words, losses
+from workbench.objectives.companions import Companions, make_companions
+from workbench.objectives.step import Batch, alpha_at, losses, written_captions
 from workbench.randomness import generator, key
 from workbench.training.prepare import Prepared, picture_features, precision
 from workbench.training.schedule import adamw, rate, set_rate
@@ -55,10 +55,9 @@ def train(settings: Settings, seed: int, prepared: Prepared, checkpoint: Path, h
     model.to(device)
     if settings.model.vision.frozen:
         model.vision.requires_grad_(False)
-    teacher = make_teacher(objectives, model.language)
-    banned = banned_words(objectives, corpus.synonyms, device)
+    companions = make_companions(objectives, model, corpus.train.token_ids, corpus.synonyms, corpus.tokeniser)
     foils = FoilTable(corpus.train) if objectives.itm.negatives == "foils" else None
-    state = TrainState(model, optimiser_for(model, settings))
+    state = TrainState(model, optimiser_for(model, settings), companions.ema)
     restore(state, checkpoint)
     started = time.perf_counter() - state.seconds
 
@@ -72,18 +71,27 @@ def train(settings: Settings, seed: int, prepared: Prepared, checkpoint: Path, h
         torch.manual_seed(key("dropout", seed, step))
         batch = load_batch(settings, model, prepared, foils, seed, step)
         with precision(device):
-            made = losses(model, batch, objectives, teacher, banned, seed, step)
+            made = losses(
+                model,
+                batch,
+                objectives,
+                companions,
+                seed,
+                step,
+                alpha_at(objectives.mlm, step, optimisation.steps),
+            )
         state.optimiser.zero_grad(set_to_none=True)
         made.total.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), optimisation.clip)
         state.optimiser.step()
+        companions.follow(model, objectives.ema_decay)
         state.add(made.parts | {"gradient_norm": float(norm)})
         state.step = step + 1
         state.seconds = time.perf_counter() - started
         hooks.progress(state.step, made.parts)
 
         if state.step % evaluation.every == 0 or state.step == optimisation.steps:
-            measured = validate(model, settings, prepared, "val", evaluation.pairs)
+            measured = validate(model, settings, prepared, companions, "val", evaluation.pairs)
             hooks.log(
                 state.means()
                 | measured
@@ -94,7 +102,7 @@ def train(settings: Settings, seed: int, prepared: Prepared, checkpoint: Path, h
         if state.step % optimisation.checkpoint_every == 0 or state.step == optimisation.steps:
             save(state, checkpoint)
             started = time.perf_counter() - state.seconds
-    final = final_metrics(model, settings, prepared)
+    final = final_metrics(model, settings, prepared, companions)
     hooks.log(
         final | {"perf/pairs_per_second": state.step * optimisation.batch_size / max(state.seconds, 1e-9)}, state.step
     )
@@ -165,16 +173,25 @@ def _widen(token_ids: np.ndarray, length: int) -> np.ndarray:
     return np.pad(token_ids, ((0, 0), (0, length - token_ids.shape[1])), constant_values=PAD)
 
 
-def validate(model: ViLTA, settings: Settings, prepared: Prepared, split: str, count: int) -> dict[str, float]:
+def validate(
+    model: ViLTA, settings: Settings, prepared: Prepared, companions: Companions, split: str, count: int
+) -> dict[str, float]:
     """Matching and masked language modelling on the first `count` pairs of a split, as `<split>/<metric>`."""
     model.eval()
     data = held_out(model, prepared, split, count)
     size = settings.evaluation.batch_size
-    # Evaluated captions are always written with the synonyms banned, whatever the arm trains with.
-    banned = torch.from_numpy(prepared.corpus.synonyms).to(prepared.device)
-    measured = evaluate_matching(model, data, settings.objectives, banned, size) | evaluate_masked_lm(
-        model, data, settings.objectives.mlm.mask_ratio, prepared.corpus.synonyms, size
+    objectives = settings.objectives
+    itm = objectives.itm
+    # Detectability compares arms, so its captions are written alike, whatever the arm trains with.
+    alike = itm.model_copy(update={"generator": "current", "false_negative_filter": "synonyms"})
+    neutral = objectives.model_copy(update={"itm": alike})
+    written = written_captions(model, data.token_ids, neutral, companions, seed=-1, step=0).cpu().numpy()
+    measured = evaluate_matching(model, data, written, size) | evaluate_masked_lm(
+        model, data, objectives.mlm.mask_ratio, prepared.corpus.synonyms, size
     )
+    if itm.negatives == "synthesized":
+        as_trained = written_captions(model, data.token_ids, objectives, companions, seed=-1, step=0).cpu().numpy()
+        measured |= negatives_truth(data, as_trained)
     return {f"{split}/{name}": value for name, value in measured.items()}
 
 
@@ -187,11 +204,11 @@ def held_out(model: ViLTA, prepared: Prepared, split: str, count: int) -> HeldOu
     return hold_out(pairs, features)
 
 
-def final_metrics(model: ViLTA, settings: Settings, prepared: Prepared) -> dict[str, float]:
+def final_metrics(model: ViLTA, settings: Settings, prepared: Prepared, companions: Companions) -> dict[str, float]:
     """The last word on a trial: the validation split once more, the test split, and robustness."""
     evaluation = settings.evaluation
-    metrics = validate(model, settings, prepared, "val", evaluation.pairs)
-    tested = validate(model, settings, prepared, "test", evaluation.final_pairs)
+    metrics = validate(model, settings, prepared, companions, "val", evaluation.pairs)
+    tested = validate(model, settings, prepared, companions, "test", evaluation.final_pairs)
     metrics |= {name.replace("test/foil/", "compositional/scenes/"): value for name, value in tested.items()}
     if evaluation.robustness_pairs:
         data = held_out(model, prepared, "val", evaluation.robustness_pairs)

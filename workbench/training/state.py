@@ -20,6 +20,7 @@ class TrainState:
 
     model: nn.Module
     optimiser: torch.optim.Optimizer
+    ema: nn.Module | None = None
     step: int = 0
     seconds: float = 0.0
     counted: int = 0
@@ -44,6 +45,7 @@ def save(state: TrainState, path: Path) -> None:
     whole = {
         "model": state.model.state_dict(),
         "optimiser": state.optimiser.state_dict(),
+        "ema": state.ema.state_dict() if state.ema is not None else {},
         "rest": {"step": state.step, "seconds": state.seconds, "counted": state.counted, "sums": state.sums},
     }
     try:
@@ -65,5 +67,7 @@ def restore(state: TrainState, path: Path) -> None:
     saved = torch.load(path, map_location="cpu", weights_only=True)
     state.model.load_state_dict(saved["model"])
     state.optimiser.load_state_dict(saved["optimiser"])
+    if state.ema is not None:
+        state.ema.load_state_dict(saved["ema"])
     for name, value in saved["rest"].items():
         setattr(state, name, value)

@@ -17,11 +17,11 @@ from workbench.config.schema import Settings
 from workbench.data import cache
 from workbench.data.corpus import Corpus
 from workbench.data.loader import batch_indices
+from workbench.data.masking import hide_tokens
 from workbench.data.text import SPECIAL, trim
 from workbench.model.vilta import ViLTA
 from workbench.model.weights import file_digest, weights_file
 from workbench.objectives.losses import contrastive_loss, late_interaction, words_loss
-from workbench.objectives.masking import hide_tokens
 from workbench.randomness import generator, key
 from workbench.training.schedule import adamw, rate, set_rate
 
