@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import logging
 import sys
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +21,9 @@ PACKAGED: Final = {
         "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     )
 }
+
+# timm remarks on every tensor of a classifier that a feature extractor has no use for; what lacks is checked below.
+logging.getLogger("timm.models._builder").setLevel(logging.ERROR)
 
 
 def weights_file(where: str) -> Path:
@@ -71,4 +75,4 @@ def vision_weights(name: str, options: dict[str, Any], where: str) -> dict[str, 
             f"`model.vision.weights`: {path} lacks {len(missing)} of the {len(wanted)} tensors of `{name}`, "
             f"`{missing[0]}` among them; is it of another architecture than `model.vision.name`?"
         )
-    return given
+    return {key: found[key] for key in wanted}  # without a classifier, which timm would remark upon
