@@ -39,7 +39,14 @@ class Vision(Block):
     """A timm model, cut at one of its feature stages: [B, tokens, channels]."""
 
     name: str = "test_byobnet"
-    stage: Annotated[int, Field(ge=0, le=11)] = Field(3, description="index of the timm feature stage")
+    tokens: Literal["grid", "final"] = Field(
+        "grid",
+        description="`grid`: the places of a feature stage; `final`: a transformer's tokens after its last norm, the class "
+        "token first where it has one",
+    )
+    stage: Annotated[int, Field(ge=0, le=63)] = Field(
+        3, description="index of the timm feature stage; with `tokens: final` of the last block that is kept"
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of timm.create_model")
     pretrained: bool = Field(False, description="timm's own weights, from its hub or its local cache")
     weights: str | None = Field(
@@ -66,13 +73,31 @@ class Fusion(Block):
     heads: Count = 4
     mlp_ratio: Positive = 4.0
     dropout: Share = 0.0
+    norm_epsilon: Positive = 1e-5
+    by_similarity: bool = Field(
+        True, description="attention between the streams starts with equal query and key; false: METER's initialisation"
+    )
 
 
 class Model(Block):
+    """`tiny` departs from METER where its encoders are not pre-trained ones: image tokens are normed and get positions,
+    because a convolutional grid has neither, and are averaged, because it has no class token."""
+
     width: Annotated[int, Field(ge=8)] = 64
+    image_norm: bool = True
+    image_positions: bool = Field(True, description="row and column positions added to the tokens of a grid")
+    image_pool: Literal["mean", "first"] = Field("mean", description="what of the image side is pooled for ITM")
     vision: Vision = Vision()
     text: Text = Text()
     fusion: Fusion = Fusion()
+
+    @model_validator(mode="after")
+    def _positions_need_a_grid(self) -> "Model":
+        if self.image_positions and self.vision.tokens == "final":
+            raise ValueError(
+                "`model.image_positions: true` needs a grid; set it to false with `model.vision.tokens: final`"
+            )
+        return self
 
 
 class WarmStart(Block):

@@ -14,43 +14,56 @@ from workbench.model.weights import vision_weights
 
 
 class VisionEncoder(nn.Module):
-    """uint8 pictures [B, 3, H, W] -> grid features [B, N, channels] of one timm stage."""
+    """uint8 pictures [B, 3, H, W] -> features [B, N, channels] of one timm model; `grid` is the rows and columns of the N."""
 
+    grid: tuple[int, int]
     mean: Tensor
     std: Tensor
 
     def __init__(self, config: Vision, image_size: int) -> None:
         super().__init__()
+        self.final = config.tokens == "final"
+        # A transformer must know the side of its pictures: its position embeddings are interpolated to it.
+        options = config.options | ({"img_size": image_size} if self.final else {})
+        cut = {"num_classes": 0} if self.final else {"features_only": True, "out_indices": (config.stage,)}
         try:
-            given = vision_weights(config.name, config.options, config.weights) if config.weights else {}
+            given = vision_weights(config.name, options, config.weights) if config.weights else {}
             self.backbone = cast(
                 Any,
                 timm.create_model(
                     config.name,
                     pretrained=config.pretrained or bool(given),
                     pretrained_cfg_overlay={"state_dict": given} if given else None,
-                    features_only=True,
-                    out_indices=(config.stage,),
-                    **config.options,
+                    **cut,
+                    **options,
                 ),
             )
+            if self.final:
+                self.backbone.prune_intermediate_layers([config.stage], prune_norm=False, prune_head=True)
         except (RuntimeError, TypeError, AssertionError, ValueError, IndexError) as error:
             raise UserError(f"`model.vision`: timm cannot build `{config.name}` ({error}).") from error
-        if config.pretrained or given:
+        if config.pretrained or given or self.final:
             mean, std = (self.backbone.pretrained_cfg[name] for name in ("mean", "std"))
         else:
             mean, std = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
-        self.channels: int = self.backbone.feature_info.channels()[-1]
         with torch.no_grad():
-            probe = self.backbone.eval()(torch.zeros(1, 3, image_size, image_size))[-1]
-        self.grid: tuple[int, int] = (probe.shape[2], probe.shape[3])
+            probe = self.eval()._features(torch.zeros(1, 3, image_size, image_size))
+        self.channels: int = probe.shape[-1]
+        self.tokens: int = probe.shape[1]
         self.train()
 
     def forward(self, images: Tensor) -> Tensor:
         scaled = (images.to(dtype=torch.float32) / 255 - self.mean) / self.std
-        grid: Tensor = self.backbone(scaled.contiguous(memory_format=torch.channels_last))[-1]
+        return self._features(scaled)
+
+    def _features(self, pictures: Tensor) -> Tensor:
+        if self.final:
+            tokens: Tensor = self.backbone.forward_features(pictures)
+            return tokens.flatten(1, -2)  # some transformers keep their tokens in rows and columns
+        grid: Tensor = self.backbone(pictures.contiguous(memory_format=torch.channels_last))[-1]
+        self.grid = (grid.shape[2], grid.shape[3])
         return grid.flatten(2).transpose(1, 2)
 
 

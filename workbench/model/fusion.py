@@ -41,9 +41,10 @@ class CrossLayer(nn.Module):
         super().__init__()
         self.self_attention = Attention(width, config.heads, config.dropout)
         self.cross_attention = Attention(width, config.heads, config.dropout)
-        _attend_by_similarity(self.cross_attention)
+        if config.by_similarity:
+            _attend_by_similarity(self.cross_attention)
         self.mlp = _mlp(width, config)
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+        self.norms = nn.ModuleList(nn.LayerNorm(width, eps=config.norm_epsilon) for _ in range(3))
 
     def forward(self, x: Tensor, other: Tensor, mask: Tensor | None, other_mask: Tensor | None) -> Tensor:
         x = self.norms[0](x + self.self_attention(x, x, mask))
@@ -57,9 +58,10 @@ class MergedLayer(nn.Module):
     def __init__(self, width: int, config: Fusion) -> None:
         super().__init__()
         self.self_attention = Attention(width, config.heads, config.dropout)
-        _attend_by_similarity(self.self_attention)
+        if config.by_similarity:
+            _attend_by_similarity(self.self_attention)
         self.mlp = _mlp(width, config)
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
+        self.norms = nn.ModuleList(nn.LayerNorm(width, eps=config.norm_epsilon) for _ in range(2))
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         x = self.norms[0](x + self.self_attention(x, x, mask))

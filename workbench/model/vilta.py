@@ -17,8 +17,11 @@ class ViLTA(nn.Module):
         width = config.width
         self.vision = VisionEncoder(config.vision, image_size)
         self.language = text_encoder(config.text, width, vocabulary, max_length)
-        self.image_adapter = nn.Sequential(nn.Linear(self.vision.channels, width), nn.LayerNorm(width))
-        rows, columns = self.vision.grid
+        self.image_adapter = nn.Sequential(nn.Linear(self.vision.channels, width))
+        if config.image_norm:
+            self.image_adapter.append(nn.LayerNorm(width))
+        self.image_positions, self.image_pool = config.image_positions, config.image_pool
+        rows, columns = self.vision.grid if config.image_positions else (0, 0)
         # A row and a column part, because relations such as `above` are about one of them alone.
         # They start as ramps: what is left of what is then a difference, which a linear map can read.
         self.row_positions = nn.Parameter(torch.linspace(-1, 1, rows)[:, None, None] * torch.randn(width))
@@ -28,7 +31,8 @@ class ViLTA(nn.Module):
         self.fusion = FUSIONS[config.fusion.kind](width, config.fusion)
         self.text_pooler, self.image_pooler = (nn.Sequential(nn.Linear(width, width), nn.Tanh()) for _ in range(2))
         self.itm_head = nn.Linear(2 * width, 2)
-        self.mlm_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
+        norm = nn.LayerNorm(width, eps=config.fusion.norm_epsilon)
+        self.mlm_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), norm)
         self.mlm_decoder = nn.Linear(width, vocabulary)
 
     def image_features(self, images: Tensor) -> Tensor:
@@ -49,14 +53,15 @@ class ViLTA(nn.Module):
         return self.language.lm_head(text_states)
 
     def fuse(self, text_states: Tensor, image_tokens: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """-> fused text states [B, L, D] and the pooled pair [B, 2 D] (tanh poolers of first text and mean image)."""
+        """-> fused text states [B, L, D] and the pooled pair [B, 2 D] (tanh poolers of the first text token and of the image)."""
+        if self.image_positions:
+            image_tokens = image_tokens + (self.row_positions + self.column_positions).flatten(0, 1)
         text, image = self.fusion(
-            self.text_projection(text_states) + self.text_type,
-            image_tokens + (self.row_positions + self.column_positions).flatten(0, 1) + self.image_type,
-            token_ids != PAD,
+            self.text_projection(text_states) + self.text_type, image_tokens + self.image_type, token_ids != PAD
         )
         # A convolutional grid has no class token: the image side is pooled over its tokens.
-        pooled = torch.cat([self.text_pooler(text[:, 0]), self.image_pooler(image.mean(dim=1))], dim=-1)
+        picture = image.mean(dim=1) if self.image_pool == "mean" else image[:, 0]
+        pooled = torch.cat([self.text_pooler(text[:, 0]), self.image_pooler(picture)], dim=-1)
         return text, pooled
 
     def itm_logits(self, pooled: Tensor) -> Tensor:

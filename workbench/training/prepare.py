@@ -103,8 +103,7 @@ def picture_features(model: ViLTA, images: np.ndarray, device: torch.device, bat
 def _write_features(model: ViLTA, pairs: Pairs, device: torch.device, path: Path) -> Iterator[int]:
     """Writes `path` [N, T, C] and says after each part how many pictures are done."""
     channels = model.vision.channels
-    rows, columns = model.vision.grid
-    store = cache.new_array(path, (len(pairs), rows * columns, channels), "float16")
+    store = cache.new_array(path, (len(pairs), model.vision.tokens, channels), "float16")
     for start in range(0, len(pairs), 512):
         images = pairs.images[start : start + 512]
         store[start : start + len(images)] = picture_features(model, images, device).cpu().numpy()

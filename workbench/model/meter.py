@@ -1,0 +1,84 @@
+"""METER's published checkpoints (Dou et al. 2022; github.com/zdou0830/METER), in this model's names."""
+
+import re
+from typing import Final
+
+import torch
+from timm.models.vision_transformer import checkpoint_filter_fn
+from torch import Tensor
+
+from workbench.errors import UserError
+from workbench.model.vilta import ViLTA
+
+# METER's names, in order of application -> ours. The two streams are named alike in both.
+RENAMES: Final = (
+    (r"^cross_modal_text_transform\.", "text_projection."),
+    (r"^cross_modal_image_transform\.", "image_adapter.0."),
+    (r"^cross_modal_(text|image)_layers\.(\d+)\.", r"fusion.\1_layers.\2."),
+    (r"\.attention\.self\.", ".self_attention."),
+    (r"\.attention\.output\.dense\.", ".self_attention.output."),
+    (r"\.attention\.output\.LayerNorm\.", ".norms.0."),
+    (r"\.crossattention\.self\.", ".cross_attention."),
+    (r"\.crossattention\.output\.dense\.", ".cross_attention.output."),
+    (r"\.crossattention\.output\.LayerNorm\.", ".norms.1."),
+    (r"\.intermediate\.dense\.", ".mlp.0."),
+    (r"\.output\.dense\.", ".mlp.2."),
+    (r"\.output\.LayerNorm\.", ".norms.2."),
+    (r"^cross_modal_(text|image)_pooler\.dense\.", r"\1_pooler.0."),
+    (r"^itm_score\.fc\.", "itm_head."),
+    (r"^mlm_score\.transform\.dense\.", "mlm_head.0."),
+    (r"^mlm_score\.transform\.LayerNorm\.", "mlm_head.2."),
+    (r"^mlm_score\.decoder\.", "mlm_decoder."),
+    (r"^mlm_score\.bias$", "mlm_decoder.bias"),
+)
+# Heads of fine-tuned checkpoints, and what METER keeps but never uses.
+UNUSED: Final = re.compile(
+    r"(vqa|nlvr2|snli)_classifier\.|rank_output\.|text_transformer\.(pooler\.|embeddings\.position_ids)"
+    r"|vit_model\.(?!visual\.)|.*_(accuracy|loss|vqa_score|scalar)\."
+)
+
+
+def from_meter(checkpoint: dict[str, Tensor], model: ViLTA) -> dict[str, Tensor]:
+    """METER's state dict (CLIP vision encoder) -> one for `model`, of the same sizes.
+
+    Raises UserError where a tensor of the fusion, of the heads or of the vision encoder is missing or has another shape, or where
+    the checkpoint holds one that has no place. The language encoder's own head is not part of METER: it stays as it is.
+    """
+    made: dict[str, Tensor] = {}
+    vision: dict[str, Tensor] = {}
+    for name, tensor in checkpoint.items():
+        if name.startswith("vit_model.visual."):
+            vision[name.removeprefix("vit_model.")] = tensor
+        elif name == "token_type_embeddings.weight":
+            made["text_type"], made["image_type"] = tensor[0], tensor[1]
+        elif not UNUSED.match(name):
+            made[_ours(name)] = tensor
+    if vision:
+        converted = checkpoint_filter_fn(vision, model.vision.backbone)
+        made |= {
+            f"vision.backbone.{name}": tensor for name, tensor in converted.items() if not name.startswith("head.")
+        }
+    wanted = {name: tensor.shape for name, tensor in model.state_dict().items() if not _stays(name)}
+    missing = sorted(wanted.keys() - made.keys())
+    surplus = sorted(made.keys() - wanted.keys())
+    other = sorted(name for name in wanted.keys() & made.keys() if wanted[name] != made[name].shape)
+    for what, names in (
+        ("lacks", missing),
+        ("holds, and the model has no place for,", surplus),
+        ("holds in another shape", other),
+    ):
+        if names:
+            raise UserError(f"This METER checkpoint {what} `{names[0]}` ({len(names)} such tensors in all).")
+    return {name: tensor.detach().to(torch.float32) for name, tensor in made.items()}
+
+
+def _ours(name: str) -> str:
+    if name.startswith("text_transformer."):
+        return name.replace("text_transformer.", "language.roberta.")
+    for pattern, replacement in RENAMES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _stays(name: str) -> bool:
+    return name.startswith("language.lm_head.") or name in ("row_positions", "column_positions")
