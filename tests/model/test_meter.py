@@ -8,6 +8,7 @@ from transformers.models.bert.modeling_bert import BertLayer, BertPredictionHead
 
 from workbench.config.load import apply
 from workbench.config.schema import Model, Settings
+from workbench.data.text import MASK
 from workbench.errors import UserError
 from workbench.model.meter import from_meter
 from workbench.model.vilta import ViLTA
@@ -140,18 +141,20 @@ def test_equal_weights_give_meters_features(meter: Meter) -> None:
     assert all(name.startswith(("language.lm_head", "row_", "column_")) for name in kept.missing_keys)
 
     pictures = torch.randint(0, 256, (3, 3, SIDE, SIDE), dtype=torch.uint8)
-    token_ids = torch.tensor([[0, 9, 30, 7, 2, 1, 1], [0, 9, 9, 51, 40, 8, 2], [0, 11, 2, 1, 1, 1, 1]])
+    token_ids = torch.tensor([[0, MASK, 30, 7, 2, 1, 1], [0, 9, 59, 51, 40, 8, 2], [0, 11, 2, 1, 1, 1, 1]])
+    swapped = torch.arange(VOCABULARY)  # RoBERTa's <mask> is its last token
+    swapped[[MASK, -1]] = swapped[[-1, MASK]]
     with torch.no_grad():
         features = model.image_features(pictures)
         assert torch.equal(features, source.image_features(pictures))
-        expected_text, expected_pooled, expected_match, expected_words = meter(features, token_ids)
+        expected_text, expected_pooled, expected_match, expected_words = meter(features, swapped[token_ids])
         text, pooled = model.fuse(model.encode_text(token_ids), model.adapt_image(features), token_ids)
         real = token_ids != 1
         for ours, theirs in (
             (text[real], expected_text[real]),
             (pooled, expected_pooled),
             (model.itm_logits(pooled), expected_match),
-            (model.mlm_logits(text)[real], expected_words[real]),
+            (model.mlm_logits(text)[real], expected_words[real][:, swapped]),
         ):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 

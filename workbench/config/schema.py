@@ -26,6 +26,9 @@ class Data(Block):
     exclude: str | None = Field(None, description="folder: skip files whose path matches this regular expression")
     max_length: Annotated[int, Field(ge=8, le=512)] = Field(28, description="tokens, longer captions are cut")
     vocabulary: Annotated[int, Field(ge=64)] = 2000
+    tokeniser: str | None = Field(
+        None, description="RoBERTa's, from this folder or hub name; without it one is trained on the captions"
+    )
     seed: int = 0
 
     @model_validator(mode="after")
@@ -62,6 +65,7 @@ class Text(Block):
     layers: Count = 2
     heads: Count = 4
     dropout: Share = 0.0
+    weights: str | None = Field(None, description="pre-trained, from this folder or hub name, such as `roberta-base`")
 
 
 class Fusion(Block):
@@ -84,6 +88,9 @@ class Model(Block):
     because a convolutional grid has neither, and are averaged, because it has no class token."""
 
     width: Annotated[int, Field(ge=8)] = 64
+    mlm_head: Literal["fresh", "language"] = Field(
+        "fresh", description="the fused MLM head starts anew (METER), or as a copy of the language encoder's own head"
+    )
     image_norm: bool = True
     image_positions: bool = Field(True, description="row and column positions added to the tokens of a grid")
     image_pool: Literal["mean", "first"] = Field("mean", description="what of the image side is pooled for ITM")

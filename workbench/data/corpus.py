@@ -10,7 +10,7 @@ import polars as pl
 
 from workbench.config.schema import Data
 from workbench.data import cache, folder, lexicon, scene_captions, scenes
-from workbench.data.text import Tokeniser, load_tokeniser, save_tokeniser, train_tokeniser, trim
+from workbench.data.text import Tokeniser, load_tokeniser, pretrained_tokeniser, save_tokeniser, train_tokeniser, trim
 from workbench.errors import UserError
 from workbench.randomness import key
 
@@ -70,7 +70,10 @@ def load_corpus(data: Data, cache_dir: Path) -> Corpus:
         files = _folder_splits(data)
         fingerprint = f"folder-{key(data.model_dump_json(), *map(_content, files.values())):016x}"
         home = cache.entry(cache_dir / fingerprint, lambda target: _prepare_folder(data, files, target))
-    tokeniser = load_tokeniser(home / "tokeniser.json", data.max_length)
+    if data.tokeniser:
+        tokeniser = pretrained_tokeniser(data.tokeniser, data.max_length)
+    else:
+        tokeniser = load_tokeniser(home / "tokeniser.json", data.max_length)
     splits = {split: _open(home, split, tokeniser, _facts(data, split)) for split in SPLITS}
     return Corpus(
         **splits, tokeniser=tokeniser, synonyms=tokeniser.synonyms(lexicon.synonym_sets()), fingerprint=fingerprint

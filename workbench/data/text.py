@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from workbench.errors import UserError
+
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 START, PAD, END, UNKNOWN, MASK = range(len(SPECIAL))
 
@@ -18,6 +20,7 @@ class Tokeniser:
 
     inner: Tokenizer
     max_length: int
+    mask_id: int = MASK  # the inner tokeniser's; outside, <mask> and whatever it has as MASK change places
 
     @property
     def vocabulary(self) -> int:
@@ -27,23 +30,29 @@ class Tokeniser:
         """Token ids int64 [B, max_length]: `<s>` ... `</s>`, then padding; longer captions are cut."""
         rows = np.full((len(captions), self.max_length), PAD, dtype=np.int64)
         for row, encoding in zip(rows, self.inner.encode_batch(list(captions)), strict=True):
-            ids = encoding.ids[: self.max_length]
+            ids = [self._swap(token) for token in encoding.ids[: self.max_length]]
             if len(encoding.ids) > self.max_length:
                 ids[-1] = END
             row[: len(ids)] = ids
         return rows
 
     def decode(self, ids: Sequence[int]) -> str:
-        return str(self.inner.decode([int(token) for token in ids]))
+        return str(self.inner.decode([self._swap(int(token)) for token in ids]).strip())
+
+    def _swap(self, token: int) -> int:
+        return self.mask_id if token == MASK else MASK if token == self.mask_id else token
 
     def word_id(self, word: str) -> int | None:
         """The id of a word that is one token of the vocabulary, else None."""
-        found: int | None = self.inner.token_to_id(word.lower())
-        return found
+        for form in (f"Ġ{word.lower()}", word.lower()):
+            found: int | None = self.inner.token_to_id(form)
+            if found is not None:
+                return self._swap(found)
+        return None
 
     def word_starts(self) -> np.ndarray:
         """bool [vocabulary]: the tokens that begin a word, for WordPiece (`##` goes on) and byte-level BPE (`Ġ` begins)."""
-        tokens = [self.inner.id_to_token(token) or "" for token in range(self.vocabulary)]
+        tokens = [self.inner.id_to_token(self._swap(token)) or "" for token in range(self.vocabulary)]
         if any(token.startswith("##") for token in tokens):
             return np.array([not token.startswith("##") for token in tokens])
         if any(token.startswith("Ġ") for token in tokens):
@@ -97,3 +106,25 @@ def load_tokeniser(path: Path, max_length: int) -> Tokeniser:
 def trim(token_ids: np.ndarray) -> np.ndarray:
     """Cuts the columns that are padding in every row of int64 [B, L]."""
     return token_ids[:, : int((token_ids != PAD).sum(axis=1).max())]
+
+
+def pretrained_tokeniser(where: str, max_length: int) -> Tokeniser:
+    """RoBERTa's tokeniser from a folder or the hub. Its <mask> is its last token, ours is the fifth: the two change places,
+    here and in the rows of pre-trained weights (`model/encoders.py`)."""
+    from transformers import AutoTokenizer
+
+    try:
+        inner: Tokenizer = AutoTokenizer.from_pretrained(where).backend_tokenizer
+    except (OSError, ValueError) as error:
+        raise UserError(f"`data.tokeniser`: no tokeniser can be read from `{where}` ({_first_line(error)}).") from error
+    inner.no_padding()
+    inner.no_truncation()
+    expected = dict(zip(SPECIAL[:MASK], range(MASK), strict=True))
+    mask = inner.token_to_id("<mask>")
+    if mask is None or any(inner.token_to_id(token) != place for token, place in expected.items()):
+        raise UserError(f"`data.tokeniser`: `{where}` does not have RoBERTa's special tokens {', '.join(SPECIAL)}.")
+    return Tokeniser(inner, max_length, mask)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -6,11 +6,15 @@ import timm
 import torch
 from torch import Tensor, nn
 from transformers import RobertaConfig, RobertaForMaskedLM
+from transformers.utils import logging as transformers_logging
 
 from workbench.config.schema import Text, Vision
-from workbench.data.text import END, PAD, START
+from workbench.data.text import END, MASK, PAD, START
 from workbench.errors import UserError
 from workbench.model.weights import vision_weights
+
+transformers_logging.disable_progress_bar()
+transformers_logging.set_verbosity_error()
 
 
 class VisionEncoder(nn.Module):
@@ -68,7 +72,9 @@ class VisionEncoder(nn.Module):
 
 
 def text_encoder(config: Text, width: int, vocabulary: int, max_length: int) -> RobertaForMaskedLM:
-    """A RoBERTa-form language encoder with its language-model head, newly initialised."""
+    """A RoBERTa-form language encoder with its language-model head, pre-trained or newly initialised."""
+    if config.weights:
+        return _pretrained_text(config, width, vocabulary)
     return RobertaForMaskedLM(
         RobertaConfig(
             vocab_size=vocabulary,
@@ -86,3 +92,34 @@ def text_encoder(config: Text, width: int, vocabulary: int, max_length: int) -> 
             tie_word_embeddings=True,
         )
     )
+
+
+def _pretrained_text(config: Text, width: int, vocabulary: int) -> RobertaForMaskedLM:
+    try:
+        language = RobertaForMaskedLM.from_pretrained(
+            config.weights,
+            num_hidden_layers=config.layers,
+            hidden_dropout_prob=config.dropout,
+            attention_probs_dropout_prob=config.dropout,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise UserError(f"`model.text.weights`: no RoBERTa can be read from `{config.weights}` ({reason}).") from error
+    for name, given, wanted in (
+        ("hidden_size", language.config.hidden_size, width),
+        ("vocab_size", language.config.vocab_size, vocabulary),
+    ):
+        if given != wanted:
+            raise UserError(
+                f"`model.text.weights`: `{config.weights}` has {name} {given}, the model and its tokeniser have {wanted}; "
+                "set `model.width` and `data.tokeniser` to its own."
+            )
+    swap_mask_row(language.roberta.embeddings.word_embeddings.weight)
+    swap_mask_row(language.lm_head.bias)
+    return language
+
+
+@torch.no_grad()
+def swap_mask_row(rows: Tensor) -> None:
+    """RoBERTa's <mask> is its last token, ours is the fifth: the two rows of [V, ...] change places."""
+    rows[[MASK, -1]] = rows[[-1, MASK]].clone()

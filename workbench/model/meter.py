@@ -8,6 +8,7 @@ from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor
 
 from workbench.errors import UserError
+from workbench.model.encoders import swap_mask_row
 from workbench.model.vilta import ViLTA
 
 # METER's names, in order of application -> ours. The two streams are named alike in both.
@@ -69,7 +70,10 @@ def from_meter(checkpoint: dict[str, Tensor], model: ViLTA) -> dict[str, Tensor]
     ):
         if names:
             raise UserError(f"This METER checkpoint {what} `{names[0]}` ({len(names)} such tensors in all).")
-    return {name: tensor.detach().to(torch.float32) for name, tensor in made.items()}
+    made = {name: tensor.detach().to(torch.float32).clone() for name, tensor in made.items()}
+    for name in ("language.roberta.embeddings.word_embeddings.weight", "mlm_decoder.weight", "mlm_decoder.bias"):
+        swap_mask_row(made[name])
+    return made
 
 
 def _ours(name: str) -> str:

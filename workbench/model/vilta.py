@@ -35,6 +35,15 @@ class ViLTA(nn.Module):
         self.mlm_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), norm)
         self.mlm_decoder = nn.Linear(width, vocabulary)
 
+    @torch.no_grad()
+    def copy_language_head(self) -> None:
+        """The fused MLM head becomes a copy of the language encoder's own, which has the same form."""
+        own = self.language.lm_head
+        self.mlm_head[0].load_state_dict(own.dense.state_dict())
+        self.mlm_head[2].load_state_dict(own.layer_norm.state_dict())
+        self.mlm_decoder.weight.copy_(self.language.roberta.embeddings.word_embeddings.weight)
+        self.mlm_decoder.bias.copy_(own.bias)
+
     def image_features(self, images: Tensor) -> Tensor:
         """uint8 [B, 3, H, W] -> backbone features [B, N, C], before the adapter."""
         return self.vision(images)

@@ -52,6 +52,8 @@ def train(settings: Settings, seed: int, prepared: Prepared, checkpoint: Path, h
     optimisation, evaluation, objectives = settings.optimisation, settings.evaluation, settings.objectives
     model = new_model(settings, corpus, seed)
     model.load_state_dict(prepared.weights, strict=False)
+    if settings.model.mlm_head == "language":
+        model.copy_language_head()
     model.to(device)
     if settings.model.vision.frozen:
         model.vision.requires_grad_(False)

@@ -54,7 +54,7 @@ def warm_start(
     """
     # The fusion is not part of a warm start: arms that differ in it share one.
     recipe = (
-        settings.model.model_dump_json(exclude={"fusion"}),
+        settings.model.model_dump_json(exclude={"fusion", "mlm_head"}),
         settings.warm_start.model_dump_json(),
         corpus.fingerprint,
         vision_digest(settings),
