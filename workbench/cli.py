@@ -188,6 +188,40 @@ def runs(workspace: Workspace = DEFAULT, as_json: Json = False, debug: Debug = F
         typer.echo(f"{row['run_id']}  {started}  {row['status']:<8}  {row['finished']:>3} finished  {row['name']}")
 
 
+@app.command(
+    "import-meter", epilog="Example: `wb import-meter meter_clip16_224_roberta_pretrain.ckpt meter.safetensors`"
+)
+def import_meter(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint that METER published.")],
+    out: Annotated[Path, typer.Argument(help="The file to write, for the setting `model.weights`.")],
+    preset: Annotated[str, typer.Option(help="The preset whose model the checkpoint must fit.")] = "meter-base",
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Turn a METER checkpoint into a start for this model."""
+    from safetensors.torch import save_file
+
+    from workbench.config.load import read_preset
+    from workbench.config.schema import Settings
+    from workbench.model.meter import from_meter, read_meter, sized_like
+
+    if not checkpoint.is_file():
+        raise UserError(f"{checkpoint}: there is no such file; give the checkpoint that METER published.")
+    if not out.parent.is_dir():
+        raise UserError(f"{out}: there is no folder {out.parent}; make it first.")
+    given = read_meter(checkpoint)
+    model = sized_like(given, Settings.model_validate(read_preset(preset)))
+    weights = from_meter(given, model)
+    try:
+        save_file(weights, out)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error}).") from error
+    if as_json:
+        _print_json({"file": str(out), "tensors": len(weights)})
+    else:
+        print(f"{len(weights)} tensors written. Start from them: --set model.weights={out}")
+
+
 @app.command()
 def ui(
     workspace: Workspace = DEFAULT,

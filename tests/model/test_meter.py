@@ -1,5 +1,7 @@
 """The fusion against METER's formulas, built from transformers' own BERT layers; and METER's checkpoints by their names."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,7 +12,7 @@ from workbench.config.load import apply
 from workbench.config.schema import Model, Settings
 from workbench.data.text import MASK
 from workbench.errors import UserError
-from workbench.model.meter import from_meter
+from workbench.model.meter import from_meter, read_meter, sized_like
 from workbench.model.vilta import ViLTA
 
 WIDTH, VOCABULARY, LENGTH, SIDE = 24, 60, 10, 32
@@ -26,7 +28,7 @@ MODEL = apply(
         "model.text.heads": 2,
         "model.fusion.heads": 3,
         "model.fusion.norm_epsilon": 1e-12,
-        "model.fusion.by_similarity": False,
+        "model.fusion.initialisation": "bert",
         "model.image_norm": False,
         "model.image_positions": False,
         "model.image_pool": "first",
@@ -201,3 +203,36 @@ def test_a_final_norm_and_class_token_come_first(meter: Meter) -> None:
         expected = backbone.norm(backbone.blocks[1](backbone.blocks[0](x)))
     assert features.shape == (2, 5, 12)
     torch.testing.assert_close(features, expected)
+
+
+def test_a_checkpoint_file_becomes_a_start(meter: Meter, tmp_path: Path) -> None:
+    settings = Settings().model_copy(update={"model": MODEL})
+    source = new()
+    torch.save({"state_dict": checkpoint_of(meter, source), "epoch": 3}, tmp_path / "meter.ckpt")
+    given = read_meter(tmp_path / "meter.ckpt")
+    model = sized_like(given, settings)
+    weights = from_meter(given, model)
+    assert weights.keys() == {
+        name for name in new().state_dict() if not name.startswith(("language.lm_head", "row_", "column_"))
+    }
+    assert torch.equal(weights["vision.backbone.cls_token"], source.vision.backbone.cls_token)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "cannot be read"),
+        (b"nothing", "cannot be read"),
+        ({"state_dict": {"a": torch.zeros(1)}}, "no METER checkpoint"),
+    ],
+)
+def test_what_is_no_meter_checkpoint_is_one_sentence(content, complaint: str, tmp_path: Path) -> None:
+    path = tmp_path / "meter.ckpt"
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    with pytest.raises(UserError, match=complaint):
+        read_meter(path)
+
+
+def test_a_swin_checkpoint_is_refused(meter: Meter) -> None:
+    with pytest.raises(UserError, match="CLIP vision encoder"):
+        sized_like(meter.state_dict(), Settings())

@@ -84,7 +84,7 @@ def test_another_seed_gives_other_numbers(settings: Settings, prepared: Prepared
         {"objectives.mlm.soft_labels": "frozen_lm", "objectives.mlm.teacher_input": "full"},
         {"objectives.mlm.soft_labels": "frozen_lm", "objectives.mlm.top_k": 1},
         {"model.fusion.kind": "merged"},
-        {"model.fusion.by_similarity": False},
+        {"model.fusion.initialisation": "bert"},
         {"model.image_pool": "first"},
         {"model.image_positions": False},
         {"model.mlm_head": "language"},

@@ -78,8 +78,10 @@ class Fusion(Block):
     mlp_ratio: Positive = 4.0
     dropout: Share = 0.0
     norm_epsilon: Positive = 1e-5
-    by_similarity: bool = Field(
-        True, description="attention between the streams starts with equal query and key; false: METER's initialisation"
+    initialisation: Literal["similarity", "bert"] = Field(
+        "similarity",
+        description="`similarity`: attention between the streams starts with equal query and key, so that aligned tokens find "
+        "each other; `bert`: normal weights of 0.02, as METER has it for all but the encoders",
     )
 
 
@@ -88,6 +90,9 @@ class Model(Block):
     because a convolutional grid has neither, and are averaged, because it has no class token."""
 
     width: Annotated[int, Field(ge=8)] = 64
+    weights: str | None = Field(
+        None, description="start of the whole model: a .safetensors of `wb import-meter` or of a finished trial"
+    )
     mlm_head: Literal["fresh", "language"] = Field(
         "fresh", description="the fused MLM head starts anew (METER), or as a copy of the language encoder's own head"
     )

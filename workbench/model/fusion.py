@@ -41,7 +41,7 @@ class CrossLayer(nn.Module):
         super().__init__()
         self.self_attention = Attention(width, config.heads, config.dropout)
         self.cross_attention = Attention(width, config.heads, config.dropout)
-        if config.by_similarity:
+        if config.initialisation == "similarity":
             _attend_by_similarity(self.cross_attention)
         self.mlp = _mlp(width, config)
         self.norms = nn.ModuleList(nn.LayerNorm(width, eps=config.norm_epsilon) for _ in range(3))
@@ -58,7 +58,7 @@ class MergedLayer(nn.Module):
     def __init__(self, width: int, config: Fusion) -> None:
         super().__init__()
         self.self_attention = Attention(width, config.heads, config.dropout)
-        if config.by_similarity:
+        if config.initialisation == "similarity":
             _attend_by_similarity(self.self_attention)
         self.mlp = _mlp(width, config)
         self.norms = nn.ModuleList(nn.LayerNorm(width, eps=config.norm_epsilon) for _ in range(2))

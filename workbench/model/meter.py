@@ -1,12 +1,16 @@
 """METER's published checkpoints (Dou et al. 2022; github.com/zdou0830/METER), in this model's names."""
 
+import pickle
 import re
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 import torch
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor
 
+from workbench.config.schema import Settings
+from workbench.data.text import PAD
 from workbench.errors import UserError
 from workbench.model.encoders import swap_mask_row
 from workbench.model.vilta import ViLTA
@@ -86,3 +90,34 @@ def _ours(name: str) -> str:
 
 def _stays(name: str) -> bool:
     return name.startswith("language.lm_head.") or name in ("row_positions", "column_positions")
+
+
+def read_meter(path: Path) -> dict[str, Tensor]:
+    """The state dict of a METER checkpoint as PyTorch Lightning wrote it, or of a bare one. Nothing in it is executed."""
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise UserError(
+            f"{path} cannot be read as a checkpoint: it is damaged, or it holds other things than tensors and plain values."
+        ) from error
+    state = saved.get("state_dict", saved) if isinstance(saved, dict) else None
+    if not isinstance(state, dict) or not any(name.startswith("cross_modal_text_layers.") for name in state):
+        raise UserError(f"{path} is no METER checkpoint: it has no `cross_modal_text_layers`.")
+    return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
+
+
+def sized_like(checkpoint: dict[str, Tensor], preset: Settings) -> ViLTA:
+    """A model of `preset` with the checkpoint's picture side, vocabulary and text length; its own weights are random."""
+    try:
+        words, positions = (
+            len(checkpoint[f"text_transformer.embeddings.{name}_embeddings.weight"]) for name in ("word", "position")
+        )
+        patch = checkpoint["vit_model.visual.conv1.weight"].shape[-1]
+        places = len(checkpoint["vit_model.visual.positional_embedding"]) - 1
+    except KeyError as error:
+        raise UserError(
+            f"The METER checkpoint lacks {error}: only those with RoBERTa and a CLIP vision encoder can be read."
+        ) from error
+    bare: dict[str, Any] = {"vision": preset.model.vision.model_copy(update={"pretrained": False, "weights": None})}
+    bare["text"] = preset.model.text.model_copy(update={"weights": None})
+    return ViLTA(preset.model.model_copy(update=bare), round(places**0.5) * patch, words, positions - PAD - 1)

@@ -34,6 +34,10 @@ class ViLTA(nn.Module):
         norm = nn.LayerNorm(width, eps=config.fusion.norm_epsilon)
         self.mlm_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), norm)
         self.mlm_decoder = nn.Linear(width, vocabulary)
+        if config.fusion.initialisation == "bert":
+            for name, module in self.named_children():
+                if name not in ("vision", "language"):
+                    module.apply(_initialise_as_bert)
 
     @torch.no_grad()
     def copy_language_head(self) -> None:
@@ -80,3 +84,9 @@ class ViLTA(nn.Module):
     def mlm_logits(self, fused_text: Tensor) -> Tensor:
         """Fused states [..., D] -> logits [..., V]."""
         return self.mlm_decoder(self.mlm_head(fused_text))
+
+
+def _initialise_as_bert(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)

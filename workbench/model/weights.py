@@ -61,7 +61,9 @@ def vision_weights(name: str, options: dict[str, Any], where: str) -> dict[str, 
     try:
         given: dict[str, Tensor] = load_state_dict(str(path), device="cpu")
     except Exception as error:  # whatever a damaged file makes the readers raise
-        raise UserError(f"`model.vision.weights`: {path} cannot be read as weights ({error}).") from error
+        raise UserError(
+            f"`model.vision.weights`: {path} cannot be read as weights; is it damaged, or not of tensors alone?"
+        ) from error
     if where in PACKAGED:
         # The original code names its layers otherwise than timm, but lists them in the same order.
         given = dict(zip(timm.create_model(name, **options).state_dict(), given.values(), strict=False))

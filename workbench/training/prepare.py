@@ -13,8 +13,9 @@ from workbench.config.schema import Settings
 from workbench.data import cache
 from workbench.data.corpus import SPLITS, Corpus, Pairs, load_corpus
 from workbench.model.vilta import ViLTA
+from workbench.model.weights import file_digest
 from workbench.randomness import key
-from workbench.training.warm_start import new_model, vision_digest, warm_start
+from workbench.training.warm_start import new_model, start_weights, vision_digest, warm_start
 
 Progress = Callable[[str, int, int, dict[str, float]], None]  # what, done, of how many, figures
 
@@ -48,8 +49,8 @@ def prepare(settings: Settings, cache_dir: Path, progress: Progress) -> Prepared
     corpus = load_corpus(settings.data, cache_dir)
     steps = settings.warm_start.steps
     features: dict[str, np.ndarray] = {}
-    frozen = settings.model.vision.frozen
-    if frozen and not settings.warm_start.train_vision:
+    frozen, start = settings.model.vision.frozen, settings.model.weights
+    if frozen and not settings.warm_start.train_vision and not start:
         vision = key(
             settings.model.vision.model_dump_json(),
             vision_digest(settings),
@@ -65,6 +66,9 @@ def prepare(settings: Settings, cache_dir: Path, progress: Progress) -> Prepared
         lambda step, losses: progress("warm start", step, steps, losses),
         features.get("train"),
     )
+    if start:
+        weights = start_weights(settings, corpus, weights, Path(start).expanduser())
+        fingerprint = f"start-{key(fingerprint, file_digest(Path(start).expanduser())):016x}"
     if frozen and not features:
         features = _stored_features(settings, corpus, weights, device, cache_dir / f"features-{fingerprint}", progress)
     return Prepared(corpus, weights, fingerprint, features, device)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ from workbench.data.corpus import Corpus
 from workbench.data.loader import batch_indices
 from workbench.data.masking import hide_tokens
 from workbench.data.text import SPECIAL, trim
+from workbench.errors import UserError
 from workbench.model.vilta import ViLTA
 from workbench.model.weights import file_digest, weights_file
 from workbench.objectives.losses import contrastive_loss, late_interaction, words_loss
@@ -54,7 +56,7 @@ def warm_start(
     """
     # The fusion is not part of a warm start: arms that differ in it share one.
     recipe = (
-        settings.model.model_dump_json(exclude={"fusion", "mlm_head"}),
+        settings.model.model_dump_json(exclude={"fusion", "mlm_head", "weights"}),
         settings.warm_start.model_dump_json(),
         corpus.fingerprint,
         vision_digest(settings),
@@ -80,6 +82,28 @@ def new_model(settings: Settings, corpus: Corpus, seed: int) -> ViLTA:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key("initialisation", seed))
         return ViLTA(settings.model, settings.data.image_size, corpus.tokeniser.vocabulary, settings.data.max_length)
+
+
+def start_weights(settings: Settings, corpus: Corpus, warm: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """`warm` with the tensors of the file `model.weights` in their places.
+
+    Raises UserError where the file is missing, damaged, or of a model of other sizes.
+    """
+    try:
+        given = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"`model.weights`: {path} cannot be read ({error}).") from error
+    wanted = new_model(settings, corpus, 0).state_dict()
+    positions = "language.roberta.embeddings.position_embeddings.weight"
+    if positions in given:
+        given[positions] = given[positions][: len(wanted[positions])]  # shorter captions need fewer of them
+    for name in sorted(wanted.keys() | given.keys()):
+        if name not in wanted or (name not in given and not name.startswith("language.lm_head.")):
+            raise UserError(f"`model.weights`: {path} is of another model: only one of the two has `{name}`.")
+        if name in given and given[name].shape != wanted[name].shape:
+            sizes = f"{list(given[name].shape)} there, {list(wanted[name].shape)} here"
+            raise UserError(f"`model.weights`: {path} is of a model of other sizes: `{name}` is {sizes}.")
+    return warm | given
 
 
 def encoder_weights(model: ViLTA) -> dict[str, Tensor]:
