@@ -41,6 +41,7 @@ def main() -> None:
     companions = Companions(
         frozen=None,
         ema=None,
+        queue=None,
         unigram=torch.zeros(VOCABULARY, device=device),
         synonyms=torch.arange(VOCABULARY, device=device)[:, None],
         word_starts=np.ones(VOCABULARY, dtype=bool),

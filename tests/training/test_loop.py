@@ -30,7 +30,9 @@ def run(
 def test_a_stopped_and_resumed_trial_ends_with_the_same_bits(
     settings: Settings, prepared: Prepared, tmp_path: Path
 ) -> None:
-    settings = apply(settings, {"model.fusion.dropout": 0.1, "objectives.mlm.soft_labels": "ema"})
+    settings = apply(
+        settings, {"model.fusion.dropout": 0.1, "objectives.mlm.soft_labels": "ema", "objectives.itc.weight": 1.0}
+    )
     whole, logged = run(settings, prepared, tmp_path / "whole.pt")
     with pytest.raises(Stopped):
         run(settings, prepared, tmp_path / "cut.pt", stop_at=4)
@@ -88,6 +90,11 @@ def test_another_seed_gives_other_numbers(settings: Settings, prepared: Prepared
         {"model.image_pool": "first"},
         {"model.image_positions": False},
         {"model.mlm_head": "language"},
+        {"objectives.itc.weight": 1.0},
+        {"objectives.itc.weight": 1.0, "objectives.itc.queue": 0},
+        {"objectives.itc.weight": 1.0, "objectives.itc.alpha": 0.9},
+        {"objectives.itc.weight": 1.0, "objectives.itc.temperature": 0.3},
+        {"objectives.itc.weight": 1.0, "objectives.itc.width": 8},
         {"objectives.generator.mlm_weight": 0.0},
         {"objectives.mlm.mask_ratio": 0.5},
         {"objectives.mlm.whole_word": True},

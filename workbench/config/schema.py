@@ -159,7 +159,8 @@ class Itm(Block):
     )
     hard_ratio: Share = Field(0.5, description="share of the negatives that are hard; the rest get a random picture")
     similarity_temperature: Positive = Field(
-        0.07, description="in_batch_hard: other pairs are drawn by softmax(similarity / temperature)"
+        0.07,
+        description="in_batch_hard: other pairs are drawn by softmax(similarity / temperature); with `itc` its similarity",
     )
     generator: Literal["current", "frozen", "ema", "unigram"] = Field(
         "current", description="synthesized: who writes; the language encoder in training, as it started, or averaged"
@@ -180,6 +181,16 @@ class Itm(Block):
     filter_ratio: Positive = 1.0
 
 
+class Itc(Block):
+    """Image-text contrast of the unfused encoders against a queue of the momentum model's features (ALBEF)."""
+
+    weight: Annotated[float, Field(ge=0)] = Field(0.0, description="0 leaves it out (METER, our reading of ViLTA)")
+    width: Count = Field(64, description="of the space in which pictures and captions are compared")
+    queue: Annotated[int, Field(ge=0)] = Field(1024, description="features of past pairs that are kept as negatives")
+    temperature: Positive = Field(0.07, description="its start; it is learned, within [0.001, 0.5]")
+    alpha: Share = Field(0.0, description="weight of the momentum model's similarities as soft targets")
+
+
 class Generator(Block):
     mlm_weight: Annotated[float, Field(ge=0)] = Field(
         0.5, description="text-only MLM of the language encoder, which keeps it able to write"
@@ -189,6 +200,7 @@ class Generator(Block):
 class Objectives(Block):
     mlm: Mlm = Mlm()
     itm: Itm = Itm()
+    itc: Itc = Itc()
     generator: Generator = Generator()
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(0.995, description="of the momentum model, a step")
 

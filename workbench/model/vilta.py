@@ -1,9 +1,10 @@
 """The assembled model: a vision encoder, a language encoder, fusion, MLM and ITM heads."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from workbench.config.schema import Model
+from workbench.config.schema import Itc, Model
 from workbench.data.text import PAD
 from workbench.model.encoders import VisionEncoder, text_encoder
 from workbench.model.fusion import FUSIONS
@@ -12,7 +13,9 @@ from workbench.model.fusion import FUSIONS
 class ViLTA(nn.Module):
     """Every method takes and gives batches; `token_ids` int64 [B, L] is padded, masks are derived from it."""
 
-    def __init__(self, config: Model, image_size: int, vocabulary: int, max_length: int) -> None:
+    def __init__(
+        self, config: Model, image_size: int, vocabulary: int, max_length: int, itc: Itc | None = None
+    ) -> None:
         super().__init__()
         width = config.width
         self.vision = VisionEncoder(config.vision, image_size)
@@ -38,6 +41,15 @@ class ViLTA(nn.Module):
             for name, module in self.named_children():
                 if name not in ("vision", "language"):
                     module.apply(_initialise_as_bert)
+
+        if itc is not None and itc.weight > 0:
+            self.itc_image, self.itc_text = (nn.Linear(width, itc.width) for _ in range(2))
+            self.itc_temperature = nn.Parameter(torch.tensor(itc.temperature))
+
+    def contrast_features(self, image_tokens: Tensor, text_states: Tensor) -> tuple[Tensor, Tensor]:
+        """Image tokens [B, N, D] and text states [B, L, D] -> unit vectors [B, P] of pictures and of captions (ITC)."""
+        picture = image_tokens.mean(dim=1) if self.image_pool == "mean" else image_tokens[:, 0]
+        return F.normalize(self.itc_image(picture), dim=-1), F.normalize(self.itc_text(text_states[:, 0]), dim=-1)
 
     @torch.no_grad()
     def copy_language_head(self) -> None:

@@ -16,15 +16,48 @@ from workbench.model.vilta import ViLTA
 Module = TypeVar("Module", bound=nn.Module)
 
 
+class Queue(nn.Module):
+    """The momentum model's features of past pairs, a ring of at most `size`; [size, P] for pictures and for captions."""
+
+    image: Tensor
+    text: Tensor
+    place: Tensor
+    filled: Tensor
+
+    def __init__(self, size: int, width: int) -> None:
+        super().__init__()
+        for name in ("image", "text"):
+            self.register_buffer(name, torch.zeros(size, width))
+        for name in ("place", "filled"):
+            self.register_buffer(name, torch.zeros((), dtype=torch.long))
+
+    def past(self) -> tuple[Tensor, Tensor]:
+        """What is there: [filled, P] of pictures, of captions; copies, since the ring moves on before the backward pass."""
+        return self.image[: self.filled].clone(), self.text[: self.filled].clone()
+
+    @torch.no_grad()
+    def push(self, image: Tensor, text: Tensor) -> None:
+        """Puts the features [B, P] of a batch in the place of the oldest ones."""
+        size = len(self.image)
+        if size == 0:
+            return
+        image, text = image[-size:], text[-size:]
+        places = (self.place + torch.arange(len(image), device=image.device)) % size
+        self.image[places], self.text[places] = image.to(self.image.dtype), text.to(self.text.dtype)
+        self.place.copy_((self.place + len(image)) % size)
+        self.filled.copy_((self.filled + len(image)).clamp(max=size))
+
+
 @dataclass(frozen=True)
 class Companions:
     """`frozen`: the language encoder as the warm start left it (ViLTA's teacher; it sees no picture). `ema`: the model's
-    exponential moving average (ALBEF's momentum model; it sees the picture). `unigram` [V]: log-probabilities of the
+    exponential moving average (ALBEF's momentum model; it sees the picture). `queue`: its features of past pairs (ITC). `unigram` [V]: log-probabilities of the
     training captions' words. `synonyms` int64 [V, K]: each token and what means the same. `word_starts` bool [V]: the
     tokens that begin a word."""
 
     frozen: RobertaForMaskedLM | None
     ema: ViLTA | None
+    queue: Queue | None
     unigram: Tensor
     synonyms: Tensor
     word_starts: np.ndarray
@@ -49,10 +82,12 @@ def make_companions(
     frozen = mlm.soft_labels == "frozen_lm" or (
         written and (itm.generator == "frozen" or itm.false_negative_filter == "teacher")
     )
-    ema = mlm.soft_labels == "ema" or (written and itm.generator == "ema")
+    itc = objectives.itc
+    ema = mlm.soft_labels == "ema" or (written and itm.generator == "ema") or itc.weight > 0
     return Companions(
         frozen=_still(model.language) if frozen else None,
         ema=_still(model) if ema else None,
+        queue=Queue(itc.queue, itc.width).to(device) if itc.weight > 0 else None,
         unigram=unigram(train_ids, tokeniser.vocabulary).to(device),
         synonyms=torch.from_numpy(synonyms).to(device),
         word_starts=tokeniser.word_starts(),

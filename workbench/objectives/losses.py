@@ -53,6 +53,24 @@ def contrastive_loss(similarity: Tensor, scale: Tensor) -> Tensor:
     return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.t(), labels)) / 2
 
 
+def queue_contrast(
+    image: Tensor, text: Tensor, image_keys: Tensor, text_keys: Tensor, soft: tuple[Tensor, Tensor] | None, alpha: float
+) -> Tensor:
+    """Image-text contrast against keys (ALBEF, Li et al. 2021, eq. 2 and 6): row i's own key is key i, all others are negatives.
+
+    `image`, `text` [B, P] are already divided by the temperature, keys [K, P] with K >= B. `soft`: the momentum model's
+    logits [B, K] of pictures and of captions, which take `alpha` of the targets.
+    """
+    loss = image.new_zeros(())
+    for place, (queries, keys) in enumerate(((image, text_keys), (text, image_keys))):
+        logits = queries @ keys.t()
+        targets = torch.eye(len(queries), len(keys), device=logits.device)
+        if soft is not None and alpha > 0:
+            targets = (1 - alpha) * targets + alpha * soft[place].softmax(dim=-1)
+        loss = loss - (targets * logits.log_softmax(dim=-1)).sum(dim=-1).mean() / 2
+    return loss
+
+
 def words_loss(logits: Tensor, token_ids: Tensor, special: int) -> Tensor:
     """The caption's words as classes of its picture (in the manner of SuperClass, Huang et al. 2024): binary
     cross-entropy of every word of the vocabulary, summed over words. `logits` [B, V], `token_ids` int64 [B, L]."""

@@ -12,7 +12,7 @@ from workbench.data.masking import hide_tokens, mask_tokens
 from workbench.data.text import SPECIAL
 from workbench.model.vilta import ViLTA
 from workbench.objectives.companions import Companions, language_logits
-from workbench.objectives.losses import itm_loss, late_interaction, likeliest, mlm_loss
+from workbench.objectives.losses import itm_loss, late_interaction, likeliest, mlm_loss, queue_contrast
 from workbench.objectives.negatives import hard_pairs, synthesize, take_back
 from workbench.randomness import generator, key
 
@@ -89,6 +89,10 @@ def losses(
     words = model.predict_words(states[: len(token_ids)][positions])
     generator_mlm = mlm_loss(words, labels, None, 0.0, 1.0)
     total = objectives.mlm.weight * mlm + objectives.itm.weight * itm + objectives.generator.mlm_weight * generator_mlm
+    contrast = {}
+    if objectives.itc.weight > 0:
+        contrast["itc_loss"] = itc_loss(model, companions, batch.features, token_ids, objectives.itc.alpha)
+        total = total + objectives.itc.weight * contrast["itc_loss"]
     right = (match_logits.argmax(dim=-1).bool() == matching.is_match)[matching.valid]
     parts = {
         "loss": total,
@@ -96,8 +100,26 @@ def losses(
         "itm_loss": itm,
         "generator_loss": generator_mlm,
         "itm_accuracy": right.float().mean(),
+        **contrast,
     }
     return Losses(total, {name: float(value.detach()) for name, value in parts.items()})
+
+
+def itc_loss(model: ViLTA, companions: Companions, features: Tensor, token_ids: Tensor, alpha: float) -> Tensor:
+    """Contrast of the unfused encoders against this batch's and past batches' momentum features, which join the queue."""
+    assert companions.ema is not None
+    assert companions.queue is not None
+    temperature = model.itc_temperature.clamp(0.001, 0.5)
+    image, text = model.contrast_features(model.adapt_image(features), model.encode_text(token_ids))
+    with torch.no_grad():
+        ema = companions.ema
+        image_m, text_m = ema.contrast_features(ema.adapt_image(features.detach()), ema.encode_text(token_ids))
+        past_image, past_text = companions.queue.past()
+        image_keys, text_keys = torch.cat([image_m, past_image]), torch.cat([text_m, past_text])
+        soft = (image_m @ text_keys.t() / temperature, text_m @ image_keys.t() / temperature)
+    loss = queue_contrast(image / temperature, text / temperature, image_keys, text_keys, soft, alpha)
+    companions.queue.push(image_m, text_m)
+    return loss
 
 
 def alpha_at(mlm: Mlm, step: int, steps: int) -> float:
@@ -179,7 +201,10 @@ def match_batch(
 
 @torch.no_grad()
 def pair_similarity(model: ViLTA, features: Tensor, token_ids: Tensor) -> Tensor:
-    """[B_image, B_text]: late interaction of the aligned tokens, as the warm start trained it."""
+    """[B_image, B_text]: ITC's similarity where it is trained, else the late interaction that the warm start trained."""
+    if hasattr(model, "itc_image"):
+        image, text = model.contrast_features(model.adapt_image(features), model.encode_text(token_ids))
+        return image @ text.t()
     return late_interaction(
         F.normalize(model.adapt_image(features), dim=-1),
         F.normalize(model.text_projection(model.encode_text(token_ids)), dim=-1),

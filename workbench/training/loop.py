@@ -59,7 +59,7 @@ def train(settings: Settings, seed: int, prepared: Prepared, checkpoint: Path, h
         model.vision.requires_grad_(False)
     companions = make_companions(objectives, model, corpus.train.token_ids, corpus.synonyms, corpus.tokeniser)
     foils = FoilTable(corpus.train) if objectives.itm.negatives == "foils" else None
-    state = TrainState(model, optimiser_for(model, settings), companions.ema)
+    state = TrainState(model, optimiser_for(model, settings), companions.ema, companions.queue)
     restore(state, checkpoint)
     started = time.perf_counter() - state.seconds
 

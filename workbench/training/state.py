@@ -21,6 +21,7 @@ class TrainState:
     model: nn.Module
     optimiser: torch.optim.Optimizer
     ema: nn.Module | None = None
+    queue: nn.Module | None = None
     step: int = 0
     seconds: float = 0.0
     counted: int = 0
@@ -46,6 +47,7 @@ def save(state: TrainState, path: Path) -> None:
         "model": state.model.state_dict(),
         "optimiser": state.optimiser.state_dict(),
         "ema": state.ema.state_dict() if state.ema is not None else {},
+        "queue": state.queue.state_dict() if state.queue is not None else {},
         "rest": {"step": state.step, "seconds": state.seconds, "counted": state.counted, "sums": state.sums},
     }
     try:
@@ -69,5 +71,7 @@ def restore(state: TrainState, path: Path) -> None:
     state.optimiser.load_state_dict(saved["optimiser"])
     if state.ema is not None:
         state.ema.load_state_dict(saved["ema"])
+    if state.queue is not None:
+        state.queue.load_state_dict(saved["queue"])
     for name, value in saved["rest"].items():
         setattr(state, name, value)

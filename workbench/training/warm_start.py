@@ -81,7 +81,13 @@ def new_model(settings: Settings, corpus: Corpus, seed: int) -> ViLTA:
     """A model initialised from `seed` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key("initialisation", seed))
-        return ViLTA(settings.model, settings.data.image_size, corpus.tokeniser.vocabulary, settings.data.max_length)
+        return ViLTA(
+            settings.model,
+            settings.data.image_size,
+            corpus.tokeniser.vocabulary,
+            settings.data.max_length,
+            settings.objectives.itc,
+        )
 
 
 def start_weights(settings: Settings, corpus: Corpus, warm: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
