@@ -116,7 +116,10 @@ def pretrained_tokeniser(where: str, max_length: int) -> Tokeniser:
     try:
         inner: Tokenizer = AutoTokenizer.from_pretrained(where).backend_tokenizer
     except (OSError, ValueError) as error:
-        raise UserError(f"`data.tokeniser`: no tokeniser can be read from `{where}` ({_first_line(error)}).") from error
+        raise UserError(
+            f"`data.tokeniser`: no tokeniser can be read from `{where}` ({_first_line(error)}); give a folder that holds one, or a "
+            "name on a hub that can be reached."
+        ) from error
     inner.no_padding()
     inner.no_truncation()
     expected = dict(zip(SPECIAL[:MASK], range(MASK), strict=True))

@@ -104,7 +104,10 @@ def _pretrained_text(config: Text, width: int, vocabulary: int) -> RobertaForMas
         )
     except (OSError, ValueError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [""])[0]
-        raise UserError(f"`model.text.weights`: no RoBERTa can be read from `{config.weights}` ({reason}).") from error
+        raise UserError(
+            f"`model.text.weights`: no RoBERTa can be read from `{config.weights}` ({reason}); give a folder that holds one, or a "
+            "name on a hub that can be reached."
+        ) from error
     for name, given, wanted in (
         ("hidden_size", language.config.hidden_size, width),
         ("vocab_size", language.config.vocab_size, vocabulary),

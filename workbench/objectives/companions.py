@@ -51,9 +51,9 @@ class Queue(nn.Module):
 @dataclass(frozen=True)
 class Companions:
     """`frozen`: the language encoder as the warm start left it (ViLTA's teacher; it sees no picture). `ema`: the model's
-    exponential moving average (ALBEF's momentum model; it sees the picture). `queue`: its features of past pairs (ITC). `unigram` [V]: log-probabilities of the
-    training captions' words. `synonyms` int64 [V, K]: each token and what means the same. `word_starts` bool [V]: the
-    tokens that begin a word."""
+    exponential moving average (ALBEF's momentum model; it sees the picture). `queue`: its features of past pairs (ITC).
+    `unigram` [V]: log-probabilities of the training captions' words. `synonyms` int64 [V, K]: each token and what means
+    the same. `word_starts` bool [V]: the tokens that begin a word."""
 
     frozen: RobertaForMaskedLM | None
     ema: ViLTA | None
