@@ -96,8 +96,8 @@ def test_arms_may_be_listed(tmp_path: Path) -> None:
     )
     experiment = load_experiment(write(tmp_path, text))
     assert [cell.label for cell in expand(experiment)[:2]] == [
-        "soft_labels=none, temperature=1.0",
-        "soft_labels=frozen_lm, temperature=2.0",
+        "soft_labels=none, mlm.temperature=1.0",
+        "soft_labels=frozen_lm, mlm.temperature=2.0",
     ]
 
 

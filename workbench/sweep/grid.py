@@ -1,9 +1,10 @@
 """Factors x levels x seeds -> cells, each keyed by the hash of its resolved configuration."""
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from workbench.config.load import apply
+from workbench.config.load import apply, dotted_keys
 from workbench.config.schema import Experiment, Settings
 from workbench.randomness import key
 
@@ -30,8 +31,15 @@ class Cell:
 
 
 def arm_label(values: dict[str, Any]) -> str:
-    """Factor levels as people read them: the last part of each key and its level."""
-    return ", ".join(f"{dotted.rsplit('.', 1)[-1]}={level}" for dotted, level in values.items()) or "all fixed"
+    """Factor levels as people read them: the last part of each key and its level; where several settings end alike,
+    such as `weight`, the last two parts."""
+    ends = Counter(dotted.rsplit(".", 1)[-1] for dotted in dotted_keys())
+
+    def short(dotted: str) -> str:
+        parts = dotted.split(".")
+        return ".".join(parts[-2:] if ends[parts[-1]] > 1 else parts[-1:])
+
+    return ", ".join(f"{short(dotted)}={level}" for dotted, level in values.items()) or "all fixed"
 
 
 def expand(experiment: Experiment) -> list[Cell]:
