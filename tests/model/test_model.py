@@ -1,8 +1,9 @@
 import numpy as np
 import torch
 
-from workbench.config.schema import Fusion, Settings
+from workbench.config.schema import Fusion, Settings, Vision
 from workbench.data.text import PAD
+from workbench.model.encoders import VisionEncoder
 from workbench.model.fusion import CoAttention
 from workbench.training.prepare import Prepared
 from workbench.training.warm_start import new_model
@@ -39,3 +40,12 @@ def test_the_seed_alone_decides_the_initialisation(settings: Settings, prepared:
     two, three = (new_model(settings, prepared.corpus, seed).state_dict() for seed in (5, 6))
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert any(not torch.equal(one[name], three[name]) for name in one)
+
+
+def test_a_swin_gives_its_tokens_in_one_row() -> None:
+    small = {"embed_dim": 8, "depths": (1, 1), "num_heads": (1, 2), "window_size": 4}
+    config = Vision(name="swin_tiny_patch4_window7_224", tokens="final", stage=1, options=small)
+    encoder = VisionEncoder(config, 64).eval()
+    with torch.no_grad():
+        features = encoder(torch.zeros(2, 3, 64, 64, dtype=torch.uint8))
+    assert features.shape == (2, encoder.tokens, encoder.channels) == (2, 64, 16)
