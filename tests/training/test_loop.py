@@ -27,12 +27,17 @@ def run(
     return final, logged
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"objectives.mlm.soft_labels": "frozen_lm"},
+        {"objectives.mlm.soft_labels": "ema", "objectives.itc.weight": 1.0},
+    ],
+)
 def test_a_stopped_and_resumed_trial_ends_with_the_same_bits(
-    settings: Settings, prepared: Prepared, tmp_path: Path
+    settings: Settings, prepared: Prepared, tmp_path: Path, change: dict
 ) -> None:
-    settings = apply(
-        settings, {"model.fusion.dropout": 0.1, "objectives.mlm.soft_labels": "ema", "objectives.itc.weight": 1.0}
-    )
+    settings = apply(settings, {"model.fusion.dropout": 0.1} | change)
     whole, logged = run(settings, prepared, tmp_path / "whole.pt")
     with pytest.raises(Stopped):
         run(settings, prepared, tmp_path / "cut.pt", stop_at=4)

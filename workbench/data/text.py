@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from workbench.errors import UserError
+from workbench.errors import UserError, first_line
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 START, PAD, END, UNKNOWN, MASK = range(len(SPECIAL))
@@ -117,7 +117,7 @@ def pretrained_tokeniser(where: str, max_length: int) -> Tokeniser:
         inner: Tokenizer = AutoTokenizer.from_pretrained(where).backend_tokenizer
     except (OSError, ValueError) as error:
         raise UserError(
-            f"`data.tokeniser`: no tokeniser can be read from `{where}` ({_first_line(error)}); give a folder that holds one, or a "
+            f"`data.tokeniser`: no tokeniser can be read from `{where}` ({first_line(error)}); give a folder that holds one, or a "
             "name on a hub that can be reached."
         ) from error
     inner.no_padding()
@@ -127,7 +127,3 @@ def pretrained_tokeniser(where: str, max_length: int) -> Tokeniser:
     if mask is None or any(inner.token_to_id(token) != place for token, place in expected.items()):
         raise UserError(f"`data.tokeniser`: `{where}` does not have RoBERTa's special tokens {', '.join(SPECIAL)}.")
     return Tokeniser(inner, max_length, mask)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -10,7 +10,7 @@ from transformers.utils import logging as transformers_logging
 
 from workbench.config.schema import Text, Vision
 from workbench.data.text import END, MASK, PAD, START
-from workbench.errors import UserError
+from workbench.errors import UserError, first_line
 from workbench.model.weights import vision_weights
 
 transformers_logging.disable_progress_bar()
@@ -53,22 +53,30 @@ class VisionEncoder(nn.Module):
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
         with torch.no_grad():
-            probe = self.eval()._features(torch.zeros(1, 3, image_size, image_size))
-        self.channels: int = probe.shape[-1]
-        self.tokens: int = probe.shape[1]
+            probe: Tensor = self.eval()._map(torch.zeros(1, 3, image_size, image_size))
+        if not self.final:
+            self.grid = (probe.shape[2], probe.shape[3])
+        _, self.tokens, self.channels = self._flatten(probe).shape
         self.train()
 
     def forward(self, images: Tensor) -> Tensor:
         scaled = (images.to(dtype=torch.float32) / 255 - self.mean) / self.std
-        return self._features(scaled)
+        return self._flatten(self._map(scaled))
 
-    def _features(self, pictures: Tensor) -> Tensor:
+    def _map(self, pictures: Tensor) -> Tensor:
         if self.final:
-            tokens: Tensor = self.backbone.forward_features(pictures)
-            return tokens.flatten(1, -2)  # some transformers keep their tokens in rows and columns
-        grid: Tensor = self.backbone(pictures.contiguous(memory_format=torch.channels_last))[-1]
-        self.grid = (grid.shape[2], grid.shape[3])
-        return grid.flatten(2).transpose(1, 2)
+            return self.backbone.forward_features(pictures)
+        return self.backbone(pictures.contiguous(memory_format=torch.channels_last))[-1]
+
+    def _flatten(self, made: Tensor) -> Tensor:
+        # Some transformers keep their tokens in rows and columns, channels last; a grid has them first.
+        return made.flatten(1, -2) if self.final else made.flatten(2).transpose(1, 2)
+
+
+def text_states(language: RobertaForMaskedLM, token_ids: Tensor) -> Tensor:
+    """Hidden states [B, L, D] of a language encoder for padded captions int64 [B, L]."""
+    states: Tensor = language.roberta(token_ids, attention_mask=(token_ids != PAD).long()).last_hidden_state
+    return states
 
 
 def text_encoder(config: Text, width: int, vocabulary: int, max_length: int) -> RobertaForMaskedLM:
@@ -103,9 +111,8 @@ def _pretrained_text(config: Text, width: int, vocabulary: int) -> RobertaForMas
             attention_probs_dropout_prob=config.dropout,
         )
     except (OSError, ValueError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or [""])[0]
         raise UserError(
-            f"`model.text.weights`: no RoBERTa can be read from `{config.weights}` ({reason}); give a folder that holds one, or a "
+            f"`model.text.weights`: no RoBERTa can be read from `{config.weights}` ({first_line(error)}); give a folder that holds one, or a "
             "name on a hub that can be reached."
         ) from error
     for name, given, wanted in (

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from workbench.config.schema import Itc, Model
 from workbench.data.text import PAD
-from workbench.model.encoders import VisionEncoder, text_encoder
+from workbench.model.encoders import VisionEncoder, text_encoder, text_states
 from workbench.model.fusion import FUSIONS
 
 
@@ -48,8 +48,9 @@ class ViLTA(nn.Module):
 
     def contrast_features(self, image_tokens: Tensor, text_states: Tensor) -> tuple[Tensor, Tensor]:
         """Image tokens [B, N, D] and text states [B, L, D] -> unit vectors [B, P] of pictures and of captions (ITC)."""
-        picture = image_tokens.mean(dim=1) if self.image_pool == "mean" else image_tokens[:, 0]
-        return F.normalize(self.itc_image(picture), dim=-1), F.normalize(self.itc_text(text_states[:, 0]), dim=-1)
+        return F.normalize(self.itc_image(self._pool(image_tokens)), dim=-1), F.normalize(
+            self.itc_text(text_states[:, 0]), dim=-1
+        )
 
     @torch.no_grad()
     def copy_language_head(self) -> None:
@@ -70,8 +71,7 @@ class ViLTA(nn.Module):
 
     def encode_text(self, token_ids: Tensor) -> Tensor:
         """-> hidden states of the language encoder [B, L, D]."""
-        states: Tensor = self.language.roberta(token_ids, attention_mask=(token_ids != PAD).long()).last_hidden_state
-        return states
+        return text_states(self.language, token_ids)
 
     def predict_words(self, text_states: Tensor) -> Tensor:
         """The language encoder's own head: states [..., D] -> logits [..., V]; sees no picture."""
@@ -84,10 +84,12 @@ class ViLTA(nn.Module):
         text, image = self.fusion(
             self.text_projection(text_states) + self.text_type, image_tokens + self.image_type, token_ids != PAD
         )
-        # A convolutional grid has no class token: the image side is pooled over its tokens.
-        picture = image.mean(dim=1) if self.image_pool == "mean" else image[:, 0]
-        pooled = torch.cat([self.text_pooler(text[:, 0]), self.image_pooler(picture)], dim=-1)
+        pooled = torch.cat([self.text_pooler(text[:, 0]), self.image_pooler(self._pool(image))], dim=-1)
         return text, pooled
+
+    def _pool(self, image: Tensor) -> Tensor:
+        # A convolutional grid has no class token: the image side is pooled over its tokens.
+        return image.mean(dim=1) if self.image_pool == "mean" else image[:, 0]
 
     def itm_logits(self, pooled: Tensor) -> Tensor:
         """[B, 2]; column 1 says match."""

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from transformers import RobertaForMaskedLM
 
 from workbench.config.schema import Objectives
-from workbench.data.text import PAD, SPECIAL, Tokeniser
+from workbench.data.text import SPECIAL, Tokeniser
+from workbench.model.encoders import text_states
 from workbench.model.vilta import ViLTA
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -110,6 +111,5 @@ def _still(module: Module) -> Module:
 @torch.no_grad()
 def language_logits(language: RobertaForMaskedLM, token_ids: Tensor, positions: Tensor) -> Tensor:
     """Word logits [M, V] of a language encoder at `positions` (bool [B, L]) of captions int64 [B, L]; no picture."""
-    states = language.roberta(token_ids, attention_mask=(token_ids != PAD).long()).last_hidden_state
-    predicted: Tensor = language.lm_head(states[positions])
+    predicted: Tensor = language.lm_head(text_states(language, token_ids)[positions])
     return predicted

@@ -116,7 +116,7 @@ def itc_loss(model: ViLTA, companions: Companions, features: Tensor, token_ids: 
         image_m, text_m = ema.contrast_features(ema.adapt_image(features.detach()), ema.encode_text(token_ids))
         past_image, past_text = companions.queue.past()
         image_keys, text_keys = torch.cat([image_m, past_image]), torch.cat([text_m, past_text])
-        soft = (image_m @ text_keys.t() / temperature, text_m @ image_keys.t() / temperature)
+        soft = (image_m @ text_keys.t() / temperature, text_m @ image_keys.t() / temperature) if alpha > 0 else None
     loss = queue_contrast(image / temperature, text / temperature, image_keys, text_keys, soft, alpha)
     companions.queue.push(image_m, text_m)
     return loss
@@ -205,9 +205,14 @@ def pair_similarity(model: ViLTA, features: Tensor, token_ids: Tensor) -> Tensor
     if hasattr(model, "itc_image"):
         image, text = model.contrast_features(model.adapt_image(features), model.encode_text(token_ids))
         return image @ text.t()
+    return aligned_similarity(model, features, model.encode_text(token_ids), token_ids)
+
+
+def aligned_similarity(model: ViLTA, features: Tensor, states: Tensor, token_ids: Tensor) -> Tensor:
+    """[B_image, B_text]: late interaction of image tokens with the words of captions whose `states` are [B, L, D]."""
     return late_interaction(
         F.normalize(model.adapt_image(features), dim=-1),
-        F.normalize(model.text_projection(model.encode_text(token_ids)), dim=-1),
+        F.normalize(model.text_projection(states), dim=-1),
         token_ids >= len(SPECIAL),
     )
 

@@ -192,8 +192,9 @@ def validate(
         model, data, objectives.mlm.mask_ratio, prepared.corpus.synonyms, size
     )
     if itm.negatives == "synthesized":
-        as_trained = written_captions(model, data.token_ids, objectives, companions, seed=-1, step=0).cpu().numpy()
-        measured |= negatives_truth(data, as_trained)
+        if alike != itm:
+            written = written_captions(model, data.token_ids, objectives, companions, seed=-1, step=0).cpu().numpy()
+        measured |= negatives_truth(data, written)
     return {f"{split}/{name}": value for name, value in measured.items()}
 
 

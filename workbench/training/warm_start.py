@@ -23,7 +23,8 @@ from workbench.data.text import SPECIAL, trim
 from workbench.errors import UserError
 from workbench.model.vilta import ViLTA
 from workbench.model.weights import file_digest, weights_file
-from workbench.objectives.losses import contrastive_loss, late_interaction, words_loss
+from workbench.objectives.losses import contrastive_loss, words_loss
+from workbench.objectives.step import aligned_similarity
 from workbench.randomness import generator, key
 from workbench.training.schedule import adamw, rate, set_rate
 
@@ -153,11 +154,7 @@ def _train(
             hidden = hide_tokens(ids, config.mask_ratio, generator("warm start masks", config.seed, step))
             positions = hidden.positions.to(device)
             clean, masked = model.encode_text(torch.cat([token_ids, hidden.token_ids.to(device)])).chunk(2)
-            similarity = late_interaction(
-                F.normalize(model.adapt_image(features), dim=-1),
-                F.normalize(model.text_projection(clean), dim=-1),
-                token_ids >= len(SPECIAL),
-            )
+            similarity = aligned_similarity(model, features, clean, token_ids)
             scale = align.log_scale.exp().clamp(max=100)
             losses["contrast"] = config.contrast_weight * contrastive_loss(similarity, scale)
             losses["mlm"] = config.mlm_weight * F.cross_entropy(
