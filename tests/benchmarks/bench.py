@@ -13,12 +13,12 @@ from workbench.config.load import apply
 from workbench.config.schema import Settings
 from workbench.data.scenes import render, scenes
 from workbench.objectives.companions import make_companions
-from workbench.objectives.step import Batch, losses
+from workbench.objectives.step import losses
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import open_store
-from workbench.training.loop import load_batch, optimiser_for, train_mode
+from workbench.training.batches import load_images, plan_batch
+from workbench.training.loop import optimiser_for, starting_model, train_mode
 from workbench.training.prepare import Prepared, prepare
-from workbench.training.warm_start import new_model
 
 
 def seconds(action: Callable[[], object], repeats: int) -> float:
@@ -33,20 +33,26 @@ def seconds(action: Callable[[], object], repeats: int) -> float:
 
 
 def train_step(settings: Settings, prepared: Prepared) -> Callable[[], None]:
-    model = new_model(settings, prepared.corpus, 0)
-    model.load_state_dict(prepared.weights, strict=False)
-    if settings.model.vision.frozen:
-        model.vision.requires_grad_(False)
+    model = starting_model(settings, 0, prepared)
     optimiser = optimiser_for(model, settings)
     corpus = prepared.corpus
     companions = make_companions(settings.objectives, model, corpus.train.token_ids, corpus.synonyms, corpus.tokeniser)
 
     def step() -> None:
         train_mode(model, settings)
-        batch: Batch = load_batch(settings, model, prepared, None, 0, 0)
-        made = losses(model, batch, settings.objectives, companions, 0, 0, 0.0)
+        rows = np.arange(settings.optimisation.batch_size)
+        part = plan_batch(settings, prepared, companions, None, rows, 0, 0).part()
+        made = losses(
+            model,
+            load_images(prepared, rows),
+            part,
+            settings.objectives,
+            companions,
+            alpha=0.0,
+            length_buckets=settings.optimisation.length_buckets,
+        )
         optimiser.zero_grad(set_to_none=True)
-        made.total.backward()
+        made["loss"].backward()
         optimiser.step()
 
     return step

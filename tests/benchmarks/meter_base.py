@@ -15,7 +15,8 @@ from workbench.config.schema import Settings
 from workbench.data.text import END, PAD, SPECIAL, START
 from workbench.model.vilta import ViLTA
 from workbench.objectives.companions import Companions
-from workbench.objectives.step import Batch, losses
+from workbench.objectives.plan import plan_step
+from workbench.objectives.step import losses
 from workbench.training.loop import optimiser_for
 from workbench.training.prepare import pick_device, precision
 
@@ -49,15 +50,15 @@ def main() -> None:
     print(f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.0f} M parameters on {device}")
     for step in range(2):
         started = time.perf_counter()
+        part = plan_step(token_ids, None, settings.objectives, VOCABULARY, companions.word_starts, 0, step).part()
         with precision(device):
-            batch = Batch(model.image_features(pictures), token_ids, None)
-            made = losses(model, batch, settings.objectives, companions, seed=0, step=step, alpha=0.0)
+            made = losses(model, pictures, part, settings.objectives, companions, alpha=0.0)
         optimiser.zero_grad(set_to_none=True)
-        made.total.backward()
+        made["loss"].backward()
         nn.utils.clip_grad_norm_(model.parameters(), settings.optimisation.clip)
         optimiser.step()
-        print(f"step {step + 1}: loss {made.parts['loss']:.3f}, {time.perf_counter() - started:.1f} s")
-        assert np.isfinite(made.parts["loss"])
+        print(f"step {step + 1}: loss {made['loss'].item():.3f}, {time.perf_counter() - started:.1f} s")
+        assert torch.isfinite(made["loss"])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"peak memory of the process {peak:.1f} GiB")
     if device.type == "cuda":

@@ -8,7 +8,7 @@ from workbench.config.schema import METRICS, Settings
 from workbench.evaluation import matching
 from workbench.evaluation.matching import evaluate_matching, hold_out, negatives_truth
 from workbench.objectives.companions import make_companions
-from workbench.training.loop import held_out, validate
+from workbench.training.measures import held_out, validate
 from workbench.training.prepare import Prepared
 from workbench.training.warm_start import new_model
 

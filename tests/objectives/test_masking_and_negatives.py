@@ -8,15 +8,18 @@ from tokenizers import Tokenizer, models
 from workbench.config.load import apply
 from workbench.config.schema import Mlm, Settings
 from workbench.data.masking import choose_positions, hide_tokens, mask_tokens
-from workbench.data.text import MASK, SPECIAL, Tokeniser
+from workbench.data.text import MASK, SPECIAL, Tokeniser, trim
 from workbench.model.vilta import ViLTA
 from workbench.objectives.companions import Companions, make_companions
 from workbench.objectives.losses import likeliest, mlm_loss
-from workbench.objectives.negatives import hard_pairs, nucleus, synthesize, take_back
-from workbench.objectives.step import Batch, alpha_at, losses, match_batch, teacher_logits, written_captions
+from workbench.objectives.matching import match_batch, written_captions
+from workbench.objectives.negatives import choose, hard_pairs, nucleus, synthesize, take_back
+from workbench.objectives.plan import Part, plan_rewriting, plan_step
+from workbench.objectives.step import alpha_at, losses, teacher_logits
 from workbench.randomness import generator
 from workbench.training.prepare import Prepared
 from workbench.training.warm_start import new_model
+from workbench.world import ALONE
 
 IDS = np.array([[0, 10, 11, 12, 13, 14, 15, 16, 17, 2, 1, 1]] * 2000)
 
@@ -43,12 +46,17 @@ def test_a_written_word_is_never_special_never_the_original_never_banned() -> No
     positions = torch.tensor([[False, True, True, False]] * 3000)
     banned = torch.arange(vocabulary)[:, None].repeat(1, 2)
     banned[6, 1], banned[7, 1] = 8, 9
-    written = synthesize(
-        torch.zeros(6000, vocabulary), original, positions, 1.0, banned, torch.Generator().manual_seed(0)
-    )
+    draws = torch.rand(6000, generator=torch.Generator().manual_seed(0))
+    written = synthesize(torch.zeros(6000, vocabulary), original, positions, 1.0, banned, draws)
     assert (written[:, [0, 3]] == original[:, [0, 3]]).all()
     assert set(written[:, 1].tolist()) == set(range(len(SPECIAL), vocabulary)) - {6, 8}
     assert set(written[:, 2].tolist()) == set(range(len(SPECIAL), vocabulary)) - {7, 9}
+
+
+def test_a_choice_is_the_inverse_of_the_distribution() -> None:
+    probabilities = torch.tensor([[0.0, 0.25, 0.0, 0.75, 0.0]]).repeat(5, 1)
+    draws = torch.tensor([0.0, 0.2499, 0.25, 0.9, 1 - 2**-24])
+    assert choose(probabilities, draws).tolist() == [1, 1, 3, 3, 3]
 
 
 def test_sampling_follows_the_temperature() -> None:
@@ -62,17 +70,22 @@ def test_sampling_follows_the_temperature() -> None:
             torch.ones(4000, 1, dtype=torch.bool),
             temperature,
             torch.arange(9)[:, None],
-            torch.Generator().manual_seed(0),
+            torch.rand(4000, generator=torch.Generator().manual_seed(0)),
         )
         odds = np.exp(1 / temperature)
         assert (written == 7).float().mean().item() == pytest.approx(odds / (odds + 2), abs=0.03)
 
 
 @pytest.fixture(scope="module")
-def batch(prepared: Prepared) -> Batch:
-    pairs = prepared.corpus.train
-    rows = slice(0, 16)
-    return Batch(torch.from_numpy(np.array(prepared.features["train"][rows])).float(), pairs.token_ids[rows], None)
+def features(prepared: Prepared) -> torch.Tensor:
+    return torch.from_numpy(np.array(prepared.features["train"][:16])).float()
+
+
+def part_of(settings: Settings, prepared: Prepared, foil_ids: np.ndarray | None = None) -> Part:
+    """The plan of step 3 for the first 16 pairs, in one piece."""
+    pairs, vocabulary = prepared.corpus.train, prepared.corpus.tokeniser.vocabulary
+    starts = prepared.corpus.tokeniser.word_starts()
+    return plan_step(pairs.token_ids[:16], foil_ids, settings.objectives, vocabulary, starts, 0, 3).part()
 
 
 def companions_of(settings: Settings, prepared: Prepared, model: ViLTA) -> Companions:
@@ -80,36 +93,38 @@ def companions_of(settings: Settings, prepared: Prepared, model: ViLTA) -> Compa
     return make_companions(settings.objectives, model, corpus.train.token_ids, corpus.synonyms, corpus.tokeniser)
 
 
-def step_losses(settings: Settings, prepared: Prepared, batch: Batch, **changes: object) -> dict[str, float]:
+def step_losses(
+    settings: Settings, prepared: Prepared, features: torch.Tensor, **changes: object
+) -> dict[str, torch.Tensor]:
     changed = apply(settings, {f"objectives.{name.replace('__', '.')}": value for name, value in changes.items()})
     model = new_model(changed, prepared.corpus, 0)
     model.load_state_dict(prepared.weights, strict=False)
     companions = companions_of(changed, prepared, model)
     objectives = changed.objectives
-    return losses(model.eval(), batch, objectives, companions, seed=0, step=3, alpha=objectives.mlm.alpha).parts
+    return losses(model.eval(), features, part_of(changed, prepared), objectives, companions, objectives.mlm.alpha)
 
 
 def test_a_hard_ratio_of_zero_is_exactly_the_random_baseline(
-    settings: Settings, prepared: Prepared, batch: Batch
+    settings: Settings, prepared: Prepared, features: torch.Tensor
 ) -> None:
-    random = step_losses(settings, prepared, batch, itm__negatives="random_image", itm__hard_ratio=0.5)
-    none = step_losses(settings, prepared, batch, itm__negatives="synthesized", itm__hard_ratio=0.0)
-    half = step_losses(settings, prepared, batch, itm__negatives="synthesized", itm__hard_ratio=0.5)
+    random = step_losses(settings, prepared, features, itm__negatives="random_image", itm__hard_ratio=0.5)
+    none = step_losses(settings, prepared, features, itm__negatives="synthesized", itm__hard_ratio=0.0)
+    half = step_losses(settings, prepared, features, itm__negatives="synthesized", itm__hard_ratio=0.5)
     assert none == random
     assert half["itm_loss"] != random["itm_loss"]
     assert half["mlm_loss"] == random["mlm_loss"]
 
 
 def test_a_larger_ratio_turns_more_of_the_same_negatives_into_hard_ones(
-    settings: Settings, prepared: Prepared, batch: Batch
+    settings: Settings, prepared: Prepared, features: torch.Tensor
 ) -> None:
     model = new_model(settings, prepared.corpus, 0).eval()
-    token_ids = torch.from_numpy(batch.token_ids)
+    token_ids = torch.from_numpy(trim(prepared.corpus.train.token_ids[:16]))
     hard_rows = {}
     for ratio in (0.25, 0.5, 1.0):
         changed = apply(settings, {"objectives.itm.hard_ratio": ratio})
         companions = companions_of(changed, prepared, model)
-        made = match_batch(model, batch, token_ids, changed.objectives, companions, 0, 3)
+        made = match_batch(model, features, part_of(changed, prepared), changed.objectives, companions, ALONE)
         own = made.image_rows[:8]
         changed_text = (made.token_ids[8:] != token_ids[own]).any(dim=1)
         assert made.is_match.tolist() == [True] * 8 + [False] * 8
@@ -121,13 +136,13 @@ def test_a_larger_ratio_turns_more_of_the_same_negatives_into_hard_ones(
 
 
 def test_a_foil_that_is_the_caption_itself_leaves_the_loss(
-    settings: Settings, prepared: Prepared, batch: Batch
+    settings: Settings, prepared: Prepared, features: torch.Tensor
 ) -> None:
     changed = apply(settings, {"objectives.itm.negatives": "foils", "objectives.itm.hard_ratio": 1.0})
     model = new_model(changed, prepared.corpus, 0).eval()
-    same = Batch(batch.features, batch.token_ids, batch.token_ids)
+    same = part_of(changed, prepared, prepared.corpus.train.token_ids[:16])
     companions = companions_of(changed, prepared, model)
-    made = match_batch(model, same, torch.from_numpy(batch.token_ids), changed.objectives, companions, 0, 3)
+    made = match_batch(model, features, same, changed.objectives, companions, ALONE)
     assert made.valid.tolist() == [True] * 8 + [False] * 8
 
 
@@ -138,7 +153,9 @@ def rewritten(settings: Settings, prepared: Prepared, **itm: object) -> tuple[np
     model.load_state_dict(prepared.weights, strict=False)
     companions = companions_of(changed, prepared, model.eval())
     captions = prepared.corpus.train.token_ids[:256]
-    return captions, written_captions(model, captions, changed.objectives, companions, 0, 0).numpy()
+    rewriting = plan_rewriting(captions, changed.objectives.itm.synthesis_mask_ratio, 0, 0)
+    written = written_captions(model, torch.from_numpy(captions), rewriting, changed.objectives, companions)
+    return captions, written.numpy()
 
 
 def test_the_filter_bans_synonyms(settings: Settings, prepared: Prepared) -> None:
@@ -208,18 +225,18 @@ def test_the_momentum_model_follows_by_hand_computed_averages(settings: Settings
     assert torch.allclose(companions.ema.itm_head.bias, before + 0.19)
 
 
-def test_soft_labels_are_what_their_kind_says(settings: Settings, prepared: Prepared, batch: Batch) -> None:
+def test_soft_labels_are_what_their_kind_says(settings: Settings, prepared: Prepared, features: torch.Tensor) -> None:
     made = {}
-    token_ids = torch.from_numpy(batch.token_ids)
+    token_ids = torch.from_numpy(trim(prepared.corpus.train.token_ids[:16]))
     positions = token_ids > 4
     for kind in ("frozen_lm", "ema", "smoothing", "unigram"):
         changed = apply(settings, {"objectives.mlm.soft_labels": kind})
         model = new_model(changed, prepared.corpus, 0)
         model.load_state_dict(prepared.weights, strict=False)
         companions = companions_of(changed, prepared, model.eval())
-        made[kind] = teacher_logits(changed.objectives.mlm, companions, batch.features, token_ids, positions)
+        made[kind] = teacher_logits(changed.objectives.mlm, companions, features, token_ids, positions)
         if kind == "ema":
-            fused, _ = model.fuse(model.encode_text(token_ids), model.adapt_image(batch.features), token_ids)
+            fused, _ = model.fuse(model.encode_text(token_ids), model.adapt_image(features), token_ids)
             assert torch.allclose(made[kind], model.mlm_logits(fused[positions]), atol=1e-5)
         if kind == "frozen_lm":
             assert torch.allclose(made[kind], model.predict_words(model.encode_text(token_ids)[positions]), atol=1e-5)
@@ -239,29 +256,29 @@ def test_soft_labels_are_what_their_kind_says(settings: Settings, prepared: Prep
 def test_hard_pairs_are_similar_and_never_the_same_caption() -> None:
     token_ids = torch.tensor([[5], [6], [5], [7]]).repeat(500, 1)[:4]
     similarity = torch.tensor([[9.0, 1.0, 9.0, 0.0], [0.0, 9.0, 0.0, 1.0], [9.0, 0.0, 9.0, 1.0], [1.0, 0.0, 0.5, 9.0]])
-    text, image = hard_pairs(similarity, token_ids, 0.01, torch.Generator().manual_seed(0))
+    text, image = hard_pairs(similarity, token_ids, 0.01, *torch.rand(2, 4, generator=torch.Generator().manual_seed(0)))
     # Row 0's likeliest other caption is 2, but it reads the same; so is row 2's.
     assert text.tolist() == [1, 3, 3, 0]
     # Column 1: picture 0 is the likeliest besides its own; column 3: pictures 1 and 2 tie.
     assert image[1].item() == 0
     assert image[3].item() in (1, 2)
-    warm, _ = hard_pairs(similarity.repeat(1, 1), token_ids, 1e6, torch.Generator().manual_seed(1))
+    warm, _ = hard_pairs(similarity, token_ids, 1e6, *torch.rand(2, 4, generator=torch.Generator().manual_seed(1)))
     assert all(token_ids[row] != token_ids[other] for row, other in enumerate(warm.tolist()))
 
 
 def test_a_batch_of_equal_captions_has_no_hard_pair_and_no_error() -> None:
-    text, image = hard_pairs(torch.zeros(3, 3), torch.full((3, 2), 9), 0.1, torch.Generator().manual_seed(0))
+    text, image = hard_pairs(torch.zeros(3, 3), torch.full((3, 2), 9), 0.1, torch.rand(3), torch.rand(3))
     assert text.shape == image.shape == (3,)
 
 
 def test_in_batch_hard_negatives_are_wrong_captions_and_wrong_pictures_by_turns(
-    settings: Settings, prepared: Prepared, batch: Batch
+    settings: Settings, prepared: Prepared, features: torch.Tensor
 ) -> None:
     changed = apply(settings, {"objectives.itm.negatives": "in_batch_hard", "objectives.itm.hard_ratio": 1.0})
     model = new_model(changed, prepared.corpus, 0).eval()
     companions = companions_of(changed, prepared, model)
-    token_ids = torch.from_numpy(batch.token_ids)
-    made = match_batch(model, batch, token_ids, changed.objectives, companions, 0, 3)
+    token_ids = torch.from_numpy(trim(prepared.corpus.train.token_ids[:16]))
+    made = match_batch(model, features, part_of(changed, prepared), changed.objectives, companions, ALONE)
     own, false_rows, false_text = made.image_rows[:8], made.image_rows[8:], made.token_ids[8:]
     assert (false_rows[::2] == own[::2]).all()
     assert (false_text[::2] != token_ids[own[::2]]).any(dim=1).all()

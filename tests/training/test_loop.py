@@ -6,7 +6,8 @@ import torch
 from workbench.config.load import apply
 from workbench.config.schema import Settings
 from workbench.errors import UserError
-from workbench.training.loop import FoilTable, Hooks, Stopped, train
+from workbench.training.batches import FoilTable
+from workbench.training.loop import Hooks, Stopped, train
 from workbench.training.prepare import Prepared
 from workbench.training.schedule import rate
 

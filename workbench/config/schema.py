@@ -214,6 +214,20 @@ class Optimisation(Block):
     warmup: Share = Field(0.1, description="share of the steps with a rising learning rate, then linear decay to 0")
     clip: Positive = Field(1.0, description="largest norm of the gradient")
     checkpoint_every: Count = Field(100, description="steps between saved train states")
+    micro_batches: Count = Field(
+        1,
+        description="gradients are accumulated over so many parts of the batch; in-batch negatives and ITC's keys come from one "
+        "of them, all else stays as it is",
+    )
+    length_buckets: Count = Field(
+        1, description="captions of like length are read together, cut to the longest of them"
+    )
+    activation_checkpointing: bool = Field(False, description="recompute layers in the backward pass, to save memory")
+    compile: bool = Field(False, description="torch.compile for the encoders and the fusion")
+    precision: Literal["auto", "bfloat16", "float32"] = Field("auto", description="`auto`: bfloat16 autocast on a GPU")
+    sharding: Literal["ddp", "fsdp"] = Field(
+        "ddp", description="with several processes: each holds the whole model, or a part of it (FSDP2)"
+    )
 
 
 class Evaluation(Block):

@@ -88,6 +88,10 @@ class CoAttention(nn.Module):
         self.text_layers = nn.ModuleList(CrossLayer(width, config) for _ in range(config.layers))
         self.image_layers = nn.ModuleList(CrossLayer(width, config) for _ in range(config.layers))
 
+    @property
+    def layers(self) -> list[nn.Module]:
+        return [*self.text_layers, *self.image_layers]
+
     def forward(self, text: Tensor, image: Tensor, text_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         for text_layer, image_layer in zip(self.text_layers, self.image_layers, strict=True):
             text, image = text_layer(text, image, text_mask, None), image_layer(image, text, None, text_mask)

@@ -1,5 +1,8 @@
 """The assembled model: a vision encoder, a language encoder, fusion, MLM and ITM heads."""
 
+from collections.abc import Iterator
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,7 +10,7 @@ from torch import Tensor, nn
 from workbench.config.schema import Itc, Model
 from workbench.data.text import PAD
 from workbench.model.encoders import VisionEncoder, text_encoder, text_states
-from workbench.model.fusion import FUSIONS
+from workbench.model.fusion import FUSIONS, CoAttention, Merged
 
 
 class ViLTA(nn.Module):
@@ -44,7 +47,15 @@ class ViLTA(nn.Module):
 
         if itc is not None and itc.weight > 0:
             self.itc_image, self.itc_text = (nn.Linear(width, itc.width) for _ in range(2))
-            self.itc_temperature = nn.Parameter(torch.tensor(itc.temperature))
+            self.itc_temperature = nn.Parameter(torch.tensor([itc.temperature]))  # FSDP2 shards no scalars
+
+    def layers(self) -> Iterator[nn.Module]:
+        """The repeated layers of the encoders and the fusion: the units of sharding, recomputation and compilation."""
+        for name, module in self.vision.backbone.named_modules():
+            if name.rpartition(".")[2] == "blocks":
+                yield from module.children()
+        yield from self.language.roberta.encoder.layer
+        yield from cast(CoAttention | Merged, self.fusion).layers
 
     def contrast_features(self, image_tokens: Tensor, text_states: Tensor) -> tuple[Tensor, Tensor]:
         """Image tokens [B, N, D] and text states [B, L, D] -> unit vectors [B, P] of pictures and of captions (ITC)."""

@@ -13,6 +13,7 @@ from workbench.config.schema import Objectives
 from workbench.data.text import SPECIAL, Tokeniser
 from workbench.model.encoders import text_states
 from workbench.model.vilta import ViLTA
+from workbench.world import whole
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -69,7 +70,7 @@ class Companions:
         if self.ema is None:
             return
         for own, trained in zip(self.ema.parameters(), model.parameters(), strict=True):
-            own.lerp_(trained, 1 - decay)
+            own.lerp_(whole(trained), 1 - decay)
         for kept, buffer in zip(self.ema.buffers(), model.buffers(), strict=True):
             kept.copy_(buffer)
 

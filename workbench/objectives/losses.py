@@ -54,9 +54,16 @@ def contrastive_loss(similarity: Tensor, scale: Tensor) -> Tensor:
 
 
 def queue_contrast(
-    image: Tensor, text: Tensor, image_keys: Tensor, text_keys: Tensor, soft: tuple[Tensor, Tensor] | None, alpha: float
+    image: Tensor,
+    text: Tensor,
+    image_keys: Tensor,
+    text_keys: Tensor,
+    soft: tuple[Tensor, Tensor] | None,
+    alpha: float,
+    first: int = 0,
 ) -> Tensor:
-    """Image-text contrast against keys (ALBEF, Li et al. 2021, eq. 2 and 6): row i's own key is key i, all others are negatives.
+    """Image-text contrast against keys (ALBEF, Li et al. 2021, eq. 2 and 6): row i's own key is key `first` + i, all others are
+    negatives.
 
     `image`, `text` [B, P] are already divided by the temperature, keys [K, P] with K >= B. `soft`: the momentum model's
     logits [B, K] of pictures and of captions, which take `alpha` of the targets.
@@ -64,7 +71,8 @@ def queue_contrast(
     loss = image.new_zeros(())
     for place, (queries, keys) in enumerate(((image, text_keys), (text, image_keys))):
         logits = queries @ keys.t()
-        targets = torch.eye(len(queries), len(keys), device=logits.device)
+        targets = torch.zeros(logits.shape, device=logits.device)
+        targets.diagonal(first)[: len(queries)] = 1.0
         if soft is not None and alpha > 0:
             targets = (1 - alpha) * targets + alpha * soft[place].softmax(dim=-1)
         loss = loss - (targets * logits.log_softmax(dim=-1)).sum(dim=-1).mean() / 2

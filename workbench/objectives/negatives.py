@@ -15,7 +15,7 @@ def synthesize(
     positions: Tensor,
     temperature: float,
     banned: Tensor,
-    rng: torch.Generator,
+    draws: Tensor,
     top_k: int | None = None,
     top_p: float = 1.0,
 ) -> Tensor:
@@ -23,19 +23,30 @@ def synthesize(
 
     `logits` [M, V] of the generator at the M masked positions, `original` int64 [B, L],
     `positions` bool [B, L], `banned` int64 [V, K]: the ids that must not replace each original token (at least
-    itself; with the synonym filter, its synonyms as well). Special tokens are never sampled.
+    itself; with the synonym filter, its synonyms as well), `draws` [M] uniform in [0, 1). Special tokens are never sampled.
     """
-    picked = logits / temperature
+    picked = logits.float() / temperature
     picked[:, : len(SPECIAL)] = -torch.inf
     picked = picked.scatter(1, banned[original[positions]], -torch.inf)
     if top_k is not None:
         picked = likeliest(picked, top_k)
     if top_p < 1:
         picked = nucleus(picked, top_p)
-    sampled = torch.multinomial(picked.softmax(dim=-1), 1, generator=rng).squeeze(1)
     written = original.clone()
-    written[positions] = sampled
+    written[positions] = choose(picked.softmax(dim=-1), draws)
     return written
+
+
+def choose(probabilities: Tensor, draws: Tensor) -> Tensor:
+    """One index for each row of `probabilities` [M, V], by the inverse of its distribution at `draws` [M] in [0, 1).
+
+    Each row has a number of its own, so the choice does not depend on what else is in the batch, or on the device.
+    """
+    edges = probabilities.cumsum(dim=-1)
+    last = edges[:, -1:]
+    # Rounding must not reach the end, behind which there may be words without any probability.
+    places = torch.minimum(draws[:, None] * last, torch.nextafter(last, torch.zeros_like(last)))
+    return torch.searchsorted(edges, places, right=True).squeeze(1)
 
 
 def nucleus(logits: Tensor, p: float) -> Tensor:
@@ -60,17 +71,15 @@ def take_back(written: Tensor, original: Tensor, positions: Tensor, judge_logits
 
 
 def hard_pairs(
-    similarity: Tensor, token_ids: Tensor, temperature: float, rng: torch.Generator
+    similarity: Tensor, token_ids: Tensor, temperature: float, text_draws: Tensor, image_draws: Tensor
 ) -> tuple[Tensor, Tensor]:
     """In-batch hard negatives (ALBEF): for every pair of the batch a similar but wrong caption, and a wrong picture.
 
     `similarity` [B_image, B_text], `token_ids` int64 [B, L]. Drawn by softmax(similarity / temperature), never the pair
-    itself nor one whose caption reads the same. -> indices int64 [B] of captions, of pictures.
+    itself nor one whose caption reads the same; `text_draws`, `image_draws` [B] uniform in [0, 1). -> indices int64 [B] of captions, of pictures.
     """
     same = (token_ids[:, None] == token_ids[None, :]).all(dim=-1)
     scores = (similarity / temperature).masked_fill(same, -torch.inf)
     # Where every caption of the batch reads the same there is no negative: any other will do, it leaves the loss.
     scores = torch.where(same.all(dim=1, keepdim=True), 0.0, scores)
-    text = torch.multinomial(scores.softmax(dim=1), 1, generator=rng).squeeze(1)
-    image = torch.multinomial(scores.t().softmax(dim=1), 1, generator=rng).squeeze(1)
-    return text, image
+    return choose(scores.softmax(dim=1), text_draws), choose(scores.t().softmax(dim=1), image_draws)

@@ -32,13 +32,14 @@ class Prepared:
 
 
 def pick_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 @contextmanager
-def precision(device: torch.device) -> Iterator[None]:
-    """bfloat16 where it is free (CUDA), float32 elsewhere."""
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+def precision(device: torch.device, kind: str = "auto") -> Iterator[None]:
+    """`auto`: bfloat16 where it is free (CUDA), float32 elsewhere."""
+    enabled = kind == "bfloat16" or (kind == "auto" and device.type == "cuda")
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled):
         yield
 
 

@@ -1,6 +1,7 @@
 """Learning rate and optimiser of METER's recipe in small: AdamW, linear warm-up, linear decay to zero."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ def rate(step: int, steps: int, warmup: float) -> float:
 
 def adamw(groups: Iterable[tuple[Iterable[nn.Parameter], float]], weight_decay: float) -> torch.optim.AdamW:
     """AdamW over (parameters, learning rate) groups; biases, norms and other vectors do not decay."""
-    made = []
+    made: list[dict[str, Any]] = []
     for parameters, learning_rate in groups:
         trained = [parameter for parameter in parameters if parameter.requires_grad]
         for decay, members in (
@@ -22,7 +23,8 @@ def adamw(groups: Iterable[tuple[Iterable[nn.Parameter], float]], weight_decay: 
             (0.0, [p for p in trained if p.ndim <= 1]),
         ):
             made.append({"params": members, "lr": learning_rate, "peak": learning_rate, "weight_decay": decay})
-    return torch.optim.AdamW(made, betas=(0.9, 0.98), eps=1e-8)
+    on_gpu = any(parameter.is_cuda for group in made for parameter in group["params"])
+    return torch.optim.AdamW(made, betas=(0.9, 0.98), eps=1e-8, fused=on_gpu or None)
 
 
 def set_rate(optimiser: torch.optim.Optimizer, factor: float) -> None:

@@ -1,13 +1,17 @@
 """The one train state, saved whole and restored whole."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from workbench.errors import UserError
+from workbench.training.distributed import restored
+from workbench.world import whole
 
 
 @dataclass
@@ -39,20 +43,25 @@ class TrainState:
         return means
 
 
-def save(state: TrainState, path: Path) -> None:
-    """Writes the state so that `path` is always a whole one: the old or the new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_suffix(".part")
-    whole = {
-        "model": state.model.state_dict(),
-        "optimiser": state.optimiser.state_dict(),
+def save(state: TrainState, path: Path, writes: bool = True) -> None:
+    """Writes the state so that `path` is always a whole one: the old or the new.
+
+    The state does not tell how many processes trained. All of them must call this; the one that `writes` does.
+    """
+    everything = {
+        "model": {name: whole(tensor) for name, tensor in state.model.state_dict().items()},
+        "optimiser": _each_moment(state.optimiser, state.optimiser.state_dict(), lambda moment, _: whole(moment)),
         "ema": state.ema.state_dict() if state.ema is not None else {},
         "queue": state.queue.state_dict() if state.queue is not None else {},
         "rest": {"step": state.step, "seconds": state.seconds, "counted": state.counted, "sums": state.sums},
     }
+    if not writes:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_suffix(".part")
     try:
         with open(half, "wb") as file:
-            torch.save(whole, file)
+            torch.save(everything, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(half, path)
@@ -67,11 +76,27 @@ def restore(state: TrainState, path: Path) -> None:
     if not path.exists():
         return
     saved = torch.load(path, map_location="cpu", weights_only=True)
-    state.model.load_state_dict(saved["model"])
-    state.optimiser.load_state_dict(saved["optimiser"])
+    like = state.model.state_dict()
+    state.model.load_state_dict({name: restored(tensor, like[name]) for name, tensor in saved["model"].items()})
+    state.optimiser.load_state_dict(_each_moment(state.optimiser, saved["optimiser"], restored))
     if state.ema is not None:
         state.ema.load_state_dict(saved["ema"])
     if state.queue is not None:
         state.queue.load_state_dict(saved["queue"])
     for name, value in saved["rest"].items():
         setattr(state, name, value)
+
+
+def _each_moment(
+    optimiser: torch.optim.Optimizer, saved: dict[str, Any], change: Callable[[Tensor, Tensor], Tensor]
+) -> dict[str, Any]:
+    """An optimiser's state dict with `change(moment, parameter)` in place of every tensor that has its parameter's shape."""
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    changed = {
+        place: {
+            name: change(value, parameters[place]) if value.shape == parameters[place].shape else value
+            for name, value in moments.items()
+        }
+        for place, moments in saved["state"].items()
+    }
+    return saved | {"state": changed}

@@ -24,7 +24,7 @@ from workbench.errors import UserError
 from workbench.model.vilta import ViLTA
 from workbench.model.weights import file_digest, weights_file
 from workbench.objectives.losses import contrastive_loss, words_loss
-from workbench.objectives.step import aligned_similarity
+from workbench.objectives.matching import aligned_similarity
 from workbench.randomness import generator, key
 from workbench.training.schedule import adamw, rate, set_rate
 
@@ -154,7 +154,7 @@ def _train(
             hidden = hide_tokens(ids, config.mask_ratio, generator("warm start masks", config.seed, step))
             positions = hidden.positions.to(device)
             clean, masked = model.encode_text(torch.cat([token_ids, hidden.token_ids.to(device)])).chunk(2)
-            similarity = aligned_similarity(model, features, clean, token_ids)
+            similarity = aligned_similarity(model, model.adapt_image(features), clean, token_ids)
             scale = align.log_scale.exp().clamp(max=100)
             losses["contrast"] = config.contrast_weight * contrastive_loss(similarity, scale)
             losses["mlm"] = config.mlm_weight * F.cross_entropy(

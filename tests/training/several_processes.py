@@ -1,0 +1,88 @@
+"""Trains small variants and writes their curves; run by torchrun in test_distributed.py, and called there directly.
+
+torchrun --nproc-per-node 2 several_processes.py SETTINGS.json CACHE OUT
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from workbench.config.load import apply
+from workbench.config.schema import Settings
+from workbench.training.distributed import joined
+from workbench.training.loop import Hooks, Stopped, train
+from workbench.training.prepare import prepare
+from workbench.world import ALONE, World
+
+TRAINED_VIT = {"model.vision.name": "test_vit", "model.vision.tokens": "final", "model.vision.stage": 0} | {
+    "model.vision.frozen": False,
+    "model.image_positions": False,
+}
+CONTRAST = {
+    "objectives.itc.weight": 1.0,
+    "objectives.itc.queue": 24,
+    "objectives.itc.alpha": 0.4,
+    "objectives.mlm.soft_labels": "ema",
+    "objectives.itm.negatives": "in_batch_hard",
+    "objectives.itm.hard_ratio": 0.7,
+}
+FSDP = {"optimisation.sharding": "fsdp"}
+VARIANTS: dict[str, dict] = {
+    "synthesized": {"objectives.mlm.soft_labels": "frozen_lm", "objectives.mlm.alpha": 0.5},
+    "filtered": {"objectives.itm.hard_ratio": 1.0, "objectives.itm.false_negative_filter": "teacher"},
+    "foils": {"objectives.itm.negatives": "foils"},
+    "contrast": CONTRAST,
+    "similarity": {"objectives.itm.negatives": "in_batch_hard", "model.fusion.kind": "merged"},
+    "trained vision": TRAINED_VIT | CONTRAST,
+    "micro-batches": TRAINED_VIT | {"optimisation.batch_size": 32},
+    "sharded": FSDP | {"objectives.mlm.soft_labels": "frozen_lm", "objectives.mlm.alpha": 0.5},
+    "sharded, trained vision": FSDP | TRAINED_VIT | CONTRAST,
+}
+RESUMED = ("contrast", "sharded, trained vision")
+
+
+def curve(
+    settings: Settings, cache: Path, checkpoint: Path, world: World = ALONE, stop_at: int | None = None
+) -> dict[str, float]:
+    """Every training and validation metric at every step that logs, as `name@step`."""
+    logged: dict[str, float] = {}
+    seen = [0]
+
+    def log(metrics: dict[str, float], step: int) -> None:
+        logged.update({f"{name}@{step}": value for name, value in metrics.items()})
+
+    def progress(step: int, figures: dict[str, float]) -> None:
+        seen[0] = step
+
+    # Only one process is asked to stop; the others must hear of it.
+    hooks = Hooks(log, progress, lambda: world.rank == 0 and seen[0] == stop_at)
+    try:
+        train(settings, 0, prepare(settings, cache, lambda *_: None), checkpoint, hooks, world)
+    except Stopped:
+        assert stop_at
+    return logged
+
+
+def variant(base: Settings, name: str, world: World) -> Settings:
+    micro_batches = {"optimisation.micro_batches": 2} if name == "micro-batches" and world.size > 1 else {}
+    return apply(base, VARIANTS[name] | micro_batches)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    base = Settings.model_validate_json(Path(sys.argv[1]).read_text())
+    cache, out = Path(sys.argv[2]), Path(sys.argv[3])
+    with joined() as world:
+        made = {name: curve(variant(base, name, world), cache, out / f"{name}.pt", world) for name in VARIANTS}
+        for name in RESUMED:
+            settings = variant(base, name, world)
+            curve(settings, cache, out / f"{name} from two.pt", world, stop_at=3)
+            made[f"{name} from one"] = curve(settings, cache, out / f"{name} from one.pt", world)
+        if world.rank == 0:
+            (out / "curves.json").write_text(json.dumps(made))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from workbench.config.load import apply
+from workbench.config.schema import Settings
+from workbench.errors import UserError
+from workbench.training.prepare import Prepared
+from workbench.world import ALONE, World
+
+SCRIPT = Path(__file__).with_name("several_processes.py")
+spec = importlib.util.spec_from_file_location("several_processes", SCRIPT)
+assert spec is not None
+assert spec.loader is not None
+several = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(several)
+
+
+@pytest.fixture(scope="module")
+def base(settings: Settings) -> Settings:
+    return apply(settings, {"evaluation.robustness_pairs": 0})
+
+
+@pytest.fixture(scope="module")
+def curves(base: Settings, cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
+    """The curves of one process, and of two of half the batch each; each of them also goes on from the other's checkpoint."""
+    folder = tmp_path_factory.mktemp("two")
+    (folder / "settings.json").write_text(base.model_dump_json())
+    one = {}
+    for name in several.VARIANTS:
+        one[name] = several.curve(several.variant(base, name, ALONE), cache_dir, folder / f"alone {name}.pt")
+    for name in several.RESUMED:
+        several.curve(several.variant(base, name, ALONE), cache_dir, folder / f"{name} from one.pt", stop_at=3)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(SCRIPT)]
+    ran = subprocess.run(
+        [*command, str(folder / "settings.json"), str(cache_dir), str(folder)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=600,
+    )
+    assert ran.returncode == 0, ran.stderr[-4000:]
+    two = json.loads((folder / "curves.json").read_text())
+    for name in several.RESUMED:
+        settings = several.variant(base, name, ALONE)
+        one[f"{name} from two"] = several.curve(settings, cache_dir, folder / f"{name} from two.pt")
+    return {"one": one, "two": two}
+
+
+def same(made: dict[str, float], expected: dict[str, float], from_step: int = 1) -> None:
+    """Losses and shifts agree but for rounding; a count over 32 pairs may differ by one of them where two scores tie."""
+    compared = [name for name in made if int(name.rpartition("@")[2]) >= from_step]
+    losses = [name for name in compared if "_loss@" in name or "_shift@" in name or "norm@" in name]
+    counts = [name for name in compared if "accuracy@" in name or "_auc@" in name]
+    assert len(losses) > 12
+    assert len(counts) > 12
+    for name in losses:
+        assert made[name] == pytest.approx(expected[name], rel=2e-5, abs=1e-6), name
+    for name in counts:
+        assert made[name] == pytest.approx(expected[name], abs=1.01 / 32), name
+
+
+@pytest.mark.parametrize("name", several.VARIANTS)
+def test_two_processes_of_half_the_batch_follow_one_process_of_the_whole(curves: dict, name: str) -> None:
+    same(curves["two"][name], curves["one"][name])
+
+
+@pytest.mark.parametrize("name", several.RESUMED)
+def test_a_checkpoint_of_one_world_size_goes_on_in_another(curves: dict, name: str) -> None:
+    same(curves["two"][f"{name} from one"], curves["one"][name], from_step=4)
+    same(curves["one"][f"{name} from two"], curves["two"][name], from_step=4)
+
+
+def test_a_batch_that_cannot_be_cut_is_refused(settings: Settings, prepared: Prepared) -> None:
+    from workbench.training.distributed import check_cut
+    from workbench.training.loop import starting_model
+
+    model = starting_model(settings, 0, prepared)
+    check_cut(settings, 16, model, World(0, 2))
+    with pytest.raises(UserError, match="multiple of 24"):
+        check_cut(settings, 16, model, World(0, 3))
+    with pytest.raises(UserError, match="batch norms"):
+        check_cut(apply(settings, {"model.vision.frozen": False}), 16, model, World(0, 2))

@@ -1,0 +1,123 @@
+"""The ITM batch: true pairs, and the same pairs made false."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from workbench.config.schema import Objectives
+from workbench.data.text import SPECIAL
+from workbench.model.vilta import ViLTA
+from workbench.objectives.companions import Companions, language_logits
+from workbench.objectives.losses import late_interaction
+from workbench.objectives.negatives import hard_pairs, synthesize, take_back
+from workbench.objectives.plan import HARD_CAPTION, HARD_PICTURE, Part, Rewriting
+from workbench.world import World
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Row i shows picture `image_rows[i]` with `token_ids[i]`. `pooled`: the pictures are counted over all processes."""
+
+    token_ids: Tensor
+    image_rows: Tensor
+    is_match: Tensor
+    valid: Tensor
+    pooled: bool
+
+
+def match_batch(
+    model: ViLTA, features: Tensor, part: Part, objectives: Objectives, companions: Companions, world: World
+) -> Matching:
+    """The pairs that the plan has chosen, as they are and made false; `features` [b, N, C] of the own pictures."""
+    own, kind, device = part.own, objectives.itm.negatives, features.device
+    token_ids, pool_ids = (torch.from_numpy(ids).to(device) for ids in (own.token_ids, part.pool_ids))
+    captioned, pictured = (torch.from_numpy(own.negatives == how).to(device) for how in (HARD_CAPTION, HARD_PICTURE))
+    chosen, others = (torch.from_numpy(rows).to(device) for rows in (own.chosen, own.others))
+    pooled = kind == "in_batch_hard" and objectives.itm.hard_ratio > 0
+    first = part.first if pooled else 0
+    true_text, true_rows = token_ids[chosen], chosen + first
+    false_text, false_rows = true_text.clone(), torch.where(captioned, chosen, others) + first
+    if own.foil_ids is not None:
+        false_text[captioned] = torch.from_numpy(own.foil_ids).to(device)[chosen[captioned]]
+    elif own.rewriting is not None:
+        rows = own.chosen[own.negatives == HARD_CAPTION]
+        false_text[captioned] = written_captions(
+            model, true_text[captioned], own.rewriting.rows(rows), objectives, companions
+        )
+    elif pooled:
+        draws = torch.from_numpy(part.pool_draws).to(device)
+        similarity = pair_similarity(model, features, token_ids, pool_ids, world)
+        similar_text, similar_image = hard_pairs(
+            similarity, pool_ids, objectives.itm.similarity_temperature, draws[:, 0], draws[:, 1]
+        )
+        false_text[captioned] = pool_ids[similar_text[true_rows[captioned]]]
+        false_rows[pictured] = similar_image[true_rows[pictured]]
+    # A negative that came out true is no negative: it leaves the loss, it is never labelled false. That is a caption
+    # that was not changed, or another picture with the same caption.
+    shown = pool_ids if pooled else token_ids
+    really_false = (false_text != shown[false_rows]).any(dim=1)
+    everywhere = torch.ones_like(really_false)
+    return Matching(
+        token_ids=torch.cat([true_text, false_text]),
+        image_rows=torch.cat([true_rows, false_rows]),
+        is_match=torch.cat([everywhere, ~everywhere]),
+        valid=torch.cat([everywhere, really_false]),
+        pooled=pooled,
+    )
+
+
+@torch.no_grad()
+def pair_similarity(model: ViLTA, features: Tensor, token_ids: Tensor, pool_ids: Tensor, world: World) -> Tensor:
+    """[P_image, P_text] over the pairs of all processes: ITC's similarity where it is trained, else the late interaction that
+    the warm start trained."""
+    tokens, states = model.adapt_image(features), model.encode_text(token_ids)
+    if hasattr(model, "itc_image"):
+        image, text = (world.gather(made) for made in model.contrast_features(tokens, states))
+        return image @ text.t()
+    return aligned_similarity(model, world.gather(tokens), world.gather(states), pool_ids)
+
+
+def aligned_similarity(model: ViLTA, image_tokens: Tensor, states: Tensor, token_ids: Tensor) -> Tensor:
+    """[B_image, B_text]: late interaction of image tokens [B, N, D] with the words of captions whose `states` are [B, L, D]."""
+    return late_interaction(
+        F.normalize(image_tokens, dim=-1),
+        F.normalize(model.text_projection(states), dim=-1),
+        token_ids >= len(SPECIAL),
+    )
+
+
+@torch.no_grad()
+def written_captions(
+    model: ViLTA, original: Tensor, rewriting: Rewriting, objectives: Objectives, companions: Companions
+) -> Tensor:
+    """Captions that the generator writes over masked ones: int64 [B, L] like `original`."""
+    itm, device = objectives.itm, original.device
+    masked_ids, positions = rewriting.hidden.token_ids.to(device), rewriting.hidden.positions.to(device)
+    if itm.generator == "unigram":
+        logits = companions.unigram.expand(int(positions.sum()), -1)
+    else:
+        language = {"current": model, "ema": companions.ema}.get(itm.generator)
+        writer = language.language if language is not None else companions.frozen
+        assert writer is not None
+        was_training = writer.training
+        writer.eval()
+        logits = language_logits(writer, masked_ids, positions)
+        writer.train(was_training)
+    banned = companions.synonyms if itm.false_negative_filter == "synonyms" else companions.synonyms[:, :1]
+    written = synthesize(
+        logits,
+        original,
+        positions,
+        itm.sampling_temperature,
+        banned,
+        rewriting.draws.to(device)[positions],
+        itm.top_k,
+        itm.top_p,
+    )
+    if itm.false_negative_filter == "teacher":
+        assert companions.frozen is not None
+        judged = language_logits(companions.frozen, masked_ids, positions)
+        written = take_back(written, original, positions, judged, itm.filter_ratio)
+    return written

@@ -1,0 +1,167 @@
+"""What a step does with its batch: drawn on the host from (seed, step) alone, so that every process, and every way to cut
+the batch into parts, agrees on it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workbench.config.schema import Objectives
+from workbench.data.masking import Masked, hide_tokens, mask_tokens
+from workbench.data.text import PAD
+from workbench.randomness import generator
+from workbench.world import ALONE, World
+
+# A random negative is another picture of the same block of rows: a part of whole blocks has all the pictures it needs.
+BLOCK = 8
+RANDOM_PICTURE, HARD_CAPTION, HARD_PICTURE = range(3)
+
+
+@dataclass(frozen=True)
+class Rewriting:
+    """Captions to be written anew: `hidden` as the generator reads them, `draws` float32 [B, L] in [0, 1), each of which
+    chooses a word."""
+
+    hidden: Masked
+    draws: Tensor
+
+    def rows(self, rows: np.ndarray) -> "Rewriting":
+        """That of some of the captions."""
+        hidden = Masked(self.hidden.token_ids[rows], self.hidden.positions[rows])
+        return Rewriting(hidden, self.draws[rows])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`token_ids` int64 [B, L] padded; `masked` the captions of MLM; `foil_ids` int64 [B, L] (a true foil of each caption, or the
+    caption itself where there is none).
+
+    ITM takes the pairs `chosen` int64 [K], as they are and made false: `negatives` int64 [K] says how, and `others`
+    int64 [K] names the picture that a random negative gets. `draws` float32 [B, 2] choose in-batch hard captions and pictures.
+    """
+
+    token_ids: np.ndarray
+    masked: Masked
+    chosen: np.ndarray
+    others: np.ndarray
+    negatives: np.ndarray
+    draws: np.ndarray
+    rewriting: Rewriting | None
+    foil_ids: np.ndarray | None
+
+    def part(self, micro_batch: int = 0, micro_batches: int = 1, world: World = ALONE) -> "Part":
+        """What this process does in a micro-batch: the batch is cut into micro-batches, and each of them by rank."""
+        pool = len(self.token_ids) // micro_batches
+        size = pool // world.size
+        start = micro_batch * pool + world.rank * size
+        assert size == len(self.token_ids) or size % BLOCK == 0
+        in_pool = slice(micro_batch * pool, (micro_batch + 1) * pool)
+        longest = int((self.token_ids[in_pool] != PAD).sum(axis=1).max())
+        if self.foil_ids is not None:
+            longest = max(longest, int((self.foil_ids[in_pool] != PAD).sum(axis=1).max()))
+        rows, columns = slice(start, start + size), slice(0, longest)
+
+        def cut(masked: Masked) -> Masked:
+            return Masked(masked.token_ids[rows, columns], masked.positions[rows, columns])
+
+        ours = (self.chosen >= start) & (self.chosen < start + size)
+        own = Plan(
+            token_ids=self.token_ids[rows, columns],
+            masked=cut(self.masked),
+            chosen=self.chosen[ours] - start,
+            others=self.others[ours] - start,
+            negatives=self.negatives[ours],
+            draws=self.draws[rows],
+            rewriting=self.rewriting and Rewriting(cut(self.rewriting.hidden), self.rewriting.draws[rows, columns]),
+            foil_ids=None if self.foil_ids is None else self.foil_ids[rows, columns],
+        )
+        return Part(
+            own,
+            rows,
+            self.token_ids[in_pool, columns],
+            self.draws[in_pool],
+            world.rank * size,
+            int(self.masked.positions.sum()),
+            1 / micro_batches,
+        )
+
+
+@dataclass(frozen=True)
+class Part:
+    """A process's share of a micro-batch: `own` is the plan of its `rows`. Of the micro-batch as all processes together see
+    it: `pool_ids` int64 [P, L], `pool_draws` [P, 2], and `first`, where the own rows begin in it. `masked_in_step` counts the
+    positions that MLM predicts in the whole step; `share` is the micro-batch's share of the step."""
+
+    own: Plan
+    rows: slice
+    pool_ids: np.ndarray
+    pool_draws: np.ndarray
+    first: int
+    masked_in_step: int
+    share: float
+
+
+def plan_step(
+    token_ids: np.ndarray,
+    foil_ids: np.ndarray | None,
+    objectives: Objectives,
+    vocabulary: int,
+    word_starts: np.ndarray,
+    seed: int,
+    step: int,
+) -> Plan:
+    """The plan of a whole batch of captions int64 [B, L].
+
+    Half of the pairs take part in ITM (METER's share of true pairs), as they are and made false, so that the two classes
+    differ in nothing but the falsehood. `hard_ratio` of the false ones get a hard negative, the rest another picture.
+    Which pairs take part, and which are hard, is keyed by (seed, step): a larger ratio only turns more of the same
+    random negatives into hard ones.
+    """
+    mlm, itm = objectives.mlm, objectives.itm
+    masked = mask_tokens(
+        token_ids,
+        mlm.mask_ratio,
+        vocabulary,
+        generator("mlm masks", seed, step),
+        word_starts if mlm.whole_word else None,
+    )
+    chosen, others = _falsify(len(token_ids), generator("itm negatives", seed, step))
+    hard = 0 if itm.negatives == "random_image" else round(itm.hard_ratio * len(chosen))
+    negatives = np.full(len(chosen), RANDOM_PICTURE)
+    negatives[:hard] = HARD_CAPTION
+    if itm.negatives == "in_batch_hard":
+        # By turns a wrong caption for the picture, and a wrong picture for the caption.
+        negatives[1:hard:2] = HARD_PICTURE
+    writes = hard and itm.negatives == "synthesized"
+    return Plan(
+        token_ids,
+        masked,
+        chosen,
+        others,
+        negatives,
+        generator("hard pairs", seed, step).random((len(token_ids), 2), dtype=np.float32),
+        plan_rewriting(token_ids, itm.synthesis_mask_ratio, seed, step) if writes else None,
+        foil_ids,
+    )
+
+
+def plan_rewriting(token_ids: np.ndarray, mask_ratio: float, seed: int, step: int) -> Rewriting:
+    """Where captions int64 [B, L] are written anew, and the numbers that choose the words."""
+    hidden = hide_tokens(token_ids, mask_ratio, generator("synthesis masks", seed, step))
+    draws = generator("synthesis", seed, step).random(token_ids.shape, dtype=np.float32)
+    return Rewriting(hidden, torch.from_numpy(draws))
+
+
+def _falsify(rows: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Half of the rows of each block, and for each of them another row of its block."""
+    row = np.arange(rows)
+    start = row - row % BLOCK
+    size = np.minimum(BLOCK, rows - start)
+    order = np.lexsort((rng.random(rows), start))  # shuffled within each block
+    other = start + (row - start + rng.integers(1, np.maximum(2, size))) % size
+    place = row - start
+    # The first of every block, then the second of every block: whatever is taken from the front is spread over the blocks.
+    taken = np.lexsort((row, place))
+    taken = taken[place[taken] < size[taken] // 2]
+    return order[taken], other[order[taken]]

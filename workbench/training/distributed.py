@@ -1,0 +1,124 @@
+"""Training with several processes, as torchrun starts them: who they are, and DDP or FSDP2 around the model."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
+from functools import partial
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from workbench.config.schema import Settings
+from workbench.errors import UserError
+from workbench.model.vilta import ViLTA
+from workbench.objectives.plan import BLOCK
+from workbench.world import ALONE, World
+
+WAIT = timedelta(hours=2)  # the first process may prepare data for long, while the others wait
+
+
+class Call(nn.Module):
+    """Runs a function of the model as its forward, which is where DDP and FSDP2 do their work."""
+
+    def __init__(self, model: ViLTA) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, function: Callable[..., Any], *args: Any) -> Any:
+        return function(self.model, *args)
+
+
+@contextmanager
+def joined() -> Iterator[World]:
+    """The world that torchrun's variables tell of; without them, this process alone."""
+    if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
+        yield ALONE
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank())
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=WAIT)
+    try:
+        yield World(dist.get_rank(), dist.get_world_size(), dist.new_group(timeout=WAIT))
+    finally:
+        dist.destroy_process_group()
+
+
+def local_rank() -> int:
+    """The place of this process among those of its machine."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def wait(world: World) -> None:
+    if world.size > 1:
+        dist.barrier(group=world.group)
+
+
+def check_cut(settings: Settings, batch_size: int, model: ViLTA, world: World) -> None:
+    """Raises UserError where a batch cannot be cut into micro-batches and processes without changing the result."""
+    micro_batches = settings.optimisation.micro_batches
+    parts = micro_batches * world.size
+    if parts == 1:
+        return
+    if batch_size % (parts * BLOCK):
+        raise UserError(
+            f"`optimisation.batch_size`: {batch_size} pairs cannot be cut into {micro_batches} micro-batch(es) x {world.size} "
+            f"process(es); take a multiple of {parts * BLOCK}."
+        )
+    norms = [module for module in model.vision.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if norms and not settings.model.vision.frozen:
+        raise UserError(
+            f"`model.vision.name`: {settings.model.vision.name} has batch norms, whose statistics a cut batch would change; "
+            "take an encoder without them, or `model.vision.frozen: true`."
+        )
+
+
+def spread_over(model: ViLTA, sharding: str, world: World) -> nn.Module:
+    """The model as a `Call`; with several processes its copies in step (`ddp`), or each process with a part (`fsdp`)."""
+    call = Call(model)
+    if world.size == 1:
+        return call
+    if sharding == "ddp":
+        from torch.nn.parallel import DistributedDataParallel
+
+        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else None
+        # An arm may leave parts of the model unused, such as the language encoder's head.
+        return DistributedDataParallel(call, device_ids=devices, broadcast_buffers=False, find_unused_parameters=True)
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh("cuda" if torch.cuda.is_available() else "cpu", (world.size,))
+    for layer in model.layers():
+        fully_shard(layer, mesh=mesh)
+    fully_shard(call, mesh=mesh)
+    return call
+
+
+def speed_up(model: ViLTA, settings: Settings) -> None:
+    """Activation checkpointing and compilation of the repeated layers, in place; to be called once."""
+    for layer in model.layers():
+        if settings.optimisation.activation_checkpointing:
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+        if settings.optimisation.compile:
+            layer.compile(dynamic=True)
+
+
+def without_exchange(call: nn.Module, last: bool) -> AbstractContextManager[Any]:
+    """Micro-batches before the last keep their gradients to themselves (DDP); FSDP2 always exchanges them, to save memory."""
+    if last or not hasattr(call, "no_sync"):
+        return nullcontext()
+    exchangeless: AbstractContextManager[Any] = cast(Any, call).no_sync()
+    return exchangeless
+
+
+def restored(saved: Tensor, like: Tensor) -> Tensor:
+    """A saved whole tensor in the form of `like`: on its device, and spread over the processes where `like` is."""
+    if not hasattr(like, "full_tensor"):
+        return saved
+    from torch.distributed.tensor import distribute_tensor
+
+    mesh = like.device_mesh  # type: ignore[attr-defined]
+    return distribute_tensor(saved.to(mesh.device_type), mesh, like.placements)  # type: ignore[attr-defined]
