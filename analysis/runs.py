@@ -104,8 +104,8 @@ def read_runs(uri: str, run_id: str) -> Runs:
     return Runs(run_id, found[1] or run_id, _experiment(found[2], run_id), trials, metrics)
 
 
-def list_sweeps(uri: str) -> pl.DataFrame:
-    """`run_id`, `name`, `status`, `finished`, `trials`, `started` (ms) of every sweep, the newest first."""
+def list_runs(uri: str) -> pl.DataFrame:
+    """`run_id`, `name`, `status`, `finished`, `trials`, `started` (ms) of every sweep and single training, the newest first."""
     schema = {
         "run_id": pl.String,
         "name": pl.String,
@@ -119,9 +119,10 @@ def list_sweeps(uri: str) -> pl.DataFrame:
         return pl.DataFrame(schema=schema)
     with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
         rows = connection.execute(
-            """SELECT p.run_uuid, p.name, p.status, COALESCE(SUM(c.status = 'FINISHED'), 0), COUNT(c.run_uuid),
-            p.start_time FROM runs p
-            JOIN tags k ON k.run_uuid = p.run_uuid AND k.key = 'kind' AND k.value = 'sweep'
+            """SELECT p.run_uuid, p.name, p.status,
+            CASE k.value WHEN 'train' THEN p.status = 'FINISHED' ELSE COALESCE(SUM(c.status = 'FINISHED'), 0) END,
+            CASE k.value WHEN 'train' THEN 1 ELSE COUNT(c.run_uuid) END, p.start_time FROM runs p
+            JOIN tags k ON k.run_uuid = p.run_uuid AND k.key = 'kind' AND k.value IN ('sweep', 'train')
             LEFT JOIN tags t ON t.key = 'mlflow.parentRunId' AND t.value = p.run_uuid
             LEFT JOIN runs c ON c.run_uuid = t.run_uuid GROUP BY p.run_uuid ORDER BY p.start_time DESC"""
         ).fetchall()

@@ -48,6 +48,8 @@ def test_every_experiment_runs_through_to_its_report(file: Path, tmp_path: Path,
     assert "smoke run" in page
     assert "Traceback" not in done.stderr
 
+    if file != EXPERIMENTS[0]:
+        return
     again = wb("sweep", str(file), "--smoke", "--seeds", "1", "--workspace", str(tmp_path), *extra)
     assert again.returncode == 0
     assert f"{outcome['planned']} already finished" in again.stdout
@@ -137,6 +139,30 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
         assert not connection.execute("SELECT 1 FROM runs WHERE status = 'RUNNING'").fetchall()
 
 
+def test_two_processes_train_one_model_and_its_run_is_reported(tmp_path: Path) -> None:
+    arguments = [
+        "train",
+        "experiments/components.yaml",
+        "--smoke",
+        "--nproc",
+        "2",
+        "--json",
+        "--workspace",
+        str(tmp_path),
+    ]
+    done = wb(*arguments)
+    assert done.returncode == 0, done.stderr
+    made = json.loads(done.stdout)
+    assert Path(made["weights"]).is_file()
+    assert 0 <= made["value"] <= 1
+    listed = json.loads(wb("runs", "--json", "--workspace", str(tmp_path)).stdout)
+    assert [(row["run_id"], row["finished"], row["trials"]) for row in listed] == [(made["run_id"], 1, 1)]
+    assert wb("report", "--run-id", made["run_id"], "--workspace", str(tmp_path)).returncode == 0
+    again = wb(*arguments[:-3], "--workspace", str(tmp_path))
+    assert "already finished" in again.stdout
+    assert made["run_id"] in again.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -148,6 +174,18 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
         ),
         (["sweep", "experiments/stamps.yaml", "--set", "data.path=/nowhere"], "there is no folder /nowhere"),
         (["report", "--run-id", "x"], "there are no runs yet"),
+        (
+            [
+                "train",
+                "experiments/ablation_itm.yaml",
+                "--smoke",
+                "--nproc",
+                "2",
+                "--set",
+                "objectives.itm.negatives=foil",
+            ],
+            "`objectives.itm.negatives` is 'foil'",
+        ),
         (
             ["sweep", "experiments/ablation_itm.yaml", "--smoke", "--set", "model.vision.name=resnet_nowhere"],
             "timm cannot build `resnet_nowhere`",

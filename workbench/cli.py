@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -145,6 +146,70 @@ def _dry_run(experiment: Any, workspace: Path, workers: int, cores: int, as_json
     )
 
 
+@app.command(
+    epilog="Example: `wb train experiments/pretrain_4m.yaml --nproc 8`; over several machines, on each of them: "
+    "`torchrun --nnodes 2 --nproc-per-node 8 --rdzv-endpoint HOST:29500 -m workbench train FILE`, with a workspace that all share."
+)
+def train(
+    file: File,
+    workspace: Workspace = DEFAULT,
+    nproc: Annotated[
+        int, typer.Option(help="Processes on this machine that train one model together, one a GPU.", min=1)
+    ] = 1,
+    seed: Annotated[int | None, typer.Option(help="Default: the file's first seed.", min=0)] = None,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Shrink the experiment to seconds; its numbers mean nothing.")
+    ] = False,
+    set_: Set = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train one model with an experiment's fixed settings. Stopped at any point, the same command goes on."""
+    from workbench.config.load import load_experiment
+    from workbench.sweep.grid import smoke as shrink
+
+    experiment = load_experiment(file, set_ or ())
+    if smoke:
+        experiment = shrink(experiment)
+    if nproc > 1 and "WORLD_SIZE" not in os.environ:
+        from workbench.sweep.launch.together import start_together
+
+        raise typer.Exit(start_together(nproc))
+    from contextlib import ExitStack
+
+    from rich.console import Console
+
+    from workbench.progress import SweepDisplay
+    from workbench.sweep.single import run_single
+    from workbench.training.distributed import joined
+
+    console = Console(stderr=as_json, no_color="NO_COLOR" in os.environ or None)
+    with joined() as world, ExitStack() as stack:
+        first = world.rank == 0
+        show = stack.enter_context(SweepDisplay(console)).show if first else lambda _: None
+        chosen = experiment.seeds.first if seed is None else seed
+        made = run_single(experiment, chosen, workspace, world, show)
+    if first and as_json:
+        _print_json(
+            {
+                "run_id": made.run_id,
+                "primary": experiment.primary,
+                "value": made.value,
+                "weights": str(made.weights) if made.value is not None else None,
+                "stopped": made.value is None,
+            }
+        )
+    if made.stopped:
+        if first:
+            typer.echo("Stopped; the same command goes on.", err=True)
+        raise typer.Exit(130)
+    if first and not as_json:
+        before = "already finished: " if made.again else ""
+        typer.echo(
+            f"{before}{experiment.primary} {made.value:.4f}, run {made.run_id}\nweights (for `model.weights`): {made.weights}"
+        )
+
+
 @app.command(epilog="Example: `wb report --run-id 1f0c...`; `wb runs` lists the ids.")
 def report(
     run_id: Annotated[str, typer.Option(help="A sweep's run or a single trial's.")],
@@ -171,18 +236,18 @@ def report(
 
 @app.command()
 def runs(workspace: Workspace = DEFAULT, as_json: Json = False, debug: Debug = False) -> None:
-    """List the sweeps of a workspace, the newest first."""
+    """List the sweeps and single trainings of a workspace, the newest first."""
     from datetime import datetime
 
-    from analysis.runs import list_sweeps
+    from analysis.runs import list_runs
     from workbench.tracking.store import tracking_uri
 
-    frame = list_sweeps(tracking_uri(workspace))
+    frame = list_runs(tracking_uri(workspace))
     if as_json:
         _print_json(frame.to_dicts())
         return
     if frame.is_empty():
-        typer.echo(f"No sweeps in {workspace} yet; start with `wb sweep FILE`.")
+        typer.echo(f"No runs in {workspace} yet; start with `wb sweep FILE`.")
     for row in frame.iter_rows(named=True):
         started = datetime.fromtimestamp(row["started"] / 1000).strftime("%Y-%m-%d %H:%M")
         typer.echo(f"{row['run_id']}  {started}  {row['status']:<8}  {row['finished']:>3} finished  {row['name']}")
@@ -246,6 +311,13 @@ def _print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, default=str))
 
 
+def _let_the_first_process_speak() -> None:
+    """Of several processes most meet the same error; the first one says it, and its end takes the others down."""
+    if int(os.environ.get("RANK", "0")) > 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(3)
+
+
 def main() -> None:
     """The console script: errors end in one sentence, 2 for the user's mistake and 1 for ours."""
     debug = "--debug" in sys.argv
@@ -255,6 +327,7 @@ def main() -> None:
     except UserError as error:
         if debug:
             raise
+        _let_the_first_process_speak()
         typer.echo(f"wb: {error}", err=True)
         sys.exit(2)
     except BrokenPipeError:

@@ -9,7 +9,7 @@ import pytest
 from analysis.ablation import contrasts
 from analysis.convergence import speed
 from analysis.report import write_report
-from analysis.runs import list_sweeps, read_runs
+from analysis.runs import list_runs, read_runs
 from analysis.verdict import answer, caution
 from workbench.errors import UserError
 from workbench.tracking.runs import Tracker
@@ -105,5 +105,5 @@ def test_mistakes_are_named(store: tuple[str, str, Tracker], tmp_path: Path) -> 
 
 
 def test_sweeps_are_listed(store: tuple[str, str, Tracker]) -> None:
-    row = list_sweeps(store[0]).row(0, named=True)
+    row = list_runs(store[0]).row(0, named=True)
     assert (row["name"], row["finished"], row["trials"]) == ("toy", 14, 15)

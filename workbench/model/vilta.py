@@ -30,8 +30,9 @@ class ViLTA(nn.Module):
         rows, columns = self.vision.grid if config.image_positions else (0, 0)
         # A row and a column part, because relations such as `above` are about one of them alone.
         # They start as ramps: what is left of what is then a difference, which a linear map can read.
-        self.row_positions = nn.Parameter(torch.linspace(-1, 1, rows)[:, None, None] * torch.randn(width))
-        self.column_positions = nn.Parameter(torch.linspace(-1, 1, columns)[None, :, None] * torch.randn(width))
+        down, across = torch.linspace(-1, 1, rows)[:, None, None], torch.linspace(-1, 1, columns)[None, :, None]
+        self.row_positions = nn.Parameter(down * torch.randn(width), requires_grad=config.image_positions)
+        self.column_positions = nn.Parameter(across * torch.randn(width), requires_grad=config.image_positions)
         self.text_type, self.image_type = (nn.Parameter(torch.zeros(width)) for _ in range(2))
         self.text_projection = nn.Linear(width, width)
         self.fusion = FUSIONS[config.fusion.kind](width, config.fusion)

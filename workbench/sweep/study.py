@@ -40,6 +40,11 @@ class Ledger:
         done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         return {trial.user_attrs["cell_key"]: trial.user_attrs["run_id"] for trial in done}
 
+    def outcome(self, cell: Cell) -> FrozenTrial | None:
+        """How the cell ended, where it is complete."""
+        done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return next((trial for trial in done if trial.user_attrs["cell_key"] == cell.key), None)
+
     def failures(self, cell: Cell, since: float = 0.0) -> list[FrozenTrial]:
         """The cell's failed attempts since a time (seconds of the epoch)."""
         failed = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
@@ -65,13 +70,13 @@ class Ledger:
         self._add(cell, TrialState.FAIL, {"reason": reason}, None)
 
     def _add(self, cell: Cell, state: TrialState, attributes: dict[str, Any], value: float | None) -> None:
-        params = {name: level for name, level in cell.values.items() if _distribution(level) is not None}
+        axes = {name: d for name, level in cell.values.items() if (d := _distribution(level)) is not None}
         self.study.add_trial(
             create_trial(
                 state=state,
                 value=value,
-                params=params,
-                distributions={name: d for name in params if (d := _distribution(params[name])) is not None},
+                params={name: cell.values[name] for name in axes},
+                distributions=axes,
                 user_attrs=attributes
                 | {"cell_key": cell.key, "cell": cell.label, "seed": cell.seed, "at": time.time()},
             )

@@ -23,7 +23,7 @@ class Job:
 
     workspace: Path
     study: str
-    parent_run: str
+    parent_run: str | None
     uri: str
     cells: list[Cell]
     threads: int

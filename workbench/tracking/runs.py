@@ -46,7 +46,7 @@ class Tracker:
         if run is not None:
             self.client.update_run(run.info.run_id, status="RUNNING")
             return str(run.info.run_id)
-        everything = dict(tags) | {MLFLOW_RUN_NAME: name, MLFLOW_SOURCE_NAME: "wb sweep", MLFLOW_USER: _user()}
+        everything = dict(tags) | {MLFLOW_RUN_NAME: name, MLFLOW_SOURCE_NAME: "wb", MLFLOW_USER: _user()}
         if parent:
             everything[MLFLOW_PARENT_RUN_ID] = parent
         run = self.client.create_run(self.experiment_id(), tags=everything)

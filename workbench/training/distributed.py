@@ -1,11 +1,12 @@
 """Training with several processes, as torchrun starts them: who they are, and DDP or FSDP2 around the model."""
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -18,6 +19,7 @@ from workbench.model.vilta import ViLTA
 from workbench.objectives.plan import BLOCK
 from workbench.world import ALONE, World
 
+T = TypeVar("T")
 WAIT = timedelta(hours=2)  # the first process may prepare data for long, while the others wait
 
 
@@ -35,7 +37,7 @@ class Call(nn.Module):
 @contextmanager
 def joined() -> Iterator[World]:
     """The world that torchrun's variables tell of; without them, this process alone."""
-    if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
         return
     if torch.cuda.is_available():
@@ -52,9 +54,17 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def wait(world: World) -> None:
+def local_size() -> int:
+    """How many of the processes are on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def in_turn(world: World, make: Callable[[], T]) -> T:
+    """`make()` in every process, in the first one of each machine before the others: what it caches they only read."""
+    made = [make()] if local_rank() == 0 else []
     if world.size > 1:
         dist.barrier(group=world.group)
+    return made[0] if made else make()
 
 
 def check_cut(settings: Settings, batch_size: int, model: ViLTA, world: World) -> None:
@@ -85,8 +95,9 @@ def spread_over(model: ViLTA, sharding: str, world: World) -> nn.Module:
         from torch.nn.parallel import DistributedDataParallel
 
         devices = [torch.cuda.current_device()] if torch.cuda.is_available() else None
-        # An arm may leave parts of the model unused, such as the language encoder's head.
-        return DistributedDataParallel(call, device_ids=devices, broadcast_buffers=False, find_unused_parameters=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # the argument's new name is not known to older versions
+            return DistributedDataParallel(call, device_ids=devices, broadcast_buffers=False)
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
