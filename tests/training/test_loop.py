@@ -107,6 +107,7 @@ def test_another_seed_gives_other_numbers(settings: Settings, prepared: Prepared
         {"objectives.mlm.weight": 0.1},
         {"objectives.itm.weight": 0.1},
         {"optimisation.encoder_rate": 0.1},
+        {"optimisation.precision": "bfloat16"},
     ],
 )
 def test_every_switch_changes_the_result(settings: Settings, prepared: Prepared, tmp_path: Path, change: dict) -> None:

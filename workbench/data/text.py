@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from torch import Tensor
 
 from workbench.errors import UserError, first_line
 
@@ -101,6 +102,13 @@ def save_tokeniser(tokeniser: Tokeniser, path: Path) -> None:
 
 def load_tokeniser(path: Path, max_length: int) -> Tokeniser:
     return Tokeniser(Tokenizer.from_file(str(path)), max_length)
+
+
+def padding_mask(token_ids: Tensor) -> Tensor | None:
+    """bool [B, L]: what may be read of padded captions int64 [B, L]; None where nothing is padded, which attention is faster
+    without."""
+    mask = token_ids != PAD
+    return None if bool(mask.all()) else mask
 
 
 def trim(token_ids: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from transformers import RobertaConfig, RobertaForMaskedLM
 from transformers.utils import logging as transformers_logging
 
 from workbench.config.schema import Text, Vision
-from workbench.data.text import END, MASK, PAD, START
+from workbench.data.text import END, MASK, PAD, START, padding_mask
 from workbench.errors import UserError, first_line
 from workbench.model.weights import vision_weights
 
@@ -75,7 +75,7 @@ class VisionEncoder(nn.Module):
 
 def text_states(language: RobertaForMaskedLM, token_ids: Tensor) -> Tensor:
     """Hidden states [B, L, D] of a language encoder for padded captions int64 [B, L]."""
-    states: Tensor = language.roberta(token_ids, attention_mask=(token_ids != PAD).long()).last_hidden_state
+    states: Tensor = language.roberta(token_ids, attention_mask=padding_mask(token_ids)).last_hidden_state
     return states
 
 

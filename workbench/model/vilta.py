@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workbench.config.schema import Itc, Model
-from workbench.data.text import PAD
+from workbench.data.text import padding_mask
 from workbench.model.encoders import VisionEncoder, text_encoder, text_states
 from workbench.model.fusion import FUSIONS, CoAttention, Merged
 
@@ -94,7 +94,7 @@ class ViLTA(nn.Module):
         if self.image_positions:
             image_tokens = image_tokens + (self.row_positions + self.column_positions).flatten(0, 1)
         text, image = self.fusion(
-            self.text_projection(text_states) + self.text_type, image_tokens + self.image_type, token_ids != PAD
+            self.text_projection(text_states) + self.text_type, image_tokens + self.image_type, padding_mask(token_ids)
         )
         pooled = torch.cat([self.text_pooler(text[:, 0]), self.image_pooler(self._pool(image))], dim=-1)
         return text, pooled
