@@ -105,3 +105,14 @@ def test_every_setting_can_be_reached_by_its_dotted_key() -> None:
     keys = dotted_keys()
     assert "objectives.mlm.temperature" in keys
     assert apply(Settings(), {"objectives.mlm.temperature": 3.0}).objectives.mlm.temperature == 3.0
+
+
+def test_an_arm_may_name_only_what_it_changes(tmp_path: Path) -> None:
+    first = "{objectives.itm.top_k: null, objectives.itm.top_p: 1.0, objectives.itm.sampling_temperature: 1.0}"
+    text = GOOD[: GOOD.index("factors:")] + f"arms:\n  - {first}\n  - {{objectives.itm.top_k: 3}}\n"
+    cells = expand(load_experiment(write(tmp_path, text)))[:2]
+    assert [cell.label for cell in cells] == ["baseline", "itm.top_k=3"]
+    assert [cell.settings.objectives.itm.top_k for cell in cells] == [None, 3]
+    assert cells[1].values == {**cells[0].values, "objectives.itm.top_k": 3}
+    with pytest.raises(UserError, match="also `objectives.itm.weight`"):
+        load_experiment(write(tmp_path, text + "  - {objectives.itm.weight: 3}\n"))

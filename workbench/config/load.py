@@ -143,8 +143,9 @@ def _arms(
     where = _at(path, lines, "arms")
     if not isinstance(listed, list) or not listed or not all(isinstance(arm, dict) and arm for arm in listed):
         raise UserError(f"{where}: `arms` must be a list of mappings, one an arm.")
-    if any(set(arm) != set(listed[0]) for arm in listed):
-        raise UserError(f"{where}: every arm must set the same keys: {', '.join(map(str, listed[0]))}.")
+    if strange := [str(name) for arm in listed for name in arm if name not in listed[0]]:
+        raise UserError(f"{where}: the first arm must set every key that another one changes, also `{strange[0]}`.")
+    listed = [listed[0] | arm for arm in listed]
     if len({repr(sorted(arm.items())) for arm in listed}) < len(listed):
         raise UserError(f"{where}: two arms are the same.")
     return {name: list(dict.fromkeys(arm[name] for arm in listed)) for name in listed[0]}, listed

@@ -4,35 +4,37 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from workbench.config.load import apply, dotted_keys
+from workbench.config.load import apply, dotted_keys, read_preset
 from workbench.config.schema import Experiment, Settings
 from workbench.randomness import key
 
+TINY_WIDTH = 128
 IRRELEVANT = {"optimisation": {"checkpoint_every"}}  # settings that cannot change a result
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One trial to run: `values` are its factor levels, `key` the hash of all that decides its result."""
+    """One trial to run: `values` are its factor levels, `key` the hash of all that decides its result, `label` its levels as
+    people read them, such as `hard_ratio=0.5`; all seeds of an arm share it."""
 
     values: dict[str, Any]
     seed: int
     settings: Settings
     key: str
-
-    @property
-    def label(self) -> str:
-        """Readable factor levels, such as `hard_ratio=0.5`; what all seeds of an arm share."""
-        return arm_label(self.values)
+    label: str
 
     @property
     def name(self) -> str:
         return f"{self.label} · seed {self.seed}"
 
 
-def arm_label(values: dict[str, Any]) -> str:
+def arm_label(values: dict[str, Any], baseline: dict[str, Any]) -> str:
     """Factor levels as people read them: the last part of each key and its level; where several settings end alike,
-    such as `weight`, the last two parts."""
+    such as `weight`, the last two parts. Of more than two, those that differ from the baseline's."""
+    if len(values) > 2:
+        values = {name: level for name, level in values.items() if level != baseline.get(name)}
+        if not values:
+            return "baseline"
     ends = Counter(dotted.rsplit(".", 1)[-1] for dotted in dotted_keys())
 
     def short(dotted: str) -> str:
@@ -54,7 +56,8 @@ def expand(experiment: Experiment) -> list[Cell]:
 
 def make_cell(experiment: Experiment, values: dict[str, Any], seed: int) -> Cell:
     settings = apply(experiment.settings, values)
-    return Cell(values, seed, settings, f"{key('cell', settings_key(settings), seed):016x}")
+    label = arm_label(values, experiment.baseline)
+    return Cell(values, seed, settings, f"{key('cell', settings_key(settings), seed):016x}", label)
 
 
 def settings_key(settings: Settings) -> str:
@@ -85,6 +88,12 @@ def smoke(experiment: Experiment) -> Experiment:
         "evaluation.robustness_pairs": 24,
     }
     seeds = experiment.seeds.model_copy(update={"count": min(2, experiment.seeds.count)})
+    settings = experiment.settings
+    if settings.model.width > TINY_WIDTH:
+        # A large model, and the weights and words it would fetch, would take more than seconds.
+        tiny = Settings.model_validate(read_preset("tiny"))
+        data = settings.data.model_copy(update={"image_size": tiny.data.image_size, "tokeniser": None})
+        settings = settings.model_copy(update={"model": tiny.model, "data": data})
     return experiment.model_copy(
-        update={"settings": apply(experiment.settings, small), "seeds": seeds, "name": f"{experiment.name}-smoke"}
+        update={"settings": apply(settings, small), "seeds": seeds, "name": f"{experiment.name}-smoke"}
     )
