@@ -172,7 +172,7 @@ def test_two_processes_train_one_model_and_its_run_is_reported(tmp_path: Path) -
             ["sweep", "experiments/ablation_itm.yaml", "--set", "optimisation.steps=soon"],
             "`optimisation.steps` is 'soon'",
         ),
-        (["sweep", "experiments/stamps.yaml", "--set", "data.path=/nowhere"], "there is no folder /nowhere"),
+        (["sweep", "experiments/stamps.yaml", "--set", "data.path=/nowhere"], "there is no file or folder /nowhere"),
         (["report", "--run-id", "x"], "there are no runs yet"),
         (
             [

@@ -32,6 +32,12 @@ class World:
         gathered: Tensor = _Gather.apply(rows, self)
         return gathered
 
+    def part(self, rows: int, micro_batch: int = 0, micro_batches: int = 1) -> slice:
+        """This process's share of a batch of `rows`, which is cut into micro-batches, and each of them by rank."""
+        pool = rows // micro_batches
+        start = micro_batch * pool + self.rank * (pool // self.size)
+        return slice(start, start + pool // self.size)
+
     def any(self, flag: bool, device: torch.device) -> bool:
         """Whether the flag is raised in at least one process."""
         return flag if self.size == 1 else bool(self.sum(torch.tensor(float(flag), device=device)) > 0)

@@ -11,14 +11,16 @@ import torch
 from analysis.runs import read_runs
 from workbench.config.load import apply
 from workbench.config.schema import Settings
+from workbench.data.loader import Order
 from workbench.data.scenes import render, scenes
 from workbench.objectives.companions import make_companions
 from workbench.objectives.step import losses
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import open_store
-from workbench.training.batches import load_images, plan_batch
+from workbench.training.batches import on_device, plan_batch, read_pictures
 from workbench.training.loop import optimiser_for, starting_model, train_mode
 from workbench.training.prepare import Prepared, prepare
+from workbench.world import ALONE
 
 
 def seconds(action: Callable[[], object], repeats: int) -> float:
@@ -38,14 +40,16 @@ def train_step(settings: Settings, prepared: Prepared) -> Callable[[], None]:
     corpus = prepared.corpus
     companions = make_companions(settings.objectives, model, corpus.train.token_ids, corpus.synonyms, corpus.tokeniser)
 
+    order = Order(corpus.train.shares, settings.optimisation.batch_size, 0)
+
     def step() -> None:
         train_mode(model, settings)
-        rows = np.arange(settings.optimisation.batch_size)
-        part = plan_batch(settings, prepared, companions, None, rows, 0, 0).part()
+        _, rows = order.at(0)
+        (read,) = next(read_pictures(settings, prepared, order, ALONE, 0))
         made = losses(
             model,
-            load_images(prepared, rows),
-            part,
+            on_device(settings, prepared, read, rows, 0, 0),
+            plan_batch(settings, prepared, companions, None, rows, 0, 0, 0).part(),
             settings.objectives,
             companions,
             alpha=0.0,

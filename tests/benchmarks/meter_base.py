@@ -50,9 +50,11 @@ def main() -> None:
     print(f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.0f} M parameters on {device}")
     for step in range(2):
         started = time.perf_counter()
-        part = plan_step(token_ids, None, settings.objectives, VOCABULARY, companions.word_starts, 0, step).part()
+        plan = plan_step(
+            token_ids, None, settings.objectives, VOCABULARY, companions.word_starts, np.arange(BATCH), 0, 0, step
+        )
         with precision(device):
-            made = losses(model, pictures, part, settings.objectives, companions, alpha=0.0)
+            made = losses(model, pictures, plan.part(), settings.objectives, companions, alpha=0.0)
         optimiser.zero_grad(set_to_none=True)
         made["loss"].backward()
         nn.utils.clip_grad_norm_(model.parameters(), settings.optimisation.clip)

@@ -114,5 +114,5 @@ def test_an_arm_may_name_only_what_it_changes(tmp_path: Path) -> None:
     assert [cell.label for cell in cells] == ["baseline", "itm.top_k=3"]
     assert [cell.settings.objectives.itm.top_k for cell in cells] == [None, 3]
     assert cells[1].values == {**cells[0].values, "objectives.itm.top_k": 3}
-    with pytest.raises(UserError, match="also `objectives.itm.weight`"):
+    with pytest.raises(UserError, match=r"also `objectives\.itm\.weight`"):
         load_experiment(write(tmp_path, text + "  - {objectives.itm.weight: 3}\n"))

@@ -55,7 +55,7 @@ def test_a_picture_is_kept_whole_on_white(tmp_path: Path) -> None:
 
 
 def test_mistakes_are_named(tmp_path: Path, folder: Path) -> None:
-    with pytest.raises(UserError, match="there is no folder"):
+    with pytest.raises(UserError, match="there is no file or folder"):
         find_pairs(tmp_path / "nowhere")
     (tmp_path / "bare").mkdir()
     with pytest.raises(UserError, match="no captioned pictures"):

@@ -3,7 +3,7 @@ import sys
 
 import numpy as np
 
-from workbench.data.loader import batch_indices
+from workbench.data.loader import Order
 from workbench.data.text import END, PAD, START, UNKNOWN, load_tokeniser, save_tokeniser, train_tokeniser
 
 
@@ -29,13 +29,15 @@ def test_synonyms_start_with_the_token_itself() -> None:
 
 
 def test_an_epoch_shows_every_pair_once_and_seeds_differ() -> None:
-    steps = [batch_indices(40, 8, seed=1, step=step) for step in range(10)]
+    order = Order(((40, 1.0),), 8, seed=1)
+    steps = [order.at(step)[1] for step in range(10)]
     for epoch in (steps[:5], steps[5:]):
         assert sorted(np.concatenate(epoch)) == list(range(40))
     assert (steps[0] != steps[5]).any()
-    assert (steps[0] == batch_indices(40, 8, seed=1, step=0)).all()
-    assert (steps[0] != batch_indices(40, 8, seed=2, step=0)).any()
-    assert len(batch_indices(5, 8, seed=0, step=3)) == 5
+    assert [order.at(step)[0] for step in range(10)] == [0] * 5 + [1] * 5
+    assert (steps[0] == order.at(0)[1]).all()
+    assert (steps[0] != Order(((40, 1.0),), 8, seed=2).at(0)[1]).any()
+    assert len(Order(((5, 1.0),), 8, seed=0).at(3)[1]) == 5
 
 
 def test_the_vocabulary_is_the_same_in_every_process() -> None:

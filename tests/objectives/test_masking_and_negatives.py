@@ -85,7 +85,9 @@ def part_of(settings: Settings, prepared: Prepared, foil_ids: np.ndarray | None 
     """The plan of step 3 for the first 16 pairs, in one piece."""
     pairs, vocabulary = prepared.corpus.train, prepared.corpus.tokeniser.vocabulary
     starts = prepared.corpus.tokeniser.word_starts()
-    return plan_step(pairs.token_ids[:16], foil_ids, settings.objectives, vocabulary, starts, 0, 3).part()
+    return plan_step(
+        pairs.token_ids[:16], foil_ids, settings.objectives, vocabulary, starts, np.arange(16), 0, 0, 3
+    ).part()
 
 
 def companions_of(settings: Settings, prepared: Prepared, model: ViLTA) -> Companions:
@@ -153,7 +155,7 @@ def rewritten(settings: Settings, prepared: Prepared, **itm: object) -> tuple[np
     model.load_state_dict(prepared.weights, strict=False)
     companions = companions_of(changed, prepared, model.eval())
     captions = prepared.corpus.train.token_ids[:256]
-    rewriting = plan_rewriting(captions, changed.objectives.itm.synthesis_mask_ratio, 0, 0)
+    rewriting = plan_rewriting(captions, changed.objectives.itm.synthesis_mask_ratio, np.arange(256), 0, 0)
     written = written_captions(model, torch.from_numpy(captions), rewriting, changed.objectives, companions)
     return captions, written.numpy()
 

@@ -16,8 +16,20 @@ class Block(BaseModel):
 class Data(Block):
     """Image-text pairs and how they are cut into splits."""
 
-    source: Literal["scenes", "folder"] = "scenes"
+    source: Literal["scenes", "folder", "prepared"] = "scenes"
     path: str | None = Field(None, description="folder of captioned pictures (source: folder)")
+    mix: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict,
+        description="source: prepared; names of `wb data prepare`, or folders, each with how often an epoch shows its pictures",
+    )
+    augment: Literal["none", "crop", "rand_augment"] = Field(
+        "none",
+        description="training pictures: `crop`, a random part of at least half of the area; `rand_augment`, then two of ALBEF's "
+        "operations; neither mirrors nor recolours, since captions name sides and colours",
+    )
+    workers: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="processes that read ahead; default none for stored features, else up to four"
+    )
     image_size: Annotated[int, Field(ge=16, le=1024)] = 64
     train_pairs: Count = Field(20480, description="at most so many training pairs")
     eval_pairs: Count = Field(512, description="at most so many pairs in each held-out split")
@@ -32,9 +44,13 @@ class Data(Block):
     seed: int = 0
 
     @model_validator(mode="after")
-    def _folder_has_path(self) -> "Data":
+    def _source_is_whole(self) -> "Data":
         if self.source == "folder" and not self.path:
             raise ValueError("`data.path` is needed with `source: folder`: the folder that holds the pictures")
+        if (self.source == "prepared") != bool(self.mix):
+            raise ValueError(
+                "`data.mix` and `source: prepared` go together; write mix: {NAME: 1.0} with a name of `wb data prepare`"
+            )
         return self
 
 
@@ -247,6 +263,14 @@ class Settings(Block):
     objectives: Objectives = Objectives()
     optimisation: Optimisation = Optimisation()
     evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="after")
+    def _stored_features_do_not_change(self) -> "Settings":
+        if self.data.augment != "none" and self.model.vision.frozen:
+            raise ValueError(
+                "`data.augment` needs an encoder that reads the pictures: with `model.vision.frozen: true` its features are computed once"
+            )
+        return self
 
 
 class Seeds(Block):

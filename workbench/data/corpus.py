@@ -1,7 +1,7 @@
 """From a data source to the three splits that a trial reads: train, val and test."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -9,30 +9,49 @@ import numpy as np
 import polars as pl
 
 from workbench.config.schema import Data
-from workbench.data import cache, folder, lexicon, scene_captions, scenes
+from workbench.data import cache, folder, lexicon, mixture, scene_captions, scenes
+from workbench.data.loader import Shares
+from workbench.data.store import Pictures
 from workbench.data.text import Tokeniser, load_tokeniser, pretrained_tokeniser, save_tokeniser, train_tokeniser, trim
 from workbench.errors import UserError
-from workbench.randomness import key
+from workbench.randomness import RowRandom, key
 
 SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """One split. `images` uint8 [N, 3, H, W] (memory-mapped), `token_ids` int64 [N, L] padded.
+    """One split. `images` uint8 [N, 3, H, W] (an array that is memory-mapped, or `Pictures` of prepared stores), `token_ids` int64
+    [N, L] padded, of each picture's first caption. All captions of picture i are `caption_ids` int32 [M, L] from `starts[i]` to
+    `starts[i + 1]`, where pictures have several. `shares`: the pairs of each source and how often an epoch shows them.
 
     `captions` is a frame with a row a pair: `caption`, and for scenes `paraphrase` and one nullable column
     for each kind of foil. `scene` gives the facts of a pair, where they are known.
     """
 
-    images: np.ndarray
+    images: np.ndarray | Pictures
     token_ids: np.ndarray
     captions: pl.DataFrame
     tokeniser: Tokeniser
     scene: Callable[[int], scenes.Scene] | None = None
+    caption_ids: np.ndarray | None = None
+    starts: np.ndarray | None = None
+    mixed: Shares = ()
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def shares(self) -> Shares:
+        return self.mixed or ((len(self), 1.0),)
+
+    def texts(self, rows: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+        """int64 [B, L]: a caption of each of the pictures `rows`; of several one, keyed by (seed, epoch, picture)."""
+        if self.caption_ids is None or self.starts is None:
+            return self.token_ids[rows].astype(np.int64)
+        first, last = self.starts[rows], self.starts[rows + 1]
+        place = RowRandom(rows, "captions", seed, epoch).random((len(rows),))
+        return self.caption_ids[first + (place * (last - first)).astype(np.int64)].astype(np.int64)
 
     @cached_property
     def variants(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -63,21 +82,58 @@ def load_corpus(data: Data, cache_dir: Path) -> Corpus:
 
     Raises UserError where the source cannot be read.
     """
+    if data.source == "prepared":
+        return _mixed(data, cache_dir)
+    about = data.model_dump_json(exclude={"augment", "workers"})
     if data.source == "scenes":
-        fingerprint = f"scenes-{key(scenes.VERSION, data.model_dump_json()):016x}"
+        fingerprint = f"scenes-{key(scenes.VERSION, about):016x}"
         home = cache.entry(cache_dir / fingerprint, lambda target: _prepare_scenes(data, target))
     else:
         files = _folder_splits(data)
-        fingerprint = f"folder-{key(data.model_dump_json(), *map(_content, files.values())):016x}"
+        fingerprint = f"folder-{key(about, *map(_content, files.values())):016x}"
         home = cache.entry(cache_dir / fingerprint, lambda target: _prepare_folder(data, files, target))
-    if data.tokeniser:
-        tokeniser = pretrained_tokeniser(data.tokeniser, data.max_length)
-    else:
-        tokeniser = load_tokeniser(home / "tokeniser.json", data.max_length)
+    tokeniser = _tokeniser(data, home)
     splits = {split: _open(home, split, tokeniser, _facts(data, split)) for split in SPLITS}
     return Corpus(
         **splits, tokeniser=tokeniser, synonyms=tokeniser.synonyms(lexicon.synonym_sets()), fingerprint=fingerprint
     )
+
+
+def _mixed(data: Data, cache_dir: Path) -> Corpus:
+    stores = mixture.stores_of(data.mix, cache_dir.parent / "data")
+    about = data.model_dump_json(exclude={"augment", "workers", "mix", "image_size"})
+    fingerprint = f"mixed-{key(about, *(store.fingerprint for store in stores)):016x}"
+    chosen = mixture.choose_splits(stores, data)
+
+    def make(target: Path) -> None:
+        if not data.tokeniser:
+            mixture.train_on(stores, chosen["train"], data, target)
+        mixture.write_texts(stores, chosen["train"], _tokeniser(data, target), target)
+
+    home = cache.entry(cache_dir / fingerprint, make)
+    tokeniser = _tokeniser(data, home)
+    captions = np.load(home / "captions.npy", mmap_mode="r")
+    starts = np.load(home / "starts.npy")
+    splits = {}
+    for split, part in chosen.items():
+        frame = pl.DataFrame({"caption": part.captions(stores).list.first()})
+        is_train = split == "train"
+        ids = captions[starts[:-1]] if is_train else trim(tokeniser.encode(frame["caption"].to_list()))
+        # A random view is cut from the stored picture; everything else reads pictures of the model's size.
+        side = stores[0].side if is_train and data.augment != "none" else data.image_size
+        splits[split] = Pairs(Pictures(stores, part.rows, side), ids, frame, tokeniser)
+        if is_train:
+            shares = tuple((len(rows), often) for rows, often in zip(part.rows, data.mix.values(), strict=True))
+            splits[split] = replace(splits[split], caption_ids=captions, starts=starts, mixed=shares)
+    return Corpus(
+        **splits, tokeniser=tokeniser, synonyms=tokeniser.synonyms(lexicon.synonym_sets()), fingerprint=fingerprint
+    )
+
+
+def _tokeniser(data: Data, home: Path) -> Tokeniser:
+    if data.tokeniser:
+        return pretrained_tokeniser(data.tokeniser, data.max_length)
+    return load_tokeniser(home / "tokeniser.json", data.max_length)
 
 
 def _facts(data: Data, split: str) -> Callable[[int], scenes.Scene] | None:

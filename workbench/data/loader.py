@@ -1,17 +1,81 @@
-"""Deterministic, resumable batches: the pairs of a step depend on the seed and the step alone."""
+"""Deterministic, resumable batches: what a step trains on depends on the seed and the step alone."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from workbench.randomness import generator
 
+Shares = tuple[tuple[int, float], ...]  # (pairs, how often an epoch shows them) of each source
 
-def batch_indices(pairs: int, batch_size: int, seed: int, step: int) -> np.ndarray:
-    """Indices int64 [B] of the pairs that `step` (from 0) trains on: epochs of shuffled pairs, without remainder.
 
-    Keyed by (seed, epoch), so every arm of an ablation sees the same pairs and a resumed run goes on exactly.
-    """
-    size = min(batch_size, pairs)
-    per_epoch = pairs // size
-    epoch, place = divmod(step, per_epoch)
-    order = generator("epoch", seed, epoch).permutation(pairs)
-    return order[place * size : (place + 1) * size]
+@dataclass(frozen=True)
+class Order:
+    """Epochs of shuffled pairs, cut into batches without remainder; keyed by (seed, epoch), so every arm of an ablation sees
+    the same pairs and a resumed run goes on exactly."""
+
+    shares: Shares
+    batch_size: int
+    seed: int
+
+    @property
+    def size(self) -> int:
+        """Pairs of a batch."""
+        return min(self.batch_size, epoch_length(self.shares))
+
+    def at(self, step: int) -> tuple[int, np.ndarray]:
+        """The epoch (from 0) of a step, and the pairs int64 [B] that it trains on."""
+        epoch, place = divmod(step, epoch_length(self.shares) // self.size)
+        order = epoch_order(self.shares, self.seed, epoch)
+        return epoch, order[place * self.size : (place + 1) * self.size]
+
+
+def epoch_length(shares: Shares) -> int:
+    return sum(round(pairs * often) for pairs, often in shares)
+
+
+@lru_cache(maxsize=2)
+def epoch_order(shares: Shares, seed: int, epoch: int) -> np.ndarray:
+    """The pairs of an epoch int64 [E], shuffled. A source that is shown 2.5 times comes whole twice, and half of it, another half
+    in every epoch, once more."""
+    if len(shares) == 1 and shares[0][1] == 1.0:
+        return generator("epoch", seed, epoch).permutation(shares[0][0])
+    parts, start = [], 0
+    for source, (pairs, often) in enumerate(shares):
+        whole, rest = divmod(round(pairs * often), pairs)
+        some = generator("epoch part", seed, epoch, source).permutation(pairs)[:rest]
+        parts += [np.tile(np.arange(pairs), whole) + start, some + start]
+        start += pairs
+    return generator("epoch", seed, epoch).permutation(np.concatenate(parts))
+
+
+class StepPictures(Dataset[list[Tensor]]):
+    """The pictures of each step, as the parts of its batch that this process reads."""
+
+    def __init__(self, pictures: Any, order: Order, parts: Sequence[slice]) -> None:
+        self.pictures, self.order, self.parts = pictures, order, parts
+
+    def __getitem__(self, step: int) -> list[Tensor]:
+        _, rows = self.order.at(step)
+        return [torch.from_numpy(np.ascontiguousarray(self.pictures[rows[part]])) for part in self.parts]
+
+
+def read_ahead(
+    pictures: Any, order: Order, parts: Sequence[slice], steps: range, workers: int, pin: bool
+) -> Iterator[list[Tensor]]:
+    """The pictures of each of the steps in turn, `pictures[rows]` for each part; `workers` processes read ahead."""
+    loader = DataLoader(
+        StepPictures(pictures, order, parts),
+        batch_size=None,
+        sampler=steps,
+        num_workers=workers,
+        prefetch_factor=2 if workers else None,
+        pin_memory=pin,
+    )
+    return iter(loader)

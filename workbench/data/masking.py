@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from workbench.data.text import MASK, SPECIAL
+from workbench.randomness import Random
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Masked:
 
 
 def choose_positions(
-    token_ids: np.ndarray, ratio: float, rng: np.random.Generator, word_starts: np.ndarray | None = None
+    token_ids: np.ndarray, ratio: float, rng: Random, word_starts: np.ndarray | None = None
 ) -> np.ndarray:
     """bool [B, L]: `ratio` of each caption's ordinary tokens, at least one where there is any.
 
@@ -34,7 +35,7 @@ def choose_positions(
 
 
 def _choose_words(
-    token_ids: np.ndarray, ordinary: np.ndarray, ratio: float, rng: np.random.Generator, word_starts: np.ndarray
+    token_ids: np.ndarray, ordinary: np.ndarray, ratio: float, rng: Random, word_starts: np.ndarray
 ) -> np.ndarray:
     # A caption's first token begins a word even where the tokeniser marks only words after a space (RoBERTa's BPE).
     after_special = np.pad(~ordinary, ((0, 0), (1, 0)), constant_values=True)[:, :-1]
@@ -52,7 +53,7 @@ def mask_tokens(
     token_ids: np.ndarray,
     ratio: float,
     vocabulary: int,
-    rng: np.random.Generator,
+    rng: Random,
     word_starts: np.ndarray | None = None,
 ) -> Masked:
     """BERT's masking: of the chosen tokens 80 % become <mask>, 10 % a random token, 10 % stay."""
@@ -64,7 +65,7 @@ def mask_tokens(
     return Masked(torch.from_numpy(replaced), torch.from_numpy(positions))
 
 
-def hide_tokens(token_ids: np.ndarray, ratio: float, rng: np.random.Generator) -> Masked:
+def hide_tokens(token_ids: np.ndarray, ratio: float, rng: Random) -> Masked:
     """Every chosen token becomes <mask>: the form that evaluation and synthesis use."""
     positions = choose_positions(token_ids, ratio, rng)
     return Masked(torch.from_numpy(np.where(positions, MASK, token_ids)), torch.from_numpy(positions))

@@ -10,7 +10,7 @@ from torch import Tensor
 from workbench.config.schema import Objectives
 from workbench.data.masking import Masked, hide_tokens, mask_tokens
 from workbench.data.text import PAD
-from workbench.randomness import generator
+from workbench.randomness import RowRandom, generator
 from workbench.world import ALONE, World
 
 # A random negative is another picture of the same block of rows: a part of whole blocks has all the pictures it needs.
@@ -53,14 +53,14 @@ class Plan:
     def part(self, micro_batch: int = 0, micro_batches: int = 1, world: World = ALONE) -> "Part":
         """What this process does in a micro-batch: the batch is cut into micro-batches, and each of them by rank."""
         pool = len(self.token_ids) // micro_batches
-        size = pool // world.size
-        start = micro_batch * pool + world.rank * size
+        rows = world.part(len(self.token_ids), micro_batch, micro_batches)
+        start, size = rows.start, rows.stop - rows.start
         assert size == len(self.token_ids) or size % BLOCK == 0
         in_pool = slice(micro_batch * pool, (micro_batch + 1) * pool)
         longest = int((self.token_ids[in_pool] != PAD).sum(axis=1).max())
         if self.foil_ids is not None:
             longest = max(longest, int((self.foil_ids[in_pool] != PAD).sum(axis=1).max()))
-        rows, columns = slice(start, start + size), slice(0, longest)
+        columns = slice(0, longest)
 
         def cut(masked: Masked) -> Masked:
             return Masked(masked.token_ids[rows, columns], masked.positions[rows, columns])
@@ -108,22 +108,24 @@ def plan_step(
     objectives: Objectives,
     vocabulary: int,
     word_starts: np.ndarray,
+    rows: np.ndarray,
     seed: int,
+    epoch: int,
     step: int,
 ) -> Plan:
-    """The plan of a whole batch of captions int64 [B, L].
+    """The plan of a whole batch of captions int64 [B, L] of the pairs `rows` int64 [B].
 
     Half of the pairs take part in ITM (METER's share of true pairs), as they are and made false, so that the two classes
     differ in nothing but the falsehood. `hard_ratio` of the false ones get a hard negative, the rest another picture.
     Which pairs take part, and which are hard, is keyed by (seed, step): a larger ratio only turns more of the same
-    random negatives into hard ones.
+    random negatives into hard ones. What is masked and written anew is keyed by (seed, epoch, pair).
     """
     mlm, itm = objectives.mlm, objectives.itm
     masked = mask_tokens(
         token_ids,
         mlm.mask_ratio,
         vocabulary,
-        generator("mlm masks", seed, step),
+        RowRandom(rows, "mlm masks", seed, epoch),
         word_starts if mlm.whole_word else None,
     )
     chosen, others = _falsify(len(token_ids), generator("itm negatives", seed, step))
@@ -141,16 +143,16 @@ def plan_step(
         others,
         negatives,
         generator("hard pairs", seed, step).random((len(token_ids), 2), dtype=np.float32),
-        plan_rewriting(token_ids, itm.synthesis_mask_ratio, seed, step) if writes else None,
+        plan_rewriting(token_ids, itm.synthesis_mask_ratio, rows, seed, epoch) if writes else None,
         foil_ids,
     )
 
 
-def plan_rewriting(token_ids: np.ndarray, mask_ratio: float, seed: int, step: int) -> Rewriting:
-    """Where captions int64 [B, L] are written anew, and the numbers that choose the words."""
-    hidden = hide_tokens(token_ids, mask_ratio, generator("synthesis masks", seed, step))
-    draws = generator("synthesis", seed, step).random(token_ids.shape, dtype=np.float32)
-    return Rewriting(hidden, torch.from_numpy(draws))
+def plan_rewriting(token_ids: np.ndarray, mask_ratio: float, rows: np.ndarray, seed: int, epoch: int) -> Rewriting:
+    """Where captions int64 [B, L] of the pairs `rows` are written anew, and the numbers that choose the words."""
+    hidden = hide_tokens(token_ids, mask_ratio, RowRandom(rows, "synthesis masks", seed, epoch))
+    draws = RowRandom(rows, "synthesis", seed, epoch).random(token_ids.shape).astype(np.float32)
+    return Rewriting(hidden, torch.from_numpy(draws).clamp(max=1 - 2**-24))
 
 
 def _falsify(rows: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ from workbench.config.schema import Experiment, Settings
 from workbench.randomness import key
 
 TINY_WIDTH = 128
-IRRELEVANT = {"optimisation": {"checkpoint_every"}}  # settings that cannot change a result
+IRRELEVANT = {"optimisation": {"checkpoint_every"}, "data": {"workers"}}  # settings that cannot change a result
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,23 @@
 """What a step reads: its plan and its pictures."""
 
+import os
+from collections.abc import Iterator
+
 import numpy as np
-import torch
 from torch import Tensor
 
 from workbench.config.schema import Settings
+from workbench.data.augment import augment
 from workbench.data.corpus import Pairs
+from workbench.data.loader import Order, read_ahead
 from workbench.data.text import PAD, trim
 from workbench.errors import UserError
 from workbench.objectives.companions import Companions
 from workbench.objectives.plan import Plan, plan_step
 from workbench.randomness import generator
+from workbench.training.distributed import local_size
 from workbench.training.prepare import Prepared
+from workbench.world import World
 
 
 def plan_batch(
@@ -21,24 +27,42 @@ def plan_batch(
     foils: "FoilTable | None",
     rows: np.ndarray,
     seed: int,
+    epoch: int,
     step: int,
 ) -> Plan:
     """The plan of the pairs `rows` int64 [B] of `step`."""
     corpus = prepared.corpus
-    token_ids, foil_ids = trim(corpus.train.token_ids[rows]), None
+    token_ids, foil_ids = trim(corpus.train.texts(rows, seed, epoch)), None
     if foils is not None:
         foil_ids = trim(foils.draw(rows, seed, step))
         length = max(token_ids.shape[1], foil_ids.shape[1])
         token_ids, foil_ids = _widen(token_ids, length), _widen(foil_ids, length)
     vocabulary = corpus.tokeniser.vocabulary
-    return plan_step(token_ids, foil_ids, settings.objectives, vocabulary, companions.word_starts, seed, step)
+    return plan_step(
+        token_ids, foil_ids, settings.objectives, vocabulary, companions.word_starts, rows, seed, epoch, step
+    )
 
 
-def load_images(prepared: Prepared, rows: np.ndarray) -> Tensor:
-    """The pictures of training pairs, uint8 [b, 3, H, W]; with a frozen vision encoder its stored features [b, N, C]."""
+def read_pictures(
+    settings: Settings, prepared: Prepared, order: Order, world: World, first: int
+) -> Iterator[list[Tensor]]:
+    """For each step from `first` on, what this process reads of each micro-batch: pictures uint8 [b, 3, S, S] as they are
+    stored, or a frozen vision encoder's stored features float16 [b, N, C]."""
+    count, on_gpu = settings.optimisation.micro_batches, prepared.device.type == "cuda"
+    workers = settings.data.workers
+    if workers is None:
+        workers = min(4, (os.cpu_count() or 1) // local_size()) if on_gpu and not prepared.features else 0
+    parts = [world.part(order.size, micro_batch, count) for micro_batch in range(count)]
+    pictures = prepared.features["train"] if prepared.features else prepared.corpus.train.images
+    return read_ahead(pictures, order, parts, range(first, settings.optimisation.steps), workers, on_gpu)
+
+
+def on_device(settings: Settings, prepared: Prepared, read: Tensor, rows: np.ndarray, seed: int, epoch: int) -> Tensor:
+    """What was read of the pairs `rows`, as the model takes it: float features, or uint8 pictures of its size, augmented."""
+    moved = read.to(prepared.device, non_blocking=True)
     if prepared.features:
-        return torch.from_numpy(prepared.features["train"][rows]).to(prepared.device).float()
-    return torch.from_numpy(np.array(prepared.corpus.train.images[rows])).to(prepared.device)
+        return moved.float()
+    return augment(moved, settings.data.augment, settings.data.image_size, rows, seed, epoch)
 
 
 class FoilTable:

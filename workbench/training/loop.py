@@ -5,18 +5,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from workbench.config.schema import Settings
-from workbench.data.loader import batch_indices
+from workbench.data.loader import Order
 from workbench.model.vilta import ViLTA
 from workbench.objectives.companions import Companions, make_companions
-from workbench.objectives.plan import Plan
+from workbench.objectives.plan import Part
 from workbench.objectives.step import alpha_at, losses
 from workbench.randomness import key
-from workbench.training.batches import FoilTable, load_images, plan_batch
+from workbench.training.batches import FoilTable, on_device, plan_batch, read_pictures
 from workbench.training.distributed import check_cut, speed_up, spread_over, without_exchange
 from workbench.training.measures import final_metrics, validate
 from workbench.training.prepare import Prepared, precision
@@ -53,8 +52,8 @@ def train(
     device, pairs = prepared.device, prepared.corpus.train
     optimisation, evaluation, objectives = settings.optimisation, settings.evaluation, settings.objectives
     model = starting_model(settings, seed, prepared)
-    size = min(optimisation.batch_size, len(pairs))
-    check_cut(settings, size, model, world)
+    order = Order(pairs.shares, optimisation.batch_size, seed)
+    check_cut(settings, order.size, model, world)
     companions = make_companions(
         objectives, model, pairs.token_ids, prepared.corpus.synonyms, prepared.corpus.tokeniser
     )
@@ -63,6 +62,7 @@ def train(
     call = spread_over(model, optimisation.sharding, world)
     state = TrainState(model, optimiser_for(model, settings), companions.ema, companions.queue)
     restore(state, checkpoint)
+    reader = read_pictures(settings, prepared, order, world, state.step)
     started = time.perf_counter() - state.seconds
 
     while state.step < optimisation.steps:
@@ -72,14 +72,22 @@ def train(
         step = state.step
         train_mode(model, settings)
         set_rate(state.optimiser, rate(step, optimisation.steps, optimisation.warmup))
-        rows = batch_indices(len(pairs), size, seed, step)
-        plan = plan_batch(settings, prepared, companions, foils, rows, seed, step)
+        epoch, rows = order.at(step)
+        asked = time.perf_counter()
+        read = next(reader)
+        state.waited += time.perf_counter() - asked
+        plan = plan_batch(settings, prepared, companions, foils, rows, seed, epoch, step)
         alpha = alpha_at(objectives.mlm, step, optimisation.steps)
         state.optimiser.zero_grad(set_to_none=True)
-        made = [
-            _learn(call, settings, prepared, companions, plan, rows, micro_batch, alpha, seed, step, world)
-            for micro_batch in range(optimisation.micro_batches)
-        ]
+        made = []
+        for micro_batch, pictures in enumerate(read):
+            part = plan.part(micro_batch, len(read), world)
+            images = on_device(settings, prepared, pictures, rows[part.rows], seed, epoch)
+            # The first part's dropout is that of a batch in one piece.
+            place = micro_batch * world.size + world.rank
+            torch.manual_seed(key("dropout", seed, step, *([place] if place else [])))
+            with without_exchange(call, micro_batch + 1 == len(read)):
+                made.append(_learn(call, settings, companions, part, images, alpha, world))
         norm = whole(nn.utils.clip_grad_norm_(model.parameters(), optimisation.clip))
         state.optimiser.step()
         companions.follow(model, objectives.ema_decay)
@@ -92,14 +100,20 @@ def train(
         if state.step % evaluation.every == 0 or state.step == optimisation.steps:
             measured = _measure(call, validate, settings, prepared, companions, "val", evaluation.pairs)
             hooks.log(
-                state.means() | measured | {"seconds": state.seconds, "samples_seen": state.step * size}, state.step
+                state.means() | measured | {"seconds": state.seconds, "samples_seen": state.step * order.size},
+                state.step,
             )
             started = time.perf_counter() - state.seconds
         if state.step % optimisation.checkpoint_every == 0 or state.step == optimisation.steps:
             save(state, checkpoint, world.rank == 0)
             started = time.perf_counter() - state.seconds
     final = _measure(call, final_metrics, settings, prepared, companions)
-    hooks.log(final | {"perf/pairs_per_second": state.step * size / max(state.seconds, 1e-9)}, state.step)
+    seconds = max(state.seconds, 1e-9)
+    speed = {
+        "perf/pairs_per_second": state.step * order.size / seconds,
+        "perf/data_wait": state.waited / seconds,  # share of the training time
+    }
+    hooks.log(final | speed, state.step)
     return final
 
 
@@ -118,30 +132,20 @@ def starting_model(settings: Settings, seed: int, prepared: Prepared) -> ViLTA:
 def _learn(
     call: nn.Module,
     settings: Settings,
-    prepared: Prepared,
     companions: Companions,
-    plan: Plan,
-    rows: np.ndarray,
-    micro_batch: int,
+    part: Part,
+    images: Tensor,
     alpha: float,
-    seed: int,
-    step: int,
     world: World,
 ) -> dict[str, Tensor]:
     """Forward and backward of this process's part of a micro-batch; the parts of its loss, without gradient."""
     optimisation = settings.optimisation
-    part = plan.part(micro_batch, optimisation.micro_batches, world)
-    images = load_images(prepared, rows[part.rows])
-    # The first part's dropout is that of a batch in one piece.
-    place = micro_batch * world.size + world.rank
-    torch.manual_seed(key("dropout", seed, step, *([place] if place else [])))
-    with without_exchange(call, micro_batch + 1 == optimisation.micro_batches):
-        with precision(prepared.device, optimisation.precision):
-            made: dict[str, Tensor] = call(
-                losses, images, part, settings.objectives, companions, alpha, world, optimisation.length_buckets
-            )
-        # DDP and FSDP2 average over processes; the parts of a mean add up.
-        (made["loss"] * world.size).backward()
+    with precision(images.device, optimisation.precision):
+        made: dict[str, Tensor] = call(
+            losses, images, part, settings.objectives, companions, alpha, world, optimisation.length_buckets
+        )
+    # DDP and FSDP2 average over processes; the parts of a mean add up.
+    (made["loss"] * world.size).backward()
     return made | {"loss": made["loss"].detach()}
 
 

@@ -28,7 +28,7 @@ def validate(
     alike = itm.model_copy(update={"generator": "current", "false_negative_filter": "synonyms"})
     neutral = objectives.model_copy(update={"itm": alike})
     original = torch.from_numpy(data.token_ids).to(prepared.device)
-    rewriting = plan_rewriting(data.token_ids, itm.synthesis_mask_ratio, seed=-1, step=0)
+    rewriting = plan_rewriting(data.token_ids, itm.synthesis_mask_ratio, np.arange(len(data)), seed=-1, epoch=0)
     written = written_captions(model, original, rewriting, neutral, companions).cpu().numpy()
     measured = evaluate_matching(model, data, written, size) | evaluate_masked_lm(
         model, data, objectives.mlm.mask_ratio, prepared.corpus.synonyms, size

@@ -18,7 +18,7 @@ from workbench.world import whole
 class TrainState:
     """`step` optimiser steps are done. Randomness is keyed by (seed, step), so no generator state is needed.
 
-    `seconds` is training time, evaluation excluded; `sums` and `counted` hold the training metrics since they were
+    `seconds` is training time, evaluation excluded, of which `waited` for data; `sums` and `counted` hold the training metrics since they were
     last logged.
     """
 
@@ -28,6 +28,7 @@ class TrainState:
     queue: nn.Module | None = None
     step: int = 0
     seconds: float = 0.0
+    waited: float = 0.0
     counted: int = 0
     sums: dict[str, float] = field(default_factory=dict)
 
@@ -53,7 +54,13 @@ def save(state: TrainState, path: Path, writes: bool = True) -> None:
         "optimiser": _each_moment(state.optimiser, state.optimiser.state_dict(), lambda moment, _: whole(moment)),
         "ema": state.ema.state_dict() if state.ema is not None else {},
         "queue": state.queue.state_dict() if state.queue is not None else {},
-        "rest": {"step": state.step, "seconds": state.seconds, "counted": state.counted, "sums": state.sums},
+        "rest": {
+            "step": state.step,
+            "seconds": state.seconds,
+            "waited": state.waited,
+            "counted": state.counted,
+            "sums": state.sums,
+        },
     }
     if not writes:
         return

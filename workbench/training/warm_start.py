@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from workbench.config.schema import Settings
 from workbench.data import cache
+from workbench.data.augment import resize
 from workbench.data.corpus import Corpus
-from workbench.data.loader import batch_indices
+from workbench.data.loader import Order
 from workbench.data.masking import hide_tokens
 from workbench.data.text import SPECIAL, trim
 from workbench.errors import UserError
@@ -139,14 +140,16 @@ def _train(
     if not config.train_vision:
         model.vision.requires_grad_(False).eval()
     optimiser = adamw(groups, config.weight_decay)
+    order = Order(corpus.train.shares, config.batch_size, config.seed)
     for step in range(config.steps):
         set_rate(optimiser, rate(step, config.steps, 0.1))
         torch.manual_seed(key("warm start", config.seed, step))
-        rows = batch_indices(len(corpus.train), config.batch_size, config.seed, step)
-        ids = trim(corpus.train.token_ids[rows])
+        epoch, rows = order.at(step)
+        ids = trim(corpus.train.texts(rows, config.seed, epoch))
         token_ids = torch.from_numpy(ids).to(device)
         if stored is None:
-            features = model.image_features(torch.from_numpy(np.array(corpus.train.images[rows])).to(device))
+            pictures = torch.from_numpy(np.array(corpus.train.images[rows])).to(device)
+            features = model.image_features(resize(pictures, settings.data.image_size))
         else:
             features = torch.from_numpy(stored[rows]).to(device).float()
         losses = {"words": config.words_weight * words_loss(align.words(features).amax(dim=1), token_ids, len(SPECIAL))}

@@ -1,0 +1,184 @@
+"""`wb data prepare`: every picture is decoded and resized once, in parallel, into shards that are read memory-mapped.
+
+Stopped at any point, the same command goes on: whole shards are kept.
+"""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from workbench.data.captions import Found, Reading
+from workbench.data.pictures import BrokenPicture, Fit, decode
+from workbench.data.store import FACTS, Store, checksum, open_store
+from workbench.errors import UserError
+from workbench.randomness import key
+
+VERSION = 1  # raise it whenever a change alters the pixels
+SHARD = 1024  # pictures
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A piece of work: pictures that become one file."""
+
+    number: int
+    found: list[Found]
+    home: Path
+    side: int
+    fit: Fit
+
+    @property
+    def file(self) -> Path:
+        return self.home / f"pictures-{self.number:05d}.npy"
+
+    @property
+    def facts(self) -> Path:
+        return self.file.with_suffix(".json")
+
+
+def prepare_source(
+    reading: Reading, home: Path, side: int, fit: Fit, workers: int, progress: Callable[[int, int], None]
+) -> Store:
+    """Writes the pictures and captions of `reading` to the folder `home`; `progress(done, of how many)` counts pictures.
+
+    A picture that cannot be read is listed with its reason and left out. Raises UserError where `home` is taken, the disk is
+    too small, or no picture at all can be read.
+    """
+    fingerprint = f"{key('prepared', VERSION, side, fit, *_content(reading)):016x}"
+    if (home / FACTS).exists():
+        store = open_store(home)
+        if store.facts["fingerprint"] == fingerprint:
+            return store
+        raise UserError(
+            f"{home}: holds something else already (from {store.facts['form']}, side {store.side}); take another name."
+        )
+    half = home.with_name(home.name + ".part")
+    _begin(half, fingerprint)
+    shards = [
+        Shard(number, reading.found[start : start + SHARD], half, side, fit)
+        for number, start in enumerate(range(0, len(reading.found), SHARD))
+    ]
+    todo = [shard for shard in shards if not shard.facts.exists()]
+    pictures = sum(len(shard.found) for shard in todo)
+    free = shutil.disk_usage(half).free
+    if (needed := pictures * 3 * side**2) > free:
+        raise UserError(
+            f"{home}: {pictures:,} pictures of {side} px need {needed / 1e9:,.1f} GB and {free / 1e9:,.1f} GB are free; make room "
+            "or take a smaller --side."
+        )
+    done = len(reading.found) - pictures
+    progress(done, len(reading.found))
+    for finished in _run(todo, workers):
+        done += finished
+        progress(done, len(reading.found))
+    _finish(half, shards, reading, {"fingerprint": fingerprint, "form": reading.form, "side": side, "fit": fit})
+    os.replace(half, home)
+    return open_store(home)
+
+
+def _content(reading: Reading) -> Iterator[str]:
+    for picture in reading.found:
+        yield f"{picture.id}\x1f{picture.split}\x1f{picture.place}\x1f{picture.box}\x1f{picture.captions}"
+
+
+def _begin(half: Path, fingerprint: str) -> None:
+    """An earlier start of the same work is gone on with; that of another is removed."""
+    mark = half / "fingerprint"
+    if not mark.exists() or mark.read_text() != fingerprint:
+        shutil.rmtree(half, ignore_errors=True)
+        half.mkdir(parents=True)
+        mark.write_text(fingerprint)
+
+
+def _run(shards: list[Shard], workers: int) -> Iterator[int]:
+    """Works on the shards side by side; yields the number of pictures of each that is done."""
+    if workers == 1 or len(shards) <= 1:
+        for shard in shards:
+            yield write_shard(shard)
+        return
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _ignore_interrupt)
+    waiting = iter(shards)
+    running: set[Future[int]] = set()
+    try:
+        # A few at a time, since each takes its list of captions along.
+        while True:
+            running |= {pool.submit(write_shard, shard) for shard in islice(waiting, 2 * workers - len(running))}
+            if not running:
+                break
+            finished, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _ignore_interrupt() -> None:
+    """Ctrl-C ends the first process, which lets the others finish the shard that they have begun."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def write_shard(shard: Shard) -> int:
+    """Decodes the pictures of a shard and writes its file, then its facts: which are in it, and what was broken."""
+    kept, broken, pixels = [], [], []
+    for place, picture in enumerate(shard.found):
+        try:
+            pixels.append(
+                decode(
+                    picture.place.read() if picture.place.size else picture.place.path,
+                    shard.side,
+                    shard.fit,
+                    picture.box,
+                )
+            )
+            kept.append(place)
+        except (BrokenPicture, OSError) as error:
+            broken.append((picture.id, str(error)))
+    half = shard.file.with_suffix(".half")
+    with open(half, "wb") as file:
+        np.save(file, np.stack(pixels) if pixels else np.zeros((0, 3, shard.side, shard.side), np.uint8))
+        file.flush()
+        os.fsync(file.fileno())
+    facts = {"file": shard.file.name, "rows": len(kept), "checksum": checksum(half), "kept": kept, "broken": broken}
+    os.replace(half, shard.file)
+    written = shard.facts.with_suffix(".half")
+    written.write_text(json.dumps(facts))
+    os.replace(written, shard.facts)
+    return len(shard.found)
+
+
+def _finish(half: Path, shards: list[Shard], reading: Reading, facts: dict[str, Any]) -> None:
+    """The index of all shards, after which their single facts are no longer needed."""
+    entries = [json.loads(shard.facts.read_text()) for shard in shards]
+    kept = [shard.found[place] for shard, entry in zip(shards, entries, strict=True) for place in entry["kept"]]
+    broken = [*reading.broken, *(tuple(pair) for entry in entries for pair in entry["broken"])]
+    if not kept:
+        what, why = broken[0]
+        raise UserError(
+            f"none of the {len(reading.found)} pictures can be read; {what}: {why}. With --images say where they lie."
+        )
+    pl.DataFrame(
+        {"id": [p.id for p in kept], "split": [p.split for p in kept], "captions": [list(p.captions) for p in kept]}
+    ).write_parquet(half / "pairs.parquet")
+    pl.DataFrame(broken, schema={"what": pl.String, "why": pl.String}, orient="row").write_parquet(
+        half / "broken.parquet"
+    )
+    captions = checksum(half / "pairs.parquet")
+    listed = [{name: entry[name] for name in ("file", "rows", "checksum")} for entry in entries if entry["rows"]]
+    whole = f"{key('store', captions, *(entry['checksum'] for entry in listed)):016x}"
+    counts = {"pictures": len(kept), "broken": len(broken)}
+    text = json.dumps(facts | counts | {"captions": captions, "checksum": whole, "shards": listed}, indent=1)
+    (half / FACTS).write_text(text, encoding="utf-8")
+    for shard in shards:
+        shard.facts.unlink()
+    (half / "fingerprint").unlink()

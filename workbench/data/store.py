@@ -1,0 +1,130 @@
+"""Prepared pictures: memory-mapped shards of uint8 [n, 3, side, side], with an index of their captions.
+
+NAME/prepared.json          form, side, fit, counts, and each shard's file, rows and checksum
+NAME/pairs.parquet          id, split, captions (list) of each picture, in the order of the shards
+NAME/broken.parquet         what was left out, and why
+NAME/pictures-00000.npy     ...
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from workbench.data.augment import resize
+from workbench.errors import UserError
+
+FACTS = "prepared.json"
+
+
+@dataclass(frozen=True)
+class Store:
+    """A prepared corpus as it lies in its folder."""
+
+    home: Path
+    facts: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.home.name
+
+    @property
+    def side(self) -> int:
+        return int(self.facts["side"])
+
+    @cached_property
+    def pairs(self) -> pl.DataFrame:
+        return pl.read_parquet(self.home / "pairs.parquet")
+
+    @cached_property
+    def broken(self) -> pl.DataFrame:
+        return pl.read_parquet(self.home / "broken.parquet")
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the content: the checksums of all shards and of the captions."""
+        return str(self.facts["checksum"])
+
+    def damaged(self) -> list[str]:
+        """The files whose bytes are no longer those that were written; reads all of them."""
+        wrong = [
+            shard["file"] for shard in self.facts["shards"] if checksum(self.home / shard["file"]) != shard["checksum"]
+        ]
+        return wrong + ([] if checksum(self.home / "pairs.parquet") == self.facts["captions"] else ["pairs.parquet"])
+
+
+def open_store(home: Path) -> Store:
+    """Raises UserError where nothing is prepared there, or a shard is missing or cut short."""
+    try:
+        facts = json.loads((home / FACTS).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{home}: nothing is prepared there; run `wb data prepare {home.name} --from PATH`.") from error
+    except ValueError as error:
+        raise UserError(f"{home / FACTS}: damaged; remove the folder and prepare it again.") from error
+    for shard in facts["shards"]:
+        file = home / shard["file"]
+        least = shard["rows"] * 3 * facts["side"] ** 2
+        if not file.is_file() or file.stat().st_size < least:
+            raise UserError(f"{file}: missing or cut short; remove the folder {home} and prepare it again.")
+    return Store(home, facts)
+
+
+def checksum(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+class Pictures:
+    """Chosen pictures of several stores, read like an array: `pictures[rows]` is uint8 [n, 3, side, side].
+
+    `rows[k]` are the places in store k, in the order in which they follow each other here; the stores have one side, from
+    which the pictures are resized where another is asked for.
+    """
+
+    def __init__(self, stores: Sequence[Store], rows: Sequence[np.ndarray], side: int) -> None:
+        self.files: list[Path] = []
+        file_of, place_of = [], []
+        for store, chosen in zip(stores, rows, strict=True):
+            sizes = [shard["rows"] for shard in store.facts["shards"]]
+            starts = np.concatenate([[0], np.cumsum(sizes)])
+            shard = np.searchsorted(starts, chosen, side="right") - 1
+            file_of.append(shard + len(self.files))
+            place_of.append(chosen - starts[shard])
+            self.files += [store.home / entry["file"] for entry in store.facts["shards"]]
+        self.file_of, self.place_of = (
+            np.concatenate(parts) if parts else np.zeros(0, np.int64) for parts in (file_of, place_of)
+        )
+        self.stored, self.side = stores[0].side, side
+        self._open: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return len(self.file_of)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return len(self), 3, self.side, self.side
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        files, places = np.atleast_1d(self.file_of[index]), np.atleast_1d(self.place_of[index])
+        made = np.empty((len(files), 3, self.stored, self.stored), np.uint8)
+        # In the order in which they lie on the disk.
+        for row in np.lexsort((places, files)):
+            made[row] = self._file(int(files[row]))[places[row]]
+        if self.side != self.stored:
+            made = resize(torch.from_numpy(made), self.side).numpy()
+        return made if np.ndim(self.file_of[index]) else made[0]
+
+    def _file(self, number: int) -> np.ndarray:
+        if number not in self._open:
+            self._open[number] = np.load(self.files[number], mmap_mode="r")
+        return self._open[number]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open": {}}  # a loader's process maps the files itself
