@@ -18,6 +18,7 @@ from workbench.objectives.step import losses
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import open_store
 from workbench.training.batches import on_device, plan_batch, read_pictures
+from workbench.training.distributed import speed_up
 from workbench.training.loop import optimiser_for, starting_model, train_mode
 from workbench.training.prepare import Prepared, prepare
 from workbench.world import ALONE
@@ -36,6 +37,7 @@ def seconds(action: Callable[[], object], repeats: int) -> float:
 
 def train_step(settings: Settings, prepared: Prepared) -> Callable[[], None]:
     model = starting_model(settings, 0, prepared)
+    speed_up(model, settings)
     optimiser = optimiser_for(model, settings)
     corpus = prepared.corpus
     companions = make_companions(settings.objectives, model, corpus.train.token_ids, corpus.synonyms, corpus.tokeniser)
@@ -70,13 +72,17 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        frozen = seconds(train_step(base, prepare(base, home, lambda *_: None)), 7)
+        frozen = seconds(train_step(base, prepare(base, home, lambda *_: None)), 15)
         free = apply(base, {"model.vision.frozen": False})
         live = seconds(train_step(free, prepare(free, home, lambda *_: None)), 7)
         print(f"training step, vision encoder trained / frozen with stored features: {live / frozen:.2f}")
         random = apply(base, {"objectives.itm.negatives": "random_image"})
         plain = seconds(train_step(random, prepare(random, home, lambda *_: None)), 7)
         print(f"training step, half of the negatives synthesized / random: {frozen / plain:.2f}")
+        shared = prepare(base, home, lambda *_: None)
+        for name, value in (("length_buckets", 2), ("length_buckets", 4), ("compile", True)):
+            changed = apply(base, {f"optimisation.{name}": value})
+            print(f"training step, {name} {value} / without: {seconds(train_step(changed, shared), 15) / frozen:.2f}")
 
         drawn = list(scenes(0, "train", 200, 3))
         rendering = seconds(lambda: [render(scene, 64) for scene in drawn], 3)

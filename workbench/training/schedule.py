@@ -23,8 +23,7 @@ def adamw(groups: Iterable[tuple[Iterable[nn.Parameter], float]], weight_decay: 
             (0.0, [p for p in trained if p.ndim <= 1]),
         ):
             made.append({"params": members, "lr": learning_rate, "peak": learning_rate, "weight_decay": decay})
-    on_gpu = any(parameter.is_cuda for group in made for parameter in group["params"])
-    return torch.optim.AdamW(made, betas=(0.9, 0.98), eps=1e-8, fused=on_gpu or None)
+    return torch.optim.AdamW(made, betas=(0.9, 0.98), eps=1e-8, fused=True)
 
 
 def set_rate(optimiser: torch.optim.Optimizer, factor: float) -> None:
