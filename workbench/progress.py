@@ -1,6 +1,8 @@
 """What a sweep shows while it runs: bars on a terminal, one line an event elsewhere."""
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -87,6 +89,32 @@ class SweepDisplay:
         started, first = self.marks.get(worker, (time.monotonic(), step))
         seconds = time.monotonic() - started
         return f"{(step - first) * pairs / seconds:.0f} pairs/s" if seconds > 1 and step > first else ""
+
+
+@contextmanager
+def counted(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with rate and time left for work that counts: `show(done, of how many)`."""
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    task = bars.add_task(what, total=None, rate="")
+    started: list[tuple[float, int]] = []
+
+    def show(done: int, total: int) -> None:
+        started.append((time.monotonic(), done))
+        seconds, before = time.monotonic() - started[0][0], started[0][1]
+        rate = f"{(done - before) / seconds:.0f} {what}/s" if seconds > 0.5 and done > before else ""
+        bars.update(task, completed=done, total=total, rate=rate)
+
+    with bars:
+        yield show
 
 
 def _figures(figures: dict[str, float]) -> str:

@@ -36,12 +36,12 @@ def decode(data: bytes | Path, side: int, fit: Fit = "pad", box: Box | None = No
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise BrokenPicture(f"the picture cannot be read ({' '.join(str(error).split())})") from error
     if box is not None:
-        left, top, width, height = box
-        upright = upright.crop(
-            (max(0, left), max(0, top), min(upright.width, left + width), min(upright.height, top + height))
-        )
-    if 0 in upright.size:
-        raise BrokenPicture("the region is outside of the picture")
+        x, y, width, height = box
+        left, top = max(0, x), max(0, y)
+        right, bottom = min(upright.width, x + width), min(upright.height, y + height)
+        if left >= right or top >= bottom:
+            raise BrokenPicture("the region is outside of the picture")
+        upright = upright.crop((left, top, right, bottom))
     fitted = _fit(upright, side, fit)
     square = Image.new("RGB", (side, side), BACKDROP)
     square.paste(fitted, ((side - fitted.width) // 2, (side - fitted.height) // 2), fitted)

@@ -149,7 +149,15 @@ def write_shard(shard: Shard) -> int:
         np.save(file, np.stack(pixels) if pixels else np.zeros((0, 3, shard.side, shard.side), np.uint8))
         file.flush()
         os.fsync(file.fileno())
-    facts = {"file": shard.file.name, "rows": len(kept), "checksum": checksum(half), "kept": kept, "broken": broken}
+    size = half.stat().st_size
+    facts = {
+        "file": shard.file.name,
+        "rows": len(kept),
+        "bytes": size,
+        "checksum": checksum(half),
+        "kept": kept,
+        "broken": broken,
+    }
     os.replace(half, shard.file)
     written = shard.facts.with_suffix(".half")
     written.write_text(json.dumps(facts))
@@ -174,7 +182,9 @@ def _finish(half: Path, shards: list[Shard], reading: Reading, facts: dict[str, 
         half / "broken.parquet"
     )
     captions = checksum(half / "pairs.parquet")
-    listed = [{name: entry[name] for name in ("file", "rows", "checksum")} for entry in entries if entry["rows"]]
+    listed = [
+        {name: entry[name] for name in ("file", "rows", "bytes", "checksum")} for entry in entries if entry["rows"]
+    ]
     whole = f"{key('store', captions, *(entry['checksum'] for entry in listed)):016x}"
     counts = {"pictures": len(kept), "broken": len(broken)}
     text = json.dumps(facts | counts | {"captions": captions, "checksum": whole, "shards": listed}, indent=1)

@@ -70,8 +70,7 @@ def open_store(home: Path) -> Store:
         raise UserError(f"{home / FACTS}: damaged; remove the folder and prepare it again.") from error
     for shard in facts["shards"]:
         file = home / shard["file"]
-        least = shard["rows"] * 3 * facts["side"] ** 2
-        if not file.is_file() or file.stat().st_size < least:
+        if not file.is_file() or file.stat().st_size != shard["bytes"]:
             raise UserError(f"{file}: missing or cut short; remove the folder {home} and prepare it again.")
     return Store(home, facts)
 

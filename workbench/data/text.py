@@ -37,8 +37,11 @@ class Tokeniser:
             row[: len(ids)] = ids
         return rows
 
-    def decode(self, ids: Sequence[int]) -> str:
-        return str(self.inner.decode([self._swap(int(token)) for token in ids]).strip())
+    def decode(self, ids: Sequence[int], special: bool = False) -> str:
+        """A caption's text; `special` keeps tokens such as `<mask>`."""
+        return str(
+            self.inner.decode([self._swap(int(token)) for token in ids], skip_special_tokens=not special).strip()
+        )
 
     def _swap(self, token: int) -> int:
         return self.mask_id if token == MASK else MASK if token == self.mask_id else token

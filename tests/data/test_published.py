@@ -1,0 +1,343 @@
+"""Miniatures of the published forms, with the real files' oddities."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+
+from workbench.data import prepare as prepare_module
+from workbench.data.captions import read_source
+from workbench.data.pictures import BrokenPicture, decode
+from workbench.data.prepare import prepare_source
+from workbench.data.report import describe
+from workbench.data.store import Pictures, Store, open_store
+from workbench.errors import UserError
+
+RED = (200, 30, 30)
+LONG = "word " * 400
+RIGHT_TO_LEFT = "قطة حمراء 🐈 fun"
+
+
+def jpeg(path: Path, size: tuple[int, int] = (60, 40), mode: str = "RGB", **options: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, RED).convert(mode).save(path, "JPEG", **options)
+    return path
+
+
+def prepared(path: Path, home: Path, **options: object) -> Store:
+    reading = read_source(path, **options)  # type: ignore[arg-type]
+    return prepare_source(reading, home, 32, "crop", 1, lambda *_: None)
+
+
+def captions(store: Store) -> dict[str, tuple[str, list[str]]]:
+    return {id: (split, list(texts)) for id, split, texts in store.pairs.select("id", "split", "captions").iter_rows()}
+
+
+def reasons(store: Store) -> dict[str, str]:
+    return dict(store.broken.iter_rows())
+
+
+def test_coco_of_both_years(tmp_path: Path) -> None:
+    for year, split, id in (("train2014", "train", 9), ("val2017", "val", 25)):
+        name = f"COCO_{year}_{id:012d}.jpg" if "2014" in year else f"{id:012d}.jpg"
+        jpeg(tmp_path / year / name)
+        content = {
+            "info": {},
+            "images": [
+                {"id": id, "file_name": name, "height": 40, "width": 60},
+                {"id": id + 1, "file_name": f"gone{id}.jpg"},
+                {"id": id + 2, "file_name": name},
+                {"id": id, "file_name": name},
+            ],
+            "annotations": [
+                {"image_id": id, "id": 1, "caption": "A  red\nwall. "},
+                {"image_id": id, "id": 2, "caption": "A red wall."},
+                {"image_id": id, "id": 3, "caption": ""},
+                {"image_id": id, "id": 3, "caption": f"{split} wall"},
+                {"image_id": id + 1, "id": 4, "caption": "Nobody has it"},
+                {"image_id": 777, "id": 5, "caption": "No picture"},
+            ],
+        }
+        file = tmp_path / "annotations" / f"captions_{year}.json"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(content))
+    store = prepared(tmp_path, tmp_path / "out")
+    assert captions(store) == {
+        "9": ("train", ["A red wall.", "train wall"]),
+        "25": ("val", ["A red wall.", "val wall"]),
+    }
+    why = store.broken.sort("what").rows()
+    assert ("10", "the picture is missing") in why
+    assert ("11", "it has no caption") in why
+    assert ("777", "its captions belong to no picture of the file") in why
+    # Its second entry has lost its captions to the first one, so it cannot be taken twice.
+    assert ("9", "it has no caption") in why
+
+
+@pytest.mark.parametrize("name", ["dataset_coco.json", "dataset_flickr30k.json"])
+def test_karpathy_counts_restval_as_train(tmp_path: Path, name: str) -> None:
+    folder = "val2014" if "coco" in name else ""
+    entries = []
+    for place, split in enumerate(("train", "restval", "val", "test", "other")):
+        jpeg(tmp_path / "images" / folder / f"{place}.jpg")
+        entry = {"filename": f"{place}.jpg", "imgid": place, "split": split} | ({"filepath": folder} if folder else {})
+        entry["sentences"] = [{"raw": f"A {split} picture.", "tokens": []}, {"raw": RIGHT_TO_LEFT, "tokens": []}]
+        entries.append(entry)
+    (tmp_path / name).write_text(json.dumps({"dataset": "x", "images": entries}))
+    store = prepared(tmp_path / name, tmp_path / "out", images=tmp_path / "images")
+    assert [split for split, _ in captions(store).values()] == ["train", "train", "val", "test"]
+    assert captions(store)["1"][1] == ["A restval picture.", RIGHT_TO_LEFT]
+    assert "its split `other` is unknown" in reasons(store).values()
+
+
+def test_visual_genome_whole_and_cut_into_regions(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (60, 40), RED)
+    picture.paste((20, 20, 220), (30, 0, 60, 40))
+    (tmp_path / "VG_100K_2").mkdir()
+    picture.save(tmp_path / "VG_100K_2" / "7.jpg", quality=95)
+    regions = [
+        {"region_id": 1, "image_id": 7, "phrase": "a red half", "x": 0, "y": 0, "width": 30, "height": 40},
+        {"region_id": 2, "image_id": 7, "phrase": "a blue half", "x": 32, "y": 0, "width": 300, "height": 400},
+        {"region_id": 3, "image_id": 7, "phrase": "nowhere", "x": 90, "y": 0, "width": 3, "height": 4},
+    ]
+    (tmp_path / "region_descriptions.json").write_text(json.dumps([{"id": 7, "regions": regions}]))
+    whole = prepared(tmp_path, tmp_path / "whole")
+    assert captions(whole) == {"7": ("train", ["a red half", "a blue half", "nowhere"])}
+    cut = prepared(tmp_path, tmp_path / "cut", regions="crop")
+    assert captions(cut) == {"7-1": ("train", ["a red half"]), "7-2": ("train", ["a blue half"])}
+    assert reasons(cut) == {"7-3": "the region is outside of the picture"}
+    red, blue = Pictures([cut], [np.arange(2)], 32)[np.arange(2)][:, :, 16, 16].astype(int)
+    assert np.abs(red - RED).max() < 12
+    assert np.abs(blue - (20, 20, 220)).max() < 12
+
+
+def test_albefs_lists(tmp_path: Path) -> None:
+    jpeg(tmp_path / "a" / "1.jpg")
+    jpeg(tmp_path / "a" / "2.jpg")
+    entries = [
+        {"image": "a/1.jpg", "caption": "one"},
+        {"image": "a/2.jpg", "caption": ["two", "deux"]},
+        {"image": "a/1.jpg", "caption": "eins"},
+    ]
+    (tmp_path / "sbu.json").write_text(json.dumps(entries))
+    store = prepared(tmp_path / "sbu.json", tmp_path / "out")
+    assert captions(store) == {"a/1.jpg": ("train", ["one", "eins"]), "a/2.jpg": ("train", ["two", "deux"])}
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "parquet"])
+def test_tables(tmp_path: Path, form: str) -> None:
+    jpeg(tmp_path / "1.jpg")
+    frame = pl.DataFrame({"image": ["1.jpg", "1.jpg", None], "text": ["one, a", "two", "x"], "split": ["val"] * 3})
+    path = tmp_path / f"captions.{form}"
+    {
+        "csv": frame.write_csv,
+        "tsv": lambda to: frame.write_csv(to, separator="\t"),
+        "jsonl": frame.write_ndjson,
+        "parquet": frame.write_parquet,
+    }[form](path)
+    assert captions(prepared(path, tmp_path / "out")) == {"1.jpg": ("val", ["one, a", "two"])}
+
+
+def tar_of(path: Path, members: list[tuple[str, bytes]]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def test_img2dataset_tars_cut_in_half_and_climbing_out(tmp_path: Path) -> None:
+    picture = jpeg(tmp_path / "p.jpg", (400, 300), quality=95).read_bytes()
+    failed = {"status": "failed_to_download", "error_message": "HTTP Error 404", "caption": "gone"}
+    whole = [
+        ("000000.jpg", picture),
+        ("000000.txt", b"from text"),
+        ("000000.json", json.dumps({"caption": "from json", "status": "success"}).encode()),
+        ("000001.webp", picture),
+        ("000001.json", json.dumps({"caption": "from json"}).encode()),
+        ("000002.json", json.dumps(failed).encode()),
+        ("../../escape.jpg", picture),
+        ("/etc/escape.jpg", picture),
+        ("000003.png", b"no picture"),
+        ("000003.txt", RIGHT_TO_LEFT.encode()),
+        ("000004.jpg", picture),
+        ("000004.txt", b"\xff\xfe bytes"),
+    ]
+    tar_of(tmp_path / "00000.tar", whole)
+    tar_of(tmp_path / "00001.tar", [("000000.jpg", picture), ("000000.txt", b"kept"), ("000001.jpg", picture)])
+    cut = (tmp_path / "00001.tar").read_bytes()
+    (tmp_path / "00001.tar").write_bytes(cut[: 512 + -(-len(picture) // 512) * 512 + 1024 + 512 + 100])
+    (tmp_path / "00002.tar").write_bytes(b"not a tar at all" * 100)
+    store = prepared(tmp_path, tmp_path / "out")
+    assert captions(store) == {
+        "00000/000000": ("train", ["from text"]),
+        "00000/000001": ("train", ["from json"]),
+        "00000/000004": ("train", ["\ufffd\ufffd bytes"]),
+        "00001/000000": ("train", ["kept"]),
+    }
+    why = reasons(store)
+    assert why["00000/000002"] == "it has no picture (HTTP Error 404)"
+    assert (
+        why["00000.tar: ../../escape.jpg"] == why["00000.tar: /etc/escape.jpg"] == "its name leads out of the archive"
+    )
+    assert why["00000/000003"].startswith("the picture cannot be read")
+    assert why["00001.tar: 000001.jpg"] == "the archive is cut short within it"
+    assert why["00002.tar"].startswith("the archive cannot be read on")
+    assert not list(tmp_path.rglob("escape*"))
+
+
+def png(picture: Image.Image, **options: object) -> bytes:
+    out = io.BytesIO()
+    picture.save(out, "PNG", **options)
+    return out.getvalue()
+
+
+def middle(data: bytes, **options: object) -> list[int]:
+    return decode(data, 16, **options)[:, 8, 8].astype(int).tolist()  # type: ignore[arg-type]
+
+
+def test_every_kind_of_pixel_becomes_upright_rgb(tmp_path: Path) -> None:
+    assert middle(png(Image.new("L", (9, 9), 77))) == [77] * 3
+    assert middle(png(Image.new("1", (9, 9), 1))) == [255] * 3
+    assert middle(png(Image.new("RGB", (9, 9), RED).quantize(4))) == list(RED)
+    deep = Image.fromarray(np.full((9, 9), 128 * 257, dtype=np.uint16))
+    assert middle(png(deep)) == [128] * 3
+    clear = Image.new("P", (9, 9), 3)
+    clear.putpalette([0, 0, 0] * 256)
+    assert middle(png(clear, transparency=3)) == [255] * 3
+    assert middle(png(Image.new("LA", (9, 9), (10, 0)))) == [255] * 3
+    inked = jpeg(tmp_path / "cmyk.jpg", mode="CMYK", quality=95).read_bytes()
+    assert np.abs(np.array(middle(inked)) - RED).max() < 12
+    sideways = Image.new("RGB", (40, 20), RED)
+    sideways.paste((0, 0, 250), (0, 0, 20, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: what is stored left belongs on top
+    sideways.save(tmp_path / "exif.jpg", exif=exif, quality=95)
+    turned = decode(tmp_path / "exif.jpg", 32, "squash")
+    assert turned[2, 4, 16] > 200 > 60 > turned[2, 28, 16]
+
+
+def test_a_truncated_jpeg_is_named_and_not_half_read(tmp_path: Path) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (200, 200, 3), dtype=np.uint8))
+    noise.save(tmp_path / "a.jpg")
+    data = (tmp_path / "a.jpg").read_bytes()
+    with pytest.raises(BrokenPicture, match="truncated"):
+        decode(data[: len(data) // 2], 32)
+    with pytest.raises(BrokenPicture, match="cannot be read"):
+        decode(b"", 32)
+
+
+def test_the_three_fits() -> None:
+    wide = Image.new("RGB", (60, 20), RED)
+    wide.paste((0, 0, 250), (0, 0, 10, 20))
+    data = png(wide)
+    cropped, squashed, padded = (decode(data, 30, fit) for fit in ("crop", "squash", "pad"))
+    assert (cropped[2] < 60).all()  # the blue edge is cut away
+    assert squashed[2, 15, 2] > 200
+    assert (padded[:, 2, 15] == 255).all()
+
+
+def test_a_folder_with_captions_beside_and_the_report_of_it(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    for place in range(5):
+        jpeg(source / f"{place}.jpg")
+        (source / f"{place}.txt").write_text(LONG if place == 3 else f"number {place}\nsecond line")
+    (source / "4.jpg").write_bytes(b"broken")
+    told = describe(prepared(source, tmp_path / "out"))
+    assert told.facts["pictures"] == 4
+    assert told.facts["words_per_caption"]["most"] == 400
+    assert told.facts["left_out"] == 1
+    assert "4.jpg" in told.text
+    assert "51+" in told.text
+
+
+def test_a_stopped_preparation_goes_on_and_changed_work_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "in"
+    for place in range(7):
+        jpeg(source / f"{place}.jpg", (20 + place, 20))
+        (source / f"{place}.txt").write_text(f"number {place}")
+    monkeypatch.setattr(prepare_module, "SHARD", 2)
+    written: list[int] = []
+    write = prepare_module.write_shard
+
+    def stopping(shard: prepare_module.Shard) -> int:
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(shard.number)
+        return write(shard)
+
+    monkeypatch.setattr(prepare_module, "write_shard", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        prepared(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    written.clear()
+    monkeypatch.setattr(prepare_module, "write_shard", lambda shard: written.append(shard.number) or write(shard))
+    store = prepared(source, tmp_path / "out")
+    assert written == [2, 3]
+    assert len(store.pairs) == 7
+    assert prepared(source, tmp_path / "out").fingerprint == store.fingerprint
+    assert written == [2, 3]
+    whole = prepared(source, tmp_path / "again")
+    assert whole.fingerprint == store.fingerprint
+    with pytest.raises(UserError, match="something else already"):
+        prepare_source(read_source(source), tmp_path / "out", 16, "crop", 1, lambda *_: None)
+
+
+def test_side_by_side_work_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "in"
+    for place in range(6):
+        jpeg(source / f"{place}.jpg", (20 + place, 20))
+        (source / f"{place}.txt").write_text(f"number {place}")
+    monkeypatch.setattr(prepare_module, "SHARD", 2)
+    one = prepared(source, tmp_path / "one")
+    two = prepare_source(read_source(source), tmp_path / "two", 32, "crop", 2, lambda *_: None)
+    assert one.fingerprint == two.fingerprint
+
+
+def test_damage_is_noticed(tmp_path: Path) -> None:
+    jpeg(tmp_path / "in" / "a.jpg")
+    (tmp_path / "in" / "a.txt").write_text("a picture")
+    store = prepared(tmp_path / "in", tmp_path / "out")
+    assert store.damaged() == []
+    file = tmp_path / "out" / "pictures-00000.npy"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert open_store(tmp_path / "out").damaged() == ["pictures-00000.npy"]
+    file.write_bytes(content[:-40])
+    with pytest.raises(UserError, match="cut short"):
+        open_store(tmp_path / "out")
+    with pytest.raises(UserError, match="nothing is prepared there"):
+        open_store(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.json", "{", "not readable as JSON"),
+        ("a.json", '{"annotations": [{}], "images": []}', "not as published"),
+        ("a.json", '[{"picture": 1}]', "neither COCO's"),
+        ("a.csv", "name,caption\na,b\n", "column `file` is missing"),
+        ("a.xml", "<a/>", "not a known form"),
+    ],
+)
+def test_what_is_no_corpus_is_named(tmp_path: Path, name: str, content: str, said: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=said):
+        read_source(tmp_path / name)
+
+
+def test_pictures_that_are_all_missing_say_where_to_look(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('[{"image": "x.jpg", "caption": "x"}]')
+    with pytest.raises(UserError, match="With --images say where they lie"):
+        prepared(tmp_path / "a.json", tmp_path / "out")
+    with pytest.raises(UserError, match="there is no file or folder"):
+        read_source(tmp_path / "nowhere")

@@ -1,0 +1,89 @@
+"""What a prepared corpus holds, for people and for scripts."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from workbench.data.store import Pictures, Store, open_store
+from workbench.randomness import generator
+
+BARS = 24  # letters of the longest bar of a histogram
+SHOWN = 10  # reasons and broken files that are printed
+
+
+@dataclass(frozen=True)
+class Description:
+    facts: dict[str, Any]
+    text: str
+
+
+def describe(store: Store) -> Description:
+    """Counts, captions per picture, words per caption, and what was left out and why."""
+    pairs = store.pairs
+    captions = pairs["captions"].list.len()
+    fewest, most = int(captions.to_numpy().min()), int(captions.to_numpy().max())
+    words = pairs["captions"].explode().str.split(" ").list.len()
+    reasons = (
+        store.broken.group_by("why")
+        .agg(pl.len().alias("count"), pl.col("what").first())
+        .sort("count", "why", descending=[True, False])
+    )
+    facts = {
+        "name": store.name,
+        "folder": str(store.home),
+        "form": store.facts["form"],
+        "pictures": len(pairs),
+        "captions": len(words),
+        "pairs_by_split": dict(pairs.group_by("split").len().sort("split").iter_rows()),
+        "captions_per_picture": {"mean": captions.mean(), "least": fewest, "most": most},
+        "words_per_caption": {"mean": words.mean(), "median": words.median(), "most": words.max()},
+        "side": store.side,
+        "fit": store.facts["fit"],
+        "bytes": sum(shard["bytes"] for shard in store.facts["shards"]),
+        "left_out": len(store.broken),
+        "reasons": {row["why"]: row["count"] for row in reasons.iter_rows(named=True)},
+    }
+    splits = ", ".join(f"{count:,} {split}" for split, count in facts["pairs_by_split"].items())
+    lines = [
+        f"{store.name}: {facts['pictures']:,} pictures ({splits}) with {facts['captions']:,} captions, form: {facts['form']}",
+        f"captions per picture: {len(words) / len(pairs):.2f} on average, {fewest} to {most}",
+        f"stored: {store.side} x {store.side} px ({facts['fit']}), {facts['bytes'] / 1e9:.2f} GB in {store.home}",
+        "words per caption:",
+        *_histogram(words.to_numpy()),
+    ]
+    if len(store.broken):
+        lines.append(f"left out: {len(store.broken):,}, all of them listed in {store.home / 'broken.parquet'}")
+        for row in reasons.head(SHOWN).iter_rows(named=True):
+            lines.append(f"  {row['count']:>8,}  {row['why']} (such as {row['what']})")
+    return Description(facts, "\n".join(lines))
+
+
+def _histogram(words: np.ndarray) -> list[str]:
+    edges = np.array([1, 4, 7, 10, 13, 16, 21, 31, 51])
+    counts = np.bincount(np.searchsorted(edges, words, side="right") - 1, minlength=len(edges))
+    names = [f"{low}-{high - 1}" for low, high in pairwise(edges)] + [f"{edges[-1]}+"]
+    longest = max(1, counts.max())
+    return [
+        f"  {name:>6}  {count:>9,}  {'#' * round(BARS * count / longest)}"
+        for name, count in zip(names, counts, strict=True)
+    ]
+
+
+def sample(home: Path, count: int) -> tuple[np.ndarray, list[list[str]], str]:
+    """Pictures of a prepared corpus, drawn evenly and always the same, with their captions and a title."""
+    store = open_store(home)
+    rows = np.sort(generator("sheet", store.fingerprint).permutation(len(store.pairs))[:count])
+    chosen = store.pairs[rows]
+    lines = [
+        [f"{id} ({split})", *(f"- {caption}" for caption in captions)]
+        for id, split, captions in chosen.select("id", "split", "captions").iter_rows()
+    ]
+    return (
+        Pictures([store], [rows], store.side)[np.arange(len(rows))],
+        lines,
+        f"{store.name}: {len(store.pairs):,} pictures",
+    )

@@ -1,0 +1,51 @@
+"""A contact sheet: pictures with lines of text below them, as one PNG."""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from workbench.errors import UserError
+
+COLUMNS = 4
+WIDTH = 34  # letters of a line
+
+
+def write_sheet(pictures: np.ndarray, lines: Sequence[Sequence[str]], title: str, path: Path) -> None:
+    """`pictures` uint8 [N, 3, H, W]; `lines[i]` are written below picture i, each wrapped."""
+    from matplotlib.figure import Figure
+
+    rows = -(-len(pictures) // COLUMNS)
+    wrapped = [[part for line in texts for part in _wrap(line)] for texts in lines]
+    deepest = max((len(parts) for parts in wrapped), default=1)
+    height = 2.6 + 0.155 * deepest
+    figure = Figure(figsize=(2.9 * COLUMNS, rows * height + 0.5), facecolor="white")
+    axes = figure.subplots(rows, COLUMNS, squeeze=False)
+    top = 1 - 0.45 / (rows * height + 0.5)
+    figure.subplots_adjust(left=0.02, right=0.98, top=top, bottom=0.01, wspace=0.12, hspace=height / 2.6 - 1 + 0.04)
+    figure.suptitle(title, x=0.02, y=0.995, ha="left", va="top", fontsize=11, fontweight="bold")
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, picture, parts in zip(axes.flat, pictures, wrapped, strict=False):
+        axis.imshow(picture.transpose(1, 2, 0), interpolation="nearest")
+        axis.text(
+            0,
+            -0.03,
+            "\n".join(parts),
+            transform=axis.transAxes,
+            va="top",
+            fontsize=7.5,
+            family="monospace",
+            parse_math=False,
+        )
+    try:
+        figure.savefig(path, dpi=110)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error}).") from error
+
+
+def _wrap(line: str) -> list[str]:
+    label, found, _ = line.partition(": ")
+    indent = "  " if found and len(label) < 10 else ""
+    return textwrap.wrap(line, WIDTH, subsequent_indent=indent, max_lines=6, placeholder=" ...") or [""]

@@ -1,0 +1,92 @@
+"""What the model really sees of a training pair: the view of its picture, what is hidden and what is written anew."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from workbench.config.schema import Settings
+from workbench.data.augment import augment
+from workbench.data.loader import Order
+from workbench.data.text import END, PAD, START, Tokeniser, trim
+from workbench.objectives.companions import make_companions
+from workbench.objectives.matching import written_captions
+from workbench.objectives.plan import plan_rewriting
+from workbench.objectives.step import teacher_logits
+from workbench.training.batches import plan_batch
+from workbench.training.loop import starting_model
+from workbench.training.prepare import Progress, picture_features, prepare
+
+
+@dataclass(frozen=True)
+class View:
+    """A pair in the first step: `picture` uint8 [3, H, W] after augmentation, and its texts."""
+
+    picture: np.ndarray
+    caption: str
+    masked: str
+    written: str
+    soft: str
+
+    @property
+    def lines(self) -> list[str]:
+        named = {"caption": self.caption, "masked": self.masked, "written": self.written, "soft": self.soft}
+        return [f"{name}: {text}" for name, text in named.items() if text]
+
+
+@torch.no_grad()
+def first_views(settings: Settings, seed: int, cache: Path, count: int, progress: Progress) -> list[View]:
+    """The first `count` pairs of the first step, as the settings have them."""
+    prepared = prepare(settings, cache, progress)
+    corpus, objectives = prepared.corpus, settings.objectives
+    model = starting_model(settings, seed, prepared).eval()
+    companions = make_companions(objectives, model, corpus.train.token_ids, corpus.synonyms, corpus.tokeniser)
+    epoch, rows = Order(corpus.train.shares, settings.optimisation.batch_size, seed).at(0)
+    rows = rows[:count]
+    plan = plan_batch(settings, prepared, companions, None, rows, seed, epoch, 0)
+    stored = torch.from_numpy(np.array(corpus.train.images[rows])).to(prepared.device)
+    pictures = augment(stored, settings.data.augment, settings.data.image_size, rows, seed, epoch)
+    token_ids = torch.from_numpy(plan.token_ids).to(prepared.device)
+
+    written = [""] * len(rows)
+    if objectives.itm.negatives == "synthesized":
+        rewriting = plan_rewriting(trim(plan.token_ids), objectives.itm.synthesis_mask_ratio, rows, seed, epoch)
+        made = written_captions(model, token_ids, rewriting, objectives, companions)
+        written = [words(corpus.tokeniser, ids) for ids in made.tolist()]
+    soft = [""] * len(rows)
+    if objectives.mlm.soft_labels != "none":
+        positions = plan.masked.positions.to(prepared.device)
+        read = token_ids if objectives.mlm.teacher_input == "full" else plan.masked.token_ids.to(prepared.device)
+        features = picture_features(model, pictures.cpu().numpy(), prepared.device)
+        logits = teacher_logits(objectives.mlm, companions, features, read, positions)
+        soft = _softened(corpus.tokeniser, logits / objectives.mlm.temperature, plan.masked.positions)
+    return [
+        View(
+            pictures[place].cpu().numpy(),
+            words(corpus.tokeniser, plan.token_ids[place].tolist()),
+            words(corpus.tokeniser, plan.masked.token_ids[place].tolist()),
+            written[place],
+            soft[place],
+        )
+        for place in range(len(rows))
+    ]
+
+
+def words(tokeniser: Tokeniser, token_ids: list[int]) -> str:
+    """A caption as it reads, with what is masked as `<mask>`."""
+    return tokeniser.decode([token for token in token_ids if token not in (START, END, PAD)], special=True)
+
+
+def _softened(tokeniser: Tokeniser, logits: torch.Tensor, positions: torch.Tensor, most: int = 3) -> list[str]:
+    """For each caption the likeliest words of the soft label at its first masked position."""
+    told = []
+    ends = positions.sum(dim=1).cumsum(dim=0).tolist()
+    for end, count in zip(ends, positions.sum(dim=1).tolist(), strict=True):
+        if not count:
+            told.append("")
+            continue
+        probability, token = logits[end - count].float().softmax(dim=-1).topk(most)
+        named = [f"{tokeniser.decode([t])} {p:.0%}" for p, t in zip(probability.tolist(), token.tolist(), strict=True)]
+        told.append(", ".join(named))
+    return told
