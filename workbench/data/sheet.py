@@ -19,7 +19,7 @@ def write_sheet(pictures: np.ndarray, lines: Sequence[Sequence[str]], title: str
     rows = -(-len(pictures) // COLUMNS)
     wrapped = [[part for line in texts for part in _wrap(line)] for texts in lines]
     deepest = max((len(parts) for parts in wrapped), default=1)
-    height = 2.6 + 0.155 * deepest
+    height = 2.6 + 0.125 * deepest
     figure = Figure(figsize=(2.9 * COLUMNS, rows * height + 0.5), facecolor="white")
     axes = figure.subplots(rows, COLUMNS, squeeze=False)
     top = 1 - 0.45 / (rows * height + 0.5)
@@ -40,7 +40,7 @@ def write_sheet(pictures: np.ndarray, lines: Sequence[Sequence[str]], title: str
             parse_math=False,
         )
     try:
-        figure.savefig(path, dpi=110)
+        figure.savefig(path, dpi=110, bbox_inches="tight", pad_inches=0.15)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error}).") from error
 

@@ -52,8 +52,13 @@ class VisionEncoder(nn.Module):
             mean, std = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
-        with torch.no_grad():
-            probe: Tensor = self.eval()._map(torch.zeros(1, 3, image_size, image_size))
+        try:
+            with torch.no_grad():
+                probe: Tensor = self.eval()._map(torch.zeros(1, 3, image_size, image_size))
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(
+                f"`data.image_size`: `{config.name}` cannot read pictures of {image_size} px ({first_line(error)})."
+            ) from error
         if not self.final:
             self.grid = (probe.shape[2], probe.shape[3])
         _, self.tokens, self.channels = self._flatten(probe).shape

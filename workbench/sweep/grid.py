@@ -4,11 +4,29 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from workbench.config.load import apply, dotted_keys, read_preset
+from workbench.config.load import apply, dotted_keys
 from workbench.config.schema import Experiment, Settings
 from workbench.randomness import key
 
 TINY_WIDTH = 128
+# What stands for a large model in a smoke run: one of the same form, without weights and words to fetch.
+SMALL_MODEL: dict[str, Any] = {
+    "data.image_size": 64,
+    "data.tokeniser": None,
+    "model.width": 64,
+    "model.vision.name": "test_vit",
+    "model.vision.tokens": "final",
+    "model.vision.stage": 0,
+    "model.vision.pretrained": False,
+    "model.vision.weights": None,
+    "model.image_positions": False,
+    "model.text.layers": 2,
+    "model.text.heads": 4,
+    "model.text.weights": None,
+    "model.fusion.layers": 2,
+    "model.fusion.heads": 4,
+    "optimisation.compile": False,
+}
 IRRELEVANT = {"optimisation": {"checkpoint_every"}, "data": {"workers"}}  # settings that cannot change a result
 
 
@@ -74,7 +92,7 @@ def study_name(experiment: Experiment) -> str:
 
 def smoke(experiment: Experiment) -> Experiment:
     """The same experiment shrunk to seconds: the whole path runs, the numbers mean nothing."""
-    small = {
+    small: dict[str, Any] = {
         "data.train_pairs": 256,
         "data.eval_pairs": 48,
         "warm_start.steps": 8,
@@ -90,10 +108,7 @@ def smoke(experiment: Experiment) -> Experiment:
     seeds = experiment.seeds.model_copy(update={"count": min(2, experiment.seeds.count)})
     settings = experiment.settings
     if settings.model.width > TINY_WIDTH:
-        # A large model, and the weights and words it would fetch, would take more than seconds.
-        tiny = Settings.model_validate(read_preset("tiny"))
-        data = settings.data.model_copy(update={"image_size": tiny.data.image_size, "tokeniser": None})
-        settings = settings.model_copy(update={"model": tiny.model, "data": data})
+        small |= SMALL_MODEL | {"optimisation.micro_batches": min(2, settings.optimisation.micro_batches)}
     return experiment.model_copy(
         update={"settings": apply(settings, small), "seeds": seeds, "name": f"{experiment.name}-smoke"}
     )

@@ -16,7 +16,7 @@ from workbench.objectives.plan import plan_rewriting
 from workbench.objectives.step import teacher_logits
 from workbench.training.batches import plan_batch
 from workbench.training.loop import starting_model
-from workbench.training.prepare import Progress, picture_features, prepare
+from workbench.training.prepare import Prepared, Progress, picture_features, prepare
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,13 @@ class View:
         return [f"{name}: {text}" for name, text in named.items() if text]
 
 
-@torch.no_grad()
 def first_views(settings: Settings, seed: int, cache: Path, count: int, progress: Progress) -> list[View]:
     """The first `count` pairs of the first step, as the settings have them."""
-    prepared = prepare(settings, cache, progress)
+    return _views(settings, seed, prepare(settings, cache, progress), count)
+
+
+@torch.no_grad()
+def _views(settings: Settings, seed: int, prepared: Prepared, count: int) -> list[View]:
     corpus, objectives = prepared.corpus, settings.objectives
     model = starting_model(settings, seed, prepared).eval()
     companions = make_companions(objectives, model, corpus.train.token_ids, corpus.synonyms, corpus.tokeniser)
