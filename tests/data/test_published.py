@@ -257,6 +257,21 @@ def test_a_folder_with_captions_beside_and_the_report_of_it(tmp_path: Path) -> N
     assert "51+" in told.text
 
 
+def test_a_broken_picture_does_not_shift_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepare_module, "SHARD", 3)
+    source = tmp_path / "in"
+    source.mkdir()
+    for place in range(8):
+        Image.new("RGB", (20, 20), (20 * place, 0, 0)).save(source / f"{place}.png")
+        (source / f"{place}.txt").write_text(f"number {place}")
+    for place in (1, 3):
+        (source / f"{place}.png").write_bytes(b"broken")
+    store = prepared(source, tmp_path / "out")
+    chosen = np.array([5, 0, 2, 1])
+    shades = Pictures([store], [chosen], 32)[np.arange(4)][:, 0, 5, 5] // 20
+    assert [f"number {shade}" for shade in shades] == [texts[0] for texts in store.pairs["captions"].gather(chosen)]
+
+
 def test_a_stopped_preparation_goes_on_and_changed_work_begins_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 
 import torch
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
 from workbench.config.load import apply
 from workbench.config.schema import Settings
-from workbench.training.distributed import joined
+from workbench.model.vilta import ViLTA
+from workbench.training.distributed import joined, spread_over
 from workbench.training.loop import Hooks, Stopped, train
 from workbench.training.prepare import prepare
 from workbench.world import ALONE, World
@@ -75,6 +78,10 @@ def main() -> None:
     base = Settings.model_validate_json(Path(sys.argv[1]).read_text())
     cache, out = Path(sys.argv[2]), Path(sys.argv[3])
     with joined() as world:
+        spread = spread_over(ViLTA(base.model, 64, 100, 16), "fsdp", world)
+        assert all(isinstance(parameter, DTensor) for parameter in spread.parameters())
+        copied = spread_over(ViLTA(base.model, 64, 100, 16), "ddp", world)
+        assert isinstance(copied, DistributedDataParallel)
         made = {name: curve(variant(base, name, world), cache, out / f"{name}.pt", world) for name in VARIANTS}
         for name in RESUMED:
             settings = variant(base, name, world)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from workbench.config.load import apply
+from workbench.config.load import apply, dotted_keys
 from workbench.config.schema import Settings
 from workbench.errors import UserError
 from workbench.training.batches import FoilTable
@@ -55,64 +55,83 @@ def test_another_seed_gives_other_numbers(settings: Settings, prepared: Prepared
     assert one["val/mlm_loss"] != two["val/mlm_loss"]
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"objectives.mlm.soft_labels": "frozen_lm", "objectives.mlm.alpha": 0.9},
-        {"objectives.mlm.soft_labels": "frozen_lm", "objectives.mlm.temperature": 4.0},
-        {"objectives.itm.hard_ratio": 1.0},
-        {"objectives.itm.hard_ratio": 1.0, "objectives.itm.negatives": "foils"},
-        {"objectives.itm.hard_ratio": 1.0, "objectives.itm.negatives": "random_image"},
-        {"objectives.itm.hard_ratio": 1.0, "objectives.itm.synthesis_mask_ratio": 0.9},
-        {"objectives.itm.hard_ratio": 1.0, "objectives.itm.sampling_temperature": 0.1},
-        {"objectives.itm.hard_ratio": 1.0, "objectives.itm.generator": "frozen"},
-        {"objectives.itm.hard_ratio": 1.0, "objectives.itm.generator": "ema"},
-        {"objectives.itm.hard_ratio": 1.0, "objectives.itm.generator": "unigram"},
-        {"objectives.itm.hard_ratio": 1.0, "objectives.itm.top_k": 2},
-        {"objectives.itm.hard_ratio": 1.0, "objectives.itm.top_p": 0.3},
-        {
-            "objectives.itm.hard_ratio": 1.0,
-            "objectives.itm.synthesis_mask_ratio": 1.0,
-            "optimisation.steps": 20,
-            "objectives.itm.false_negative_filter": "none",
-        },
-        {"objectives.itm.hard_ratio": 1.0, "objectives.itm.false_negative_filter": "teacher"},
-        {
-            "objectives.itm.hard_ratio": 1.0,
-            "objectives.itm.false_negative_filter": "teacher",
-            "objectives.itm.filter_ratio": 1e9,
-        },
-        {"objectives.itm.hard_ratio": 1.0, "objectives.itm.negatives": "in_batch_hard"},
-        {"objectives.itm.negatives": "in_batch_hard", "objectives.itm.similarity_temperature": 1e6},
-        {"objectives.mlm.soft_labels": "ema"},
-        {"objectives.mlm.soft_labels": "smoothing"},
-        {"objectives.mlm.soft_labels": "unigram"},
-        {"objectives.mlm.soft_labels": "ema", "objectives.ema_decay": 0.1},
-        {"objectives.mlm.soft_labels": "frozen_lm", "objectives.mlm.alpha_ramp": 0.9},
-        {"objectives.mlm.soft_labels": "frozen_lm", "objectives.mlm.teacher_input": "full"},
-        {"objectives.mlm.soft_labels": "frozen_lm", "objectives.mlm.top_k": 1},
-        {"model.fusion.kind": "merged"},
-        {"model.fusion.initialisation": "bert"},
-        {"model.image_pool": "first"},
-        {"model.image_positions": False},
-        {"model.mlm_head": "language"},
-        {"objectives.itc.weight": 1.0},
-        {"objectives.itc.weight": 1.0, "objectives.itc.queue": 0},
-        {"objectives.itc.weight": 1.0, "objectives.itc.alpha": 0.9},
-        {"objectives.itc.weight": 1.0, "objectives.itc.temperature": 0.3},
-        {"objectives.itc.weight": 1.0, "objectives.itc.width": 8},
-        {"objectives.generator.mlm_weight": 0.0},
-        {"objectives.mlm.mask_ratio": 0.5},
-        {"objectives.mlm.whole_word": True},
-        {"objectives.mlm.weight": 0.1},
-        {"objectives.itm.weight": 0.1},
-        {"optimisation.encoder_rate": 0.1},
-        {"optimisation.precision": "bfloat16"},
-    ],
-)
+# The last key of each is the switch, those before it are what it needs.
+SWITCHES: list[dict] = [
+    {"objectives.mlm.soft_labels": "frozen_lm", "objectives.mlm.alpha": 0.9},
+    {"objectives.mlm.soft_labels": "frozen_lm", "objectives.mlm.temperature": 4.0},
+    {"objectives.itm.hard_ratio": 1.0},
+    {"objectives.itm.hard_ratio": 1.0, "objectives.itm.negatives": "foils"},
+    {"objectives.itm.hard_ratio": 1.0, "objectives.itm.negatives": "random_image"},
+    {"objectives.itm.hard_ratio": 1.0, "objectives.itm.synthesis_mask_ratio": 0.9},
+    {"objectives.itm.hard_ratio": 1.0, "objectives.itm.sampling_temperature": 0.1},
+    {"objectives.itm.hard_ratio": 1.0, "objectives.itm.generator": "frozen"},
+    {"objectives.itm.hard_ratio": 1.0, "objectives.itm.generator": "ema"},
+    {"objectives.itm.hard_ratio": 1.0, "objectives.itm.generator": "unigram"},
+    {"objectives.itm.hard_ratio": 1.0, "objectives.itm.top_k": 2},
+    {"objectives.itm.hard_ratio": 1.0, "objectives.itm.top_p": 0.3},
+    {
+        "objectives.itm.hard_ratio": 1.0,
+        "objectives.itm.synthesis_mask_ratio": 1.0,
+        "optimisation.steps": 20,
+        "objectives.itm.false_negative_filter": "none",
+    },
+    {"objectives.itm.hard_ratio": 1.0, "objectives.itm.false_negative_filter": "teacher"},
+    {
+        "objectives.itm.hard_ratio": 1.0,
+        "objectives.itm.false_negative_filter": "teacher",
+        "objectives.itm.filter_ratio": 1e9,
+    },
+    {"objectives.itm.hard_ratio": 1.0, "objectives.itm.negatives": "in_batch_hard"},
+    {"objectives.itm.negatives": "in_batch_hard", "objectives.itm.similarity_temperature": 1e6},
+    {"objectives.mlm.soft_labels": "ema"},
+    {"objectives.mlm.soft_labels": "smoothing"},
+    {"objectives.mlm.soft_labels": "unigram"},
+    {"objectives.mlm.soft_labels": "ema", "objectives.ema_decay": 0.1},
+    {"objectives.mlm.soft_labels": "frozen_lm", "objectives.mlm.alpha_ramp": 0.9},
+    {"objectives.mlm.soft_labels": "frozen_lm", "objectives.mlm.teacher_input": "full"},
+    {"objectives.mlm.soft_labels": "frozen_lm", "objectives.mlm.top_k": 1},
+    {"model.fusion.kind": "merged"},
+    {"model.fusion.initialisation": "bert"},
+    {"model.image_pool": "first"},
+    {"model.image_positions": False},
+    {"model.mlm_head": "language"},
+    {"objectives.itc.weight": 1.0},
+    {"objectives.itc.weight": 1.0, "objectives.itc.queue": 0},
+    {"objectives.itc.weight": 1.0, "objectives.itc.alpha": 0.9},
+    {"objectives.itc.weight": 1.0, "objectives.itc.temperature": 0.3},
+    {"objectives.itc.weight": 1.0, "objectives.itc.width": 8},
+    {"objectives.generator.mlm_weight": 0.0},
+    {"objectives.mlm.mask_ratio": 0.5},
+    {"objectives.mlm.whole_word": True},
+    {"objectives.mlm.weight": 0.1},
+    {"objectives.itm.weight": 0.1},
+    {"optimisation.encoder_rate": 0.1},
+    {"optimisation.precision": "bfloat16"},
+    {"optimisation.learning_rate": 1e-2},
+    {"optimisation.weight_decay": 0.9},
+    {"optimisation.warmup": 0.9},
+    {"optimisation.clip": 0.01},
+    {"optimisation.batch_size": 24},
+    {"model.image_norm": False},
+    {"model.fusion.layers": 1},
+    {"model.fusion.heads": 2},
+    {"model.fusion.mlp_ratio": 2.0},
+    {"model.fusion.dropout": 0.3},
+    {"model.fusion.norm_epsilon": 1e-2},
+]
+
+
+def test_no_switch_of_the_method_is_left_out() -> None:
+    tested = {list(change)[-1] for change in SWITCHES}
+    asked = {key for key in dotted_keys() if key.startswith(("objectives.", "model.fusion."))}
+    assert asked <= tested | {"objectives.itm.false_negative_filter"} | {name for change in SWITCHES for name in change}
+    assert asked - tested <= {"objectives.itm.negatives", "objectives.mlm.soft_labels"}
+
+
+@pytest.mark.parametrize("change", SWITCHES, ids=lambda change: list(change)[-1])
 def test_every_switch_changes_the_result(settings: Settings, prepared: Prepared, tmp_path: Path, change: dict) -> None:
     small = {"evaluation.robustness_pairs": 0, "optimisation.steps": 3}
-    *others, _ = change  # the last key is the switch, those before it are what it needs
+    *others, _ = change
     reference = small | {name: change[name] for name in others}
     before, _ = run(apply(settings, reference), prepared, tmp_path / "before.pt")
     after, _ = run(apply(settings, reference | change), prepared, tmp_path / "after.pt")

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
+OPAQUE = {"1", "L", "RGB", "CMYK", "YCbCr"}
 BACKDROP = (255, 255, 255)  # what shows through a transparent picture
 Fit = Literal["crop", "squash", "pad"]
 Box = tuple[int, int, int, int]  # x, y, width, height
@@ -30,7 +31,9 @@ def decode(data: bytes | Path, side: int, fit: Fit = "pad", box: Box | None = No
             if opened.format == "JPEG" and opened.mode in ("RGB", "L") and box is None:
                 opened.draft(opened.mode, (2 * side, 2 * side))  # decodes a large photograph at a fraction of its size
             opened.load()
-            upright = ImageOps.exif_transpose(_eight_bit(opened)).convert("RGBA")
+            upright = ImageOps.exif_transpose(_eight_bit(opened))
+            opaque = upright.mode in OPAQUE and "transparency" not in upright.info
+            upright = upright.convert("RGB" if opaque else "RGBA")
     except FileNotFoundError as error:
         raise BrokenPicture("the picture is missing") from error
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
@@ -43,8 +46,11 @@ def decode(data: bytes | Path, side: int, fit: Fit = "pad", box: Box | None = No
             raise BrokenPicture("the region is outside of the picture")
         upright = upright.crop((left, top, right, bottom))
     fitted = _fit(upright, side, fit)
+    if fitted.mode == "RGB" and fitted.size == (side, side):
+        return np.ascontiguousarray(np.asarray(fitted).transpose(2, 0, 1))
     square = Image.new("RGB", (side, side), BACKDROP)
-    square.paste(fitted, ((side - fitted.width) // 2, (side - fitted.height) // 2), fitted)
+    transparency = fitted if fitted.mode == "RGBA" else None
+    square.paste(fitted, ((side - fitted.width) // 2, (side - fitted.height) // 2), transparency)
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
 

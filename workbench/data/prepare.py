@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from workbench.data.cache import new_array
 from workbench.data.captions import Found, Reading
 from workbench.data.pictures import BrokenPicture, Fit, decode
 from workbench.data.store import FACTS, Store, checksum, open_store
@@ -25,7 +26,8 @@ from workbench.errors import UserError
 from workbench.randomness import key
 
 VERSION = 1  # raise it whenever a change alters the pixels
-SHARD = 1024  # pictures
+SHARD = 256  # pictures of a shard at least, ...
+SHARDS = 400  # ... and shards of a corpus at most, since each is an open file
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,10 @@ def prepare_source(
         )
     half = home.with_name(home.name + ".part")
     _begin(half, fingerprint)
+    size = max(SHARD, -(-len(reading.found) // SHARDS))
     shards = [
-        Shard(number, reading.found[start : start + SHARD], half, side, fit)
-        for number, start in enumerate(range(0, len(reading.found), SHARD))
+        Shard(number, reading.found[start : start + size], half, side, fit)
+        for number, start in enumerate(range(0, len(reading.found), size))
     ]
     todo = [shard for shard in shards if not shard.facts.exists()]
     pictures = sum(len(shard.found) for shard in todo)
@@ -129,38 +132,22 @@ def _ignore_interrupt() -> None:
 
 
 def write_shard(shard: Shard) -> int:
-    """Decodes the pictures of a shard and writes its file, then its facts: which are in it, and what was broken."""
-    kept, broken, pixels = [], [], []
+    """Decodes the pictures of a shard and writes its file, then its facts. The place of a broken picture stays black."""
+    kept, broken = [], []
+    half = shard.file.with_suffix(".half")
+    pixels = new_array(half, (len(shard.found), 3, shard.side, shard.side))
     for place, picture in enumerate(shard.found):
         try:
-            pixels.append(
-                decode(
-                    picture.place.read() if picture.place.size else picture.place.path,
-                    shard.side,
-                    shard.fit,
-                    picture.box,
-                )
-            )
+            source = picture.place.read() if picture.place.size else picture.place.path
+            pixels[place] = decode(source, shard.side, shard.fit, picture.box)
             kept.append(place)
         except (BrokenPicture, OSError) as error:
             broken.append((picture.id, str(error)))
-    half = shard.file.with_suffix(".half")
-    with open(half, "wb") as file:
-        np.save(file, np.stack(pixels) if pixels else np.zeros((0, 3, shard.side, shard.side), np.uint8))
-        file.flush()
-        os.fsync(file.fileno())
-    size = half.stat().st_size
-    facts = {
-        "file": shard.file.name,
-        "rows": len(kept),
-        "bytes": size,
-        "checksum": checksum(half),
-        "kept": kept,
-        "broken": broken,
-    }
+    pixels.flush()
+    facts = {"file": shard.file.name, "rows": len(pixels), "bytes": half.stat().st_size, "checksum": checksum(half)}
     os.replace(half, shard.file)
     written = shard.facts.with_suffix(".half")
-    written.write_text(json.dumps(facts))
+    written.write_text(json.dumps(facts | {"kept": kept, "broken": broken}))
     os.replace(written, shard.facts)
     return len(shard.found)
 
@@ -168,7 +155,11 @@ def write_shard(shard: Shard) -> int:
 def _finish(half: Path, shards: list[Shard], reading: Reading, facts: dict[str, Any]) -> None:
     """The index of all shards, after which their single facts are no longer needed."""
     entries = [json.loads(shard.facts.read_text()) for shard in shards]
-    kept = [shard.found[place] for shard, entry in zip(shards, entries, strict=True) for place in entry["kept"]]
+    starts = np.cumsum([0, *(entry["rows"] for entry in entries)])
+    kept, places = [], []
+    for shard, entry, start in zip(shards, entries, starts, strict=False):
+        kept += [shard.found[place] for place in entry["kept"]]
+        places += [int(start) + place for place in entry["kept"]]
     broken = [*reading.broken, *(tuple(pair) for entry in entries for pair in entry["broken"])]
     if not kept:
         what, why = broken[0]
@@ -176,7 +167,12 @@ def _finish(half: Path, shards: list[Shard], reading: Reading, facts: dict[str, 
             f"none of the {len(reading.found)} pictures can be read; {what}: {why}. With --images say where they lie."
         )
     pl.DataFrame(
-        {"id": [p.id for p in kept], "split": [p.split for p in kept], "captions": [list(p.captions) for p in kept]}
+        {
+            "id": [p.id for p in kept],
+            "place": places,
+            "split": [p.split for p in kept],
+            "captions": [list(p.captions) for p in kept],
+        }
     ).write_parquet(half / "pairs.parquet")
     pl.DataFrame(broken, schema={"what": pl.String, "why": pl.String}, orient="row").write_parquet(
         half / "broken.parquet"

@@ -1,13 +1,14 @@
 """Prepared pictures: memory-mapped shards of uint8 [n, 3, side, side], with an index of their captions.
 
 NAME/prepared.json          form, side, fit, counts, and each shard's file, rows and checksum
-NAME/pairs.parquet          id, split, captions (list) of each picture, in the order of the shards
+NAME/pairs.parquet          id, place in the shards, split, captions (list) of each picture
 NAME/broken.parquet         what was left out, and why
 NAME/pictures-00000.npy     ...
 """
 
 import hashlib
 import json
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,12 +17,11 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
 
-from workbench.data.augment import resize
 from workbench.errors import UserError
 
 FACTS = "prepared.json"
+MOST_OPEN = 500  # files that are mapped at once, of the 1,024 that a process may usually have open
 
 
 @dataclass(frozen=True)
@@ -91,17 +91,17 @@ class Pictures:
         self.files: list[Path] = []
         file_of, place_of = [], []
         for store, chosen in zip(stores, rows, strict=True):
-            sizes = [shard["rows"] for shard in store.facts["shards"]]
-            starts = np.concatenate([[0], np.cumsum(sizes)])
-            shard = np.searchsorted(starts, chosen, side="right") - 1
+            starts = np.cumsum([0, *(shard["rows"] for shard in store.facts["shards"])])
+            places = store.pairs["place"].to_numpy()[chosen]
+            shard = np.searchsorted(starts, places, side="right") - 1
             file_of.append(shard + len(self.files))
-            place_of.append(chosen - starts[shard])
+            place_of.append(places - starts[shard])
             self.files += [store.home / entry["file"] for entry in store.facts["shards"]]
         self.file_of, self.place_of = (
             np.concatenate(parts) if parts else np.zeros(0, np.int64) for parts in (file_of, place_of)
         )
         self.stored, self.side = stores[0].side, side
-        self._open: dict[int, np.ndarray] = {}
+        self._open: OrderedDict[int, np.ndarray] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self.file_of)
@@ -117,13 +117,21 @@ class Pictures:
         for row in np.lexsort((places, files)):
             made[row] = self._file(int(files[row]))[places[row]]
         if self.side != self.stored:
+            # Only here, since a process that prepares pictures has no need of torch.
+            import torch
+
+            from workbench.data.augment import resize
+
             made = resize(torch.from_numpy(made), self.side).numpy()
         return made if np.ndim(self.file_of[index]) else made[0]
 
     def _file(self, number: int) -> np.ndarray:
         if number not in self._open:
+            if len(self._open) == MOST_OPEN:
+                self._open.popitem(last=False)
             self._open[number] = np.load(self.files[number], mmap_mode="r")
+        self._open.move_to_end(number)
         return self._open[number]
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open": {}}  # a loader's process maps the files itself
+        return self.__dict__ | {"_open": OrderedDict()}  # a loader's process maps the files itself

@@ -100,10 +100,10 @@ def smoke(experiment: Experiment) -> Experiment:
         "optimisation.steps": 6,
         "optimisation.batch_size": 16,
         "optimisation.checkpoint_every": 3,
-        "evaluation.every": 2,
+        "evaluation.every": 3,
         "evaluation.pairs": 32,
         "evaluation.final_pairs": 32,
-        "evaluation.robustness_pairs": 24,
+        "evaluation.robustness_pairs": 8,
     }
     seeds = experiment.seeds.model_copy(update={"count": min(2, experiment.seeds.count)})
     settings = experiment.settings
