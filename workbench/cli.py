@@ -317,6 +317,13 @@ def data_prepare(
     regions: Annotated[
         Literal["whole", "crop"], typer.Option(help="Visual Genome: whole pictures, or each region cut out.")
     ] = "whole",
+    in_place: Annotated[
+        bool,
+        typer.Option(
+            "--in-place",
+            help="Store no pixels: decode pictures where they lie, as from mounted tars too large to copy.",
+        ),
+    ] = False,
     workers: Annotated[int | None, typer.Option(help="Processes; default one a core.", min=1)] = None,
     workspace: Workspace = DEFAULT,
     as_json: Json = False,
@@ -342,6 +349,7 @@ def data_prepare(
             fit,
             workers or os.cpu_count() or 1,
             show,
+            in_place,
         )
     told = describe(made)
     if as_json:
@@ -363,7 +371,12 @@ def data_list(
     found = [open_store(path.parent) for path in sorted((workspace / "data").glob(f"*/{FACTS}"))]
     rows = [
         {"name": store.name, "form": store.facts["form"], "pictures": store.facts["pictures"]}
-        | {"side": store.side, "fit": store.facts["fit"], "broken": store.facts["broken"]}
+        | {
+            "side": store.side,
+            "fit": store.facts["fit"],
+            "in_place": store.facts["in_place"],
+            "broken": store.facts["broken"],
+        }
         | ({"damaged": store.damaged()} if verify else {})
         for store in found
     ]
@@ -375,6 +388,7 @@ def data_list(
         harm = f"  DAMAGED: {', '.join(row['damaged'])}" if row.get("damaged") else ""
         typer.echo(
             f"{row['name']:<16} {row['form']:<14} {row['pictures']:>9,} pictures  {row['side']} px {row['fit']:<6} "
+            f"{'in place ' if row['in_place'] else ''}"
             f"{row['broken']:,} left out{harm}"
         )
     if any(row.get("damaged") for row in rows):

@@ -272,6 +272,28 @@ def test_a_broken_picture_does_not_shift_the_others(tmp_path: Path, monkeypatch:
     assert [f"number {shade}" for shade in shades] == [texts[0] for texts in store.pairs["captions"].gather(chosen)]
 
 
+def test_pictures_may_stay_where_they_are(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8))
+    members = [(f"{place}.png", png(picture.rotate(90 * place))) for place in range(4)]
+    members.insert(2, ("1b.png", b"broken"))
+    texts = [(f"{Path(name).stem}.txt", b"a picture") for name, _ in members]
+    tar_of(tmp_path / "x.tar", [part for pair in zip(members, texts, strict=True) for part in pair])
+    reading = read_source(tmp_path / "x.tar")
+    stored = prepare_source(reading, tmp_path / "stored", 32, "crop", 1, lambda *_: None)
+    placed = prepare_source(reading, tmp_path / "placed", 32, "crop", 1, lambda *_: None, in_place=True)
+    assert not list((tmp_path / "placed").glob("*.npy"))
+    assert (placed.pairs["id"] == stored.pairs["id"]).all()
+    assert reasons(placed).keys() == {"x/1b"}
+    rows = np.array([3, 0, 2])
+    both = [Pictures([store], [rows], 32)[np.arange(3)] for store in (stored, placed)]
+    assert (both[0] == both[1]).all()
+    mixed = Pictures([stored, placed], [rows, rows], 16)[np.array([1, 4])]
+    assert (mixed[0] == mixed[1]).all()
+    (tmp_path / "x.tar").unlink()
+    with pytest.raises(UserError, match="though it could be when placed was prepared"):
+        Pictures([placed], [rows], 32)[0]
+
+
 def test_a_stopped_preparation_goes_on_and_changed_work_begins_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

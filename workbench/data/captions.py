@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import polars as pl
 
-from workbench.data.pictures import SUFFIXES, Box
+from workbench.data.pictures import SUFFIXES, Box, Fit, decode
 from workbench.errors import UserError, first_line
 
 Regions = Literal["whole", "crop"]
@@ -32,6 +33,10 @@ class Place:
         with open(self.path, "rb") as file:
             file.seek(self.offset)
             return file.read(-1 if self.size is None else self.size)
+
+    def picture(self, side: int, fit: Fit, box: Box | None) -> np.ndarray:
+        """uint8 [3, side, side]; raises BrokenPicture."""
+        return decode(self.path if self.size is None else self.read(), side, fit, box)
 
 
 @dataclass(frozen=True)

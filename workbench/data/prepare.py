@@ -20,7 +20,7 @@ import polars as pl
 
 from workbench.data.cache import new_array
 from workbench.data.captions import Found, Reading
-from workbench.data.pictures import BrokenPicture, Fit, decode
+from workbench.data.pictures import BrokenPicture, Fit
 from workbench.data.store import FACTS, Store, checksum, open_store
 from workbench.errors import UserError
 from workbench.randomness import key
@@ -39,6 +39,7 @@ class Shard:
     home: Path
     side: int
     fit: Fit
+    in_place: bool
 
     @property
     def file(self) -> Path:
@@ -50,14 +51,20 @@ class Shard:
 
 
 def prepare_source(
-    reading: Reading, home: Path, side: int, fit: Fit, workers: int, progress: Callable[[int, int], None]
+    reading: Reading,
+    home: Path,
+    side: int,
+    fit: Fit,
+    workers: int,
+    progress: Callable[[int, int], None],
+    in_place: bool = False,
 ) -> Store:
     """Writes the pictures and captions of `reading` to the folder `home`; `progress(done, of how many)` counts pictures.
 
-    A picture that cannot be read is listed with its reason and left out. Raises UserError where `home` is taken, the disk is
+    `in_place`: every picture is looked at, but left where it is and decoded anew whenever it is read. A picture that cannot be read is listed with its reason and left out. Raises UserError where `home` is taken, the disk is
     too small, or no picture at all can be read.
     """
-    fingerprint = f"{key('prepared', VERSION, side, fit, *_content(reading)):016x}"
+    fingerprint = f"{key('prepared', VERSION, side, fit, str(in_place), *_content(reading)):016x}"
     if (home / FACTS).exists():
         store = open_store(home)
         if store.facts["fingerprint"] == fingerprint:
@@ -69,23 +76,28 @@ def prepare_source(
     _begin(half, fingerprint)
     size = max(SHARD, -(-len(reading.found) // SHARDS))
     shards = [
-        Shard(number, reading.found[start : start + size], half, side, fit)
+        Shard(number, reading.found[start : start + size], half, side, fit, in_place)
         for number, start in enumerate(range(0, len(reading.found), size))
     ]
     todo = [shard for shard in shards if not shard.facts.exists()]
     pictures = sum(len(shard.found) for shard in todo)
     free = shutil.disk_usage(half).free
-    if (needed := pictures * 3 * side**2) > free:
+    if not in_place and (needed := pictures * 3 * side**2) > free:
         raise UserError(
             f"{home}: {pictures:,} pictures of {side} px need {needed / 1e9:,.1f} GB and {free / 1e9:,.1f} GB are free; make room "
-            "or take a smaller --side."
+            "take a smaller --side, or --in-place."
         )
     done = len(reading.found) - pictures
     progress(done, len(reading.found))
     for finished in _run(todo, workers):
         done += finished
         progress(done, len(reading.found))
-    _finish(half, shards, reading, {"fingerprint": fingerprint, "form": reading.form, "side": side, "fit": fit})
+    _finish(
+        half,
+        shards,
+        reading,
+        {"fingerprint": fingerprint, "form": reading.form, "side": side, "fit": fit, "in_place": in_place},
+    )
     os.replace(half, home)
     return open_store(home)
 
@@ -135,17 +147,20 @@ def write_shard(shard: Shard) -> int:
     """Decodes the pictures of a shard and writes its file, then its facts. The place of a broken picture stays black."""
     kept, broken = [], []
     half = shard.file.with_suffix(".half")
-    pixels = new_array(half, (len(shard.found), 3, shard.side, shard.side))
+    pixels = None if shard.in_place else new_array(half, (len(shard.found), 3, shard.side, shard.side))
     for place, picture in enumerate(shard.found):
         try:
-            source = picture.place.read() if picture.place.size else picture.place.path
-            pixels[place] = decode(source, shard.side, shard.fit, picture.box)
+            made = picture.place.picture(shard.side, shard.fit, picture.box)
             kept.append(place)
+            if pixels is not None:
+                pixels[place] = made
         except (BrokenPicture, OSError) as error:
             broken.append((picture.id, str(error)))
-    pixels.flush()
-    facts = {"file": shard.file.name, "rows": len(pixels), "bytes": half.stat().st_size, "checksum": checksum(half)}
-    os.replace(half, shard.file)
+    facts: dict[str, Any] = {"file": None, "rows": len(shard.found)}
+    if pixels is not None:
+        pixels.flush()
+        facts |= {"file": shard.file.name, "bytes": half.stat().st_size, "checksum": checksum(half)}
+        os.replace(half, shard.file)
     written = shard.facts.with_suffix(".half")
     written.write_text(json.dumps(facts | {"kept": kept, "broken": broken}))
     os.replace(written, shard.facts)
@@ -172,14 +187,19 @@ def _finish(half: Path, shards: list[Shard], reading: Reading, facts: dict[str, 
             "place": places,
             "split": [p.split for p in kept],
             "captions": [list(p.captions) for p in kept],
-        }
+            "path": [str(p.place.path.resolve()) for p in kept],
+            "offset": [p.place.offset for p in kept],
+            "size": [p.place.size for p in kept],
+            "box": [list(p.box) if p.box else None for p in kept],
+        },
+        schema_overrides={"size": pl.Int64, "box": pl.List(pl.Int64)},
     ).write_parquet(half / "pairs.parquet")
     pl.DataFrame(broken, schema={"what": pl.String, "why": pl.String}, orient="row").write_parquet(
         half / "broken.parquet"
     )
     captions = checksum(half / "pairs.parquet")
     listed = [
-        {name: entry[name] for name in ("file", "rows", "bytes", "checksum")} for entry in entries if entry["rows"]
+        {name: entry[name] for name in ("file", "rows", "bytes", "checksum")} for entry in entries if entry["file"]
     ]
     whole = f"{key('store', captions, *(entry['checksum'] for entry in listed)):016x}"
     counts = {"pictures": len(kept), "broken": len(broken)}

@@ -43,6 +43,7 @@ def describe(store: Store) -> Description:
         "words_per_caption": {"mean": words.mean(), "median": words.median(), "most": words.max()},
         "side": store.side,
         "fit": store.facts["fit"],
+        "in_place": store.facts["in_place"],
         "bytes": sum(shard["bytes"] for shard in store.facts["shards"]),
         "left_out": len(store.broken),
         "reasons": {row["why"]: row["count"] for row in reasons.iter_rows(named=True)},
@@ -51,7 +52,12 @@ def describe(store: Store) -> Description:
     lines = [
         f"{store.name}: {facts['pictures']:,} pictures ({splits}) with {facts['captions']:,} captions, form: {facts['form']}",
         f"captions per picture: {len(words) / len(pairs):.2f} on average, {fewest} to {most}",
-        f"stored: {store.side} x {store.side} px ({facts['fit']}), {facts['bytes'] / 1e9:.2f} GB in {store.home}",
+        f"read as: {store.side} x {store.side} px ({facts['fit']}), "
+        + (
+            f"decoded where they lie, index in {store.home}"
+            if facts["in_place"]
+            else f"{facts['bytes'] / 1e9:.2f} GB in {store.home}"
+        ),
         "words per caption:",
         *_histogram(words.to_numpy()),
     ]

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from workbench.data.captions import Place
+from workbench.data.pictures import BrokenPicture
 from workbench.errors import UserError
 
 FACTS = "prepared.json"
@@ -80,42 +82,74 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
+class Mapped:
+    """The memory-mapped pictures of a store; a file stays open until too many others are."""
+
+    def __init__(self, store: Store) -> None:
+        self.files = [store.home / shard["file"] for shard in store.facts["shards"]]
+        self.starts = np.cumsum([0, *(shard["rows"] for shard in store.facts["shards"])])
+        self.places = store.pairs["place"].to_numpy()
+        self._open: OrderedDict[int, np.ndarray] = OrderedDict()
+
+    def read(self, row: int) -> np.ndarray:
+        """uint8 [3, side, side] of a row of the index."""
+        place = self.places[row]
+        number = int(np.searchsorted(self.starts, place, side="right")) - 1
+        if number not in self._open:
+            if len(self._open) == MOST_OPEN:
+                self._open.popitem(last=False)
+            self._open[number] = np.load(self.files[number], mmap_mode="r")
+        self._open.move_to_end(number)
+        pixels: np.ndarray = self._open[number][place - self.starts[number]]
+        return pixels
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open": OrderedDict()}  # a loader's process maps the files itself
+
+
+class InPlace:
+    """The pictures of a store where they are: decoded whenever they are read."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.where = store.pairs.select("path", "offset", "size", "box")
+
+    def read(self, row: int) -> np.ndarray:
+        """As `Mapped.read`; raises UserError where the picture is no longer what it was."""
+        path, offset, size, box = self.where.row(row)
+        place = Place(Path(path), offset, size)
+        try:
+            return place.picture(self.store.side, self.store.facts["fit"], tuple(box) if box else None)
+        except (BrokenPicture, OSError) as error:
+            raise UserError(f"{path}: {error}, though it could be when {self.store.name} was prepared.") from error
+
+
 class Pictures:
     """Chosen pictures of several stores, read like an array: `pictures[rows]` is uint8 [n, 3, side, side].
 
-    `rows[k]` are the places in store k, in the order in which they follow each other here; the stores have one side, from
-    which the pictures are resized where another is asked for.
+    `rows[k]` are rows of the index of store k, in the order in which they follow each other here; the stores have one side,
+    from which the pictures are resized where another is asked for.
     """
 
     def __init__(self, stores: Sequence[Store], rows: Sequence[np.ndarray], side: int) -> None:
-        self.files: list[Path] = []
-        file_of, place_of = [], []
-        for store, chosen in zip(stores, rows, strict=True):
-            starts = np.cumsum([0, *(shard["rows"] for shard in store.facts["shards"])])
-            places = store.pairs["place"].to_numpy()[chosen]
-            shard = np.searchsorted(starts, places, side="right") - 1
-            file_of.append(shard + len(self.files))
-            place_of.append(places - starts[shard])
-            self.files += [store.home / entry["file"] for entry in store.facts["shards"]]
-        self.file_of, self.place_of = (
-            np.concatenate(parts) if parts else np.zeros(0, np.int64) for parts in (file_of, place_of)
-        )
+        self.readers = [InPlace(store) if store.facts["in_place"] else Mapped(store) for store in stores]
+        self.reader_of = np.repeat(np.arange(len(stores)), [len(chosen) for chosen in rows])
+        self.row_of = np.concatenate([np.zeros(0, np.int64), *rows]).astype(np.int64)
         self.stored, self.side = stores[0].side, side
-        self._open: OrderedDict[int, np.ndarray] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self.file_of)
+        return len(self.row_of)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         return len(self), 3, self.side, self.side
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        files, places = np.atleast_1d(self.file_of[index]), np.atleast_1d(self.place_of[index])
-        made = np.empty((len(files), 3, self.stored, self.stored), np.uint8)
+        readers, rows = np.atleast_1d(self.reader_of[index]), np.atleast_1d(self.row_of[index])
+        made = np.empty((len(rows), 3, self.stored, self.stored), np.uint8)
         # In the order in which they lie on the disk.
-        for row in np.lexsort((places, files)):
-            made[row] = self._file(int(files[row]))[places[row]]
+        for place in np.lexsort((rows, readers)):
+            made[place] = self.readers[readers[place]].read(int(rows[place]))
         if self.side != self.stored:
             # Only here, since a process that prepares pictures has no need of torch.
             import torch
@@ -123,15 +157,4 @@ class Pictures:
             from workbench.data.augment import resize
 
             made = resize(torch.from_numpy(made), self.side).numpy()
-        return made if np.ndim(self.file_of[index]) else made[0]
-
-    def _file(self, number: int) -> np.ndarray:
-        if number not in self._open:
-            if len(self._open) == MOST_OPEN:
-                self._open.popitem(last=False)
-            self._open[number] = np.load(self.files[number], mmap_mode="r")
-        self._open.move_to_end(number)
-        return self._open[number]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open": OrderedDict()}  # a loader's process maps the files itself
+        return made if np.ndim(self.row_of[index]) else made[0]
