@@ -234,6 +234,72 @@ def report(
         typer.echo(f"report: {page}")
 
 
+Suite = Literal["sugarcrepe", "aro", "valse", "vl_checklist", "winoground", "robustness", "retrieval"]
+
+
+@app.command(
+    "eval",
+    epilog="Examples: `wb eval --run-id ID --suite robustness`; "
+    "`wb eval --run-id ID --suite sugarcrepe --annotations sugar-crepe/data --images val2017 --json`",
+)
+def evaluate(
+    run_id: Annotated[str, typer.Option(help="A finished trial of a sweep, or a single training.")],
+    suite: Annotated[Suite, typer.Option(help="What to measure.")],
+    annotations: Annotated[Path | None, typer.Option(help="Folder of the suite's files as published.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the suite's pictures.")] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many examples of each kind.", min=1)] = None,
+    shortlist: Annotated[int, typer.Option(help="retrieval: candidates of each query that ITM ranks.", min=10)] = 128,
+    workspace: Workspace = DEFAULT,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Measure a finished run on a suite; the results land in the run. Stopped, the same command goes on."""
+    from rich.console import Console
+
+    from workbench.progress import counted
+    from workbench.sweep import evaluate as suites
+    from workbench.tracking.runs import Tracker
+    from workbench.tracking.store import tracking_uri
+
+    published = suite not in ("robustness", "retrieval")
+    if published and (annotations is None or images is None):
+        raise UserError(
+            f"--suite {suite}: give the folder of its files, --annotations, and that of its pictures, --images."
+        )
+    tracker = Tracker(tracking_uri(workspace), workspace)
+    trained = suites.load_trained(tracker, run_id, workspace)
+    console = Console(stderr=as_json, no_color="NO_COLOR" in os.environ or None)
+    with counted(console, suite) as show:
+        if suite == "robustness":
+            made = suites.evaluate_all_robustness(trained, limit, show)
+        elif suite == "retrieval":
+            made = suites.evaluate_retrieval(trained, limit, shortlist, show)
+        else:
+            assert annotations is not None
+            assert images is not None
+            home = suites.scratch(workspace, run_id)
+            made = suites.evaluate_published(trained, suite, annotations, images, limit, home, show)
+    if limit is None:
+        tracker.log(run_id, made.metrics, trained.settings.optimisation.steps)
+    if as_json:
+        _print_json(
+            {
+                "run_id": run_id,
+                "suite": suite,
+                "examples": made.examples,
+                "missing": made.missing,
+                "metrics": made.metrics,
+            }
+        )
+        return
+    for name, value in made.metrics.items():
+        typer.echo(f"{name:<52} {value:.4f}")
+    typer.echo(f"{made.examples} examples" + (" (limited; not logged to the run)" if limit else ""))
+    if made.missing:
+        named = "; ".join(f"{id}: {why}" for id, why in list(made.missing.items())[:5])
+        typer.echo(f"{len(made.missing)} left out: {named}" + (" ..." if len(made.missing) > 5 else ""), err=True)
+
+
 @app.command()
 def runs(workspace: Workspace = DEFAULT, as_json: Json = False, debug: Debug = False) -> None:
     """List the sweeps and single trainings of a workspace, the newest first."""

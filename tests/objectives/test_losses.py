@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from workbench.objectives.losses import contrastive_loss, itm_loss, late_interaction, mlm_loss, words_loss
+from workbench.model.similarity import late_interaction
+from workbench.objectives.losses import contrastive_loss, itm_loss, mlm_loss, words_loss
 
 
 def test_alpha_zero_and_no_teacher_are_exactly_the_one_hot_loss() -> None:

@@ -38,14 +38,6 @@ def itm_loss(logits: Tensor, is_match: Tensor, valid: Tensor) -> Tensor:
     return torch.where(valid, losses, 0.0).sum() / valid.sum().clamp(min=1)
 
 
-def late_interaction(image: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
-    """Similarity of every picture with every caption [B_image, B_text]: each word's best image token, averaged
-    (FILIP, Yao et al. 2022, eq. 4). `image` [B, N, D] and `text` [B, L, D] of unit length, `text_mask` bool [B, L]."""
-    scores = torch.einsum("ind,tld->itln", image, text).amax(dim=-1)
-    weights = text_mask.to(scores.dtype)
-    return (scores * weights).sum(dim=-1) / weights.sum(dim=-1).clamp(min=1)
-
-
 def contrastive_loss(similarity: Tensor, scale: Tensor) -> Tensor:
     """Symmetric InfoNCE of a square similarity matrix whose diagonal holds the pairs."""
     logits = similarity * scale

@@ -3,14 +3,12 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from workbench.config.schema import Objectives
-from workbench.data.text import SPECIAL
+from workbench.model.similarity import aligned_similarity
 from workbench.model.vilta import ViLTA
 from workbench.objectives.companions import Companions, language_logits
-from workbench.objectives.losses import late_interaction
 from workbench.objectives.negatives import hard_pairs, synthesize, take_back
 from workbench.objectives.plan import HARD_CAPTION, HARD_PICTURE, Part, Rewriting
 from workbench.world import World
@@ -77,15 +75,6 @@ def pair_similarity(model: ViLTA, features: Tensor, token_ids: Tensor, pool_ids:
         image, text = (world.gather(made) for made in model.contrast_features(tokens, states))
         return image @ text.t()
     return aligned_similarity(model, world.gather(tokens), world.gather(states), pool_ids)
-
-
-def aligned_similarity(model: ViLTA, image_tokens: Tensor, states: Tensor, token_ids: Tensor) -> Tensor:
-    """[B_image, B_text]: late interaction of image tokens [B, N, D] with the words of captions whose `states` are [B, L, D]."""
-    return late_interaction(
-        F.normalize(image_tokens, dim=-1),
-        F.normalize(model.text_projection(states), dim=-1),
-        token_ids >= len(SPECIAL),
-    )
 
 
 @torch.no_grad()

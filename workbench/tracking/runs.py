@@ -1,13 +1,16 @@
 """Runs in MLflow: a sweep is one parent, each trial a child; metrics are written in batches."""
 
 import getpass
+import json
 import math
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import (
     MLFLOW_PARENT_RUN_ID,
@@ -16,6 +19,8 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_SOURCE_NAME,
     MLFLOW_USER,
 )
+
+from workbench.errors import UserError, first_line
 
 EXPERIMENT = "workbench"
 
@@ -52,6 +57,21 @@ class Tracker:
         run = self.client.create_run(self.experiment_id(), tags=everything)
         self.client.log_batch(run.info.run_id, params=[Param(key, _short(value)) for key, value in params.items()])
         return str(run.info.run_id)
+
+    def settings_of(self, run_id: str) -> tuple[dict[str, Any], int, str]:
+        """The settings, the seed and the cell's key of a trial. Raises UserError where there is no such trial."""
+        try:
+            run = self.client.get_run(run_id)
+            tags = run.data.tags
+            with tempfile.TemporaryDirectory() as folder:
+                path = self.client.download_artifacts(run_id, "config.json", folder)
+                settings: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+            return settings, int(tags["seed"]), tags["config_hash"]
+        except (MlflowException, OSError, KeyError) as error:
+            raise UserError(
+                f"--run-id {run_id}: no trial of this store; give the id of a trial or a single training, not of a sweep "
+                f"({first_line(error)})."
+            ) from error
 
     def log(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
         """One batch; a value that is not finite is left out, since no reader could average it."""

@@ -22,10 +22,10 @@ from workbench.data.loader import Order
 from workbench.data.masking import hide_tokens
 from workbench.data.text import SPECIAL, trim
 from workbench.errors import UserError
+from workbench.model.similarity import aligned_similarity
 from workbench.model.vilta import ViLTA
 from workbench.model.weights import file_digest, weights_file
 from workbench.objectives.losses import contrastive_loss, words_loss
-from workbench.objectives.matching import aligned_similarity
 from workbench.randomness import generator, key
 from workbench.training.schedule import adamw, rate, set_rate
 

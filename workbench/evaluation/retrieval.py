@@ -1,0 +1,79 @@
+"""Retrieval: captions for pictures and pictures for captions, shortlisted by the unfused encoders and ranked by ITM."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workbench.evaluation.matching import match_scores
+from workbench.model.similarity import aligned_similarity
+from workbench.model.vilta import ViLTA
+
+AT = (1, 5, 10)
+CHUNK = 64
+
+
+@torch.no_grad()
+def similarities(model: ViLTA, features: Tensor, token_ids: np.ndarray) -> np.ndarray:
+    """float [N, M] of pictures (features [N, T, C]) and captions (int64 [M, L]) before the fusion: ITC's similarity where it is
+    trained, else the late interaction that the warm start trained."""
+    device = features.device
+    texts = [torch.from_numpy(token_ids[at : at + CHUNK]).to(device) for at in range(0, len(token_ids), CHUNK)]
+    states = [model.encode_text(ids) for ids in texts]
+    rows = []
+    for part in features.split(CHUNK):
+        image = model.adapt_image(part)
+        if hasattr(model, "itc_image"):
+            made = [torch.matmul(*_pair(model.contrast_features(image, state))) for state in states]
+        else:
+            made = [aligned_similarity(model, image, state, ids) for ids, state in zip(texts, states, strict=True)]
+        rows.append(torch.cat(made, dim=1))
+    return torch.cat(rows).float().cpu().numpy()
+
+
+def _pair(vectors: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return vectors[0], vectors[1].t()
+
+
+def retrieve(
+    model: ViLTA,
+    features: Tensor,
+    token_ids: np.ndarray,
+    picture_of: np.ndarray,
+    shortlist: int,
+    batch_size: int,
+    progress: Callable[[int, int], None] = lambda *_: None,
+) -> dict[str, float]:
+    """`text_r<k>` (captions for a picture: is one of its own among the first k?) and `image_r<k>` (pictures for a caption), in
+    Karpathy's protocol. `picture_of` int64 [M]: the picture of each caption.
+
+    The `shortlist` most similar candidates of each query are ranked by ITM; all others come after them.
+    """
+    near = similarities(model, features, token_ids)
+    pictures, captions = near.shape
+    for_picture = np.argsort(-near, axis=1, kind="stable")[:, : min(shortlist, captions)]
+    for_caption = np.argsort(-near.T, axis=1, kind="stable")[:, : min(shortlist, pictures)]
+    wanted = {(row, int(text)) for row in range(pictures) for text in for_picture[row]}
+    wanted |= {(int(row), text) for text in range(captions) for row in for_caption[text]}
+    pairs = np.array(sorted(wanted))
+    scores = np.full((pictures, captions), -np.inf)
+    step = batch_size * 8
+    for start in range(0, len(pairs), step):
+        rows, texts = pairs[start : start + step].T
+        scores[rows, texts] = match_scores(model, features, rows, token_ids[texts], batch_size)
+        progress(min(start + step, len(pairs)), len(pairs))
+    return recalls(scores, picture_of)
+
+
+def recalls(scores: np.ndarray, picture_of: np.ndarray) -> dict[str, float]:
+    """Recall of `scores` [N, M], minus infinity where a candidate was not ranked. Exact ties count against the true one."""
+    pictures, captions = scores.shape
+    own = picture_of[None, :] == np.arange(pictures)[:, None]
+    best = np.where(own, scores, -np.inf).max(axis=1)
+    # What is not the picture's own and scores as high stands before it.
+    text_rank = ((scores >= best[:, None]) & ~own).sum(axis=1)
+    true = scores[picture_of, np.arange(captions)]
+    image_rank = ((scores >= true[None, :]) & ~own).sum(axis=0)
+    ranks = (("text", text_rank, np.isfinite(best)), ("image", image_rank, np.isfinite(true)))
+    return {f"{way}_r{k}": float(np.mean((rank < k) & ranked)) for way, rank, ranked in ranks for k in AT}

@@ -1,0 +1,25 @@
+"""How well pictures and captions fit before the fusion."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from workbench.data.text import SPECIAL
+from workbench.model.vilta import ViLTA
+
+
+def late_interaction(image: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
+    """Similarity of every picture with every caption [B_image, B_text]: each word's best image token, averaged
+    (FILIP, Yao et al. 2022, eq. 4). `image` [B, N, D] and `text` [B, L, D] of unit length, `text_mask` bool [B, L]."""
+    scores = torch.einsum("ind,tld->itln", image, text).amax(dim=-1)
+    weights = text_mask.to(scores.dtype)
+    return (scores * weights).sum(dim=-1) / weights.sum(dim=-1).clamp(min=1)
+
+
+def aligned_similarity(model: ViLTA, image_tokens: Tensor, states: Tensor, token_ids: Tensor) -> Tensor:
+    """[B_image, B_text]: late interaction of image tokens [B, N, D] with the words of captions whose `states` are [B, L, D]."""
+    return late_interaction(
+        F.normalize(image_tokens, dim=-1),
+        F.normalize(model.text_projection(states), dim=-1),
+        token_ids >= len(SPECIAL),
+    )

@@ -1,0 +1,177 @@
+"""A finished run, measured on suites that training does not measure; the results land in the run."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from workbench.config.schema import Settings
+from workbench.data.corpus import Corpus, load_corpus
+from workbench.data.pictures import Fit
+from workbench.data.store import Pictures, Store, open_store
+from workbench.errors import UserError
+from workbench.evaluation import corruptions, perturbations
+from workbench.evaluation.compositional import Scores, score_examples, suite_metrics
+from workbench.evaluation.matching import hold_out
+from workbench.evaluation.published import Example, limited, read_suite
+from workbench.evaluation.retrieval import retrieve
+from workbench.evaluation.robustness import evaluate_robustness
+from workbench.model.vilta import ViLTA
+from workbench.tracking.runs import Tracker
+from workbench.training.prepare import pick_device, picture_features, precision
+from workbench.training.warm_start import new_model
+
+Progress = Callable[[int, int], None]
+CHUNK = 256  # examples between two saved parts
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run's model and what it reads with."""
+
+    run_id: str
+    settings: Settings
+    corpus: Corpus
+    model: ViLTA
+    fit: Fit
+    stores: list[Store]
+
+
+@dataclass(frozen=True)
+class Result:
+    """`metrics` by their names in the run; `missing`: examples whose picture could not be read, and why."""
+
+    metrics: dict[str, float]
+    examples: int
+    missing: dict[str, str]
+
+
+def load_trained(tracker: Tracker, run_id: str, workspace: Path) -> Trained:
+    """Raises UserError where there is no such run, or its weights are gone."""
+    settings, seed, key = tracker.settings_of(run_id)
+    weights = workspace / "checkpoints" / f"{key}.safetensors"
+    if not weights.is_file():
+        raise UserError(
+            f"--run-id {run_id}: its weights {weights} are missing; the run is not finished, or they were removed."
+        )
+    made = Settings.model_validate(settings)
+    corpus = load_corpus(made.data, workspace / "cache")
+    device = pick_device()
+    model = new_model(made, corpus, seed)
+    model.load_state_dict(load_file(weights))
+    names = made.data.mix if made.data.source == "prepared" else ()
+    stores = [open_store(Path(name).expanduser() if "/" in name else workspace / "data" / name) for name in names]
+    fit: Fit = stores[0].facts["fit"] if stores else "pad"
+    return Trained(run_id, made, corpus, model.to(device).eval(), fit, stores)
+
+
+def evaluate_published(
+    trained: Trained, suite: str, annotations: Path, images: Path, limit: int | None, home: Path, progress: Progress
+) -> Result:
+    """A compositional suite, read from its published files. Parts are kept in `home`, from where a stopped evaluation goes on."""
+    examples = read_suite(suite, annotations, images)
+    if limit:
+        examples = limited(examples, limit)
+    seen, blank, missing = _scored(trained, examples, home / f"{suite}.jsonl", progress)
+    if not seen:
+        name, why = next(iter(missing.items()))
+        raise UserError(f"--images {images}: none of the {len(examples)} pictures can be read; {name}: {why}.")
+    metrics = {f"compositional/{suite}/{kind}": v for kind, v in suite_metrics(suite, examples, seen).items()}
+    metrics |= {f"blank_image/{suite}/{kind}": v for kind, v in suite_metrics(suite, examples, blank).items()}
+    return Result(metrics, len(seen), missing)
+
+
+def _scored(
+    trained: Trained, examples: Sequence[Example], file: Path, progress: Progress
+) -> tuple[Scores, Scores, dict[str, str]]:
+    """Scores of all examples; each part of them is a line of `file`, and those that are there already are taken from it."""
+    seen: Scores = {}
+    blank: Scores = {}
+    missing: dict[str, str] = {}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    known = _kept(file)
+    side, size = trained.settings.data.image_size, trained.settings.evaluation.batch_size
+    with open(file, "a", encoding="utf-8") as out, precision(pick_device(), trained.settings.optimisation.precision):
+        for start in range(0, len(examples), CHUNK):
+            part = list(examples[start : start + CHUNK])
+            name = "\x1f".join(f"{e.id}\x1e{e.picture}\x1e{e.captions}" for e in part)
+            made = known.get(name)
+            if made is None:
+                scores = score_examples(trained.model, trained.corpus.tokeniser, part, side, trained.fit, size)
+                made = [{id: list(row) for id, row in group.items()} for group in scores[:2]] + [scores[2]]
+                out.write(json.dumps({"part": name, "made": made}) + "\n")
+                out.flush()
+            seen |= {id: np.array(row) for id, row in made[0].items()}
+            blank |= {id: np.array(row) for id, row in made[1].items()}
+            missing |= made[2]
+            progress(start + len(part), len(examples))
+    return seen, blank, missing
+
+
+def _kept(file: Path) -> dict[str, list[Any]]:
+    known = {}
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+        try:
+            part = json.loads(line)
+        except ValueError:
+            continue  # cut short when it was written
+        # A picture that was missing may be there now.
+        if not part["made"][2]:
+            known[part["part"]] = part["made"]
+    return known
+
+
+def evaluate_all_robustness(trained: Trained, limit: int | None, progress: Progress) -> Result:
+    """All corruptions and perturbations on the test split."""
+    pairs = trained.corpus.test
+    count = min(len(pairs), limit or trained.settings.evaluation.final_pairs)
+    data = hold_out(pairs, picture_features(trained.model, pairs.images[:count], pick_device()))
+    with precision(pick_device(), trained.settings.optimisation.precision):
+        metrics = evaluate_robustness(
+            trained.model,
+            data,
+            trained.settings.evaluation.batch_size,
+            list(corruptions.CORRUPTIONS),
+            list(perturbations.PERTURBATIONS),
+            perturbations.ALL_LEVELS,
+            progress,
+        )
+    return Result({name.replace("robustness/", "robustness_all/"): value for name, value in metrics.items()}, count, {})
+
+
+def evaluate_retrieval(trained: Trained, limit: int | None, shortlist: int, progress: Progress) -> Result:
+    """Recall at 1, 5 and 10 both ways on the test split: all captions of prepared corpora, else one a picture."""
+    if trained.stores:
+        frames = [(s, np.flatnonzero(s.pairs["split"].to_numpy() == "test")[: limit or None]) for s in trained.stores]
+        if not any(len(rows) for _, rows in frames):
+            raise UserError(
+                "`data.mix`: none of the corpora has a published test split, which Karpathy's protocol needs."
+            )
+        pictures: Any = Pictures(trained.stores, [rows for _, rows in frames], trained.settings.data.image_size)
+        texts = [list(row) for s, rows in frames for row in s.pairs["captions"].gather(rows)]
+        images, captions = pictures[np.arange(len(pictures))], [text for row in texts for text in row[:5]]
+        picture_of = np.repeat(np.arange(len(texts)), [len(row[:5]) for row in texts])
+    else:
+        pairs = trained.corpus.test
+        count = min(len(pairs), limit or len(pairs))
+        images, captions = pairs.images[:count], pairs.captions["caption"].to_list()[:count]
+        picture_of = np.arange(count)
+    features = picture_features(trained.model, images, pick_device())
+    with precision(pick_device(), trained.settings.optimisation.precision), torch.no_grad():
+        size = trained.settings.evaluation.batch_size
+        token_ids = trained.corpus.tokeniser.encode(captions)
+        metrics = retrieve(trained.model, features, token_ids, picture_of, shortlist, size, progress)
+    return Result({f"retrieval/{name}": value for name, value in metrics.items()}, len(features), {})
+
+
+def scratch(workspace: Path, run_id: str) -> Path:
+    """Where a run's evaluations keep their parts."""
+    home = workspace / "evaluations" / run_id
+    os.makedirs(home, exist_ok=True)
+    return home
