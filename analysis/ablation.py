@@ -54,6 +54,42 @@ def contrasts(runs: Runs, metric: str) -> pl.DataFrame:
     return frame.with_columns(pl.Series("p_holm", holm(tested)).fill_nan(None), pl.col("p").fill_nan(None))
 
 
+SUITE = {
+    "arm": pl.String,
+    "kind": pl.String,
+    "seeds": pl.Int64,
+    "mean": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "blank_image": pl.Float64,
+}
+
+
+def suite_names(runs: Runs) -> list[str]:
+    """The published suites that some trial was measured on with `wb eval`."""
+    return sorted({name.split("/")[1] for name in runs.names("blank_image/")})
+
+
+def suite_table(runs: Runs, suite: str) -> pl.DataFrame:
+    """One row an arm and kind: the suite's score with its interval over seeds, and the mean score with a grey picture."""
+    prefix = f"compositional/{suite}/"
+    rows = []
+    for name in runs.names(prefix):
+        kind = name.removeprefix(prefix)
+        seen, blank = runs.final(name), runs.final(f"blank_image/{suite}/{kind}")
+        for arm in runs.arms:
+            values = seen.filter(pl.col("arm") == arm)["value"].to_numpy()
+            if not len(values):
+                continue
+            reached = mean_interval(values)
+            unseen = blank.filter(pl.col("arm") == arm)["value"].to_numpy()
+            rows.append(
+                {"arm": arm, "kind": kind, "seeds": len(values), "mean": reached.mean, "low": reached.low}
+                | {"high": reached.high, "blank_image": float(unseen.mean()) if len(unseen) else None}
+            )
+    return pl.DataFrame(rows, schema=SUITE)
+
+
 def foil_table(runs: Runs, prefix: str = "val/foil/") -> pl.DataFrame:
     """`contrasts` of every foil kind, stacked; `metric` is the kind."""
     frames = [

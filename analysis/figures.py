@@ -139,6 +139,31 @@ def foil_figure(table: pl.DataFrame, arms: Sequence[str]) -> Figure:
         return figure
 
 
+def suite_figure(table: pl.DataFrame, arms: Sequence[str]) -> Figure:
+    """Scores by kind with their intervals; behind each point the score without a picture, as a bar."""
+    kinds = table["kind"].unique(maintain_order=True).sort().to_list()
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(max(6.0, 1.25 * len(kinds)), 3.3))
+        for place, arm in enumerate(arms):
+            colour, marker = colour_of(arms, arm)
+            part = table.filter(pl.col("arm") == arm)
+            width = 0.8 / max(1, len(arms))
+            x = [kinds.index(kind) + (place - (len(arms) - 1) / 2) * width for kind in part["kind"]]
+            blank = part["blank_image"].fill_null(float("nan")).to_list()
+            axis.bar(x, blank, 0.8 * width, color=colour, alpha=0.25, linewidth=0)
+            # A single seed has no interval.
+            spread = [
+                (part["mean"] - part["low"]).fill_nan(0.0).to_list(),
+                (part["high"] - part["mean"]).fill_nan(0.0).to_list(),
+            ]
+            axis.errorbar(x, part["mean"].to_list(), yerr=spread, fmt=marker, color=colour, label=arm, ms=4, lw=1.2)
+        axis.set_xticks(range(len(kinds)), [plain(kind) for kind in kinds], rotation=25, ha="right")
+        axis.set_ylabel("score (bar: grey picture)")
+        axis.set_ylim(0.0, 1.02)
+        _legend(figure, axis, len(arms))
+        return figure
+
+
 def _limits(axis: Axes, values: pl.Series) -> None:
     """The range of the data, so that a single wide band does not flatten the curves."""
     low, high = values.min(), values.max()

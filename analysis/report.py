@@ -12,9 +12,9 @@ from jinja2 import Environment
 from matplotlib.figure import Figure
 
 from analysis import figures
-from analysis.ablation import CONTRASTS, contrasts, foil_table
+from analysis.ablation import CONTRASTS, contrasts, foil_table, suite_names, suite_table
 from analysis.convergence import mean_curves, speed, target_value
-from analysis.robustness import mean_drops, relative_drops, scores, severity_curves
+from analysis.robustness import derived, mean_drops, scores, severity_curves
 from analysis.runs import Runs, read_runs
 from analysis.verdict import RULE, answer, caution, number, signed, speed_sentence, spread
 
@@ -34,6 +34,12 @@ TABLED = (
     "test/itm_auc",
     "test/foil_accuracy",
     "robustness_mean_drop",
+    "corruption_error",
+    "effective_robustness",
+    "retrieval/text_r1",
+    "retrieval/text_r5",
+    "retrieval/image_r1",
+    "retrieval/image_r5",
 )
 
 
@@ -50,7 +56,7 @@ def write_report(uri: str, run_id: str, folder: Path) -> Path:
 
     Raises UserError where there is no finished trial to report.
     """
-    runs = with_mean_drop(read_runs(uri, run_id))
+    runs = with_derived(read_runs(uri, run_id))
     primary = str(runs.experiment.get("primary", "val/itm_auc"))
     metric, target = target_value(runs)
     names = [primary, *(name for name in TABLED if name != primary)]
@@ -66,6 +72,7 @@ def write_report(uri: str, run_id: str, folder: Path) -> Path:
         "contrasts": pl.concat([pl.DataFrame(schema=CONTRASTS), *tables.values()]),
         "foils": foils,
         "convergence": speeds,
+        **{f"suite_{suite}": suite_table(runs, suite) for suite in suite_names(runs)},
         "robustness": mean_drops(scored),
         "robustness_by_severity": severity_curves(scored),
     }
@@ -107,16 +114,15 @@ def write_report(uri: str, run_id: str, folder: Path) -> Path:
     return page
 
 
-def with_mean_drop(runs: Runs) -> Runs:
-    """Adds each trial's relative drop, averaged over all disturbances, as the metric `robustness_mean_drop`."""
-    drops = relative_drops(scores(runs))
-    if drops.is_empty():
+def with_derived(runs: Runs) -> Runs:
+    """Adds the summaries of each trial's robustness as metrics."""
+    scored = scores(runs)
+    if scored.is_empty():
         return runs
     rows = (
-        drops.group_by("arm", "seed")
-        .agg(value=pl.col("drop").mean())
+        derived(scored, runs.baseline)
         .join(runs.trials, on=["arm", "seed"])
-        .select("run_id", metric=pl.lit("robustness_mean_drop"), step=pl.lit(0, dtype=pl.Int64), value="value")
+        .select("run_id", "metric", step=pl.lit(0, dtype=pl.Int64), value="value")
     )
     return Runs(runs.run_id, runs.name, runs.experiment, runs.trials, pl.concat([runs.metrics, rows]))
 
@@ -142,6 +148,16 @@ def _pictures(runs: Runs, target: tuple[str, float], foils: pl.DataFrame, scored
                 "Share of pairs whose true caption scores above its foil, with 95 % intervals over seeds; "
                 "the dashed line is chance.",
                 figures.foil_figure(foils, arms),
+            )
+        )
+    for suite in suite_names(runs):
+        made.append(
+            Picture(
+                f"suite_{suite}",
+                suite.replace("_", " ").title(),
+                "Mean over seeds with 95 % intervals; the bar behind each point is the score with a grey picture: what the text "
+                "gives away.",
+                figures.suite_figure(suite_table(runs, suite), arms),
             )
         )
     if not scored.is_empty():

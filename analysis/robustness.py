@@ -5,7 +5,8 @@ import polars as pl
 from analysis.runs import Runs
 from analysis.statistics import mean_interval
 
-PREFIX = "robustness/"
+# `wb eval --suite robustness` measures every kind; the end of a trial a few of them.
+EVERY, FEW = "robustness_all/", "robustness/"
 SEVERITY = {
     "arm": pl.String,
     "kind": pl.String,
@@ -17,10 +18,13 @@ SEVERITY = {
 
 
 def scores(runs: Runs) -> pl.DataFrame:
-    """`arm`, `seed`, `kind`, `severity`, `value`; the undisturbed score has the kind `clean` and severity 0."""
+    """`arm`, `seed`, `kind`, `severity`, `value`; the undisturbed score has the kind `clean` and severity 0. Where all trials were
+    measured on every kind these are given, else the few."""
+    whole = runs.final(f"{EVERY}clean/0")
+    prefix = EVERY if len(whole) and len(whole) == len(runs.trials) else FEW
     frames = []
-    for name in runs.names(PREFIX):
-        kind, severity = name.removeprefix(PREFIX).split("/")
+    for name in runs.names(prefix):
+        kind, severity = name.removeprefix(prefix).split("/")
         frames.append(runs.final(name).with_columns(kind=pl.lit(kind), severity=pl.lit(int(severity), dtype=pl.Int64)))
     empty = {"arm": pl.String, "seed": pl.Int64, "value": pl.Float64, "kind": pl.String, "severity": pl.Int64}
     return pl.concat(frames) if frames else pl.DataFrame(schema=empty)
@@ -57,6 +61,29 @@ def relative_drops(scored: pl.DataFrame) -> pl.DataFrame:
         .group_by("arm", "kind", "seed", maintain_order=True)
         .agg(drop=((pl.col("clean") - pl.col("value")) / pl.col("clean")).mean())
     )
+
+
+def derived(scored: pl.DataFrame, baseline: str) -> pl.DataFrame:
+    """`arm`, `seed`, `metric`, `value` of three summaries over all disturbances:
+
+    `robustness_mean_drop`, the mean relative drop; `corruption_error`, the mean over kinds of the error (1 - score) as a share of the
+    baseline's of the same seed (mCE, Hendrycks and Dietterich 2019; 1 for the baseline); `effective_robustness`, the mean disturbed
+    score less the baseline's, beyond what the clean scores differ by (in the manner of Taori et al. 2020; 0 for the baseline).
+    """
+    disturbed = scored.filter(pl.col("kind") != "clean")
+    drops = relative_drops(scored).group_by("arm", "seed", maintain_order=True).agg(value=pl.col("drop").mean())
+    keys = ["arm", "seed"]
+    by_kind = disturbed.group_by(*keys, "kind", maintain_order=True).agg(value=pl.col("value").mean())
+    reference = by_kind.filter(pl.col("arm") == baseline).select("seed", "kind", base="value")
+    errors = by_kind.join(reference, on=["seed", "kind"]).group_by(*keys, maintain_order=True)
+    corruption = errors.agg(value=((1 - pl.col("value")) / (1 - pl.col("base")).clip(1e-6)).mean())
+    clean = scored.filter(pl.col("kind") == "clean").select(*keys, clean="value")
+    gap = disturbed.group_by(*keys, maintain_order=True).agg(gap=pl.col("value").mean()).join(clean, on=keys)
+    gap = gap.select(*keys, gap=pl.col("gap") - pl.col("clean"))
+    base = gap.filter(pl.col("arm") == baseline).select("seed", base="gap")
+    effective = gap.join(base, on="seed").select(*keys, value=pl.col("gap") - pl.col("base"))
+    named = {"robustness_mean_drop": drops, "corruption_error": corruption, "effective_robustness": effective}
+    return pl.concat([frame.select(*keys, metric=pl.lit(name), value="value") for name, frame in named.items()])
 
 
 def mean_drops(scored: pl.DataFrame) -> pl.DataFrame:

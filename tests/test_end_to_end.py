@@ -149,7 +149,32 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
         assert not connection.execute("SELECT 1 FROM runs WHERE status = 'RUNNING'").fetchall()
 
 
-def test_two_processes_train_one_model_and_its_run_is_reported(tmp_path: Path) -> None:
+def measure(run_id: str, workspace: Path, pictures: Path) -> None:
+    """`wb eval` on a miniature of SugarCrepe, with one picture missing, and on the run's own test split."""
+    files = workspace / "sugarcrepe"
+    files.mkdir()
+    for kind in ("add_att", "swap_obj"):
+        items = {
+            str(k): {"filename": f"{k + 77:02d}.png", "caption": f"the {kind} {k}", "negative_caption": "no"}
+            for k in range(4)
+        }
+        (files / f"{kind}.json").write_text(json.dumps(items))
+    common = ["--run-id", run_id, "--workspace", str(workspace), "--json"]
+    suite = ["eval", "--suite", "sugarcrepe", "--annotations", str(files), "--images", str(pictures), *common]
+    (first,) = json.loads(wb(*suite).stdout)
+    assert first["examples"] == 6
+    assert first["missing"] == {f"{kind}/3": "the picture is missing" for kind in ("add_att", "swap_obj")}
+    names = {f"{way}/sugarcrepe/{kind}" for way in ("compositional", "blank_image") for kind in ("add_att", "swap_obj")}
+    assert set(first["metrics"]) == names
+    (limited,) = json.loads(wb(*suite, "--limit", "2").stdout)
+    assert limited["examples"] == 4
+    (recall,) = json.loads(wb("eval", "--suite", "retrieval", *common).stdout)
+    assert 0 <= recall["metrics"]["retrieval/text_r1"] <= recall["metrics"]["retrieval/text_r10"] <= 1
+    (robust,) = json.loads(wb("eval", "--suite", "robustness", "--limit", "6", *common).stdout)
+    assert len(robust["metrics"]) == 1 + 18 * 5 + 15 * 7
+
+
+def test_two_processes_train_one_model_and_its_run_is_reported(tmp_path: Path, pictures: Path) -> None:
     arguments = [
         "train",
         "experiments/components.yaml",
@@ -167,7 +192,11 @@ def test_two_processes_train_one_model_and_its_run_is_reported(tmp_path: Path) -
     assert 0 <= made["value"] <= 1
     listed = json.loads(wb("runs", "--json", "--workspace", str(tmp_path)).stdout)
     assert [(row["run_id"], row["finished"], row["trials"]) for row in listed] == [(made["run_id"], 1, 1)]
+    measure(made["run_id"], tmp_path, pictures)
     assert wb("report", "--run-id", made["run_id"], "--workspace", str(tmp_path)).returncode == 0
+    page = (tmp_path / "reports" / made["run_id"] / "report.html").read_text(encoding="utf-8")
+    assert "Sugarcrepe" in page
+    assert "retrieval/text r1" in page
     again = wb(*arguments[:-3], "--workspace", str(tmp_path))
     assert "already finished" in again.stdout
     assert made["run_id"] in again.stdout
@@ -184,6 +213,7 @@ def test_two_processes_train_one_model_and_its_run_is_reported(tmp_path: Path) -
         ),
         (["sweep", "experiments/stamps.yaml", "--set", "data.path=/nowhere"], "there is no file or folder /nowhere"),
         (["report", "--run-id", "x"], "there are no runs yet"),
+        (["eval", "--run-id", "x", "--suite", "sugarcrepe"], "--annotations, and that of its pictures"),
         (["data", "prepare", "x", "--from", "/nowhere"], "there is no file or folder /nowhere"),
         (["data", "inspect", "coco"], "nothing is prepared there"),
         (["train", "experiments/pretrain_4m.yaml", "--smoke"], "nothing is prepared there"),

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -243,7 +244,7 @@ Suite = Literal["sugarcrepe", "aro", "valse", "vl_checklist", "winoground", "rob
     "`wb eval --run-id ID --suite sugarcrepe --annotations sugar-crepe/data --images val2017 --json`",
 )
 def evaluate(
-    run_id: Annotated[str, typer.Option(help="A finished trial of a sweep, or a single training.")],
+    run_id: Annotated[str, typer.Option(help="A sweep (all of its finished trials), a trial, or a single training.")],
     suite: Annotated[Suite, typer.Option(help="What to measure.")],
     annotations: Annotated[Path | None, typer.Option(help="Folder of the suite's files as published.")] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of the suite's pictures.")] = None,
@@ -267,34 +268,33 @@ def evaluate(
             f"--suite {suite}: give the folder of its files, --annotations, and that of its pictures, --images."
         )
     tracker = Tracker(tracking_uri(workspace), workspace)
-    trained = suites.load_trained(tracker, run_id, workspace)
     console = Console(stderr=as_json, no_color="NO_COLOR" in os.environ or None)
-    with counted(console, suite) as show:
-        if suite == "robustness":
-            made = suites.evaluate_all_robustness(trained, limit, show)
-        elif suite == "retrieval":
-            made = suites.evaluate_retrieval(trained, limit, shortlist, show)
-        else:
-            assert annotations is not None
-            assert images is not None
-            home = suites.scratch(workspace, run_id)
-            made = suites.evaluate_published(trained, suite, annotations, images, limit, home, show)
-    if limit is None:
-        tracker.log(run_id, made.metrics, trained.settings.optimisation.steps)
+    results = []
+    for trial in tracker.trials_of(run_id):
+        trained = suites.load_trained(tracker, trial, workspace)
+        with counted(console, suite) as show:
+            if suite == "robustness":
+                made = suites.evaluate_all_robustness(trained, limit, show)
+            elif suite == "retrieval":
+                made = suites.evaluate_retrieval(trained, limit, shortlist, show)
+            else:
+                assert annotations is not None
+                assert images is not None
+                home = suites.scratch(workspace, trial)
+                made = suites.evaluate_published(trained, suite, annotations, images, limit, home, show)
+        if limit is None:
+            tracker.log(trial, made.metrics, trained.settings.optimisation.steps)
+        results.append({"run_id": trial, "suite": suite} | asdict(made))
+        if not as_json:
+            _tell(trial, made, limit is not None)
     if as_json:
-        _print_json(
-            {
-                "run_id": run_id,
-                "suite": suite,
-                "examples": made.examples,
-                "missing": made.missing,
-                "metrics": made.metrics,
-            }
-        )
-        return
+        _print_json(results)
+
+
+def _tell(trial: str, made: Any, limited: bool) -> None:
     for name, value in made.metrics.items():
         typer.echo(f"{name:<52} {value:.4f}")
-    typer.echo(f"{made.examples} examples" + (" (limited; not logged to the run)" if limit else ""))
+    typer.echo(f"run {trial}: {made.examples} examples" + (" (limited; not logged to the run)" if limited else ""))
     if made.missing:
         named = "; ".join(f"{id}: {why}" for id, why in list(made.missing.items())[:5])
         typer.echo(f"{len(made.missing)} left out: {named}" + (" ..." if len(made.missing) > 5 else ""), err=True)

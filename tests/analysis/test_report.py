@@ -9,6 +9,7 @@ import pytest
 from analysis.ablation import contrasts
 from analysis.convergence import speed
 from analysis.report import write_report
+from analysis.robustness import derived
 from analysis.runs import list_runs, read_runs
 from analysis.verdict import answer, caution
 from workbench.errors import UserError
@@ -107,3 +108,17 @@ def test_mistakes_are_named(store: tuple[str, str, Tracker], tmp_path: Path) -> 
 def test_sweeps_are_listed(store: tuple[str, str, Tracker]) -> None:
     row = list_runs(store[0]).row(0, named=True)
     assert (row["name"], row["finished"], row["trials"]) == ("toy", 14, 15)
+
+
+def test_summaries_of_robustness_by_hand() -> None:
+    def scored(arm: str, clean: float, one: float, two: float) -> list[dict]:
+        values = {("clean", 0): clean, ("noise", 1): one, ("blur", 1): two}
+        return [{"arm": arm, "seed": 0, "kind": k, "severity": s, "value": v} for (k, s), v in values.items()]
+
+    frame = pl.DataFrame(scored("base", 0.9, 0.8, 0.6) + scored("arm", 0.8, 0.9, 0.4))
+    made = {(row["arm"], row["metric"]): row["value"] for row in derived(frame, "base").to_dicts()}
+    assert made[("base", "corruption_error")] == pytest.approx(1.0)
+    assert made[("arm", "corruption_error")] == pytest.approx((0.1 / 0.2 + 0.6 / 0.4) / 2)
+    assert made[("base", "effective_robustness")] == pytest.approx(0.0)
+    assert made[("arm", "effective_robustness")] == pytest.approx((0.65 - 0.8) - (0.7 - 0.9))
+    assert made[("arm", "robustness_mean_drop")] == pytest.approx((-0.1 + 0.4) / 0.8 / 2)
