@@ -291,6 +291,70 @@ def evaluate(
         _print_json(results)
 
 
+@app.command(
+    epilog="Examples: `wb finetune vqa --run-id ID` (questions about the run's rendered scenes); "
+    "`wb finetune nlvr2 --run-id ID --annotations nlvr2/data --images nlvr2`"
+)
+def finetune(
+    task: Annotated[Literal["vqa", "nlvr2", "snli_ve"], typer.Argument(help="VQAv2, NLVR2 or SNLI-VE.")],
+    run_id: Annotated[str, typer.Option(help="A sweep (all of its finished trials), a trial, or a single training.")],
+    annotations: Annotated[
+        Path | None, typer.Option(help="Folder of the task's files as published; without it, rendered scenes.")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the task's pictures.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Default: METER's; 4 on rendered scenes.", min=1)] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Default: METER's; 64 on rendered scenes.", min=4)] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of the encoders.", min=0)] = None,
+    seed: Annotated[int, typer.Option(help="Of classifier and order.", min=0)] = 0,
+    limit: Annotated[int | None, typer.Option(help="At most so many examples of each split.", min=4)] = None,
+    workspace: Workspace = DEFAULT,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Fine-tune a finished run on a downstream task; its score lands in the run. Stopped, the same command goes on."""
+    from dataclasses import replace
+
+    from rich.console import Console
+
+    from workbench.progress import counted
+    from workbench.sweep import evaluate as suites
+    from workbench.tracking.runs import Tracker
+    from workbench.tracking.store import tracking_uri
+    from workbench.training.finetune import METER, TINY
+    from workbench.training.loop import Hooks, Stopped
+
+    if (annotations is None) != (images is None):
+        raise UserError("--annotations and --images go together; without both, the run's rendered scenes are taken.")
+    given: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    recipe = replace(TINY if annotations is None else METER[task], **{n: v for n, v in given.items() if v is not None})
+    tracker = Tracker(tracking_uri(workspace), workspace)
+    console = Console(stderr=as_json, no_color="NO_COLOR" in os.environ or None)
+    asked: list[int] = []
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda number, _: asked.append(number))
+    results = []
+    for trial in tracker.trials_of(run_id):
+        trained = suites.load_trained(tracker, trial, workspace)
+        with counted(console, task) as show:
+            hooks = Hooks(
+                log=lambda *_: None,
+                progress=lambda step, figures, show=show: show(step, int(figures["steps"])),  # type: ignore[misc]
+                stop=lambda: bool(asked),
+            )
+            try:
+                made = suites.finetune_run(trained, task, annotations, images, recipe, seed, limit, workspace, hooks)
+            except Stopped:
+                typer.echo("Stopped; the same command goes on.", err=True)
+                raise typer.Exit(130) from None
+        if limit is None:
+            tracker.log(trial, made.metrics, trained.settings.optimisation.steps)
+        results.append({"run_id": trial, "task": task} | asdict(made))
+        if not as_json:
+            _tell(trial, made, limit is not None)
+    if as_json:
+        _print_json(results)
+
+
 def _tell(trial: str, made: Any, limited: bool) -> None:
     for name, value in made.metrics.items():
         typer.echo(f"{name:<52} {value:.4f}")

@@ -18,13 +18,18 @@ from workbench.data.store import Pictures, Store, open_store
 from workbench.errors import UserError
 from workbench.evaluation import corruptions, perturbations
 from workbench.evaluation.compositional import Scores, score_examples, suite_metrics
+from workbench.evaluation.downstream.tasks import of_scenes, published
 from workbench.evaluation.matching import hold_out
 from workbench.evaluation.published import Example, limited, read_suite
 from workbench.evaluation.retrieval import retrieve
 from workbench.evaluation.robustness import evaluate_robustness
 from workbench.model.vilta import ViLTA
+from workbench.randomness import key
+from workbench.sweep.trial import keep_weights
 from workbench.tracking.runs import Tracker
-from workbench.training.prepare import pick_device, picture_features, precision
+from workbench.training.finetune import Recipe, finetune
+from workbench.training.loop import Hooks
+from workbench.training.prepare import pick_device, picture_features, precision, prepare
 from workbench.training.warm_start import new_model
 
 Progress = Callable[[int, int], None]
@@ -54,8 +59,8 @@ class Result:
 
 def load_trained(tracker: Tracker, run_id: str, workspace: Path) -> Trained:
     """Raises UserError where there is no such run, or its weights are gone."""
-    settings, seed, key = tracker.settings_of(run_id)
-    weights = workspace / "checkpoints" / f"{key}.safetensors"
+    settings, seed, cell = tracker.settings_of(run_id)
+    weights = workspace / "checkpoints" / f"{cell}.safetensors"
     if not weights.is_file():
         raise UserError(
             f"--run-id {run_id}: its weights {weights} are missing; the run is not finished, or they were removed."
@@ -175,3 +180,54 @@ def scratch(workspace: Path, run_id: str) -> Path:
     home = workspace / "evaluations" / run_id
     os.makedirs(home, exist_ok=True)
     return home
+
+
+def finetune_run(
+    trained: Trained,
+    task: str,
+    annotations: Path | None,
+    images: Path | None,
+    recipe: Recipe,
+    seed: int,
+    limit: int | None,
+    workspace: Path,
+    hooks: Hooks,
+) -> Result:
+    """Fine-tunes a finished run's model on a task and scores it on the task's validation split; on the published files, or without
+    `annotations` on what the facts of its rendered scenes give."""
+    settings, device = trained.settings, pick_device()
+    if annotations is not None and images is not None:
+        splits = published(task, annotations, images, settings.data.image_size, trained.fit, limit)
+        # Stored features belong to the run's own pictures: these have to be looked at.
+    else:
+        prepared = prepare(settings, workspace / "cache", lambda *_: None)
+        splits = {
+            split: of_scenes(
+                task,
+                getattr(prepared.corpus, split),
+                prepared.features[split] if prepared.features else getattr(prepared.corpus, split).images,
+                limit,
+            )
+            for split in ("train", "val")
+        }
+    if settings.model.vision.frozen:
+        trained.model.vision.requires_grad_(False)
+    name = f"{key(trained.run_id, task, seed, repr(recipe), repr(annotations), repr(limit)):016x}"
+    checkpoint = workspace / "checkpoints" / f"{task}-{name}.pt"
+    made = finetune(
+        trained.model,
+        trained.corpus.tokeniser,
+        task,
+        splits["train"],
+        splits["val"],
+        recipe,
+        seed,
+        checkpoint,
+        hooks,
+        device,
+        settings.optimisation.precision,
+    )
+    keep_weights(checkpoint)
+    checkpoint.unlink()
+    missing = splits["train"].missing | splits["val"].missing
+    return Result({f"downstream/{task}/{n}": v for n, v in made.items()}, len(splits["val"]), missing)

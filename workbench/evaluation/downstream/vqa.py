@@ -1,0 +1,179 @@
+"""VQAv2's accuracy with its normalisation of answers, and the soft scores that models are trained on."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+PUNCTUATION: Final = (
+    ";",
+    "/",
+    "[",
+    "]",
+    '"',
+    "{",
+    "}",
+    "(",
+    ")",
+    "=",
+    "+",
+    "\\",
+    "_",
+    "-",
+    ">",
+    "<",
+    "@",
+    "`",
+    ",",
+    "?",
+    "!",
+)
+ARTICLES: Final = frozenset(["a", "an", "the"])
+NUMBERS: Final = {"none": "0"} | {
+    word: str(number)
+    for number, word in enumerate(
+        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+    )
+}
+# Words whose apostrophe people leave out; each apostrophe may be missing.
+CONTRACTED: Final = [
+    "ain't",
+    "aren't",
+    "can't",
+    "could've",
+    "couldn't",
+    "couldn't've",
+    "didn't",
+    "doesn't",
+    "don't",
+    "hadn't",
+    "hadn't've",
+    "hasn't",
+    "haven't",
+    "he'd",
+    "he'd've",
+    "he's",
+    "how'd",
+    "how'll",
+    "how's",
+    "isn't",
+    "it'd",
+    "it'd've",
+    "it'll",
+    "ma'am",
+    "mightn't",
+    "mightn't've",
+    "might've",
+    "mustn't",
+    "must've",
+    "needn't",
+    "not've",
+    "o'clock",
+    "oughtn't",
+    "'ow's'at",
+    "shan't",
+    "she'd've",
+    "should've",
+    "shouldn't",
+    "shouldn't've",
+    "somebody'd",
+    "somebody'd've",
+    "somebody'll",
+    "somebody's",
+    "someone'd",
+    "someone'd've",
+    "someone'll",
+    "someone's",
+    "something'd",
+    "something'd've",
+    "something'll",
+    "that's",
+    "there'd",
+    "there'd've",
+    "there're",
+    "there's",
+    "they'd",
+    "they'd've",
+    "they'll",
+    "they're",
+    "they've",
+    "'twas",
+    "wasn't",
+    "we'd've",
+    "we've",
+    "weren't",
+    "what'll",
+    "what're",
+    "what's",
+    "what've",
+    "when's",
+    "where'd",
+    "where's",
+    "where've",
+    "who'd",
+    "who'd've",
+    "who'll",
+    "who's",
+    "who've",
+    "why'll",
+    "why're",
+    "why's",
+    "won't",
+    "would've",
+    "wouldn't",
+    "wouldn't've",
+    "y'all",
+    "y'all'll",
+    "y'all'd've",
+    "you'd",
+    "you'd've",
+    "you'll",
+    "you're",
+    "you've",
+]
+CONTRACTIONS: Final[Mapping[str, str]] = {
+    form[:place] + form[place + 1 :]: form for form in CONTRACTED for place, letter in enumerate(form) if letter == "'"
+}
+LEAST: Final = 9  # an answer that is given less often is left out of the vocabulary; on VQAv2 3,129 remain
+
+
+def without_punctuation(text: str) -> str:
+    """Signs beside a space, or in an answer with a number such as 1,000, are dropped, others become a space; so are periods that no
+    digit follows."""
+    made = text
+    for sign in PUNCTUATION:
+        alone = f"{sign} " in text or f" {sign}" in text or re.search(r"\d,\d", text)
+        made = made.replace(sign, "" if alone else " ")
+    return re.sub(r"\.(?!\d)", "", made)
+
+
+def normalised(answer: str) -> str:
+    """Lower case, number words as digits, no articles, apostrophes put back."""
+    words = [NUMBERS.get(word, word) for word in answer.lower().split()]
+    return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
+
+
+def vqa_accuracy(answer: str, given: Sequence[str]) -> float:
+    """The official accuracy (Antol et al. 2015): min(1, matches / 3) among every nine of the ten given answers, averaged.
+
+    As in the official evaluation nothing is normalised where all ten agree, and the given answers only lose their punctuation.
+    """
+    answer = answer.replace("\n", " ").replace("\t", " ").strip()
+    given = list(given)
+    if len(set(given)) > 1:
+        given = [without_punctuation(other) for other in given]
+        answer = normalised(without_punctuation(answer))
+    shares = [min(1.0, (given.count(answer) - (own == answer)) / 3) for own in given]
+    return sum(shares) / len(shares)
+
+
+def answer_vocabulary(answers: Iterable[str], least: int = LEAST) -> list[str]:
+    """The answers that occur at least so often (each is a question's most common one), the most frequent first."""
+    counts = Counter(normalised(without_punctuation(answer)) for answer in answers)
+    return [answer for answer, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if count >= least]
+
+
+def soft_scores(given: Sequence[str]) -> dict[str, float]:
+    """answer -> 0, .3, .6, .9 or 1 by how many of ten people gave it (Anderson et al. 2018, METER)."""
+    counts = Counter(normalised(without_punctuation(answer)) for answer in given)
+    return {answer: (0.0, 0.3, 0.6, 0.9)[count] if count < 4 else 1.0 for answer, count in counts.items()}
