@@ -250,6 +250,9 @@ def evaluate(
     images: Annotated[Path | None, typer.Option(help="Folder of the suite's pictures.")] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many examples of each kind.", min=1)] = None,
     shortlist: Annotated[int, typer.Option(help="retrieval: candidates of each query that ITM ranks.", min=10)] = 128,
+    sheet: Annotated[
+        Path | None, typer.Option(help="robustness: also a contact sheet of the corruptions, a PNG.")
+    ] = None,
     workspace: Workspace = DEFAULT,
     as_json: Json = False,
     debug: Debug = False,
@@ -274,6 +277,8 @@ def evaluate(
         trained = suites.load_trained(tracker, trial, workspace)
         with counted(console, suite) as show:
             if suite == "robustness":
+                if sheet:
+                    suites.corruption_sheet(trained, sheet)
                 made = suites.evaluate_all_robustness(trained, limit, show)
             elif suite == "retrieval":
                 made = suites.evaluate_retrieval(trained, limit, shortlist, show)

@@ -8,20 +8,19 @@ import numpy as np
 
 from workbench.errors import UserError
 
-COLUMNS = 4
 WIDTH = 34  # letters of a line
 
 
-def write_sheet(pictures: np.ndarray, lines: Sequence[Sequence[str]], title: str, path: Path) -> None:
+def write_sheet(pictures: np.ndarray, lines: Sequence[Sequence[str]], title: str, path: Path, columns: int = 4) -> None:
     """`pictures` uint8 [N, 3, H, W]; `lines[i]` are written below picture i, each wrapped."""
     from matplotlib.figure import Figure
 
-    rows = -(-len(pictures) // COLUMNS)
+    rows = -(-len(pictures) // columns)
     wrapped = [[part for line in texts for part in _wrap(line)] for texts in lines]
     deepest = max((len(parts) for parts in wrapped), default=1)
     height = 2.6 + 0.125 * deepest
-    figure = Figure(figsize=(2.9 * COLUMNS, rows * height + 0.5), facecolor="white")
-    axes = figure.subplots(rows, COLUMNS, squeeze=False)
+    figure = Figure(figsize=(2.9 * columns, rows * height + 0.5), facecolor="white")
+    axes = figure.subplots(rows, columns, squeeze=False)
     top = 1 - 0.45 / (rows * height + 0.5)
     figure.subplots_adjust(left=0.02, right=0.98, top=top, bottom=0.01, wspace=0.12, hspace=height / 2.6 - 1 + 0.04)
     figure.suptitle(title, x=0.02, y=0.995, ha="left", va="top", fontsize=11, fontweight="bold")

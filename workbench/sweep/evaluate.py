@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from workbench.config.schema import Settings
 from workbench.data.corpus import Corpus, load_corpus
 from workbench.data.pictures import Fit
+from workbench.data.sheet import write_sheet
 from workbench.data.store import Pictures, Store, open_store
 from workbench.errors import UserError
 from workbench.evaluation import corruptions, perturbations
@@ -146,8 +147,20 @@ def evaluate_all_robustness(trained: Trained, limit: int | None, progress: Progr
             list(perturbations.PERTURBATIONS),
             perturbations.ALL_LEVELS,
             progress,
+            whole=True,
         )
     return Result({name.replace("robustness/", "robustness_all/"): value for name, value in metrics.items()}, count, {})
+
+
+def corruption_sheet(trained: Trained, path: Path) -> None:
+    """A contact sheet of test pictures of the run, each corruption at severities 1, 3 and 5."""
+    pictures, lines = [], []
+    first = torch.from_numpy(np.array(trained.corpus.test.images[:1]))
+    for kind in corruptions.CORRUPTIONS:
+        for severity in (1, 3, 5):
+            pictures.append(corruptions.corrupt(first, kind, severity)[0].numpy())
+            lines.append([f"{kind.replace('_', ' ')} {severity}"])
+    write_sheet(np.stack(pictures), lines, "Corruptions at severities 1, 3 and 5", path, columns=6)
 
 
 def evaluate_retrieval(trained: Trained, limit: int | None, shortlist: int, progress: Progress) -> Result:
