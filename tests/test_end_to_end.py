@@ -174,8 +174,9 @@ def measure(run_id: str, workspace: Path, pictures: Path) -> None:
     (robust,) = json.loads(wb("eval", "--suite", "robustness", "--limit", "6", "--sheet", str(sheet), *common).stdout)
     assert len(robust["metrics"]) == 2 * (1 + 18 * 5 + 15 * 7) + 15 * 7
     assert Image.open(sheet).width > 600
-    (tuned,) = json.loads(wb("finetune", "nlvr2", "--epochs", "1", *common).stdout)
-    assert 0 <= tuned["metrics"]["downstream/nlvr2/accuracy"] <= 1
+    for task, metric in (("nlvr2", "accuracy"), ("retrieval", "image_r5")):
+        (tuned,) = json.loads(wb("finetune", task, "--epochs", "1", *common).stdout)
+        assert 0 <= tuned["metrics"][f"downstream/{task}/{metric}"] <= 1
 
 
 def test_two_processes_train_one_model_and_its_run_is_reported(tmp_path: Path, pictures: Path) -> None:

@@ -301,7 +301,10 @@ def evaluate(
     "`wb finetune nlvr2 --run-id ID --annotations nlvr2/data --images nlvr2`"
 )
 def finetune(
-    task: Annotated[Literal["vqa", "nlvr2", "snli_ve"], typer.Argument(help="VQAv2, NLVR2 or SNLI-VE.")],
+    task: Annotated[
+        Literal["vqa", "nlvr2", "snli_ve", "retrieval"],
+        typer.Argument(help="VQAv2, NLVR2, SNLI-VE, or retrieval on the run's own pairs."),
+    ],
     run_id: Annotated[str, typer.Option(help="A sweep (all of its finished trials), a trial, or a single training.")],
     annotations: Annotated[
         Path | None, typer.Option(help="Folder of the task's files as published; without it, rendered scenes.")
@@ -328,6 +331,8 @@ def finetune(
     from workbench.training.finetune import METER, TINY
     from workbench.training.loop import Hooks, Stopped
 
+    if task == "retrieval" and annotations is not None:
+        raise UserError("retrieval is trained on the run's own pairs; it takes neither --annotations nor --images.")
     if (annotations is None) != (images is None):
         raise UserError("--annotations and --images go together; without both, the run's rendered scenes are taken.")
     given: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,14 @@ from safetensors.torch import load_file
 
 from workbench.config.schema import Settings
 from workbench.data.corpus import Corpus, load_corpus
+from workbench.data.mixture import stores_of
 from workbench.data.pictures import Fit
 from workbench.data.sheet import write_sheet
-from workbench.data.store import Pictures, Store, open_store
+from workbench.data.store import Pictures, Store
 from workbench.errors import UserError
 from workbench.evaluation import corruptions, perturbations
 from workbench.evaluation.compositional import Scores, score_examples, suite_metrics
-from workbench.evaluation.downstream.tasks import of_scenes, published
+from workbench.evaluation.downstream.tasks import TaskSplit, of_scenes, published
 from workbench.evaluation.matching import hold_out
 from workbench.evaluation.published import Example, limited, read_suite
 from workbench.evaluation.retrieval import retrieve
@@ -28,12 +29,13 @@ from workbench.model.vilta import ViLTA
 from workbench.randomness import key
 from workbench.sweep.trial import keep_weights
 from workbench.tracking.runs import Tracker
-from workbench.training.finetune import Recipe, finetune
+from workbench.training.finetune import Recipe, finetune, finetune_retrieval
 from workbench.training.loop import Hooks
 from workbench.training.prepare import pick_device, picture_features, precision, prepare
 from workbench.training.warm_start import new_model
 
 Progress = Callable[[int, int], None]
+SHORTLIST = 128  # candidates of each query that ITM ranks
 CHUNK = 256  # examples between two saved parts
 
 
@@ -71,8 +73,7 @@ def load_trained(tracker: Tracker, run_id: str, workspace: Path) -> Trained:
     device = pick_device()
     model = new_model(made, corpus, seed)
     model.load_state_dict(load_file(weights))
-    names = made.data.mix if made.data.source == "prepared" else ()
-    stores = [open_store(Path(name).expanduser() if "/" in name else workspace / "data" / name) for name in names]
+    stores = stores_of(made.data.mix, workspace / "data")
     fit: Fit = stores[0].facts["fit"] if stores else "pad"
     return Trained(run_id, made, corpus, model.to(device).eval(), fit, stores)
 
@@ -163,29 +164,46 @@ def corruption_sheet(trained: Trained, path: Path) -> None:
     write_sheet(np.stack(pictures), lines, "Corruptions at severities 1, 3 and 5", path, columns=6)
 
 
-def evaluate_retrieval(trained: Trained, limit: int | None, shortlist: int, progress: Progress) -> Result:
-    """Recall at 1, 5 and 10 both ways on the test split: all captions of prepared corpora, else one a picture."""
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures, their captions' tokens int64 [M, L], and the picture of each caption int64 [M]."""
+
+    pictures: Any
+    token_ids: np.ndarray
+    picture_of: np.ndarray
+
+
+def gallery(trained: Trained, split: str, limit: int | None) -> Gallery:
+    """The pictures of a split: with all captions of prepared corpora as published (five at most), else with one each."""
     if trained.stores:
-        frames = [(s, np.flatnonzero(s.pairs["split"].to_numpy() == "test")[: limit or None]) for s in trained.stores]
-        if not any(len(rows) for _, rows in frames):
+        rows = [np.flatnonzero(s.pairs["split"].to_numpy() == split)[: limit or None] for s in trained.stores]
+        if not any(map(len, rows)):
             raise UserError(
-                "`data.mix`: none of the corpora has a published test split, which Karpathy's protocol needs."
+                f"`data.mix`: none of the corpora has a published {split} split, which Karpathy's protocol needs."
             )
-        pictures: Any = Pictures(trained.stores, [rows for _, rows in frames], trained.settings.data.image_size)
-        texts = [list(row) for s, rows in frames for row in s.pairs["captions"].gather(rows)]
-        images, captions = pictures[np.arange(len(pictures))], [text for row in texts for text in row[:5]]
-        picture_of = np.repeat(np.arange(len(texts)), [len(row[:5]) for row in texts])
+        pictures: Any = Pictures(trained.stores, rows, trained.settings.data.image_size)
+        texts = [
+            list(row)[:5]
+            for s, chosen in zip(trained.stores, rows, strict=True)
+            for row in s.pairs["captions"].gather(chosen)
+        ]
     else:
-        pairs = trained.corpus.test
-        count = min(len(pairs), limit or len(pairs))
-        images, captions = pairs.images[:count], pairs.captions["caption"].to_list()[:count]
-        picture_of = np.arange(count)
-    features = picture_features(trained.model, images, pick_device())
+        pairs = getattr(trained.corpus, split)
+        pictures = pairs.images
+        texts = [[caption] for caption in pairs.captions["caption"].to_list()[: limit or None]]
+    token_ids = trained.corpus.tokeniser.encode([text for row in texts for text in row])
+    return Gallery(pictures, token_ids, np.repeat(np.arange(len(texts)), [len(row) for row in texts]))
+
+
+def evaluate_retrieval(trained: Trained, limit: int | None, shortlist: int, progress: Progress) -> Result:
+    """Recall at 1, 5 and 10 both ways on the test split."""
+    shown = gallery(trained, "test", limit)
+    count = int(shown.picture_of[-1]) + 1
+    features = picture_features(trained.model, shown.pictures[np.arange(count)], pick_device())
     with precision(pick_device(), trained.settings.optimisation.precision), torch.no_grad():
         size = trained.settings.evaluation.batch_size
-        token_ids = trained.corpus.tokeniser.encode(captions)
-        metrics = retrieve(trained.model, features, token_ids, picture_of, shortlist, size, progress)
-    return Result({f"retrieval/{name}": value for name, value in metrics.items()}, len(features), {})
+        metrics = retrieve(trained.model, features, shown.token_ids, shown.picture_of, shortlist, size, progress)
+    return Result({f"retrieval/{name}": value for name, value in metrics.items()}, count, {})
 
 
 def scratch(workspace: Path, run_id: str) -> Path:
@@ -206,41 +224,43 @@ def finetune_run(
     workspace: Path,
     hooks: Hooks,
 ) -> Result:
-    """Fine-tunes a finished run's model on a task and scores it on the task's validation split; on the published files, or without
-    `annotations` on what the facts of its rendered scenes give."""
+    """Fine-tunes a finished run's model on a task and scores it on the task's validation split (retrieval: the run's test split); on
+    the published files, or without `annotations` on what the facts of its rendered scenes give."""
     settings, device = trained.settings, pick_device()
-    if annotations is not None and images is not None:
-        splits = published(task, annotations, images, settings.data.image_size, trained.fit, limit)
-        # Stored features belong to the run's own pictures: these have to be looked at.
-    else:
-        prepared = prepare(settings, workspace / "cache", lambda *_: None)
-        splits = {
-            split: of_scenes(
-                task,
-                getattr(prepared.corpus, split),
-                prepared.features[split] if prepared.features else getattr(prepared.corpus, split).images,
-                limit,
-            )
-            for split in ("train", "val")
-        }
     if settings.model.vision.frozen:
         trained.model.vision.requires_grad_(False)
     name = f"{key(trained.run_id, task, seed, repr(recipe), repr(annotations), repr(limit)):016x}"
     checkpoint = workspace / "checkpoints" / f"{task}-{name}.pt"
-    made = finetune(
-        trained.model,
-        trained.corpus.tokeniser,
-        task,
-        splits["train"],
-        splits["val"],
-        recipe,
-        seed,
-        checkpoint,
-        hooks,
-        device,
-        settings.optimisation.precision,
-    )
+    common = (recipe, seed, checkpoint, hooks, device, settings.optimisation.precision)
+    missing: dict[str, str] = {}
+    if task == "retrieval":
+        shown = gallery(trained, "train", limit)
+        pictures = shown.pictures
+        if settings.model.vision.frozen and not trained.stores:
+            pictures = prepare(settings, workspace / "cache", lambda *_: None).features["train"]
+        finetune_retrieval(trained.model, pictures, shown.token_ids, shown.picture_of, *common)
+        found = evaluate_retrieval(replace(trained, model=trained.model.eval()), limit, SHORTLIST, lambda *_: None)
+        made, examples = (
+            {name.removeprefix("retrieval/"): value for name, value in found.metrics.items()},
+            found.examples,
+        )
+    else:
+        splits = _task_splits(trained, task, annotations, images, limit, workspace)
+        made = finetune(trained.model, trained.corpus.tokeniser, task, splits["train"], splits["val"], *common)
+        missing, examples = splits["train"].missing | splits["val"].missing, len(splits["val"])
     keep_weights(checkpoint)
     checkpoint.unlink()
-    missing = splits["train"].missing | splits["val"].missing
-    return Result({f"downstream/{task}/{n}": v for n, v in made.items()}, len(splits["val"]), missing)
+    return Result({f"downstream/{task}/{n}": v for n, v in made.items()}, examples, missing)
+
+
+def _task_splits(
+    trained: Trained, task: str, annotations: Path | None, images: Path | None, limit: int | None, workspace: Path
+) -> dict[str, TaskSplit]:
+    if annotations is not None and images is not None:
+        return published(task, annotations, images, trained.settings.data.image_size, trained.fit, limit)
+    prepared = prepare(trained.settings, workspace / "cache", lambda *_: None)
+    splits = {}
+    for split in ("train", "val"):
+        pairs = getattr(prepared.corpus, split)
+        splits[split] = of_scenes(task, pairs, prepared.features[split] if prepared.features else pairs.images, limit)
+    return splits

@@ -1,9 +1,10 @@
 """Fine-tuning on a downstream task: a classifier on the pooled pair, METER's recipes, the task's own score."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from workbench.data.text import Tokeniser, trim
 from workbench.evaluation.downstream.tasks import TaskSplit
 from workbench.evaluation.downstream.vqa import vqa_accuracy
 from workbench.model.vilta import ViLTA
-from workbench.randomness import key
+from workbench.randomness import generator, key
 from workbench.training.loop import Hooks, Stopped
 from workbench.training.prepare import precision
 from workbench.training.schedule import adamw, rate, set_rate
@@ -40,6 +41,7 @@ METER: Final = {
     "vqa": Recipe(10, 512, 5e-6, 50.0),
     "nlvr2": Recipe(10, 256, 1e-5, 10.0),
     "snli_ve": Recipe(5, 64, 2e-6, 10.0),
+    "retrieval": Recipe(10, 512, 5e-6, 5.0),
 }
 TINY: Final = Recipe(4, 64, 5e-4, 2.0, 2.0)  # for `tiny` on rendered scenes
 
@@ -88,51 +90,102 @@ def finetune(
     """
     torch.manual_seed(key("classifier", seed, task))
     tuned = FineTuned(model, train.rows.shape[1], len(train.classes)).to(device)
-    encoders = [*model.vision.parameters(), *model.language.parameters()]
-    known = {id(parameter) for parameter in encoders}
-    head = [*tuned.classifier.parameters(), tuned.second_type]
-    known |= {id(parameter) for parameter in head}
-    fusion = [parameter for parameter in model.parameters() if id(parameter) not in known]
-    base = recipe.learning_rate
-    optimiser = adamw(
-        [(head, base * recipe.head_rate), (fusion, base * recipe.fusion_rate), (encoders, base)], recipe.weight_decay
-    )
-    order = Order(((len(train), 1.0),), recipe.batch_size, seed)
-    steps = recipe.epochs * (len(train) // order.size)
-    state = TrainState(tuned, optimiser)
-    restore(state, checkpoint)
     token_ids = tokeniser.encode(train.texts)
     targets = torch.from_numpy(train.targets)
+
+    def loss(rows: np.ndarray, step: int) -> Tensor:
+        logits = tuned(_pictures(train, rows, device), torch.from_numpy(trim(token_ids[rows])).to(device)).float()
+        wanted = targets[torch.from_numpy(rows)].to(device)
+        if task == "vqa":
+            return F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum") / len(rows)
+        return F.cross_entropy(logits, wanted)
+
+    head = [*tuned.classifier.parameters(), tuned.second_type]
+    _train(tuned, model, head, len(train), recipe, seed, checkpoint, hooks, device, kind, loss)
+    with precision(device, kind):
+        return score(tuned, tokeniser, task, val, recipe.batch_size, device)
+
+
+def finetune_retrieval(
+    model: ViLTA,
+    pictures: Any,
+    token_ids: np.ndarray,
+    picture_of: np.ndarray,
+    recipe: Recipe,
+    seed: int,
+    checkpoint: Path,
+    hooks: Hooks,
+    device: torch.device,
+    kind: str = "auto",
+    false_texts: int = 15,
+) -> None:
+    """Trains the matching head to rank each picture's caption above `false_texts` others (METER): cross-entropy over their log odds
+    of a match. `token_ids` int64 [M, L], `picture_of` int64 [M] the row of `pictures` of each caption."""
+    captions = len(picture_of)
+
+    def loss(rows: np.ndarray, step: int) -> Tensor:
+        others = generator("false texts", seed, step).integers(1, captions, (len(rows), false_texts))
+        texts = np.concatenate([rows[:, None], (rows[:, None] + others) % captions], axis=1)
+        # Another caption of the same picture is no false one.
+        own = torch.from_numpy(picture_of[texts] == picture_of[rows][:, None]).to(device)
+        own[:, 0] = False
+        ids = torch.from_numpy(trim(token_ids[texts.ravel()])).to(device)
+        read = torch.from_numpy(np.array(pictures[picture_of[rows]])).to(device)
+        features = read.float() if read.is_floating_point() else model.image_features(read)
+        image = model.adapt_image(features).repeat_interleave(texts.shape[1], dim=0)
+        logits = model.itm_logits(model.fuse(model.encode_text(ids), image, ids)[1]).float()
+        odds = (logits[:, 1] - logits[:, 0]).view(texts.shape).masked_fill(own, -torch.inf)
+        return F.cross_entropy(odds, torch.zeros(len(rows), dtype=torch.long, device=device))
+
+    head = [*model.itm_head.parameters()]
+    _train(model, model, head, captions, recipe, seed, checkpoint, hooks, device, kind, loss)
+
+
+def _train(
+    module: nn.Module,
+    model: ViLTA,
+    head: list[nn.Parameter],
+    examples: int,
+    recipe: Recipe,
+    seed: int,
+    checkpoint: Path,
+    hooks: Hooks,
+    device: torch.device,
+    kind: str,
+    loss: Callable[[np.ndarray, int], Tensor],
+) -> None:
+    """The recipe's epochs over `loss(rows, step)`; `module` is what is trained and saved, `head` what learns fastest of it."""
+    encoders = [*model.vision.parameters(), *model.language.parameters()]
+    known = {id(parameter) for parameter in (*encoders, *head)}
+    fusion = [parameter for parameter in model.parameters() if id(parameter) not in known]
+    base = recipe.learning_rate
+    groups = [(head, base * recipe.head_rate), (fusion, base * recipe.fusion_rate), (encoders, base)]
+    state = TrainState(module, adamw(groups, recipe.weight_decay))
+    restore(state, checkpoint)
+    order = Order(((examples, 1.0),), recipe.batch_size, seed)
+    steps = recipe.epochs * (examples // order.size)
     saved = time.monotonic()
     while state.step < steps:
         if hooks.stop():
             save(state, checkpoint)
             raise Stopped
-        tuned.train()
+        module.train()
         if not any(parameter.requires_grad for parameter in model.vision.parameters()):
             model.vision.eval()
-        set_rate(optimiser, rate(state.step, steps, recipe.warmup))
+        set_rate(state.optimiser, rate(state.step, steps, recipe.warmup))
         torch.manual_seed(key("downstream dropout", seed, state.step))
-        _, rows = order.at(state.step)
         with precision(device, kind):
-            logits = tuned(_pictures(train, rows, device), torch.from_numpy(trim(token_ids[rows])).to(device))
-            wanted = targets[torch.from_numpy(rows)].to(device)
-            if task == "vqa":
-                loss = F.binary_cross_entropy_with_logits(logits.float(), wanted, reduction="sum") / len(rows)
-            else:
-                loss = F.cross_entropy(logits.float(), wanted)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(tuned.parameters(), 1.0)
-        optimiser.step()
+            made = loss(order.at(state.step)[1], state.step)
+        state.optimiser.zero_grad(set_to_none=True)
+        made.backward()
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        state.optimiser.step()
         state.step += 1
-        hooks.progress(state.step, {"loss": float(loss.detach()), "steps": steps})
+        hooks.progress(state.step, {"loss": float(made.detach()), "steps": steps})
         if time.monotonic() - saved > 60:
             save(state, checkpoint)
             saved = time.monotonic()
     save(state, checkpoint)
-    with precision(device, kind):
-        return score(tuned, tokeniser, task, val, recipe.batch_size, device)
 
 
 @torch.no_grad()
