@@ -18,7 +18,8 @@ from workbench.evaluation.downstream.vqa import (
     vqa_accuracy,
     without_punctuation,
 )
-from workbench.training.finetune import FineTuned, Recipe, finetune
+from workbench.evaluation.retrieval import retrieve
+from workbench.training.finetune import FineTuned, Recipe, finetune, finetune_retrieval
 from workbench.training.loop import Hooks, Stopped, starting_model
 from workbench.training.prepare import Prepared
 
@@ -210,3 +211,20 @@ def test_the_order_of_two_pictures_matters(settings: Settings, prepared: Prepare
         one = tuned([features[:1], features[1:]], token_ids)
         other = tuned([features[1:], features[:1]], token_ids)
     assert not torch.allclose(one, other, atol=1e-4)
+
+
+def test_retrieval_learns_to_rank_the_own_caption_first(settings: Settings, prepared: Prepared, tmp_path: Path) -> None:
+    pairs, count = prepared.corpus.train, 24
+    model = starting_model(settings, 0, prepared)
+    pictures, ids = prepared.features["train"][:count], pairs.token_ids[:count].astype(np.int64)
+    features = torch.from_numpy(np.array(pictures)).float()
+
+    def recall() -> float:
+        return retrieve(model.eval(), features, ids, np.arange(count), count, 64)["text_r1"]
+
+    before = recall()
+    hooks = Hooks(lambda *_: None, lambda *_: None)
+    recipe, cpu = Recipe(60, 12, 2e-3, 1.0, 1.0), torch.device("cpu")
+    finetune_retrieval(model, pictures, ids, np.arange(count), recipe, 0, tmp_path / "r.pt", hooks, cpu, false_texts=7)
+    assert before < 0.3
+    assert recall() > 0.6
