@@ -23,16 +23,7 @@ class SweepDisplay:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
+        self.bars = _bars(console, "note")
         self.sweep: TaskID | None = None
         self.workers: dict[int, TaskID] = {}
         self.titles: dict[int, str] = {}
@@ -91,19 +82,24 @@ class SweepDisplay:
         return f"{(step - first) * pairs / seconds:.0f} pairs/s" if seconds > 1 and step > first else ""
 
 
-@contextmanager
-def counted(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar with rate and time left for work that counts: `show(done, of how many)`."""
-    bars = Progress(
+def _bars(console: Console, told: str) -> Progress:
+    """Bars with counts, what the field `told` says, and times; on a terminal alone."""
+    return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
+        TextColumn(f"{{task.fields[{told}]}}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,
         disable=not console.is_terminal,
     )
+
+
+@contextmanager
+def counted(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with rate and time left for work that counts: `show(done, of how many)`."""
+    bars = _bars(console, "rate")
     task = bars.add_task(what, total=None, rate="")
     started: list[tuple[float, int]] = []
 
