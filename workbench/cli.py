@@ -5,6 +5,8 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -275,7 +277,7 @@ def evaluate(
     results = []
     for trial in tracker.trials_of(run_id):
         trained = suites.load_trained(tracker, trial, workspace)
-        with counted(console, suite) as show:
+        with _going_on(), counted(console, suite) as show:
             if suite == "robustness":
                 if sheet:
                     suites.corruption_sheet(trained, sheet)
@@ -363,6 +365,17 @@ def finetune(
             _tell(trial, made, limit is not None)
     if as_json:
         _print_json(results)
+
+
+@contextmanager
+def _going_on() -> Iterator[None]:
+    """Ctrl-C and a scheduler's SIGTERM end work whose finished parts are kept."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("Stopped; the same command goes on.", err=True)
+        raise typer.Exit(130) from None
 
 
 def _tell(trial: str, made: Any, limited: bool) -> None:
@@ -481,7 +494,7 @@ def data_prepare(
         raise UserError(f"{name}: a name has no slash and does not start with a dot.")
     console = Console(stderr=as_json, no_color="NO_COLOR" in os.environ or None)
     reading = read_source(source, images, regions)
-    with counted(console, "pictures") as show:
+    with _going_on(), counted(console, "pictures") as show:
         made = prepare_source(
             reading,
             workspace / "data" / name,
