@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 # Okabe and Ito (2008); the baseline is always black.
 PALETTE = ("#000000", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
+MOST_COLUMNS = 12  # of a heat map that still reads on a page
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 STYLE = {
     "font.family": "DejaVu Sans",
@@ -93,23 +94,23 @@ def severity_figure(curves: pl.DataFrame, arms: Sequence[str], metric: str) -> F
 
 
 def drop_figure(drops: pl.DataFrame, arms: Sequence[str]) -> Figure:
-    """Heat map arms x kinds of the mean relative drop; darker is worse."""
+    """Heat map of the mean relative drop, arms x kinds, or kinds x arms where the kinds are many; darker is worse."""
     kinds = drops["kind"].unique().sort().to_list()
-    values = [
-        [drops.filter((pl.col("arm") == arm) & (pl.col("kind") == kind))["mean"].to_list() for kind in kinds]
-        for arm in arms
-    ]
-    grid = [[cell[0] if cell else float("nan") for cell in row] for row in values]
+    known = {(row["arm"], row["kind"]): row["mean"] for row in drops.iter_rows(named=True)}
+    many = len(kinds) > MOST_COLUMNS
+    rows, columns = (kinds, list(arms)) if many else (list(arms), kinds)
+    grid = [[known.get((c, r) if many else (r, c), float("nan")) for c in columns] for r in rows]
     with plt.rc_context(STYLE | {"axes.grid": False}):
-        figure, axis = plt.subplots(figsize=(3.6 + 1.0 * len(kinds), 1.6 + 0.42 * len(arms)), layout="constrained")
+        size = (3.6 + 1.0 * len(columns), 1.6 + (0.26 if many else 0.42) * len(rows))
+        figure, axis = plt.subplots(figsize=size, layout="constrained")
         highest = max((value for row in grid for value in row if value == value), default=0.0)
         image = axis.imshow(grid, cmap="cividis_r", vmin=0, vmax=max(highest, 1e-6), aspect="auto")
         for y, row in enumerate(grid):
             for x, value in enumerate(row):
                 dark = value > 0.55 * highest
                 axis.text(x, y, f"{100 * value:.1f}", ha="center", va="center", color="white" if dark else "black")
-        axis.set_xticks(range(len(kinds)), [plain(kind) for kind in kinds], rotation=30, ha="right")
-        axis.set_yticks(range(len(arms)), arms)
+        axis.set_xticks(range(len(columns)), [plain(name) for name in columns], rotation=30, ha="right")
+        axis.set_yticks(range(len(rows)), [plain(name) for name in rows])
         for spine in axis.spines.values():
             spine.set_visible(False)
         figure.colorbar(image, ax=axis, label="relative drop", format=lambda v, _: f"{100 * v:.1f} %")
