@@ -252,6 +252,14 @@ def evaluate(
     images: Annotated[Path | None, typer.Option(help="Folder of the suite's pictures.")] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many examples of each kind.", min=1)] = None,
     shortlist: Annotated[int, typer.Option(help="retrieval: candidates of each query that ITM ranks.", min=10)] = 128,
+    sentence_encoder: Annotated[
+        str | None,
+        typer.Option(help="robustness: a transformers encoder; perturbations that change the meaning are drawn anew."),
+    ] = None,
+    rewriter: Annotated[
+        str | None, typer.Option(help="robustness: a transformers sequence-to-sequence model that rewrites captions.")
+    ] = None,
+    prompt: Annotated[str, typer.Option(help="What the rewriter is given before each caption.")] = "paraphrase: ",
     sheet: Annotated[
         Path | None, typer.Option(help="robustness: also a contact sheet of the corruptions, a PNG.")
     ] = None,
@@ -281,7 +289,7 @@ def evaluate(
             if suite == "robustness":
                 if sheet:
                     suites.corruption_sheet(trained, sheet)
-                made = suites.evaluate_all_robustness(trained, limit, show)
+                made = suites.evaluate_all_robustness(trained, limit, show, sentence_encoder, rewriter, prompt)
             elif suite == "retrieval":
                 made = suites.evaluate_retrieval(trained, limit, shortlist, show)
             else:

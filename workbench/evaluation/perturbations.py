@@ -1,7 +1,7 @@
 """Caption perturbations by level, in the manner of MM_Robustness (Qiu et al. 2022): six of characters, five of words, and two of
 whole sentences by rules. Keyed by (kind, level, caption), so every model reads the same ones.
 
-Not there: back-translation, and sentences rewritten by a language model.
+Rewriting by a language model, and a filter of meaning, take a model of the user's own (`sentences.py`). Not there: back-translation.
 """
 
 import os
@@ -23,10 +23,32 @@ Rng = np.random.Generator
 Change = Callable[[str, float, Rng], str]
 
 
-def perturb(captions: Sequence[str], kind: str, level: int) -> list[str]:
-    """The captions, disturbed."""
+def perturb(
+    captions: Sequence[str],
+    kind: str,
+    level: int,
+    accept: Callable[[Sequence[str], Sequence[str]], list[bool]] | None = None,
+    tries: int = 8,
+) -> list[str]:
+    """The captions, disturbed. With a judge of meaning, `accept(captions, disturbed)`, those that it refuses are drawn anew, at most
+    `tries` times (MM_Robustness's filter); what is never accepted stays as it is."""
     change = PERTURBATIONS[kind]
-    return [change(caption, STEP * level, generator("perturbation", kind, level, caption)) for caption in captions]
+
+    def drawn(caption: str, *again: int) -> str:
+        return change(caption, STEP * level, generator("perturbation", kind, level, caption, *again))
+
+    made = [drawn(caption) for caption in captions]
+    if accept is None:
+        return made
+    open_ = list(range(len(captions)))
+    for again in range(1, tries + 1):
+        verdicts = accept([captions[at] for at in open_], [made[at] for at in open_])
+        open_ = [at for at, kept in zip(open_, verdicts, strict=True) if not kept]
+        if not open_:
+            break
+        for at in open_:
+            made[at] = drawn(captions[at], again) if again < tries else captions[at]
+    return made
 
 
 def _in_words(change: Callable[[str, Rng], str]) -> Change:

@@ -11,6 +11,7 @@ from workbench.evaluation.corruptions import SEVERITIES, corrupt
 from workbench.evaluation.matching import HeldOut, random_caption_scores
 from workbench.evaluation.perturbations import LEVELS, perturb
 from workbench.evaluation.scores import auc, expected_calibration_error
+from workbench.evaluation.sentences import Accept
 from workbench.model.vilta import ViLTA
 
 
@@ -24,6 +25,8 @@ def evaluate_robustness(
     levels: Sequence[int] = LEVELS,
     progress: Callable[[int, int], None] = lambda *_: None,
     whole: bool = False,
+    accept: Accept | None = None,
+    rewrite: Callable[[Sequence[str]], list[str]] | None = None,
 ) -> dict[str, float]:
     """`robustness/<kind>/<severity>`: ITM AUC against random captions; `robustness/clean/0` is the undisturbed one.
 
@@ -56,7 +59,10 @@ def evaluate_robustness(
     captions = data.pairs.captions["caption"].to_list()[: len(data)]
     for kind in caption_kinds:
         for level in levels:
-            disturbed = data.pairs.tokeniser.encode(perturb(captions, kind, level))
+            disturbed = data.pairs.tokeniser.encode(perturb(captions, kind, level, accept))
             note(kind, level, *random_caption_scores(model, data, batch_size, captions=disturbed))
             progress(done := done + 1, total)
+    if rewrite is not None:
+        rewritten = data.pairs.tokeniser.encode(rewrite(captions))
+        note("rewritten", 1, *random_caption_scores(model, data, batch_size, captions=rewritten))
     return metrics

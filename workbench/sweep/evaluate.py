@@ -25,6 +25,7 @@ from workbench.evaluation.matching import hold_out
 from workbench.evaluation.published import Example, limited, read_suite
 from workbench.evaluation.retrieval import retrieve
 from workbench.evaluation.robustness import evaluate_robustness
+from workbench.evaluation.sentences import meaning_kept, rewriter
 from workbench.model.vilta import ViLTA
 from workbench.randomness import key
 from workbench.sweep.trial import keep_weights
@@ -134,8 +135,16 @@ def _kept(file: Path) -> dict[str, list[Any]]:
     return known
 
 
-def evaluate_all_robustness(trained: Trained, limit: int | None, progress: Progress) -> Result:
-    """All corruptions and perturbations on the test split."""
+def evaluate_all_robustness(
+    trained: Trained,
+    limit: int | None,
+    progress: Progress,
+    sentence_encoder: str | None = None,
+    sentence_rewriter: str | None = None,
+    prompt: str = "",
+) -> Result:
+    """All corruptions and perturbations on the test split; with a `sentence_encoder` only perturbations that keep the meaning, with a
+    `sentence_rewriter` captions that it has rewritten as well."""
     pairs = trained.corpus.test
     count = min(len(pairs), limit or trained.settings.evaluation.final_pairs)
     data = hold_out(pairs, picture_features(trained.model, pairs.images[:count], pick_device()))
@@ -149,6 +158,8 @@ def evaluate_all_robustness(trained: Trained, limit: int | None, progress: Progr
             perturbations.ALL_LEVELS,
             progress,
             whole=True,
+            accept=meaning_kept(sentence_encoder, pick_device()) if sentence_encoder else None,
+            rewrite=rewriter(sentence_rewriter, prompt, pick_device()) if sentence_rewriter else None,
         )
     return Result({name.replace("robustness/", "robustness_all/"): value for name, value in metrics.items()}, count, {})
 

@@ -1,0 +1,69 @@
+"""What needs a language model of the user's own: a judge of meaning for perturbed captions, and a rewriter of whole sentences."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from workbench.errors import UserError, first_line
+
+LEAST = 0.9  # cosine of MM_Robustness: a caption whose meaning moved further is drawn anew
+Accept = Callable[[Sequence[str], Sequence[str]], list[bool]]
+
+
+def _load(kind: str, where: str, option: str) -> tuple[Any, Any]:
+    import transformers
+
+    try:
+        return transformers.AutoTokenizer.from_pretrained(where), getattr(transformers, kind).from_pretrained(
+            where
+        ).eval()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{option} {where}: no such model can be read ({first_line(error)}); give a folder that holds one."
+        ) from error
+
+
+def meaning_kept(where: str, device: torch.device) -> Accept:
+    """Whether captions keep their meaning, by a sentence encoder of transformers: cosine of mean-pooled states of at least 0.9."""
+    tokeniser, encoder = _load("AutoModel", where, "--sentence-encoder")
+    encoder.to(device)
+
+    @torch.no_grad()
+    def vectors(texts: Sequence[str]) -> torch.Tensor:
+        parts = []
+        for start in range(0, len(texts), 64):
+            given = tokeniser(list(texts[start : start + 64]), padding=True, truncation=True, return_tensors="pt").to(
+                device
+            )
+            mask = given["attention_mask"].unsqueeze(-1).float()
+            states = encoder(**given).last_hidden_state
+            parts.append(F.normalize((states * mask).sum(dim=1) / mask.sum(dim=1), dim=-1))
+        return torch.cat(parts)
+
+    def accept(before: Sequence[str], after: Sequence[str]) -> list[bool]:
+        kept: list[bool] = ((vectors(before) * vectors(after)).sum(dim=-1) >= LEAST).tolist()
+        return kept
+
+    return accept
+
+
+def rewriter(where: str, prompt: str, device: torch.device) -> Callable[[Sequence[str]], list[str]]:
+    """Captions rewritten by a sequence-to-sequence model of transformers, greedily; `prompt` is put before each."""
+    tokeniser, model = _load("AutoModelForSeq2SeqLM", where, "--rewriter")
+    model.to(device)
+
+    @torch.no_grad()
+    def rewrite(captions: Sequence[str]) -> list[str]:
+        made: list[str] = []
+        for start in range(0, len(captions), 32):
+            given = tokeniser(
+                [prompt + text for text in captions[start : start + 32]], padding=True, return_tensors="pt"
+            )
+            written = model.generate(**given.to(device), max_new_tokens=64, do_sample=False)
+            made += [text.strip() for text in tokeniser.batch_decode(written, skip_special_tokens=True)]
+        # A model that says nothing leaves the caption as it is.
+        return [new or old for new, old in zip(made, captions, strict=True)]
+
+    return rewrite
