@@ -285,17 +285,17 @@ def evaluate(
     results = []
     for trial in tracker.trials_of(run_id):
         trained = suites.load_trained(tracker, trial, workspace)
+        home = suites.scratch(workspace, trial)
         with _going_on(), counted(console, suite) as show:
             if suite == "robustness":
                 if sheet:
                     suites.corruption_sheet(trained, sheet)
-                made = suites.evaluate_all_robustness(trained, limit, show, sentence_encoder, rewriter, prompt)
+                made = suites.evaluate_all_robustness(trained, limit, home, show, sentence_encoder, rewriter, prompt)
             elif suite == "retrieval":
                 made = suites.evaluate_retrieval(trained, limit, shortlist, show)
             else:
                 assert annotations is not None
                 assert images is not None
-                home = suites.scratch(workspace, trial)
                 made = suites.evaluate_published(trained, suite, annotations, images, limit, home, show)
         if limit is None:
             tracker.log(trial, made.metrics, trained.settings.optimisation.steps)

@@ -23,10 +23,11 @@ REFERENCE_SIDE: Final = 224
 CORE: Final = ("gaussian_noise", "gaussian_blur", "contrast", "occlusion")  # measured at the end of every trial
 
 
-def corrupt(images: Tensor, kind: str, severity: int) -> Tensor:
-    """uint8 [B, 3, H, W] -> the same, corrupted; keyed by (kind, severity), so every model sees the same pictures."""
+def corrupt(images: Tensor, kind: str, severity: int, part: int = 0) -> Tensor:
+    """uint8 [B, 3, H, W] -> the same, corrupted; keyed by (kind, severity) and the `part` of a set that is corrupted in parts, so
+    every model sees the same pictures."""
     # On the host, so that every device draws the same.
-    rng = torch.Generator().manual_seed(key("corruption", kind, severity))
+    rng = torch.Generator().manual_seed(key("corruption", kind, severity, *([part] if part else [])))
     made = CORRUPTIONS[kind](images.float() / 255, severity - 1, rng)
     return (made.clamp(0, 1) * 255).round().to(torch.uint8)
 
@@ -109,7 +110,10 @@ def _zoom(x: Tensor, factor: float) -> Tensor:
 def _zoom_blur(x: Tensor, level: int, rng: torch.Generator) -> Tensor:
     most, step = ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03))[level]
     factors = [1 + step * k for k in range(math.ceil((most - 1) / step - 1e-9))]
-    return (x + torch.stack([_zoom(x, factor) for factor in factors]).sum(dim=0)) / (len(factors) + 1)
+    total = x.clone()
+    for factor in factors:
+        total += _zoom(x, factor)
+    return total / (len(factors) + 1)
 
 
 def _streak(x: Tensor, radius: float, sigma: float, angle: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Matching when pictures or captions are disturbed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -13,6 +13,8 @@ from workbench.evaluation.perturbations import LEVELS, perturb
 from workbench.evaluation.scores import auc, expected_calibration_error
 from workbench.evaluation.sentences import Accept
 from workbench.model.vilta import ViLTA
+
+CHUNK = 256  # pictures that are corrupted at once
 
 
 @torch.no_grad()
@@ -27,41 +29,48 @@ def evaluate_robustness(
     whole: bool = False,
     accept: Accept | None = None,
     rewrite: Callable[[Sequence[str]], list[str]] | None = None,
+    known: Mapping[str, float] | None = None,
+    keep: Callable[[dict[str, float]], None] = lambda _: None,
 ) -> dict[str, float]:
     """`robustness/<kind>/<severity>`: ITM AUC against random captions; `robustness/clean/0` is the undisturbed one.
 
     `whole` adds what the same scores tell besides: `calibration/<kind>/<severity>`, the expected calibration error of the matching
-    head, and for perturbations `consistency/<kind>/<level>`, the share of true pairs whose verdict stays the same.
+    head, and for perturbations `consistency/<kind>/<level>`, the share of true pairs whose verdict stays the same. What is in `known`
+    is not measured again; `keep` is given each new part.
     """
     model.eval()
     clean = random_caption_scores(model, data, batch_size)
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float] = dict(known or {})
 
     def note(kind: str, severity: int, own: np.ndarray, other: np.ndarray) -> None:
-        metrics[f"robustness/{kind}/{severity}"] = auc(own, other)
+        made = {f"robustness/{kind}/{severity}": auc(own, other)}
         if whole:
             confidence = expit(np.abs(np.concatenate([own, other])))
             correct = np.concatenate([own > 0, other <= 0])
-            metrics[f"calibration/{kind}/{severity}"] = expected_calibration_error(confidence, correct)
+            made[f"calibration/{kind}/{severity}"] = expected_calibration_error(confidence, correct)
             if kind in caption_kinds:
-                metrics[f"consistency/{kind}/{severity}"] = float(np.mean((own > 0) == (clean[0] > 0)))
+                made[f"consistency/{kind}/{severity}"] = float(np.mean((own > 0) == (clean[0] > 0)))
+        metrics.update(made)
+        keep(made)
 
     note("clean", 0, *clean)
-    done = 0
-    total = len(picture_kinds) * len(SEVERITIES) + len(caption_kinds) * len(levels)
-    images = torch.from_numpy(np.array(data.pairs.images[: len(data)])).to(data.features.device)
-    for kind in picture_kinds:
-        for severity in SEVERITIES:
-            parts = corrupt(images, kind, severity).split(batch_size)
-            features = torch.cat([model.image_features(part).float() for part in parts])
-            note(kind, severity, *random_caption_scores(model, data, batch_size, features=features))
-            progress(done := done + 1, total)
+    work = [(kind, level, True) for kind in picture_kinds for level in SEVERITIES]
+    work += [(kind, level, False) for kind in caption_kinds for level in levels]
+    images = torch.from_numpy(np.array(data.pairs.images[: len(data)]))
     captions = data.pairs.captions["caption"].to_list()[: len(data)]
-    for kind in caption_kinds:
-        for level in levels:
+    for done, (kind, level, of_pictures) in enumerate(work):
+        if f"robustness/{kind}/{level}" in metrics:
+            continue
+        if of_pictures:
+            parts = [
+                model.image_features(corrupt(chunk.to(data.features.device), kind, level, part)).float()
+                for part, chunk in enumerate(images.split(CHUNK))
+            ]
+            note(kind, level, *random_caption_scores(model, data, batch_size, features=torch.cat(parts)))
+        else:
             disturbed = data.pairs.tokeniser.encode(perturb(captions, kind, level, accept))
             note(kind, level, *random_caption_scores(model, data, batch_size, captions=disturbed))
-            progress(done := done + 1, total)
+        progress(done + 1, len(work))
     if rewrite is not None:
         rewritten = data.pairs.tokeniser.encode(rewrite(captions))
         note("rewritten", 1, *random_caption_scores(model, data, batch_size, captions=rewritten))

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -138,17 +139,24 @@ def _kept(file: Path) -> dict[str, list[Any]]:
 def evaluate_all_robustness(
     trained: Trained,
     limit: int | None,
+    home: Path,
     progress: Progress,
     sentence_encoder: str | None = None,
     sentence_rewriter: str | None = None,
     prompt: str = "",
 ) -> Result:
     """All corruptions and perturbations on the test split; with a `sentence_encoder` only perturbations that keep the meaning, with a
-    `sentence_rewriter` captions that it has rewritten as well."""
+    `sentence_rewriter` captions that it has rewritten as well. Parts are kept in `home`, from where a stopped evaluation goes on."""
     pairs = trained.corpus.test
     count = min(len(pairs), limit or trained.settings.evaluation.final_pairs)
     data = hold_out(pairs, picture_features(trained.model, pairs.images[:count], pick_device()))
-    with precision(pick_device(), trained.settings.optimisation.precision):
+    asked = f"{key('robustness', count, str(sentence_encoder), str(sentence_rewriter), prompt):016x}"
+    file = home / f"robustness-{asked}.jsonl"
+    known: dict[str, float] = {}
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+        with suppress(ValueError):  # cut short when it was written
+            known |= json.loads(line)
+    with open(file, "a", encoding="utf-8") as out, precision(pick_device(), trained.settings.optimisation.precision):
         metrics = evaluate_robustness(
             trained.model,
             data,
@@ -160,6 +168,8 @@ def evaluate_all_robustness(
             whole=True,
             accept=meaning_kept(sentence_encoder, pick_device()) if sentence_encoder else None,
             rewrite=rewriter(sentence_rewriter, prompt, pick_device()) if sentence_rewriter else None,
+            known=known,
+            keep=lambda part: print(json.dumps(part), file=out, flush=True),
         )
     return Result({name.replace("robustness/", "robustness_all/"): value for name, value in metrics.items()}, count, {})
 
