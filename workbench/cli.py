@@ -323,6 +323,10 @@ def finetune(
     epochs: Annotated[int | None, typer.Option(help="Default: METER's; 4 on rendered scenes.", min=1)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Default: METER's; 64 on rendered scenes.", min=4)] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of the encoders.", min=0)] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(help="Pixels; default: METER's for the task on published files, else the run's.", min=16),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of classifier and order.", min=0)] = 0,
     limit: Annotated[int | None, typer.Option(help="At most so many examples of each split.", min=4)] = None,
     workspace: Workspace = DEFAULT,
@@ -343,9 +347,14 @@ def finetune(
 
     if task == "retrieval" and annotations is not None:
         raise UserError("retrieval is trained on the run's own pairs; it takes neither --annotations nor --images.")
+    if image_size and annotations is None:
+        raise UserError(
+            "--image-size is for published files; rendered scenes and the run's own pictures have the run's size."
+        )
     if (annotations is None) != (images is None):
         raise UserError("--annotations and --images go together; without both, the run's rendered scenes are taken.")
     given: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    given["image_size"] = image_size
     recipe = replace(TINY if annotations is None else METER[task], **{n: v for n, v in given.items() if v is not None})
     tracker = Tracker(tracking_uri(workspace), workspace)
     console = Console(stderr=as_json, no_color="NO_COLOR" in os.environ or None)
@@ -354,7 +363,7 @@ def finetune(
         signal.signal(name, lambda number, _: asked.append(number))
     results = []
     for trial in tracker.trials_of(run_id):
-        trained = suites.load_trained(tracker, trial, workspace)
+        trained = suites.load_trained(tracker, trial, workspace, recipe.image_size)
         with counted(console, task) as show:
             hooks = Hooks(
                 log=lambda *_: None,

@@ -6,10 +6,12 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from workbench.config.schema import Vision
+from workbench.config.schema import Model, Vision
 from workbench.errors import UserError
 from workbench.model import weights
 from workbench.model.encoders import VisionEncoder
+from workbench.model.vilta import ViLTA
+from workbench.model.weights import at_resolution
 
 
 def features_of(config: Vision) -> torch.Tensor:
@@ -83,3 +85,26 @@ def test_efficientnet_lite0_fits_timm_layer_by_layer() -> None:
     features = features_of(Vision(name="tf_efficientnet_lite0", stage=3, weights="efficientnet-lite0"))
     assert features.shape == (2, 16, 112)
     assert torch.isfinite(features).all()
+
+
+def test_position_embeddings_are_interpolated_to_another_resolution() -> None:
+    torch.manual_seed(0)
+    vit = {"name": "test_vit", "tokens": "final", "stage": 0}
+    for vision, plain in ((vit, {"image_positions": False}), ({"name": "test_byobnet"}, {})):
+        config = Model.model_validate({"vision": vision} | plain)
+        small, large = (ViLTA(config, side, 90, 16).eval() for side in (64, 128))
+        fitted = at_resolution(small.state_dict(), large.state_dict(), large.vision.prefix_tokens)
+        large.load_state_dict(fitted)
+        changed = {name for name, tensor in fitted.items() if tensor.shape != small.state_dict()[name].shape}
+        assert changed == ({"vision.backbone.pos_embed"} if plain else {"row_positions", "column_positions"})
+        if not plain:
+            rows, before = fitted["row_positions"], small.row_positions
+            assert torch.allclose(rows[[0, -1]], before[[0, -1]], atol=1e-6)
+            assert torch.allclose(
+                rows[1], before[0] + (before[1] - before[0]) * (len(before) - 1) / (len(rows) - 1), atol=1e-5
+            )
+        same = at_resolution(small.state_dict(), small.state_dict(), small.vision.prefix_tokens)
+        assert all(
+            tensor is small.state_dict()[name] or torch.equal(tensor, small.state_dict()[name])
+            for name, tensor in same.items()
+        )

@@ -59,6 +59,7 @@ class VisionEncoder(nn.Module):
             raise UserError(
                 f"`data.image_size`: `{config.name}` cannot read pictures of {image_size} px ({first_line(error)})."
             ) from error
+        self.prefix_tokens = int(getattr(self.backbone, "num_prefix_tokens", 0))
         if not self.final:
             self.grid = (probe.shape[2], probe.shape[3])
         _, self.tokens, self.channels = self._flatten(probe).shape

@@ -3,11 +3,14 @@
 import hashlib
 import importlib.util
 import logging
+import math
 import sys
 from pathlib import Path
 from typing import Any, Final
 
 import timm
+import torch.nn.functional as F
+from timm.layers import resample_abs_pos_embed
 from timm.models import load_state_dict
 from torch import Tensor
 
@@ -78,3 +81,22 @@ def vision_weights(name: str, options: dict[str, Any], where: str) -> dict[str, 
             f"`{missing[0]}` among them; is it of another architecture than `model.vision.name`?"
         )
     return {key: found[key] for key in wanted}  # without a classifier, which timm would remark upon
+
+
+def at_resolution(weights: dict[str, Tensor], wanted: dict[str, Tensor], prefix_tokens: int) -> dict[str, Tensor]:
+    """`weights` of a model for pictures of another size, with position embeddings interpolated to the shapes of `wanted`:
+    those of a vision transformer (as timm does, `prefix_tokens` of them belong to no place) and the rows and columns of a grid."""
+    made = dict(weights)
+    for name, tensor in weights.items():
+        like = wanted.get(name)
+        if like is None or like.shape == tensor.shape:
+            continue
+        if name.endswith("pos_embed") and tensor.ndim == like.ndim == 3:
+            side = math.isqrt(like.shape[1] - prefix_tokens)
+            made[name] = resample_abs_pos_embed(tensor, [side, side], num_prefix_tokens=prefix_tokens)
+        elif name in ("row_positions", "column_positions"):
+            axis = 0 if name == "row_positions" else 1
+            line = tensor.movedim(axis, -1)
+            stretched = F.interpolate(line, size=like.shape[axis], mode="linear", align_corners=True)
+            made[name] = stretched.movedim(-1, axis)
+    return made

@@ -28,6 +28,7 @@ from workbench.evaluation.retrieval import retrieve
 from workbench.evaluation.robustness import evaluate_robustness
 from workbench.evaluation.sentences import meaning_kept, rewriter
 from workbench.model.vilta import ViLTA
+from workbench.model.weights import at_resolution
 from workbench.randomness import key
 from workbench.sweep.trial import keep_weights
 from workbench.tracking.runs import Tracker
@@ -62,8 +63,11 @@ class Result:
     missing: dict[str, str]
 
 
-def load_trained(tracker: Tracker, run_id: str, workspace: Path) -> Trained:
-    """Raises UserError where there is no such run, or its weights are gone."""
+def load_trained(tracker: Tracker, run_id: str, workspace: Path, image_size: int | None = None) -> Trained:
+    """The run's model; for pictures of another `image_size` with its position embeddings interpolated.
+
+    Raises UserError where there is no such run, or its weights are gone.
+    """
     settings, seed, cell = tracker.settings_of(run_id)
     weights = workspace / "checkpoints" / f"{cell}.safetensors"
     if not weights.is_file():
@@ -73,8 +77,10 @@ def load_trained(tracker: Tracker, run_id: str, workspace: Path) -> Trained:
     made = Settings.model_validate(settings)
     corpus = load_corpus(made.data, workspace / "cache")
     device = pick_device()
+    if image_size:
+        made = made.model_copy(update={"data": made.data.model_copy(update={"image_size": image_size})})
     model = new_model(made, corpus, seed)
-    model.load_state_dict(load_file(weights))
+    model.load_state_dict(at_resolution(load_file(weights), model.state_dict(), model.vision.prefix_tokens))
     stores = stores_of(made.data.mix, workspace / "data")
     fit: Fit = stores[0].facts["fit"] if stores else "pad"
     return Trained(run_id, made, corpus, model.to(device).eval(), fit, stores)

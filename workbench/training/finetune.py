@@ -34,14 +34,15 @@ class Recipe:
     fusion_rate: float = 5.0
     weight_decay: float = 0.01
     warmup: float = 0.1
+    image_size: int | None = None  # None: the run's own
 
 
-# METER (Dou et al. 2022), from its public code; its picture sizes (576, 288, 384 px) are not taken over.
+# METER (Dou et al. 2022), from its public code.
 METER: Final = {
-    "vqa": Recipe(10, 512, 5e-6, 50.0),
-    "nlvr2": Recipe(10, 256, 1e-5, 10.0),
-    "snli_ve": Recipe(5, 64, 2e-6, 10.0),
-    "retrieval": Recipe(10, 512, 5e-6, 5.0),
+    "vqa": Recipe(10, 512, 5e-6, 50.0, image_size=576),
+    "nlvr2": Recipe(10, 256, 1e-5, 10.0, image_size=288),
+    "snli_ve": Recipe(5, 64, 2e-6, 10.0, image_size=384),
+    "retrieval": Recipe(10, 512, 5e-6, 5.0, image_size=384),
 }
 TINY: Final = Recipe(4, 64, 5e-4, 2.0, 2.0)  # for `tiny` on rendered scenes
 

@@ -24,7 +24,7 @@ from workbench.data.text import SPECIAL, trim
 from workbench.errors import UserError
 from workbench.model.similarity import aligned_similarity
 from workbench.model.vilta import ViLTA
-from workbench.model.weights import file_digest, weights_file
+from workbench.model.weights import at_resolution, file_digest, weights_file
 from workbench.objectives.losses import contrastive_loss, words_loss
 from workbench.randomness import generator, key
 from workbench.training.schedule import adamw, rate, set_rate
@@ -101,7 +101,9 @@ def start_weights(settings: Settings, corpus: Corpus, warm: dict[str, Tensor], p
         given = load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"`model.weights`: {path} cannot be read ({error}).") from error
-    wanted = new_model(settings, corpus, 0).state_dict()
+    model = new_model(settings, corpus, 0)
+    wanted = model.state_dict()
+    given = at_resolution(given, wanted, model.vision.prefix_tokens)
     positions = "language.roberta.embeddings.position_embeddings.weight"
     if positions in given:
         given[positions] = given[positions][: len(wanted[positions])]  # shorter captions need fewer of them
