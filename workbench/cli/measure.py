@@ -1,0 +1,167 @@
+"""`wb eval` and `wb finetune`: finished runs, measured again."""
+
+import os
+import signal
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from workbench.cli.options import DEFAULT, Debug, Json, Workspace, app, going_on, print_json
+from workbench.errors import UserError
+
+Suite = Literal["sugarcrepe", "aro", "valse", "vl_checklist", "winoground", "robustness", "retrieval"]
+
+
+@app.command(
+    "eval",
+    epilog="Examples: `wb eval --run-id ID --suite robustness`; "
+    "`wb eval --run-id ID --suite sugarcrepe --annotations sugar-crepe/data --images val2017 --json`",
+)
+def evaluate(
+    run_id: Annotated[str, typer.Option(help="A sweep (all of its finished trials), a trial, or a single training.")],
+    suite: Annotated[Suite, typer.Option(help="What to measure.")],
+    annotations: Annotated[Path | None, typer.Option(help="Folder of the suite's files as published.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the suite's pictures.")] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many examples of each kind.", min=1)] = None,
+    shortlist: Annotated[int, typer.Option(help="retrieval: candidates of each query that ITM ranks.", min=10)] = 128,
+    sentence_encoder: Annotated[
+        str | None,
+        typer.Option(help="robustness: a transformers encoder; perturbations that change the meaning are drawn anew."),
+    ] = None,
+    rewriter: Annotated[
+        str | None, typer.Option(help="robustness: a transformers sequence-to-sequence model that rewrites captions.")
+    ] = None,
+    prompt: Annotated[str, typer.Option(help="What the rewriter is given before each caption.")] = "paraphrase: ",
+    sheet: Annotated[
+        Path | None, typer.Option(help="robustness: also a contact sheet of the corruptions, a PNG.")
+    ] = None,
+    workspace: Workspace = DEFAULT,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Measure a finished run on a suite; the results land in the run. Stopped, the same command goes on."""
+    from rich.console import Console
+
+    from workbench.progress import counted
+    from workbench.sweep import evaluate as suites
+    from workbench.tracking.runs import Tracker
+    from workbench.tracking.store import tracking_uri
+
+    published = suite not in ("robustness", "retrieval")
+    if published and (annotations is None or images is None):
+        raise UserError(
+            f"--suite {suite}: give the folder of its files, --annotations, and that of its pictures, --images."
+        )
+    tracker = Tracker(tracking_uri(workspace), workspace)
+    console = Console(stderr=as_json, no_color="NO_COLOR" in os.environ or None)
+    results = []
+    for trial in tracker.trials_of(run_id):
+        trained = suites.load_trained(tracker, trial, workspace)
+        home = suites.scratch(workspace, trial)
+        with going_on(), counted(console, suite) as show:
+            if suite == "robustness":
+                if sheet:
+                    suites.corruption_sheet(trained, sheet)
+                made = suites.evaluate_all_robustness(trained, limit, home, show, sentence_encoder, rewriter, prompt)
+            elif suite == "retrieval":
+                made = suites.evaluate_retrieval(trained, limit, shortlist, show)
+            else:
+                assert annotations is not None
+                assert images is not None
+                made = suites.evaluate_published(trained, suite, annotations, images, limit, home, show)
+        if limit is None:
+            tracker.log(trial, made.metrics, trained.settings.optimisation.steps)
+        results.append({"run_id": trial, "suite": suite} | asdict(made))
+        if not as_json:
+            _tell(trial, made, limit is not None)
+    if as_json:
+        print_json(results)
+
+
+@app.command(
+    epilog="Examples: `wb finetune vqa --run-id ID` (questions about the run's rendered scenes); "
+    "`wb finetune nlvr2 --run-id ID --annotations nlvr2/data --images nlvr2`"
+)
+def finetune(
+    task: Annotated[
+        Literal["vqa", "nlvr2", "snli_ve", "retrieval"],
+        typer.Argument(help="VQAv2, NLVR2, SNLI-VE, or retrieval on the run's own pairs."),
+    ],
+    run_id: Annotated[str, typer.Option(help="A sweep (all of its finished trials), a trial, or a single training.")],
+    annotations: Annotated[
+        Path | None, typer.Option(help="Folder of the task's files as published; without it, rendered scenes.")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the task's pictures.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Default: METER's; 4 on rendered scenes.", min=1)] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Default: METER's; 64 on rendered scenes.", min=4)] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of the encoders.", min=0)] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(help="Pixels; default: METER's for the task on published files, else the run's.", min=16),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of classifier and order.", min=0)] = 0,
+    limit: Annotated[int | None, typer.Option(help="At most so many examples of each split.", min=4)] = None,
+    workspace: Workspace = DEFAULT,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Fine-tune a finished run on a downstream task; its score lands in the run. Stopped, the same command goes on."""
+    from dataclasses import replace
+
+    from rich.console import Console
+
+    from workbench.progress import counted
+    from workbench.sweep import evaluate as suites
+    from workbench.tracking.runs import Tracker
+    from workbench.tracking.store import tracking_uri
+    from workbench.training.finetune import METER, TINY
+    from workbench.training.loop import Hooks, Stopped
+
+    if task == "retrieval" and annotations is not None:
+        raise UserError("retrieval is trained on the run's own pairs; it takes neither --annotations nor --images.")
+    if image_size and annotations is None:
+        raise UserError(
+            "--image-size is for published files; rendered scenes and the run's own pictures have the run's size."
+        )
+    if (annotations is None) != (images is None):
+        raise UserError("--annotations and --images go together; without both, the run's rendered scenes are taken.")
+    given: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    given["image_size"] = image_size
+    recipe = replace(TINY if annotations is None else METER[task], **{n: v for n, v in given.items() if v is not None})
+    tracker = Tracker(tracking_uri(workspace), workspace)
+    console = Console(stderr=as_json, no_color="NO_COLOR" in os.environ or None)
+    asked: list[int] = []
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda number, _: asked.append(number))
+    results = []
+    for trial in tracker.trials_of(run_id):
+        trained = suites.load_trained(tracker, trial, workspace, recipe.image_size)
+        with counted(console, task) as show:
+            hooks = Hooks(
+                log=lambda *_: None,
+                progress=lambda step, figures, show=show: show(step, int(figures["steps"])),  # type: ignore[misc]
+                stop=lambda: bool(asked),
+            )
+            try:
+                made = suites.finetune_run(trained, task, annotations, images, recipe, seed, limit, workspace, hooks)
+            except Stopped:
+                typer.echo("Stopped; the same command goes on.", err=True)
+                raise typer.Exit(130) from None
+        if limit is None:
+            tracker.log(trial, made.metrics, trained.settings.optimisation.steps)
+        results.append({"run_id": trial, "task": task} | asdict(made))
+        if not as_json:
+            _tell(trial, made, limit is not None)
+    if as_json:
+        print_json(results)
+
+
+def _tell(trial: str, made: Any, limited: bool) -> None:
+    for name, value in made.metrics.items():
+        typer.echo(f"{name:<52} {value:.4f}")
+    typer.echo(f"run {trial}: {made.examples} examples" + (" (limited; not logged to the run)" if limited else ""))
+    if made.missing:
+        named = "; ".join(f"{id}: {why}" for id, why in list(made.missing.items())[:5])
+        typer.echo(f"{len(made.missing)} left out: {named}" + (" ..." if len(made.missing) > 5 else ""), err=True)

@@ -1,0 +1,43 @@
+"""The app, and what its commands share: options, JSON, the end by Ctrl-C."""
+
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="""Which part of a vision-language pre-training method does what.
+
+    `wb sweep experiments/ablation_itm.yaml` runs an ablation and writes its report; `wb ui` shows the runs in MLflow.
+    """,
+)
+
+Workspace = Annotated[Path, typer.Option(help="Folder of runs, caches, checkpoints and reports.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Override a setting, such as optimisation.steps=200.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+File = Annotated[Path, typer.Argument(help="The experiment's YAML.", metavar="FILE")]
+DEFAULT = Path(".wb")
+
+
+def print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, default=str))
+
+
+@contextmanager
+def going_on() -> Iterator[None]:
+    """Ctrl-C and a scheduler's SIGTERM end work whose finished parts are kept."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("Stopped; the same command goes on.", err=True)
+        raise typer.Exit(130) from None

@@ -1,0 +1,108 @@
+"""`wb runs`, `wb report`, `wb ui`, and weights from elsewhere."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from workbench.cli.options import DEFAULT, Debug, Json, Workspace, app, print_json
+from workbench.errors import UserError
+
+
+@app.command()
+def runs(workspace: Workspace = DEFAULT, as_json: Json = False, debug: Debug = False) -> None:
+    """List the sweeps and single trainings of a workspace, the newest first."""
+    from datetime import datetime
+
+    from analysis.runs import list_runs
+    from workbench.tracking.store import tracking_uri
+
+    frame = list_runs(tracking_uri(workspace))
+    if as_json:
+        print_json(frame.to_dicts())
+        return
+    if frame.is_empty():
+        typer.echo(f"No runs in {workspace} yet; start with `wb sweep FILE`.")
+    for row in frame.iter_rows(named=True):
+        started = datetime.fromtimestamp(row["started"] / 1000).strftime("%Y-%m-%d %H:%M")
+        typer.echo(f"{row['run_id']}  {started}  {row['status']:<8}  {row['finished']:>3} finished  {row['name']}")
+
+
+@app.command(epilog="Example: `wb report --run-id 1f0c...`; `wb runs` lists the ids.")
+def report(
+    run_id: Annotated[str, typer.Option(help="A sweep's run or a single trial's.")],
+    workspace: Workspace = DEFAULT,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write to; default reports/RUN_ID in the workspace.")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write the report of a sweep or a single run: HTML, Markdown, CSV tables, PNG and SVG figures."""
+    from analysis.report import write_report
+    from workbench.tracking.runs import Tracker
+    from workbench.tracking.store import tracking_uri
+
+    uri = tracking_uri(workspace)
+    page = write_report(uri, run_id, out or workspace / "reports" / run_id)
+    Tracker(uri, workspace).attach_folder(run_id, page.parent, "report")
+    if as_json:
+        print_json({"report": str(page)})
+    else:
+        typer.echo(f"report: {page}")
+
+
+@app.command()
+def ui(
+    workspace: Workspace = DEFAULT,
+    port: Annotated[int, typer.Option(help="Port on this machine.", min=1, max=65535)] = 5000,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; the default is reachable from this machine only.")
+    ] = "127.0.0.1",
+    debug: Debug = False,
+) -> None:
+    """Open the MLflow UI on the workspace's runs."""
+    from workbench.tracking.store import open_store
+
+    uri = open_store(workspace)
+    typer.echo(f"MLflow on http://{host}:{port} (Ctrl-C ends it)")
+    os.execv(
+        sys.executable,
+        [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)],
+    )
+
+
+@app.command(
+    "import-meter", epilog="Example: `wb import-meter meter_clip16_224_roberta_pretrain.ckpt meter.safetensors`"
+)
+def import_meter(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint that METER published.")],
+    out: Annotated[Path, typer.Argument(help="The file to write, for the setting `model.weights`.")],
+    preset: Annotated[str, typer.Option(help="The preset whose model the checkpoint must fit.")] = "meter-base",
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Turn a METER checkpoint into a start for this model."""
+    from safetensors.torch import save_file
+
+    from workbench.config.load import read_preset
+    from workbench.config.schema import Settings
+    from workbench.model.meter import from_meter, read_meter, sized_like
+
+    if not checkpoint.is_file():
+        raise UserError(f"{checkpoint}: there is no such file; give the checkpoint that METER published.")
+    if not out.parent.is_dir():
+        raise UserError(f"{out}: there is no folder {out.parent}; make it first.")
+    given = read_meter(checkpoint)
+    model = sized_like(given, Settings.model_validate(read_preset(preset)))
+    weights = from_meter(given, model)
+    try:
+        save_file(weights, out)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error}).") from error
+    if as_json:
+        print_json({"file": str(out), "tensors": len(weights)})
+    else:
+        print(f"{len(weights)} tensors written. Start from them: --set model.weights={out}")
