@@ -116,3 +116,43 @@ def test_an_arm_may_name_only_what_it_changes(tmp_path: Path) -> None:
     assert cells[1].values == {**cells[0].values, "objectives.itm.top_k": 3}
     with pytest.raises(UserError, match=r"also `objectives\.itm\.weight`"):
         load_experiment(write(tmp_path, text + "  - {objectives.itm.weight: 3}\n"))
+
+
+GRID = """
+factors:
+  objectives.mlm.soft_labels: [none, frozen_lm]
+  objectives.mlm.temperature: [1.0, 2.0]
+"""
+
+
+def arms_of(tmp_path: Path, text: str) -> list[list[object]]:
+    experiment = load_experiment(write(tmp_path, "question: Which?\npreset: tiny\n" + text))
+    return [list(arm.values()) for arm in experiment.arms]
+
+
+def test_where_leaves_out_combinations(tmp_path: Path) -> None:
+    rule = "where:\n  - {if: {objectives.mlm.soft_labels: none}, then: {objectives.mlm.temperature: [1.0]}}\n"
+    assert arms_of(tmp_path, GRID) == [["none", 1.0], ["none", 2.0], ["frozen_lm", 1.0], ["frozen_lm", 2.0]]
+    assert arms_of(tmp_path, GRID + rule) == [["none", 1.0], ["frozen_lm", 1.0], ["frozen_lm", 2.0]]
+
+
+def test_zipped_factors_change_together(tmp_path: Path) -> None:
+    zipped = "zip:\n  objectives.itm.top_k: [null, 5]\n  objectives.itm.hard_ratio: [0.0, 0.5]\n"
+    assert arms_of(tmp_path, zipped) == [[None, 0.0], [5, 0.5]]
+    assert len(arms_of(tmp_path, GRID + zipped)) == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("zip:\n  objectives.itm.top_k: [null, 5]\n  objectives.itm.hard_ratio: [0.0]\n", "equally long"),
+        ("zip: {objectives.mlm.temperature: [1.0]}\n", "under `factors` too"),
+        ("where: [{if: {objectives.mlm.temperature: 1.0}}]\n", "the keys `if` and `then`"),
+        ("where: [{if: {objectives.mlm.temprature: 1.0}, then: {}}]\n", "did you mean `objectives.mlm.temperature`"),
+        ("where: [{if: {}, then: {objectives.mlm.temperature: 9.0}}]\n", "leaves no combination"),
+        ("where: 3\n", "must be a list"),
+    ],
+)
+def test_what_is_wrong_with_where_and_zip_is_named(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        arms_of(tmp_path, GRID + text)

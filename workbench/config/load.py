@@ -14,7 +14,7 @@ from workbench.config.schema import Experiment, Seeds, Settings, Target, outcome
 from workbench.errors import UserError
 
 M = TypeVar("M", bound=BaseModel)
-KEYS = ("question", "preset", "fixed", "factors", "arms", "baseline", "seeds", "target", "primary")
+KEYS = ("question", "preset", "fixed", "factors", "zip", "where", "arms", "baseline", "seeds", "target", "primary")
 
 
 def load_experiment(path: Path, overrides: Iterable[str] = ()) -> Experiment:
@@ -127,19 +127,20 @@ def _read(path: Path) -> str:
 def _arms(
     path: Path, lines: Mapping[str, int], document: Mapping[str, Any]
 ) -> tuple[dict[str, list[Any]], list[dict[str, Any]]]:
-    """The factors with their levels, and the arms: every combination of `factors`, or the listed `arms`."""
-    factors = _mapping(path, lines, document, "factors")
+    """The factors with their levels, and the arms: every combination of `factors`, with those under `zip` changing together and
+    only where `where` holds; or the listed `arms`."""
+    factors, together = (_mapping(path, lines, document, name) for name in ("factors", "zip"))
     listed = document.get("arms")
-    if listed is not None and factors:
+    if listed is not None and (factors or together or document.get("where") is not None):
         raise UserError(f"{_at(path, lines, 'arms')}: give either `factors` (every combination) or `arms` (a list).")
     if listed is None:
-        for dotted, levels in factors.items():
+        for dotted, levels in [*factors.items(), *together.items()]:
             where = _at(path, lines, dotted)
             if not isinstance(levels, list) or not levels:
                 raise UserError(f"{where}: `{dotted}` has no levels; give a list such as [0.0, 0.5, 1.0].")
-            if len({repr(level) for level in levels}) < len(levels):
+            if dotted in factors and len({repr(level) for level in levels}) < len(levels):
                 raise UserError(f"{where}: `{dotted}` names a level twice.")
-        return factors, [dict(zip(factors, arm, strict=True)) for arm in itertools.product(*factors.values())]
+        return factors | together, _combinations(path, lines, document, factors, together)
     where = _at(path, lines, "arms")
     if not isinstance(listed, list) or not listed or not all(isinstance(arm, dict) and arm for arm in listed):
         raise UserError(f"{where}: `arms` must be a list of mappings, one an arm.")
@@ -149,6 +150,44 @@ def _arms(
     if len({repr(sorted(arm.items())) for arm in listed}) < len(listed):
         raise UserError(f"{where}: two arms are the same.")
     return {name: list(dict.fromkeys(arm[name] for arm in listed)) for name in listed[0]}, listed
+
+
+def _combinations(
+    path: Path,
+    lines: Mapping[str, int],
+    document: Mapping[str, Any],
+    factors: dict[str, list[Any]],
+    together: dict[str, list[Any]],
+) -> list[dict[str, Any]]:
+    if both := set(factors) & set(together):
+        raise UserError(f"{_at(path, lines, 'zip')}: `{min(both)}` is under `factors` too; leave it in one of the two.")
+    if len({len(levels) for levels in together.values()}) > 1:
+        raise UserError(
+            f"{_at(path, lines, 'zip')}: the lists under `zip` must be equally long, since they change together."
+        )
+    zipped = [dict(zip(together, levels, strict=True)) for levels in zip(*together.values(), strict=True)] or [{}]
+    crossed = [dict(zip(factors, levels, strict=True)) for levels in itertools.product(*factors.values())]
+    arms = [one | other for one in crossed for other in zipped]
+    conditions = document.get("where") or []
+    at = _at(path, lines, "where")
+    if not isinstance(conditions, list):
+        raise UserError(f"{at}: `where` must be a list of {{if: {{key: level}}, then: {{key: [levels]}}}}.")
+    for condition in conditions:
+        if not isinstance(condition, dict) or set(condition) != {"if", "then"}:
+            raise UserError(f"{at}: each entry of `where` has the keys `if` and `then`.")
+        for name in (*condition["if"], *condition["then"]):
+            if name not in factors and name not in together:
+                raise UserError(f"{at}: `{name}` is none of the factors{_nearest(str(name), [*factors, *together])}.")
+        arms = [arm for arm in arms if not _matches(arm, condition["if"]) or _matches(arm, condition["then"])]
+    if not arms:
+        raise UserError(f"{at}: `where` leaves no combination.")
+    if len({repr(sorted(arm.items())) for arm in arms}) < len(arms):
+        raise UserError(f"{_at(path, lines, 'zip')}: two combinations are the same.")
+    return arms
+
+
+def _matches(arm: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    return all(arm[name] in (levels if isinstance(levels, list) else [levels]) for name, levels in wanted.items())
 
 
 def _mapping(path: Path, lines: Mapping[str, int], document: Mapping[str, Any], name: str) -> dict[str, Any]:
