@@ -19,7 +19,7 @@ from workbench.evaluation.downstream.vqa import (
     without_punctuation,
 )
 from workbench.evaluation.retrieval import retrieve
-from workbench.training.finetune import FineTuned, Recipe, finetune, finetune_retrieval
+from workbench.training.finetune import Course, FineTuned, Recipe, finetune, finetune_retrieval
 from workbench.training.loop import Hooks, Stopped, starting_model
 from workbench.training.prepare import Prepared
 
@@ -188,7 +188,14 @@ def test_a_classifier_learns_what_it_is_shown_and_resumes_to_the_bit(
         curve: list[float] = []
         hooks = Hooks(lambda *_: None, lambda _, f: curve.append(f["loss"]), lambda: len(curve) == stop_at)
         model = starting_model(settings, 0, prepared)
-        args = (model, corpus.tokeniser, "vqa", train, train, recipe, 0, tmp_path / name, hooks, torch.device("cpu"))
+        args = (
+            model,
+            corpus.tokeniser,
+            "vqa",
+            train,
+            train,
+            Course(recipe, 0, tmp_path / name, hooks, torch.device("cpu")),
+        )
         return finetune(*args), curve
 
     whole, curve = run("whole")
@@ -224,7 +231,7 @@ def test_retrieval_learns_to_rank_the_own_caption_first(settings: Settings, prep
 
     before = recall()
     hooks = Hooks(lambda *_: None, lambda *_: None)
-    recipe, cpu = Recipe(60, 12, 2e-3, 1.0, 1.0), torch.device("cpu")
-    finetune_retrieval(model, pictures, ids, np.arange(count), recipe, 0, tmp_path / "r.pt", hooks, cpu, false_texts=7)
+    course = Course(Recipe(60, 12, 2e-3, 1.0, 1.0), 0, tmp_path / "r.pt", hooks, torch.device("cpu"))
+    finetune_retrieval(model, pictures, ids, np.arange(count), course, false_texts=7)
     assert before < 0.3
     assert recall() > 0.6

@@ -6,7 +6,17 @@ from typing import Annotated, Literal
 
 import typer
 
-from workbench.cli.options import DEFAULT, Debug, Json, Set, Workspace, app, going_on, print_json
+from workbench.cli.options import (
+    DEFAULT,
+    Debug,
+    Json,
+    Set,
+    Workspace,
+    app,
+    console_for,
+    going_on,
+    print_json,
+)
 from workbench.errors import UserError
 
 data = typer.Typer(no_args_is_help=True, help="Prepare, list and look at image-text corpora.")
@@ -52,8 +62,6 @@ def data_prepare(
     debug: Debug = False,
 ) -> None:
     """Decode and resize a corpus once, for fast reading. Stopped at any point, the same command goes on."""
-    from rich.console import Console
-
     from workbench.data.captions import read_source
     from workbench.data.prepare import prepare_source
     from workbench.data.report import describe
@@ -61,7 +69,7 @@ def data_prepare(
 
     if "/" in name or name.startswith("."):
         raise UserError(f"{name}: a name has no slash and does not start with a dot.")
-    console = Console(stderr=as_json, no_color="NO_COLOR" in os.environ or None)
+    console = console_for(as_json)
     reading = read_source(source, images, regions)
     with going_on(), counted(console, "pictures") as show:
         made = prepare_source(

@@ -1,15 +1,18 @@
 """`wb eval` and `wb finetune`: finished runs, measured again."""
 
-import os
 import signal
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from workbench.cli.options import DEFAULT, Debug, Json, Workspace, app, going_on, print_json
+from workbench.cli.options import DEFAULT, Debug, Json, Workspace, app, console_for, going_on, print_json
 from workbench.errors import UserError
+
+if TYPE_CHECKING:
+    from workbench.sweep.evaluate import Result, Trained
+    from workbench.tracking.runs import Tracker
 
 Suite = Literal["sugarcrepe", "aro", "valse", "vl_checklist", "winoground", "robustness", "retrieval"]
 
@@ -42,8 +45,6 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Measure a finished run on a suite; the results land in the run. Stopped, the same command goes on."""
-    from rich.console import Console
-
     from workbench.progress import counted
     from workbench.sweep import evaluate as suites
     from workbench.tracking.runs import Tracker
@@ -55,7 +56,7 @@ def evaluate(
             f"--suite {suite}: give the folder of its files, --annotations, and that of its pictures, --images."
         )
     tracker = Tracker(tracking_uri(workspace), workspace)
-    console = Console(stderr=as_json, no_color="NO_COLOR" in os.environ or None)
+    console = console_for(as_json)
     results = []
     for trial in tracker.trials_of(run_id):
         trained = suites.load_trained(tracker, trial, workspace)
@@ -71,11 +72,7 @@ def evaluate(
                 assert annotations is not None
                 assert images is not None
                 made = suites.evaluate_published(trained, suite, annotations, images, limit, home, show)
-        if limit is None:
-            tracker.log(trial, made.metrics, trained.settings.optimisation.steps)
-        results.append({"run_id": trial, "suite": suite} | asdict(made))
-        if not as_json:
-            _tell(trial, made, limit is not None)
+        results.append({"run_id": trial, "suite": suite} | _land(tracker, trained, made, limit is not None, as_json))
     if as_json:
         print_json(results)
 
@@ -110,8 +107,6 @@ def finetune(
     """Fine-tune a finished run on a downstream task; its score lands in the run. Stopped, the same command goes on."""
     from dataclasses import replace
 
-    from rich.console import Console
-
     from workbench.progress import counted
     from workbench.sweep import evaluate as suites
     from workbench.tracking.runs import Tracker
@@ -131,7 +126,7 @@ def finetune(
     given["image_size"] = image_size
     recipe = replace(TINY if annotations is None else METER[task], **{n: v for n, v in given.items() if v is not None})
     tracker = Tracker(tracking_uri(workspace), workspace)
-    console = Console(stderr=as_json, no_color="NO_COLOR" in os.environ or None)
+    console = console_for(as_json)
     asked: list[int] = []
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda number, _: asked.append(number))
@@ -149,16 +144,21 @@ def finetune(
             except Stopped:
                 typer.echo("Stopped; the same command goes on.", err=True)
                 raise typer.Exit(130) from None
-        if limit is None:
-            tracker.log(trial, made.metrics, trained.settings.optimisation.steps)
-        results.append({"run_id": trial, "task": task} | asdict(made))
-        if not as_json:
-            _tell(trial, made, limit is not None)
+        results.append({"run_id": trial, "task": task} | _land(tracker, trained, made, limit is not None, as_json))
     if as_json:
         print_json(results)
 
 
-def _tell(trial: str, made: Any, limited: bool) -> None:
+def _land(tracker: "Tracker", trained: "Trained", made: "Result", limited: bool, as_json: bool) -> dict[str, Any]:
+    """Logs a result to its run, unless only some examples were measured, and tells it to people."""
+    if not limited:
+        tracker.log(trained.run_id, made.metrics, trained.settings.optimisation.steps)
+    if not as_json:
+        _tell(trained.run_id, made, limited)
+    return asdict(made)
+
+
+def _tell(trial: str, made: "Result", limited: bool) -> None:
     for name, value in made.metrics.items():
         typer.echo(f"{name:<52} {value:.4f}")
     typer.echo(f"run {trial}: {made.examples} examples" + (" (limited; not logged to the run)" if limited else ""))

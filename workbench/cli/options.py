@@ -1,13 +1,17 @@
 """The app, and what its commands share: options, JSON, the end by Ctrl-C."""
 
 import json
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,8 +28,16 @@ Workspace = Annotated[Path, typer.Option(help="Folder of runs, caches, checkpoin
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a setting, such as optimisation.steps=200.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Smoke = Annotated[bool, typer.Option("--smoke", help="Shrink the experiment to seconds; its numbers mean nothing.")]
 File = Annotated[Path, typer.Argument(help="The experiment's YAML.", metavar="FILE")]
 DEFAULT = Path(".wb")
+
+
+def console_for(as_json: bool) -> "Console":
+    """Where progress is shown: not among a script's JSON, and without colours where they are not wanted."""
+    from rich.console import Console
+
+    return Console(stderr=as_json, no_color="NO_COLOR" in os.environ or None)
 
 
 def print_json(value: Any) -> None:

@@ -7,7 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
-from workbench.cli.options import DEFAULT, Debug, File, Json, Set, Workspace, app, print_json
+from workbench.cli.options import (
+    DEFAULT,
+    Debug,
+    File,
+    Json,
+    Set,
+    Smoke,
+    Workspace,
+    app,
+    console_for,
+    print_json,
+)
 
 
 @app.command(epilog="Example: `wb sweep experiments/ablation_itm.yaml --seeds 2`")
@@ -21,16 +32,12 @@ def sweep(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print cells, seeds and the estimated time; run nothing.")
     ] = False,
-    smoke: Annotated[
-        bool, typer.Option("--smoke", help="Shrink the experiment to seconds; its numbers mean nothing.")
-    ] = False,
+    smoke: Smoke = False,
     set_: Set = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Run an experiment's grid and write its report. Stopped at any point, the same command goes on."""
-    from rich.console import Console
-
     from workbench.config.load import load_experiment
     from workbench.progress import SweepDisplay
     from workbench.sweep.grid import expand, study_name
@@ -54,7 +61,7 @@ def sweep(
     # A scheduler's SIGTERM ends a sweep as Ctrl-C does: saved, marked, in seconds.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = workspace / "reports" / study_name(experiment)
-    console = Console(stderr=as_json, no_color="NO_COLOR" in os.environ or None)
+    console = console_for(as_json)
     with SweepDisplay(console) as display:
         outcome = run_sweep(
             experiment,
@@ -136,9 +143,7 @@ def train(
         int, typer.Option(help="Processes on this machine that train one model together, one a GPU.", min=1)
     ] = 1,
     seed: Annotated[int | None, typer.Option(help="Default: the file's first seed.", min=0)] = None,
-    smoke: Annotated[
-        bool, typer.Option("--smoke", help="Shrink the experiment to seconds; its numbers mean nothing.")
-    ] = False,
+    smoke: Smoke = False,
     set_: Set = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -156,13 +161,11 @@ def train(
         raise typer.Exit(start_together(nproc))
     from contextlib import ExitStack
 
-    from rich.console import Console
-
     from workbench.progress import SweepDisplay
     from workbench.sweep.single import run_single
     from workbench.training.distributed import joined
 
-    console = Console(stderr=as_json, no_color="NO_COLOR" in os.environ or None)
+    console = console_for(as_json)
     with joined() as world, ExitStack() as stack:
         first = world.rank == 0
         show = stack.enter_context(SweepDisplay(console)).show if first else lambda _: None

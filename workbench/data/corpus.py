@@ -102,10 +102,12 @@ def load_corpus(data: Data, cache_dir: Path) -> Corpus:
 def _mixed(data: Data, cache_dir: Path) -> Corpus:
     stores = mixture.stores_of(data.mix, cache_dir.parent / "data")
     about = data.model_dump_json(exclude={"augment", "workers", "mix", "image_size"})
-    fingerprint = f"mixed-{key(about, *(store.fingerprint for store in stores)):016x}"
-    chosen = mixture.choose_splits(stores, data)
+    fingerprint = f"mixed-{key(mixture.VERSION, about, *(store.fingerprint for store in stores)):016x}"
 
     def make(target: Path) -> None:
+        chosen = mixture.choose_splits(stores, data)
+        for split, part in chosen.items():
+            part.save(target / f"{split}.npz")
         if not data.tokeniser:
             mixture.train_on(stores, chosen["train"], data, target)
         mixture.write_texts(stores, chosen["train"], _tokeniser(data, target), target)
@@ -115,10 +117,12 @@ def _mixed(data: Data, cache_dir: Path) -> Corpus:
     captions = np.load(home / "captions.npy", mmap_mode="r")
     starts = np.load(home / "starts.npy")
     splits = {}
-    for split, part in chosen.items():
+    for split in SPLITS:
+        part = mixture.Chosen.load(home / f"{split}.npz")
         frame = pl.DataFrame({"caption": part.captions(stores).list.first()})
         is_train = split == "train"
-        ids = captions[starts[:-1]] if is_train else trim(tokeniser.encode(frame["caption"].to_list()))
+        firsts = np.load(home / "firsts.npy", mmap_mode="r") if is_train else None
+        ids = trim(tokeniser.encode(frame["caption"].to_list())) if firsts is None else firsts
         # A random view is cut from the stored picture; everything else reads pictures of the model's size.
         side = stores[0].side if is_train and data.augment != "none" else data.image_size
         splits[split] = Pairs(Pictures(stores, part.rows, side), ids, frame, tokeniser)

@@ -14,6 +14,7 @@ from workbench.data.text import Tokeniser, save_tokeniser, train_tokeniser
 from workbench.errors import UserError
 from workbench.randomness import key
 
+VERSION = 2  # raise it whenever a change alters what is cached
 CHUNK = 100_000  # captions that are tokenised at once
 
 
@@ -22,6 +23,14 @@ class Chosen:
     """Rows of each store for one split, int64 arrays in the order of the stores."""
 
     rows: list[np.ndarray]
+
+    def save(self, path: Path) -> None:
+        np.savez(path, *self.rows)
+
+    @classmethod
+    def load(cls, path: Path) -> "Chosen":
+        with np.load(path) as saved:
+            return cls([saved[name] for name in saved.files])
 
     def captions(self, stores: list[Store]) -> pl.Series:
         """The captions of each picture, a list a row."""
@@ -88,7 +97,8 @@ def _at_most(parts: list[np.ndarray], limit: int) -> list[np.ndarray]:
 
 
 def write_texts(stores: list[Store], chosen: Chosen, tokeniser: Tokeniser, home: Path) -> None:
-    """`captions.npy` int32 [M, L] of all training captions and `starts.npy` int64 [N + 1], where those of each picture begin."""
+    """`captions.npy` int32 [M, L] of all training captions, `starts.npy` int64 [N + 1], where those of each picture begin, and
+    `firsts.npy` int32 [N, L] of its first one."""
     captions = chosen.captions(stores)
     starts = np.concatenate([[0], captions.list.len().to_numpy().cumsum()]).astype(np.int64)
     texts = captions.explode()
@@ -98,6 +108,7 @@ def write_texts(stores: list[Store], chosen: Chosen, tokeniser: Tokeniser, home:
         table[start : start + len(part)] = tokeniser.encode(part)
     table.flush()
     np.save(home / "starts.npy", starts)
+    np.save(home / "firsts.npy", table[starts[:-1]])
 
 
 def train_on(stores: list[Store], chosen: Chosen, data: Data, home: Path) -> None:

@@ -285,10 +285,3 @@ def limited(examples: list[Example], limit: int) -> list[Example]:
     for example in examples:
         taken.setdefault(example.kind, []).append(example)
     return [e for kind, found in taken.items() for e in found[: limit * (2 if kind == "winoground" else 1)]]
-
-
-def chance(suite: str, kind: str) -> float:
-    """What a scorer that knows nothing reaches."""
-    if kind.endswith("_order"):
-        return 1 / 5
-    return {"text": 1 / 4, "image": 1 / 4, "group": 1 / 6}.get(kind, 1 / 2) if suite == "winoground" else 1 / 2

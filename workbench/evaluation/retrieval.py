@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from workbench.evaluation.matching import match_scores
-from workbench.model.similarity import aligned_similarity
+from workbench.model.similarity import unfused_similarity
 from workbench.model.vilta import ViLTA
 
 AT = (1, 5, 10)
@@ -24,16 +24,9 @@ def similarities(model: ViLTA, features: Tensor, token_ids: np.ndarray) -> np.nd
     rows = []
     for part in features.split(CHUNK):
         image = model.adapt_image(part)
-        if hasattr(model, "itc_image"):
-            made = [torch.matmul(*_pair(model.contrast_features(image, state))) for state in states]
-        else:
-            made = [aligned_similarity(model, image, state, ids) for ids, state in zip(texts, states, strict=True)]
+        made = [unfused_similarity(model, image, state, ids) for ids, state in zip(texts, states, strict=True)]
         rows.append(torch.cat(made, dim=1))
     return torch.cat(rows).float().cpu().numpy()
-
-
-def _pair(vectors: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    return vectors[0], vectors[1].t()
 
 
 def retrieve(

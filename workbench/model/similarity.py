@@ -1,5 +1,7 @@
 """How well pictures and captions fit before the fusion."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,3 +25,18 @@ def aligned_similarity(model: ViLTA, image_tokens: Tensor, states: Tensor, token
         F.normalize(model.text_projection(states), dim=-1),
         token_ids >= len(SPECIAL),
     )
+
+
+def unfused_similarity(
+    model: ViLTA,
+    image_tokens: Tensor,
+    states: Tensor,
+    token_ids: Tensor,
+    gather: Callable[[Tensor], Tensor] = lambda rows: rows,
+) -> Tensor:
+    """[B_image, B_text]: ITC's similarity where it is trained, else the late interaction that the warm start trained. `gather` puts
+    the rows of all processes together; `token_ids` are the captions after it."""
+    if hasattr(model, "itc_image"):
+        image, text = (gather(made) for made in model.contrast_features(image_tokens, states))
+        return image @ text.t()
+    return aligned_similarity(model, gather(image_tokens), gather(states), token_ids)

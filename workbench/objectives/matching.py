@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from workbench.config.schema import Objectives
-from workbench.model.similarity import aligned_similarity
+from workbench.model.similarity import unfused_similarity
 from workbench.model.vilta import ViLTA
 from workbench.objectives.companions import Companions, language_logits
 from workbench.objectives.negatives import hard_pairs, synthesize, take_back
@@ -68,13 +68,8 @@ def match_batch(
 
 @torch.no_grad()
 def pair_similarity(model: ViLTA, features: Tensor, token_ids: Tensor, pool_ids: Tensor, world: World) -> Tensor:
-    """[P_image, P_text] over the pairs of all processes: ITC's similarity where it is trained, else the late interaction that
-    the warm start trained."""
-    tokens, states = model.adapt_image(features), model.encode_text(token_ids)
-    if hasattr(model, "itc_image"):
-        image, text = (world.gather(made) for made in model.contrast_features(tokens, states))
-        return image @ text.t()
-    return aligned_similarity(model, world.gather(tokens), world.gather(states), pool_ids)
+    """[P_image, P_text] over the pairs of all processes."""
+    return unfused_similarity(model, model.adapt_image(features), model.encode_text(token_ids), pool_ids, world.gather)
 
 
 @torch.no_grad()

@@ -2,8 +2,9 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections import ChainMap
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from workbench.model.weights import at_resolution
 from workbench.randomness import key
 from workbench.sweep.trial import keep_weights
 from workbench.tracking.runs import Tracker
-from workbench.training.finetune import Recipe, finetune, finetune_retrieval
+from workbench.training.finetune import Course, Recipe, finetune, finetune_retrieval
 from workbench.training.loop import Hooks
 from workbench.training.prepare import pick_device, picture_features, precision, prepare
 from workbench.training.warm_start import new_model
@@ -109,19 +110,18 @@ def _scored(
     seen: Scores = {}
     blank: Scores = {}
     missing: dict[str, str] = {}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    known = _kept(file)
     side, size = trained.settings.data.image_size, trained.settings.evaluation.batch_size
-    with open(file, "a", encoding="utf-8") as out, precision(pick_device(), trained.settings.optimisation.precision):
+    with _parts(file) as (kept, keep), precision(pick_device(), trained.settings.optimisation.precision):
+        # A picture that was missing may be there now.
+        known = {part["part"]: part["made"] for part in kept if not part["made"][2]}
         for start in range(0, len(examples), CHUNK):
             part = list(examples[start : start + CHUNK])
             name = "\x1f".join(f"{e.id}\x1e{e.picture}\x1e{e.captions}" for e in part)
-            made = known.get(name)
+            made: Any = known.get(name)
             if made is None:
                 scores = score_examples(trained.model, trained.corpus.tokeniser, part, side, trained.fit, size)
                 made = [{id: list(row) for id, row in group.items()} for group in scores[:2]] + [scores[2]]
-                out.write(json.dumps({"part": name, "made": made}) + "\n")
-                out.flush()
+                keep({"part": name, "made": made})
             seen |= {id: np.array(row) for id, row in made[0].items()}
             blank |= {id: np.array(row) for id, row in made[1].items()}
             missing |= made[2]
@@ -129,17 +129,19 @@ def _scored(
     return seen, blank, missing
 
 
-def _kept(file: Path) -> dict[str, list[Any]]:
-    known = {}
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
-        try:
-            part = json.loads(line)
-        except ValueError:
-            continue  # cut short when it was written
-        # A picture that was missing may be there now.
-        if not part["made"][2]:
-            known[part["part"]] = part["made"]
-    return known
+@contextmanager
+def _parts(file: Path) -> Iterator[tuple[list[Any], Callable[[Any], None]]]:
+    """The parts that an earlier start has kept in `file`, one a line, and a function that keeps another."""
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
+    known = []
+    for line in text.splitlines():
+        with suppress(ValueError):  # cut short when it was written
+            known.append(json.loads(line))
+    with open(file, "a", encoding="utf-8") as out:
+        if text and not text.endswith("\n"):
+            out.write("\n")
+
+        yield known, lambda part: print(json.dumps(part), file=out, flush=True)
 
 
 def evaluate_all_robustness(
@@ -157,12 +159,10 @@ def evaluate_all_robustness(
     count = min(len(pairs), limit or trained.settings.evaluation.final_pairs)
     data = hold_out(pairs, picture_features(trained.model, pairs.images[:count], pick_device()))
     asked = f"{key('robustness', count, str(sentence_encoder), str(sentence_rewriter), prompt):016x}"
-    file = home / f"robustness-{asked}.jsonl"
-    known: dict[str, float] = {}
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
-        with suppress(ValueError):  # cut short when it was written
-            known |= json.loads(line)
-    with open(file, "a", encoding="utf-8") as out, precision(pick_device(), trained.settings.optimisation.precision):
+    with (
+        _parts(home / f"robustness-{asked}.jsonl") as (kept, keep),
+        precision(pick_device(), trained.settings.optimisation.precision),
+    ):
         metrics = evaluate_robustness(
             trained.model,
             data,
@@ -174,8 +174,8 @@ def evaluate_all_robustness(
             whole=True,
             accept=meaning_kept(sentence_encoder, pick_device()) if sentence_encoder else None,
             rewrite=rewriter(sentence_rewriter, prompt, pick_device()) if sentence_rewriter else None,
-            known=known,
-            keep=lambda part: print(json.dumps(part), file=out, flush=True),
+            known=dict(ChainMap(*reversed(kept))),
+            keep=keep,
         )
     return Result({name.replace("robustness/", "robustness_all/"): value for name, value in metrics.items()}, count, {})
 
@@ -253,19 +253,19 @@ def finetune_run(
 ) -> Result:
     """Fine-tunes a finished run's model on a task and scores it on the task's validation split (retrieval: the run's test split); on
     the published files, or without `annotations` on what the facts of its rendered scenes give."""
-    settings, device = trained.settings, pick_device()
+    settings = trained.settings
     if settings.model.vision.frozen:
         trained.model.vision.requires_grad_(False)
     name = f"{key(trained.run_id, task, seed, repr(recipe), repr(annotations), repr(limit)):016x}"
     checkpoint = workspace / "checkpoints" / f"{task}-{name}.pt"
-    common = (recipe, seed, checkpoint, hooks, device, settings.optimisation.precision)
+    course = Course(recipe, seed, checkpoint, hooks, pick_device(), settings.optimisation.precision)
     missing: dict[str, str] = {}
     if task == "retrieval":
         shown = gallery(trained, "train", limit)
         pictures = shown.pictures
         if settings.model.vision.frozen and not trained.stores:
             pictures = prepare(settings, workspace / "cache", lambda *_: None).features["train"]
-        finetune_retrieval(trained.model, pictures, shown.token_ids, shown.picture_of, *common)
+        finetune_retrieval(trained.model, pictures, shown.token_ids, shown.picture_of, course)
         found = evaluate_retrieval(replace(trained, model=trained.model.eval()), limit, SHORTLIST, lambda *_: None)
         made, examples = (
             {name.removeprefix("retrieval/"): value for name, value in found.metrics.items()},
@@ -273,7 +273,7 @@ def finetune_run(
         )
     else:
         splits = _task_splits(trained, task, annotations, images, limit, workspace)
-        made = finetune(trained.model, trained.corpus.tokeniser, task, splits["train"], splits["val"], *common)
+        made = finetune(trained.model, trained.corpus.tokeniser, task, splits["train"], splits["val"], course)
         missing, examples = splits["train"].missing | splits["val"].missing, len(splits["val"])
     keep_weights(checkpoint)
     checkpoint.unlink()

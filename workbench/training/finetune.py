@@ -37,6 +37,18 @@ class Recipe:
     image_size: int | None = None  # None: the run's own
 
 
+@dataclass(frozen=True)
+class Course:
+    """How a fine-tuning runs: by which recipe, from which seed, where its state is kept, who hears of it, and on what."""
+
+    recipe: Recipe
+    seed: int
+    checkpoint: Path
+    hooks: Hooks
+    device: torch.device
+    precision: str = "auto"
+
+
 # METER (Dou et al. 2022), from its public code.
 METER: Final = {
     "vqa": Recipe(10, 512, 5e-6, 50.0, image_size=576),
@@ -78,18 +90,14 @@ def finetune(
     task: str,
     train: TaskSplit,
     val: TaskSplit,
-    recipe: Recipe,
-    seed: int,
-    checkpoint: Path,
-    hooks: Hooks,
-    device: torch.device,
-    kind: str = "auto",
+    course: Course,
 ) -> dict[str, float]:
     """Trains on `train` and gives the score on `val`; goes on from `checkpoint` where there is one.
 
     VQA: binary cross-entropy of every answer, summed, scored by the official accuracy; else cross-entropy and accuracy.
     """
-    torch.manual_seed(key("classifier", seed, task))
+    device = course.device
+    torch.manual_seed(key("classifier", course.seed, task))
     tuned = FineTuned(model, train.rows.shape[1], len(train.classes)).to(device)
     token_ids = tokeniser.encode(train.texts)
     targets = torch.from_numpy(train.targets)
@@ -102,9 +110,9 @@ def finetune(
         return F.cross_entropy(logits, wanted)
 
     head = [*tuned.classifier.parameters(), tuned.second_type]
-    _train(tuned, model, head, len(train), recipe, seed, checkpoint, hooks, device, kind, loss)
-    with precision(device, kind):
-        return score(tuned, tokeniser, task, val, recipe.batch_size, device)
+    _train(tuned, model, head, len(train), course, loss)
+    with precision(device, course.precision):
+        return score(tuned, tokeniser, task, val, course.recipe.batch_size, device)
 
 
 def finetune_retrieval(
@@ -112,20 +120,15 @@ def finetune_retrieval(
     pictures: Any,
     token_ids: np.ndarray,
     picture_of: np.ndarray,
-    recipe: Recipe,
-    seed: int,
-    checkpoint: Path,
-    hooks: Hooks,
-    device: torch.device,
-    kind: str = "auto",
+    course: Course,
     false_texts: int = 15,
 ) -> None:
     """Trains the matching head to rank each picture's caption above `false_texts` others (METER): cross-entropy over their log odds
     of a match. `token_ids` int64 [M, L], `picture_of` int64 [M] the row of `pictures` of each caption."""
-    captions = len(picture_of)
+    captions, device = len(picture_of), course.device
 
     def loss(rows: np.ndarray, step: int) -> Tensor:
-        others = generator("false texts", seed, step).integers(1, captions, (len(rows), false_texts))
+        others = generator("false texts", course.seed, step).integers(1, captions, (len(rows), false_texts))
         texts = np.concatenate([rows[:, None], (rows[:, None] + others) % captions], axis=1)
         # Another caption of the same picture is no false one.
         own = torch.from_numpy(picture_of[texts] == picture_of[rows][:, None]).to(device)
@@ -139,7 +142,7 @@ def finetune_retrieval(
         return F.cross_entropy(odds, torch.zeros(len(rows), dtype=torch.long, device=device))
 
     head = [*model.itm_head.parameters()]
-    _train(model, model, head, captions, recipe, seed, checkpoint, hooks, device, kind, loss)
+    _train(model, model, head, captions, course, loss)
 
 
 def _train(
@@ -147,23 +150,19 @@ def _train(
     model: ViLTA,
     head: list[nn.Parameter],
     examples: int,
-    recipe: Recipe,
-    seed: int,
-    checkpoint: Path,
-    hooks: Hooks,
-    device: torch.device,
-    kind: str,
+    course: Course,
     loss: Callable[[np.ndarray, int], Tensor],
 ) -> None:
     """The recipe's epochs over `loss(rows, step)`; `module` is what is trained and saved, `head` what learns fastest of it."""
     encoders = [*model.vision.parameters(), *model.language.parameters()]
     known = {id(parameter) for parameter in (*encoders, *head)}
     fusion = [parameter for parameter in model.parameters() if id(parameter) not in known]
+    recipe, hooks, checkpoint = course.recipe, course.hooks, course.checkpoint
     base = recipe.learning_rate
     groups = [(head, base * recipe.head_rate), (fusion, base * recipe.fusion_rate), (encoders, base)]
     state = TrainState(module, adamw(groups, recipe.weight_decay))
     restore(state, checkpoint)
-    order = Order(((examples, 1.0),), recipe.batch_size, seed)
+    order = Order(((examples, 1.0),), recipe.batch_size, course.seed)
     steps = recipe.epochs * (examples // order.size)
     saved = time.monotonic()
     while state.step < steps:
@@ -174,8 +173,8 @@ def _train(
         if not any(parameter.requires_grad for parameter in model.vision.parameters()):
             model.vision.eval()
         set_rate(state.optimiser, rate(state.step, steps, recipe.warmup))
-        torch.manual_seed(key("downstream dropout", seed, state.step))
-        with precision(device, kind):
+        torch.manual_seed(key("downstream dropout", course.seed, state.step))
+        with precision(course.device, course.precision):
             made = loss(order.at(state.step)[1], state.step)
         state.optimiser.zero_grad(set_to_none=True)
         made.backward()
