@@ -17,6 +17,10 @@ check:
     {{python}} -m ruff format --check .
     {{python}} -m mypy
 
+# A sweep under fire for twenty minutes, compared with one in peace (as root, since it fills a disk of its own)
+soak:
+    {{python}} tests/soak.py --minutes 20
+
 # Ratios measured in one run; nothing here can fail a test
 bench:
     {{python}} tests/benchmarks/bench.py

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
@@ -92,6 +92,9 @@ def write_report(uri: str, run_id: str, folder: Path) -> Path:
         "primary": primary,
         "answers": answer(head, primary, runs.baseline),
         "caution": caution(head),
+        "diverged": diverged_sentences(runs),
+        "tuning": tuning(runs),
+        "search": runs.experiment.get("search"),
         "rule": RULE,
         "smoke": bool(runs.experiment.get("smoke", False)),
         "speeds": speed_sentence(speeds, metric, target),
@@ -114,6 +117,32 @@ def write_report(uri: str, run_id: str, folder: Path) -> Path:
     return page
 
 
+def diverged_sentences(runs: Runs) -> list[str]:
+    """How many trials of each arm have diverged, since the others alone are compared."""
+    counts = runs.trials.group_by("arm", maintain_order=True).agg(
+        pl.len(), pl.col("run_id").is_in(runs.diverged).sum().alias("diverged")
+    )
+    return [
+        f"{row['diverged']} of {row['len']} trials of {row['arm']} diverged; means, intervals and p-values are about the others."
+        for row in counts.iter_rows(named=True)
+        if row["diverged"]
+    ]
+
+
+def tuning(runs: Runs) -> list[dict[str, object]]:
+    """A row an arm: what its search tried, and what it is compared with."""
+    return [
+        row
+        | {
+            "best": ", ".join(
+                f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
+                for name, value in (row["best"] or {}).items()
+            )
+        }
+        for row in runs.experiment.get("tuned", [])
+    ]
+
+
 def with_derived(runs: Runs) -> Runs:
     """Adds the summaries of each trial's robustness as metrics."""
     scored = scores(runs)
@@ -124,7 +153,7 @@ def with_derived(runs: Runs) -> Runs:
         .join(runs.trials, on=["arm", "seed"])
         .select("run_id", "metric", step=pl.lit(0, dtype=pl.Int64), value="value")
     )
-    return Runs(runs.run_id, runs.name, runs.experiment, runs.trials, pl.concat([runs.metrics, rows]))
+    return replace(runs, metrics=pl.concat([runs.metrics, rows]))
 
 
 def _pictures(runs: Runs, target: tuple[str, float], foils: pl.DataFrame, scored: pl.DataFrame) -> list[Picture]:

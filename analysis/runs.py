@@ -1,31 +1,57 @@
 """The only reader of the tracking store: MLflow -> Polars frames."""
 
 import json
-import sqlite3
-from dataclasses import dataclass
+import math
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
 import polars as pl
+from sqlalchemy import Boolean, Connection, bindparam, create_engine, text
+from sqlalchemy.exc import OperationalError
 
-from workbench.errors import UserError
+from workbench.errors import UserError, first_line
 
 # One row a trial.
 TRIALS = {"run_id": pl.String, "name": pl.String, "status": pl.String, "arm": pl.String, "seed": pl.Int64}
 # One row a (trial, metric, step): the last value that was logged.
 METRICS = {"run_id": pl.String, "metric": pl.String, "step": pl.Int64, "value": pl.Float64}
 
+# One row a sweep or single training; `started` in ms of the epoch.
+LISTED = {
+    "run_id": pl.String,
+    "name": pl.String,
+    "status": pl.String,
+    "finished": pl.Int64,
+    "running": pl.Int64,
+    "failed": pl.Int64,
+    "trials": pl.Int64,
+    "started": pl.Int64,
+    "seconds_left": pl.Float64,
+    "best": pl.Float64,
+    "best_arm": pl.String,
+}
+PARENT = "mlflow.parentRunId"
+RUN_QUERY = "SELECT r.run_uuid, r.name, r.status, r.start_time, r.end_time, t.key, t.value FROM runs r JOIN tags t ON t.run_uuid = r.run_uuid"
+
 
 @dataclass(frozen=True)
 class Runs:
-    """A sweep (or one trial) as frames; `experiment` is the resolved experiment as it was logged."""
+    """A sweep (or one trial) as frames; `experiment` is the resolved experiment as it was logged. `diverged`: the runs that ended because
+    their loss was no longer a number."""
 
     run_id: str
     name: str
     experiment: dict[str, Any]
     trials: pl.DataFrame
     metrics: pl.DataFrame
+    diverged: list[str] = field(default_factory=list)
 
     @property
     def arms(self) -> list[str]:
@@ -39,8 +65,10 @@ class Runs:
         return str(self.experiment.get("baseline_arm", self.arms[0] if self.arms else ""))
 
     def final(self, metric: str) -> pl.DataFrame:
-        """`arm`, `seed`, `value`: the metric at each trial's last step."""
-        return self.curves(metric).sort("step").group_by("arm", "seed", maintain_order=True).agg(pl.col("value").last())
+        """`arm`, `seed`, `value`: the metric at each trial's last step; trials that diverged have none."""
+        whole = self.trials.filter(~pl.col("run_id").is_in(self.diverged)).select("arm", "seed")
+        curves = self.curves(metric).join(whole, on=["arm", "seed"], maintain_order="left")
+        return curves.sort("step").group_by("arm", "seed", maintain_order=True).agg(pl.col("value").last())
 
     def curves(self, metric: str) -> pl.DataFrame:
         """`arm`, `seed`, `step`, `value` of one metric."""
@@ -60,78 +88,248 @@ def read_runs(uri: str, run_id: str) -> Runs:
 
     Raises UserError where there is no such store or run, or nothing in it is finished.
     """
-    if not uri.startswith("sqlite:///"):
-        raise UserError(f"{uri}: reports read a workspace's sqlite store; a tracking server is not read yet.")
-    database = Path(uri.removeprefix("sqlite:///"))
-    if not database.exists():
-        raise UserError(f"{database}: there are no runs yet; start with `wb sweep FILE` or name another --workspace.")
-    with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
-        found = connection.execute(
-            "SELECT run_uuid, name, artifact_uri FROM runs WHERE run_uuid = ?", [run_id]
-        ).fetchone()
-        if found is None:
-            raise UserError(f"--run-id {run_id}: no such run in {database}; `wb runs` lists them.")
-        children = [
-            row[0]
-            for row in connection.execute(
-                "SELECT run_uuid FROM tags WHERE key = 'mlflow.parentRunId' AND value = ?", [run_id]
-            )
-        ]
-        members = children or [run_id]
-        marks = ",".join("?" * len(members))
-        trials = pl.DataFrame(
-            connection.execute(
-                f"""SELECT r.run_uuid, r.name, r.status, c.value, CAST(s.value AS INTEGER) FROM runs r
-                JOIN tags c ON c.run_uuid = r.run_uuid AND c.key = 'cell'
-                JOIN tags s ON s.run_uuid = r.run_uuid AND s.key = 'seed'
-                WHERE r.run_uuid IN ({marks}) AND r.status = 'FINISHED' ORDER BY r.start_time""",
-                members,
-            ).fetchall(),
-            schema=TRIALS,
-            orient="row",
+    found = _members(uri, run_id)
+    experiment = found.experiment or {"question": f"What did run {run_id} reach?"}
+    compared: dict[str, str] | None = experiment.get("cells") if found.children else None
+    rows = [
+        (
+            row.run_id,
+            row.name,
+            row.status,
+            (compared or {}).get(row.tags.get("config_hash", ""), row.tags["cell"]),
+            int(row.tags["seed"]),
         )
-        metrics = pl.DataFrame(
-            connection.execute(
-                f"SELECT run_uuid, key, step, value FROM metrics WHERE run_uuid IN ({marks}) AND is_nan = 0 "
-                "ORDER BY timestamp",
-                members,
-            ).fetchall(),
-            schema=METRICS,
-            orient="row",
-        ).unique(["run_id", "metric", "step"], keep="last", maintain_order=True)
+        for row in found.runs
+        if row.status == "FINISHED"
+        and "cell" in row.tags
+        and (compared is None or row.tags.get("config_hash") in compared)
+    ]
+    diverged = [row[0] for row in rows for each in found.runs if each.run_id == row[0] and "diverged_at" in each.tags]
+    trials = pl.DataFrame(rows, schema=TRIALS, orient="row")
     if trials.is_empty():
         raise UserError(f"--run-id {run_id}: none of its trials is finished yet; there is nothing to report.")
-    return Runs(run_id, found[1] or run_id, _experiment(found[2], run_id), trials, metrics)
+    metrics = pl.DataFrame(_values(uri, trials["run_id"].to_list()), schema=METRICS, orient="row")
+    metrics = metrics.unique(["run_id", "metric", "step"], keep="last", maintain_order=True)
+    return Runs(run_id, found.name, experiment, trials, metrics, diverged)
+
+
+@dataclass(frozen=True)
+class _Run:
+    run_id: str
+    name: str
+    status: str
+    started: int
+    ended: int | None
+    tags: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Found:
+    name: str
+    experiment: dict[str, Any]
+    children: bool
+    runs: list[_Run]  # the children by their start, or the run itself
+
+
+def _members(uri: str, run_id: str) -> _Found:
+    """A run's trials with their tags, in one query of a database, or through a tracking server."""
+    if uri.startswith("http"):
+        return _members_of_server(uri, run_id)
+    with _connected(uri) as connection:
+        found = connection.execute(
+            text("SELECT name, artifact_uri FROM runs WHERE run_uuid = :id"), {"id": run_id}
+        ).fetchone()
+        if found is None:
+            raise UserError(f"--run-id {run_id}: no such run in {_shown(uri)}; `wb runs` lists them.")
+        rows = connection.execute(
+            text(
+                f"{RUN_QUERY} WHERE r.run_uuid IN (SELECT run_uuid FROM tags WHERE key = :key AND value = :id) ORDER BY r.start_time"
+            ),
+            {"key": PARENT, "id": run_id},
+        ).fetchall()
+        children = bool(rows)
+        if not rows:
+            rows = connection.execute(text(f"{RUN_QUERY} WHERE r.run_uuid = :id"), {"id": run_id}).fetchall()
+    return _Found(found[0] or run_id, _experiment(found[1]), children, _collected(rows))
+
+
+def _collected(rows: Iterable[Any]) -> list[_Run]:
+    """Rows of `RUN_QUERY`, one a tag -> runs."""
+    runs: dict[str, _Run] = {}
+    for run_id, name, status, started, ended, key, value in rows:
+        runs.setdefault(run_id, _Run(run_id, name or run_id, status, started, ended, {})).tags[key] = value
+    return list(runs.values())
+
+
+def _members_of_server(uri: str, run_id: str) -> _Found:
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(uri)
+    try:
+        parent = client.get_run(run_id)
+    except MlflowException as error:
+        raise UserError(f"--run-id {run_id}: no such run on {_shown(uri)} ({first_line(error)}).") from error
+    found = client.search_runs(
+        [parent.info.experiment_id],
+        f"tags.`{PARENT}` = '{run_id}'",
+        max_results=50_000,
+        order_by=["attributes.start_time"],
+    )
+    experiment: dict[str, Any] = {}
+    if any(each.path == "experiment.json" for each in client.list_artifacts(run_id)):
+        with tempfile.TemporaryDirectory() as folder:
+            path = client.download_artifacts(run_id, "experiment.json", folder)
+            experiment = json.loads(Path(path).read_text(encoding="utf-8"))
+    runs = [
+        _Run(r.info.run_id, r.info.run_name or "", r.info.status, r.info.start_time, r.info.end_time, dict(r.data.tags))
+        for r in list(found) or [parent]
+    ]
+    return _Found(parent.info.run_name or run_id, experiment, bool(found), runs)
+
+
+def _values(uri: str, members: list[str]) -> list[tuple[str, str, int, float]]:
+    """(run, metric, step, value) of all runs, in the order in which they were logged."""
+    if uri.startswith("http"):
+        return _values_of_server(uri, members)
+    query = text(
+        "SELECT run_uuid, key, step, value FROM metrics WHERE run_uuid IN :ids AND is_nan = :nan AND key NOT LIKE 'system/%' "
+        "ORDER BY timestamp"
+    ).bindparams(bindparam("ids", expanding=True), bindparam("nan", False, Boolean))
+    with _connected(uri) as connection:
+        return [tuple(row) for row in connection.execute(query, {"ids": members})]
+
+
+def _values_of_server(uri: str, members: list[str]) -> list[tuple[str, str, int, float]]:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(uri)
+
+    def of(run_id: str) -> list[tuple[str, str, int, float]]:
+        names = [name for name in client.get_run(run_id).data.metrics if not name.startswith("system/")]
+        logged = [each for name in names for each in client.get_metric_history(run_id, name)]
+        return [
+            (run_id, m.key, m.step, m.value)
+            for m in sorted(logged, key=lambda m: m.timestamp)
+            if not math.isnan(m.value)
+        ]
+
+    with ThreadPoolExecutor(8) as pool:
+        return [row for rows in pool.map(of, members) for row in rows]
 
 
 def list_runs(uri: str) -> pl.DataFrame:
-    """`run_id`, `name`, `status`, `finished`, `trials`, `started` (ms) of every sweep and single training, the newest first."""
-    schema = {
-        "run_id": pl.String,
-        "name": pl.String,
-        "status": pl.String,
-        "finished": pl.Int64,
-        "trials": pl.Int64,
-        "started": pl.Int64,
-    }
-    database = Path(uri.removeprefix("sqlite:///"))
-    if not uri.startswith("sqlite:///") or not database.exists():
-        return pl.DataFrame(schema=schema)
-    with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
-        rows = connection.execute(
-            """SELECT p.run_uuid, p.name, p.status,
-            CASE k.value WHEN 'train' THEN p.status = 'FINISHED' ELSE COALESCE(SUM(c.status = 'FINISHED'), 0) END,
-            CASE k.value WHEN 'train' THEN 1 ELSE COUNT(c.run_uuid) END, p.start_time FROM runs p
-            JOIN tags k ON k.run_uuid = p.run_uuid AND k.key = 'kind' AND k.value IN ('sweep', 'train')
-            LEFT JOIN tags t ON t.key = 'mlflow.parentRunId' AND t.value = p.run_uuid
-            LEFT JOIN runs c ON c.run_uuid = t.run_uuid GROUP BY p.run_uuid ORDER BY p.start_time DESC"""
-        ).fetchall()
-    return pl.DataFrame(rows, schema=schema, orient="row")
+    """Every sweep and single training, the newest first, as `LISTED`: trials by state; `seconds_left` from the pace of those that have ended;
+    `best` mean of the primary metric and its arm."""
+    groups: dict[str, list[_Run]] = {}
+    tops: list[_Run] = []
+    experiments: dict[str, dict[str, Any]] = {}
+    for run, folder in _all_runs(uri):
+        if run.tags.get("kind") in ("sweep", "train"):
+            tops.append(run)
+            experiments[run.run_id] = folder
+        elif PARENT in run.tags:
+            groups.setdefault(run.tags[PARENT], []).append(run)
+    rows = []
+    for run in sorted(tops, key=lambda each: -each.started):
+        children = groups.get(run.run_id, [run] if run.tags["kind"] == "train" else [])
+        rows.append(_listed(uri, run, children, experiments[run.run_id]))
+    return pl.DataFrame(rows, schema=LISTED, orient="row")
 
 
-def _experiment(artifact_uri: str, run_id: str) -> dict[str, Any]:
+def _listed(uri: str, run: _Run, children: list[_Run], experiment: dict[str, Any]) -> tuple[Any, ...]:
+    states = [child.status for child in children]
+    ended = [child for child in children if child.status == "FINISHED"]
+    planned = int(experiment.get("planned", len(children)))
+    left = None
+    if run.status == "RUNNING" and ended:
+        span = max(child.ended or child.started for child in ended) - min(child.started for child in ended)
+        left = span / 1000 / len(ended) * max(0, planned - len(ended))
+    best, arm = None, None
+    if primary := experiment.get("primary"):
+        values: dict[str, list[float]] = {}
+        arms = experiment.get("cells", {})
+        arm_of = {c.run_id: arms.get(c.tags.get("config_hash", ""), c.tags.get("cell", "")) for c in ended}
+        for run_id, value in _last(uri, str(primary), list(arm_of)):
+            values.setdefault(arm_of[run_id], []).append(value)
+        if values:
+            arm, found = max(values.items(), key=lambda each: sum(each[1]) / len(each[1]))
+            best = sum(found) / len(found)
+    counts = (len(ended), states.count("RUNNING"), states.count("FAILED"), planned)
+    return (run.run_id, run.name, run.status, *counts, run.started, left, best, arm)
+
+
+def _all_runs(uri: str) -> list[tuple[_Run, dict[str, Any]]]:
+    """All runs, those of sweeps with their experiment."""
+    if uri.startswith("http"):
+        from mlflow.tracking import MlflowClient
+
+        client = MlflowClient(uri)
+        ids = [each.experiment_id for each in client.search_experiments()]
+        found = client.search_runs(ids, max_results=50_000)
+        runs = [
+            _Run(
+                r.info.run_id,
+                r.info.run_name or "",
+                r.info.status,
+                r.info.start_time,
+                r.info.end_time,
+                dict(r.data.tags),
+            )
+            for r in found
+        ]
+        return [
+            (r, _members_of_server(uri, r.run_id).experiment if r.tags.get("kind") == "sweep" else {}) for r in runs
+        ]
+    try:
+        with _connected(uri) as connection:
+            rows = connection.execute(text(f"{RUN_QUERY} WHERE r.lifecycle_stage = 'active'")).fetchall()
+            homes = {row[0]: row[1] for row in connection.execute(text("SELECT run_uuid, artifact_uri FROM runs"))}
+    except UserError:
+        return []
+    return [(r, _experiment(homes[r.run_id]) if r.tags.get("kind") == "sweep" else {}) for r in _collected(rows)]
+
+
+def _last(uri: str, metric: str, members: list[str]) -> list[tuple[str, float]]:
+    if uri.startswith("http"):
+        from mlflow.tracking import MlflowClient
+
+        client = MlflowClient(uri)
+        known = [(run_id, client.get_run(run_id).data.metrics.get(metric)) for run_id in members]
+        return [(run_id, value) for run_id, value in known if value is not None]
+    query = text("SELECT run_uuid, value FROM latest_metrics WHERE key = :key AND run_uuid IN :ids")
+    with _connected(uri) as connection:
+        chosen = query.bindparams(bindparam("ids", expanding=True))
+        return [tuple(row) for row in connection.execute(chosen, {"key": metric, "ids": members})]
+
+
+@contextmanager
+def _connected(uri: str) -> Iterator[Connection]:
+    """A connection to an MLflow database for reading. Raises UserError where there is none."""
+    if uri.startswith("sqlite:///"):
+        database = Path(uri.removeprefix("sqlite:///"))
+        if not database.exists():
+            raise UserError(
+                f"{database}: there are no runs yet; start with `wb sweep FILE` or name another --workspace."
+            )
+        engine = create_engine(f"sqlite:///file:{database}?mode=ro&uri=true")
+    else:
+        engine = create_engine(uri)
+    try:
+        with engine.connect() as connection:
+            yield connection
+    except OperationalError as error:
+        raise UserError(f"{_shown(uri)}: the store cannot be read ({first_line(error)[:200]}).") from error
+    finally:
+        engine.dispose()
+
+
+def _shown(uri: str) -> str:
+    """An address without its password."""
+    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", uri)
+
+
+def _experiment(artifact_uri: str) -> dict[str, Any]:
     path = Path(unquote(urlparse(artifact_uri).path)) / "experiment.json"
-    if not path.exists():
-        return {"question": f"What did run {run_id} reach?"}
-    loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return loaded

@@ -86,11 +86,13 @@ def final_metrics(workspace: Path) -> dict[tuple[str, str], float]:
 
 
 def completed(workspace: Path) -> list[str]:
-    """The cell of every COMPLETE trial in the study's journal."""
-    from workbench.sweep.study import Ledger
+    """The cell of every COMPLETE trial in the workspace's only study."""
+    from workbench.sweep.storage import open_storage
+    from workbench.sweep.study import existing, names_of_studies
 
-    (journal,) = (workspace / "studies").glob("*.journal")
-    trials = Ledger(workspace / "studies", journal.stem).study.trials
+    storage = open_storage(None, workspace)
+    (name,) = names_of_studies(storage)
+    trials = existing(storage, name).study.trials
     return [trial.user_attrs["cell_key"] for trial in trials if trial.state.name == "COMPLETE"]
 
 

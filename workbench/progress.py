@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -25,10 +26,10 @@ class SweepDisplay:
         self.console = console
         self.bars = _bars(console, "note")
         self.sweep: TaskID | None = None
-        self.workers: dict[int, TaskID] = {}
-        self.titles: dict[int, str] = {}
+        self.workers: dict[str, TaskID] = {}
+        self.titles: dict[str, str] = {}
         self.stages: set[str] = set()
-        self.marks: dict[int, tuple[float, int]] = {}
+        self.marks: dict[str, tuple[float, int]] = {}
 
     def __enter__(self) -> "SweepDisplay":
         self.bars.__enter__()
@@ -51,23 +52,28 @@ class SweepDisplay:
                 self.stages.add(at["stage"])
                 self._line(f"preparing: {at['stage']}")
         elif kind == "step":
-            rate = self._rate(at["worker"], at["step"], at["figures"].pop("pairs"))
-            note = f"loss {at['figures']['loss']:.3f}  {rate}"
+            figures = at["figures"]
+            note = f"loss {figures['loss']:.3f}  " if "loss" in figures else ""
+            if "pairs" in figures:
+                note += self._rate(at["worker"], at["step"], figures["pairs"])
             self._bar(at["worker"], at["cell"], at["step"], at["steps"], note)
         elif kind == "done":
             if self.sweep is not None:
                 self.bars.advance(self.sweep)
-            self._line(f"finished {at['cell']}: {at['value']:.4f}")
+            value = "" if at["value"] is None else f": {at['value']:.4f}"
+            self._line(f"{at['outcome']} {at['cell']}{value}")
+        elif kind == "say":
+            self._line(f"[yellow]{escape(at['worker'])}[/yellow] {escape(at['message'])}")
         elif kind == "report":
             self._line(f"report: {at['path']}")
         elif kind in ("failed", "crash"):
             last = at["message"].strip().splitlines()[-1]
-            self._line(f"[red]failed[/red] {at.get('cell', 'worker')}: {last}")
+            self._line(f"[red]failed[/red] {at.get('cell', 'worker')}: {escape(last)}")
 
     def _line(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True)
 
-    def _bar(self, worker: int, title: str, done: int, total: int, note: str) -> None:
+    def _bar(self, worker: str, title: str, done: int, total: int, note: str) -> None:
         if self.titles.get(worker) != title:
             if worker in self.workers:
                 self.bars.remove_task(self.workers[worker])
@@ -76,7 +82,7 @@ class SweepDisplay:
             self.marks[worker] = (time.monotonic(), done)
         self.bars.update(self.workers[worker], completed=done, note=note)
 
-    def _rate(self, worker: int, step: int, pairs: float) -> str:
+    def _rate(self, worker: str, step: int, pairs: float) -> str:
         started, first = self.marks.get(worker, (time.monotonic(), step))
         seconds = time.monotonic() - started
         return f"{(step - first) * pairs / seconds:.0f} pairs/s" if seconds > 1 and step > first else ""

@@ -24,7 +24,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, Tracker]:
     workspace = tmp_path_factory.mktemp("ws")
     uri = open_store(workspace)
     tracker = Tracker(uri, workspace)
-    parent = tracker.start("toy", {"study": "toy", "kind": "sweep"}, {"preset": "tiny"})
+    parent, _ = tracker.start("toy", {"study": "toy", "kind": "sweep"}, {}, {"preset": "tiny"})
     tracker.attach(
         parent,
         {
@@ -39,7 +39,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, Tracker]:
     )
     for seed in range(7):
         for place, arm in enumerate(ARMS):
-            run = tracker.start(f"{arm} {seed}", {"study": "toy", "cell": arm, "seed": str(seed)}, {}, parent)
+            run, _ = tracker.start(f"{arm} {seed}", {"study": "toy", "cell": arm, "seed": str(seed)}, {}, {}, parent)
             for step in (10, 20, 30):
                 value = 0.5 + 0.01 * step + 0.15 * place + 0.001 * seed
                 tracker.log(run, {"val/itm_auc": 9.9 if step == 10 else value, "val/foil/swap_colours": value}, step)
@@ -47,7 +47,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, Tracker]:
             scores = {"robustness/clean/0": 0.8} | {f"robustness/contrast/{s}": 0.8 - 0.04 * s for s in range(1, 6)}
             tracker.log(run, scores, 30)
             tracker.finish(run)
-    unfinished = tracker.start("cut", {"study": "toy", "cell": ARMS[0], "seed": "7"}, {}, parent)
+    unfinished, _ = tracker.start("cut", {"study": "toy", "cell": ARMS[0], "seed": "7"}, {}, {}, parent)
     tracker.log(unfinished, {"val/itm_auc": 0.0}, 30)
     return uri, parent, tracker
 

@@ -146,9 +146,9 @@ def main() -> None:
         corpora(home)
         uri = open_store(home)
         tracker = Tracker(uri, home)
-        parent = tracker.start("bench", {"study": "bench"}, {})
+        parent, _ = tracker.start("bench", {"study": "bench"}, {}, {})
         for seed in range(5):
-            run = tracker.start(f"r{seed}", {"study": "bench", "cell": "a", "seed": str(seed)}, {}, parent)
+            run, _ = tracker.start(f"r{seed}", {"study": "bench", "cell": "a", "seed": str(seed)}, {}, {}, parent)
             for at in range(50):
                 tracker.log(run, {f"val/m{k}": float(k) for k in range(20)}, at)
             tracker.finish(run)

@@ -1,37 +1,172 @@
-import time
+import os
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
+from optuna.trial import TrialState
 
 from workbench.config.schema import Experiment
-from workbench.sweep.grid import expand, study_name
-from workbench.sweep.study import Ledger, missing
+from workbench.errors import UserError
+from workbench.sweep import lease
+from workbench.sweep.grid import Cell, expand
+from workbench.sweep.job import new_job, published
+from workbench.sweep.lease import Holder, Watch
+from workbench.sweep.run import refuse_another_question
+from workbench.sweep.study import DEATHS, Ending, Lease, LeaseLost, Ledger
+
+ENDING = Ending("run", "finished", 0.5, {3: 0.25, 6: 0.5})
 
 
-def test_a_claim_is_exclusive_and_ends_with_its_holder(experiment: Experiment, tmp_path: Path) -> None:
+def claim(ledger: Ledger, cells: list[Cell], retries: int = 1, since: float = 0.0) -> Lease | None:
+    return ledger.claim(cells, retries, since, "me")
+
+
+def holder(**changes: object) -> Holder:
+    mine = Holder.me("me")
+    return Holder(**{"host": mine.host, "pid": mine.pid, "started": mine.started, "name": "me"} | changes)  # type: ignore[arg-type]
+
+
+def sign(ledger: Ledger, trial_id: int, who: Holder, beat: int = 0, step: int = 0) -> None:
+    ledger.storage.set_trial_user_attr(trial_id, "holder", lease.as_attribute(who))
+    ledger.storage.set_trial_user_attr(trial_id, "beat", {"beat": beat, "step": step, "steps": 9})
+
+
+@pytest.fixture
+def cells(experiment: Experiment) -> list[Cell]:
+    return expand(experiment)[:3]
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger.of_workspace(tmp_path, "s")
+
+
+def test_each_cell_is_claimed_once_and_its_ending_is_kept(cells: list[Cell], ledger: Ledger, tmp_path: Path) -> None:
+    other = Ledger.of_workspace(tmp_path, "s")
+    first, second, third = claim(ledger, cells), claim(other, cells), claim(ledger, cells)
+    assert first
+    assert second
+    assert third
+    assert [each.cell for each in (first, second, third)] == cells
+    assert claim(other, cells) is None
+    assert {each.name for each in ledger.running()} == {cell.name for cell in cells}
+    first.complete(ENDING)
+    assert other.endings() == {cells[0].key: ENDING}
+    second.release()
+    again = claim(ledger, cells)
+    assert again
+    assert again.cell == cells[1]
+    for each in (again, third):
+        each.release()
+
+
+def test_many_threads_never_share_a_cell(experiment: Experiment, tmp_path: Path) -> None:
     cells = expand(experiment)
-    one, two = Ledger(tmp_path, "s"), Ledger(tmp_path, "s")
-    with one.claim(cells[0]) as first, two.claim(cells[0]) as second, two.claim(cells[1]) as other:
-        assert (first, second, other) == (True, False, True)
-    with two.claim(cells[0]) as again:
-        assert again
+    taken: list[str] = []
+
+    def work() -> None:
+        ledger = Ledger.of_workspace(tmp_path, "s")
+        while (ours := claim(ledger, cells)) is not None:
+            taken.append(ours.cell.key)
+            ours.complete(ENDING)
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(taken) == sorted(cell.key for cell in cells)
 
 
-def test_a_finished_cell_is_never_claimed_again(experiment: Experiment, tmp_path: Path) -> None:
-    cells = expand(experiment)
-    ledger = Ledger(tmp_path, "s")
-    ledger.record(cells[0], "run", 0.5)
-    with Ledger(tmp_path, "s").claim(cells[0]) as ours:
-        assert not ours
-    assert missing(cells, ledger) == cells[1:]
-    ledger.record_failure(cells[1], "boom")
-    assert len(ledger.failures(cells[1])) == 1
-    assert not ledger.failures(cells[1], since=time.time() + 1)
-    assert missing(cells, ledger) == cells[1:]
+def test_failures_count_against_retries_and_a_new_start_forgives_them(cells: list[Cell], ledger: Ledger) -> None:
+    for _ in range(2):
+        ours = claim(ledger, cells[:1])
+        assert ours
+        ours.fail("boom")
+    assert ledger.failures(cells[0]) == ["boom", "boom"]
+    assert claim(ledger, cells[:1]) is None
+    assert ledger.open_cells(cells, 1, 0.0) == cells[1:]
+    assert ledger.open_cells(cells, 2, 0.0) == cells
+    job = new_job("s", Experiment.model_construct(), None, "")
+    again = claim(ledger, cells[:1], since=job.started)
+    assert again
+    again.release()
+    assert claim(ledger, cells[:1], retries=0, since=job.started)
+
+
+def test_the_trial_of_a_dead_process_is_taken_over_at_once(cells: list[Cell], ledger: Ledger) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    ours = claim(ledger, cells[:1])
+    assert ours
+    ours.beating.end()
+    sign(ledger, ours.trial_id, holder(pid=gone.pid, started="1"), step=4)
+    taken = claim(ledger, cells[:1])
+    assert taken
+    assert taken.trial_id != ours.trial_id
+    assert ledger.failures(cells[0]) == []
+    with pytest.raises(LeaseLost):
+        ours.held()
+    with pytest.raises(LeaseLost):
+        ours.complete(ENDING)
+    taken.complete(ENDING)
+    assert list(ledger.endings()) == [cells[0].key]
+
+
+def test_a_silent_worker_elsewhere_loses_its_trial_after_a_lease(
+    cells: list[Cell], ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = claim(ledger, cells[:1])
+    assert ours
+    ours.beating.end()
+    sign(ledger, ours.trial_id, holder(host="elsewhere"))
+    clock = [100.0]
+    monkeypatch.setattr(lease.time, "monotonic", lambda: clock[0])
+    assert claim(ledger, cells[:1]) is None
+    clock[0] += lease.LEASE - 1
+    sign(ledger, ours.trial_id, holder(host="elsewhere"), beat=1)
+    assert claim(ledger, cells[:1]) is None
+    clock[0] += lease.LEASE - 1
+    assert claim(ledger, cells[:1]) is None
+    clock[0] += 2
+    assert claim(ledger, cells[:1])
+
+
+def test_what_could_not_be_watched_has_not_been_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(lease.time, "monotonic", lambda: clock[0])
+    watch, there = Watch(), holder(host="elsewhere")
+    assert not watch.lapsed(1, there, 5)
+    watch.forget()
+    clock[0] += 2 * lease.LEASE
+    assert not watch.lapsed(1, there, 5)
+    clock[0] += 2 * lease.LEASE
+    assert watch.lapsed(1, there, 5)
+
+
+def test_a_cell_that_takes_every_worker_down_is_given_up(cells: list[Cell], ledger: Ledger) -> None:
+    for death in range(DEATHS):
+        ours = claim(ledger, cells[:1])
+        assert ours, death
+        ours.beating.end()
+        sign(ledger, ours.trial_id, holder(started="long ago"), step=3)
+    assert claim(ledger, cells[:1]) is None
+    assert ledger.open_cells(cells, 1, 0.0) == cells[1:]
+
+
+def test_of_two_trials_of_a_cell_the_older_one_counts(cells: list[Cell], ledger: Ledger) -> None:
+    first, second = ledger._enqueue(cells[0]), ledger._enqueue(cells[0])
+    ledger.storage.set_trial_state_values(first, TrialState.RUNNING)
+    sign(ledger, first, holder(host="elsewhere"))
+    assert claim(ledger, cells[:1]) is None
+    ledger.storage.set_trial_state_values(second, TrialState.RUNNING)
+    assert claim(ledger, cells[:1]) is None
 
 
 @pytest.mark.parametrize("levels", [[0.0, 0.5, 0.9], [0.0, 0.1]])
-def test_more_levels_and_seeds_extend_a_study(experiment: Experiment, levels: list[float]) -> None:
+def test_more_levels_and_seeds_extend_a_study(experiment: Experiment, levels: list[float], ledger: Ledger) -> None:
     name = next(iter(experiment.factors))
     wider = experiment.model_copy(
         update={
@@ -40,27 +175,78 @@ def test_more_levels_and_seeds_extend_a_study(experiment: Experiment, levels: li
             "seeds": experiment.seeds.model_copy(update={"count": 4}),
         }
     )
-    assert study_name(wider) == study_name(experiment)
-    shared = {cell.key for cell in expand(wider)} & {cell.key for cell in expand(experiment)}
-    assert len(shared) == experiment.seeds.count * len(set(levels) & set(experiment.factors[name]))
+    for cell in expand(experiment):
+        ours = claim(ledger, [cell])
+        assert ours
+        ours.complete(ENDING)
+    new_job("s", experiment, None, "").publish(ledger)
+    refuse_another_question(ledger, wider)
+    left = ledger.open_cells(expand(wider), 1, 0.0)
+    assert len(expand(wider)) - len(left) == experiment.seeds.count * len(set(levels) & set(experiment.factors[name]))
 
 
-def test_levels_that_are_words_can_be_added_to_a_study(experiment: Experiment, tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path, "s")
-    for place, level in enumerate(["none", "frozen_lm", 0.5, 3, True]):
-        cell = expand(experiment)[place]
-        object.__setattr__(cell, "values", {"x": level})
-        ledger.record(cell, "run", float(place))
-    assert len(ledger.finished()) == 5
+def test_a_further_factor_extends_a_study(experiment: Experiment) -> None:
+    name = next(iter(experiment.factors))
+    held = experiment.settings.objectives.mlm.temperature
+    wider = experiment.model_copy(
+        update={
+            "factors": experiment.factors | {"objectives.mlm.temperature": [held, 2.0]},
+            "arms": [arm | {"objectives.mlm.temperature": t} for arm in experiment.arms for t in (held, 2.0)],
+        }
+    )
+    known = {cell.key for cell in expand(experiment)}
+    assert known < {cell.key for cell in expand(wider)}
+    assert name in wider.factors
 
 
-def test_a_changed_setting_is_another_study(experiment: Experiment) -> None:
+def test_another_question_in_a_study_is_refused_with_the_difference(experiment: Experiment, ledger: Ledger) -> None:
     from workbench.config.load import apply
 
     changed = experiment.model_copy(update={"settings": apply(experiment.settings, {"optimisation.steps": 7})})
     cosmetic = experiment.model_copy(
-        update={"settings": apply(experiment.settings, {"optimisation.checkpoint_every": 7})}
+        update={"settings": apply(experiment.settings, {"optimisation.checkpoint_every": 7}), "question": "Else?"}
     )
-    assert study_name(changed) != study_name(experiment)
-    assert study_name(cosmetic) == study_name(experiment)
+    new_job("s", experiment, None, "").publish(ledger)
+    refuse_another_question(ledger, changed)  # nothing has ended that could be mixed
+    ours = claim(ledger, expand(experiment)[:1])
+    assert ours
+    ours.complete(ENDING)
+    refuse_another_question(ledger, cosmetic)
     assert [c.key for c in expand(cosmetic)] == [c.key for c in expand(experiment)]
+    with pytest.raises(UserError, match=r"`optimisation.steps` is 7 here and 6 there.*--study"):
+        refuse_another_question(ledger, changed)
+    with pytest.raises(UserError, match="`primary` is val/mlm_loss here"):
+        refuse_another_question(ledger, experiment.model_copy(update={"primary": "val/mlm_loss"}))
+
+
+def test_a_job_comes_back_as_it_was_published(experiment: Experiment, ledger: Ledger) -> None:
+    job = new_job("s", experiment, "run", "sqlite:///x", retries=3)
+    job.publish(ledger)
+    assert published(ledger) == job
+    assert [c.key for c in expand(published(ledger).experiment)] == [c.key for c in expand(experiment)]
+
+
+def test_a_half_written_line_does_not_spoil_the_journal(cells: list[Cell], ledger: Ledger, tmp_path: Path) -> None:
+    ours = claim(ledger, cells[:1])
+    assert ours
+    journal = tmp_path / "studies" / "journal.log"
+    with open(journal, "ab") as file:
+        file.write(b'{"op_code":6,"worker')
+    ours.complete(ENDING)
+    assert Ledger.of_workspace(tmp_path, "s").endings() == {cells[0].key: ENDING}
+    assert os.path.getsize(journal) > 0
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("sqlite:///x.db", "SQLite gives one trial to two workers"),
+        ("redis://x", "unknown kind"),
+        ("grpc://nowhere", "write it as grpc://HOST:PORT"),
+        ("postgresql://me:secret@127.0.0.1:1/x", r"postgresql://me:\*\*\*@127.0.0.1:1/x: it cannot be reached"),
+    ],
+)
+def test_a_storage_that_cannot_be_used_is_refused(tmp_path: Path, address: str, said: str) -> None:
+    with pytest.raises(UserError, match=said) as error:
+        Ledger.of_workspace(tmp_path, "s", address)
+    assert "secret" not in str(error.value)

@@ -1,51 +1,119 @@
-"""What a worker does with a trial that raises."""
+"""What a worker does with trials that raise, diverge, run out of memory or are pruned."""
 
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from workbench.config.schema import Experiment
 from workbench.sweep import trial, worker
 from workbench.sweep.grid import expand
+from workbench.sweep.job import Job, Place, new_job
 from workbench.sweep.study import Ledger
-from workbench.sweep.worker import RETRIES, Job
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import open_store
+from workbench.training.loop import Diverged
 
 
 @pytest.fixture
-def job(experiment: Experiment, cache_dir: Path, prepared: object, tmp_path: Path) -> Job:
+def place(cache_dir: Path, prepared: object, tmp_path: Path) -> Place:
     (tmp_path / "cache").symlink_to(cache_dir)
-    uri = open_store(tmp_path)
-    parent = Tracker(uri, tmp_path).start("s", {"study": "s", "kind": "sweep"}, {})
-    return Job(tmp_path, "s", parent, uri, expand(experiment)[:2], 1, 1, experiment.primary, time.time())
+    return Place(tmp_path, None, 1, 1, "w")
+
+
+@pytest.fixture
+def job(experiment: Experiment, place: Place) -> Job:
+    uri = open_store(place.workspace)
+    parent, _ = Tracker(uri, place.workspace).start("s", {"study": "s", "kind": "sweep"}, {}, {})
+    small = experiment.model_copy(
+        update={"arms": experiment.arms[:2], "seeds": experiment.seeds.model_copy(update={"count": 1})}
+    )
+    made = new_job("s", small, parent, uri)
+    made.publish(Ledger.of_workspace(place.workspace, "s"))
+    return made
+
+
+def work(place: Place) -> list[Any]:
+    events: list[Any] = []
+    worker._work(place, "s", events.append, threading.Event(), threading.Event())
+    return events
 
 
 def test_a_trial_that_raises_is_retried_then_left_and_the_others_go_on(
-    job: Job, monkeypatch: pytest.MonkeyPatch
+    job: Job, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attempts: list[str] = []
     real = trial.train
+    first, second = expand(job.experiment)
 
     def train(settings: Any, *rest: Any) -> Any:
         attempts.append(str(settings.objectives.itm.hard_ratio))
-        if settings == job.cells[0].settings:
+        if settings == first.settings:
             raise ValueError("boom")
         return real(settings, *rest)
 
     monkeypatch.setattr(trial, "train", train)
-    events: list[Any] = []
-    worker._work(job, 0, events.append, threading.Event(), threading.Event())
-    assert attempts.count("0.0") == RETRIES + 1
-    ledger = Ledger(job.workspace / "studies", "s")
-    assert list(ledger.finished()) == [job.cells[1].key]
-    assert [t.user_attrs["reason"] for t in ledger.failures(job.cells[0])] == ["ValueError: boom"] * (RETRIES + 1)
-    run = Tracker(job.uri, job.workspace).find({"config_hash": job.cells[0].key})
+    events = work(place)
+    assert attempts.count("0.0") == job.retries + 1
+    ledger = Ledger.of_workspace(place.workspace, "s")
+    assert list(ledger.endings()) == [second.key]
+    assert ledger.failures(first) == ["ValueError: boom"] * (job.retries + 1)
+    run = Tracker(job.uri, place.workspace).find({"config_hash": first.key})
     assert run is not None
     assert (run.info.status, run.data.tags["failure"]) == ("FAILED", "ValueError: boom")
-    assert {kind for kind, _ in events} >= {"failed", "done"}
-    assert (job.workspace / "checkpoints" / f"{job.cells[1].key}.safetensors").exists()
-    assert not (job.workspace / "checkpoints" / f"{job.cells[1].key}.pt").exists()
+    assert {kind for kind, _ in events} >= {"failed", "ended"}
+    assert (place.workspace / "checkpoints" / f"{second.key}.safetensors").exists()
+    assert not list((place.workspace / "checkpoints").glob("*.pt*"))
+    assert not list((place.workspace / "spool").iterdir())
+
+
+def test_divergence_is_an_outcome_and_memory_halves_the_micro_batch(
+    job: Job, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, asked = trial.train, []
+    first, second = expand(job.experiment)
+
+    def train(settings: Any, *rest: Any) -> Any:
+        if settings.objectives.itm.hard_ratio == 0.0:
+            raise Diverged(5)
+        asked.append(settings.optimisation.micro_batches)
+        if settings.optimisation.micro_batches == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(settings, *rest)
+
+    monkeypatch.setattr(trial, "train", train)
+    events = work(place)
+    endings = Ledger.of_workspace(place.workspace, "s").endings()
+    assert [endings[cell.key].outcome for cell in (first, second)] == ["diverged", "finished"]
+    assert asked == [1, 2]
+    assert any("2 micro-batches" in told.get("message", "") for kind, told in events if kind == "say")
+    runs = [Tracker(job.uri, place.workspace).find({"config_hash": cell.key}) for cell in (first, second)]
+    assert all(run is not None and run.info.status == "FINISHED" for run in runs)
+    assert runs[0] is not None
+    assert runs[0].data.tags["diverged_at"] == "5"
+    assert runs[1] is not None
+    assert runs[1].data.tags["micro_batches"] == "2"
+
+
+def test_a_stopped_worker_gives_its_trial_back(job: Job, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop = threading.Event()
+    events: list[Any] = []
+
+    def emit(event: Any) -> None:
+        events.append(event)
+        if event[0] == "step" and event[1]["step"] == 2:
+            stop.set()
+
+    worker._work(place, "s", emit, stop, threading.Event())
+    ledger = Ledger.of_workspace(place.workspace, "s")
+    assert ledger.endings() == {}
+    assert ledger.running() == []
+    first = expand(job.experiment)[0]
+    run = Tracker(job.uri, place.workspace).find({"config_hash": first.key})
+    assert run is not None
+    assert run.info.status == "KILLED"
+    assert (place.workspace / "checkpoints" / f"{first.key}.pt").exists()
+    work(place)
+    assert len(ledger.endings()) == 2

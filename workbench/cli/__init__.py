@@ -12,7 +12,7 @@ from workbench.cli.options import app
 from workbench.errors import UserError
 
 # Importing a module adds its commands, in the order of `wb --help`.
-for commands in ("train", "runs", "measure", "data"):
+for commands in ("train", "study", "runs", "measure", "data"):
     importlib.import_module(f"workbench.cli.{commands}")
 
 
@@ -43,6 +43,11 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
+        from workbench.outage import outage
+
+        if passing := outage(error):
+            typer.echo(f"wb: {passing}; mend that, and the same command goes on.", err=True)
+            sys.exit(2)
         reason = " ".join(str(error).split()) or type(error).__name__
         typer.echo(f"wb: unexpected error: {reason} (run again with --debug for the traceback)", err=True)
         sys.exit(1)

@@ -30,6 +30,13 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Smoke = Annotated[bool, typer.Option("--smoke", help="Shrink the experiment to seconds; its numbers mean nothing.")]
 File = Annotated[Path, typer.Argument(help="The experiment's YAML.", metavar="FILE")]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        envvar="WB_STORAGE",
+        help="Where the study is kept: postgresql://... or grpc://HOST:PORT; default a journal file in the workspace, for one machine.",
+    ),
+]
 DEFAULT = Path(".wb")
 
 

@@ -27,7 +27,15 @@ def runs(workspace: Workspace = DEFAULT, as_json: Json = False, debug: Debug = F
         typer.echo(f"No runs in {workspace} yet; start with `wb sweep FILE`.")
     for row in frame.iter_rows(named=True):
         started = datetime.fromtimestamp(row["started"] / 1000).strftime("%Y-%m-%d %H:%M")
-        typer.echo(f"{row['run_id']}  {started}  {row['status']:<8}  {row['finished']:>3} finished  {row['name']}")
+        counts = f"{row['finished']}/{row['trials']}"
+        more = [f"{row[state]} {state}" for state in ("running", "failed") if row[state]]
+        if row["seconds_left"]:
+            more.append(f"about {row['seconds_left'] / 60:.0f} min left")
+        if row["best"] is not None:
+            more.append(f"best {row['best']:.4f} {row['best_arm']}")
+        typer.echo(
+            f"{row['run_id']}  {started}  {row['status']:<8}  {counts:>7}  {row['name']}  {', '.join(more)}".rstrip()
+        )
 
 
 @app.command(epilog="Example: `wb report --run-id 1f0c...`; `wb runs` lists the ids.")

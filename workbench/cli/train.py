@@ -3,7 +3,7 @@
 import os
 import signal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,11 +14,16 @@ from workbench.cli.options import (
     Json,
     Set,
     Smoke,
+    Storage,
     Workspace,
     app,
     console_for,
     print_json,
 )
+from workbench.errors import UserError
+
+if TYPE_CHECKING:
+    from workbench.config.schema import Experiment
 
 
 @app.command(epilog="Example: `wb sweep experiments/ablation_itm.yaml --seeds 2`")
@@ -29,6 +34,22 @@ def sweep(
     workers: Annotated[
         int | None, typer.Option(help="Trials side by side; default one a GPU, else a core.", min=1)
     ] = None,
+    trials_per_device: Annotated[int, typer.Option(help="Trials that share a GPU.", min=1)] = 1,
+    processes: Annotated[
+        int, typer.Option("--processes-per-trial", help="Processes that train each trial together, one a GPU.", min=1)
+    ] = 1,
+    launcher: Annotated[
+        Literal["local", "ray"], typer.Option(help="Workers as processes of this machine, or as Ray actors.")
+    ] = "local",
+    gpus_per_worker: Annotated[float, typer.Option(help="ray: GPUs of each worker.", min=0)] = 1.0,
+    storage: Storage = None,
+    study: Annotated[str | None, typer.Option(help="Name of the study; default the file's.")] = None,
+    retries: Annotated[int, typer.Option(help="Further attempts at a trial that fails.", min=0)] = 1,
+    notify: Annotated[
+        str | None,
+        typer.Option(envvar="WB_NOTIFY", help="Shell command at the end; it finds $WB_STATUS, $WB_STUDY, $WB_REPORT."),
+    ] = None,
+    status: Annotated[bool, typer.Option("--status", help="Print how far the sweep is; run nothing.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print cells, seeds and the estimated time; run nothing.")
     ] = False,
@@ -40,7 +61,6 @@ def sweep(
     """Run an experiment's grid and write its report. Stopped at any point, the same command goes on."""
     from workbench.config.load import load_experiment
     from workbench.progress import SweepDisplay
-    from workbench.sweep.grid import expand, study_name
     from workbench.sweep.grid import smoke as shrink
     from workbench.sweep.launch.local import default_workers
 
@@ -50,27 +70,46 @@ def sweep(
     if smoke:
         experiment = shrink(experiment)
     cores = os.cpu_count() or 1
-    workers = workers or default_workers()
+    workers = workers or max(1, default_workers(trials_per_device) // processes)
+    if study is not None and (not study.strip() or "/" in study or study.startswith(".")):
+        raise UserError(f"--study {study}: a name has no slash and does not start with a dot.")
+    if launcher == "ray" and processes > 1:
+        raise UserError(
+            "--processes-per-trial: Ray's workers train with one process; take `--launcher local` or `wb worker`."
+        )
+    if status:
+        _status(experiment, workspace, study or experiment.name, storage, as_json)
+        return
     if dry_run:
-        _dry_run(experiment, workspace, workers, cores, as_json)
+        _dry_run(experiment, workspace, study or experiment.name, storage, workers, cores, as_json)
         return
 
     from analysis.report import write_report
-    from workbench.sweep.run import run_sweep
+    from workbench.sweep.run import Options, run_sweep
 
     # A scheduler's SIGTERM ends a sweep as Ctrl-C does: saved, marked, in seconds.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    folder = workspace / "reports" / study_name(experiment)
+    folder = workspace / "reports" / (study or experiment.name)
+    options = Options(
+        min(workers, len(experiment.arms) * experiment.seeds.count),
+        cores,
+        storage,
+        study,
+        launcher,
+        retries,
+        processes,
+        gpus_per_worker,
+        notify,
+        smoke,
+    )
     console = console_for(as_json)
     with SweepDisplay(console) as display:
         outcome = run_sweep(
             experiment,
             workspace,
-            min(workers, len(expand(experiment))),
-            cores,
+            options,
             display.show,
             lambda uri, run_id: write_report(uri, run_id, folder),
-            smoke,
         )
     if as_json:
         print_json(
@@ -96,26 +135,53 @@ def sweep(
         raise typer.Exit(1)
 
 
-def _dry_run(experiment: Any, workspace: Path, workers: int, cores: int, as_json: bool) -> None:
-    from workbench.sweep.grid import expand, study_name
-    from workbench.sweep.run import estimate
-    from workbench.sweep.study import Ledger, missing
+def _status(experiment: "Experiment", workspace: Path, study: str, storage: str | None, as_json: bool) -> None:
+    """The sweep's cells, each with its state; what runs with its step."""
+    from workbench.sweep.status import cells_of
 
-    cells = expand(experiment)
-    studies = workspace / "studies"
-    name = study_name(experiment)
-    known = (studies / f"{name}.journal").exists()
-    todo = missing(cells, Ledger(studies, name)) if known else cells
+    rows = cells_of(experiment, workspace, study, storage)
+    if as_json:
+        print_json(rows)
+        return
+    for row in rows:
+        value = "" if row["value"] is None else f"{row['value']:.4f}"
+        typer.echo(f"{row['state']:<9} {value:<8} {row['progress']:<12} {row['name']}{row['about']}")
+    states = [row["state"] for row in rows]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    typer.echo(f"{len(rows)} trials: {counts}")
+
+
+def _dry_run(
+    experiment: "Experiment",
+    workspace: Path,
+    study: str,
+    storage: str | None,
+    workers: int,
+    cores: int,
+    as_json: bool,
+) -> None:
+    from workbench.sweep.grid import arm_label
+    from workbench.sweep.run import estimate, refuse_another_question
+    from workbench.sweep.search import planned
+    from workbench.sweep.status import known
+
+    endings = {}
+    if (ledger := known(workspace, study, storage)) is not None:
+        refuse_another_question(ledger, experiment)
+        endings = ledger.endings()
+    plan = planned(experiment, endings)
+    ended = sum(cell.key in endings for cell in plan.cells)
     seconds = estimate(experiment, workspace, workers, cores)
-    arms = list(dict.fromkeys(cell.label for cell in cells))
-    left = seconds["trial"] * -(-len(todo) // workers)
+    labels = [arm_label(arm, experiment.baseline) for arm in experiment.arms]
+    todo = plan.total - ended
+    left = seconds["trial"] * -(-todo // workers)
     if as_json:
         print_json(
             {
-                "arms": arms,
+                "arms": labels,
                 "seeds": experiment.seeds.count,
-                "trials": len(cells),
-                "missing": len(todo),
+                "trials": plan.total,
+                "missing": todo,
                 "workers": workers,
                 "seconds_per_step": seconds["step"],
                 "seconds_left": left,
@@ -123,10 +189,11 @@ def _dry_run(experiment: Any, workspace: Path, workers: int, cores: int, as_json
         )
         return
     typer.echo(experiment.question)
-    for arm in arms:
-        typer.echo(f"  {arm}" + ("  (baseline)" if arm == cells[0].label else ""))
+    for label in labels:
+        typer.echo(f"  {label}" + ("  (baseline)" if label == labels[0] else ""))
+    searching = f" + {experiment.search.trials} of its search each" if experiment.search else ""
     typer.echo(
-        f"{len(arms)} cells x {experiment.seeds.count} seeds = {len(cells)} trials, {len(todo)} to run, {workers} worker(s).\n"
+        f"{len(labels)} cells x {experiment.seeds.count} seeds{searching} = {plan.total} trials, {todo} to run, {workers} worker(s).\n"
         f"Measured {1000 * seconds['step']:.0f} ms a step: about {seconds['trial'] / 60:.1f} min a trial, "
         f"{left / 60:.0f} min to run, evaluation and a first warm start not counted."
     )
@@ -177,8 +244,9 @@ def train(
                 "run_id": made.run_id,
                 "primary": experiment.primary,
                 "value": made.value,
+                "outcome": made.outcome,
                 "weights": str(made.weights) if made.value is not None else None,
-                "stopped": made.value is None,
+                "stopped": made.stopped,
             }
         )
     if made.stopped:
@@ -187,6 +255,9 @@ def train(
         raise typer.Exit(130)
     if first and not as_json:
         before = "already finished: " if made.again else ""
-        typer.echo(
-            f"{before}{experiment.primary} {made.value:.4f}, run {made.run_id}\nweights (for `model.weights`): {made.weights}"
-        )
+        if made.value is None:
+            typer.echo(f"{before}diverged, run {made.run_id}; its last finite state was not kept")
+        else:
+            typer.echo(
+                f"{before}{experiment.primary} {made.value:.4f}, run {made.run_id}\nweights (for `model.weights`): {made.weights}"
+            )

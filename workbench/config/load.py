@@ -10,11 +10,24 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from workbench.config.schema import Experiment, Seeds, Settings, Target, outcome_metrics
+from workbench.config.schema import Experiment, Search, Seeds, Settings, Target, outcome_metrics
 from workbench.errors import UserError
 
 M = TypeVar("M", bound=BaseModel)
-KEYS = ("question", "preset", "fixed", "factors", "zip", "where", "arms", "baseline", "seeds", "target", "primary")
+KEYS = (
+    "question",
+    "preset",
+    "fixed",
+    "factors",
+    "zip",
+    "where",
+    "arms",
+    "baseline",
+    "seeds",
+    "search",
+    "target",
+    "primary",
+)
 
 
 def load_experiment(path: Path, overrides: Iterable[str] = ()) -> Experiment:
@@ -34,7 +47,8 @@ def load_experiment(path: Path, overrides: Iterable[str] = ()) -> Experiment:
     lines = _lines(text)
     for name in document:
         if name not in KEYS:
-            raise UserError(f"{_at(path, lines, name)}: unknown key `{name}`{_nearest(str(name), KEYS)}.")
+            hint = "; settings go under `fixed`" if name in dotted_keys() else _nearest(str(name), KEYS)
+            raise UserError(f"{_at(path, lines, name)}: unknown key `{name}`{hint}.")
     question = document.get("question")
     if not isinstance(question, str) or not question.strip():
         raise UserError(f"{path}: `question` is missing; say in a sentence what the experiment asks.")
@@ -53,7 +67,13 @@ def load_experiment(path: Path, overrides: Iterable[str] = ()) -> Experiment:
         if dotted in given:
             raise UserError(f"--set: `{dotted}` is a factor of {path}; take it out of the factors to fix it.")
     settings = _validate(Settings, merged, path, lines)
-    baseline = arms[0] | _mapping(path, lines, document, "baseline")
+    given_baseline = _mapping(path, lines, document, "baseline")
+    for name in given_baseline:
+        if name not in arms[0]:
+            raise UserError(
+                f"{_at(path, lines, 'baseline')}: `baseline` names `{name}`, which is no factor{_nearest(name, arms[0])}."
+            )
+    baseline = arms[0] | given_baseline
     if baseline not in arms:
         raise UserError(f"{_at(path, lines, 'baseline')}: `baseline` is {baseline}, which is none of the arms.")
     for arm in arms:
@@ -61,6 +81,8 @@ def load_experiment(path: Path, overrides: Iterable[str] = ()) -> Experiment:
         apply(settings, arm, where=_at(path, lines, next(iter(arm), "")))
     primary = str(document.get("primary", "val/itm_auc"))
     target = _validate(Target, _mapping(path, lines, document, "target"), path, lines, "target")
+    seeds = _validate(Seeds, _mapping(path, lines, document, "seeds"), path, lines, "seeds")
+    search = _search(path, lines, document, settings, arms, seeds)
     metrics = outcome_metrics(settings.data.source)
     for key, metric in (("primary", primary), ("target", target.metric)):
         if metric not in metrics:
@@ -73,7 +95,8 @@ def load_experiment(path: Path, overrides: Iterable[str] = ()) -> Experiment:
         factors=factors,
         arms=sorted(arms, key=lambda arm: arm != baseline),
         baseline=baseline,
-        seeds=_validate(Seeds, _mapping(path, lines, document, "seeds"), path, lines, "seeds"),
+        seeds=seeds,
+        search=search,
         target=target,
         primary=primary,
     )
@@ -152,6 +175,36 @@ def _arms(
     return {name: list(dict.fromkeys(arm[name] for arm in listed)) for name in listed[0]}, listed
 
 
+def _search(
+    path: Path,
+    lines: Mapping[str, int],
+    document: Mapping[str, Any],
+    settings: Settings,
+    arms: list[dict[str, Any]],
+    seeds: Seeds,
+) -> Search | None:
+    """What `search:` tunes; every value that it can come to must be one that the setting may have, in every arm."""
+    if document.get("search") is None:
+        return None
+    search = _validate(Search, _mapping(path, lines, document, "search"), path, lines, "search")
+    for dotted, levels in search.settings.items():
+        where = _at(path, lines, dotted)
+        _check_key(dotted, where)
+        if dotted in arms[0]:
+            raise UserError(f"{where}: `{dotted}` is a factor; what is compared cannot be tuned.")
+        ends = levels if isinstance(levels, list) else [levels.low, levels.high]
+        if not ends or not all(isinstance(level, str | int | float | bool | None) for level in ends):
+            raise UserError(
+                f"{where}: `{dotted}` needs plain levels, or a range such as {{low: 0.001, high: 0.01, log: true}}."
+            )
+        for arm in arms:
+            for level in ends:
+                apply(settings, arm | {dotted: level}, where)
+    if seeds.first <= search.seed < seeds.first + seeds.count:
+        raise UserError(f"{_at(path, lines, 'search')}: `search.seed` {search.seed} is among the seeds that confirm.")
+    return search
+
+
 def _combinations(
     path: Path,
     lines: Mapping[str, int],
@@ -175,6 +228,8 @@ def _combinations(
     for condition in conditions:
         if not isinstance(condition, dict) or set(condition) != {"if", "then"}:
             raise UserError(f"{at}: each entry of `where` has the keys `if` and `then`.")
+        if not all(isinstance(condition[side], dict) for side in ("if", "then")):
+            raise UserError(f"{at}: `if` and `then` under `where` are mappings of factors to levels.")
         for name in (*condition["if"], *condition["then"]):
             if name not in factors and name not in together:
                 raise UserError(f"{at}: `{name}` is none of the factors{_nearest(str(name), [*factors, *together])}.")
@@ -235,7 +290,9 @@ def _validate(model: type[M], values: dict[str, Any], path: Path, lines: Mapping
 def _explain(error: ValidationError, prefix: str = "") -> str:
     """The first complaint of pydantic as a sentence."""
     first = error.errors()[0]
-    name = ".".join(part for part in (prefix, *(str(part) for part in first["loc"])) if part)
+    # Pydantic names the members of a union, too.
+    steps = [str(part) for part in first["loc"] if "[" not in str(part) and part != "Range"]
+    name = ".".join(part for part in (prefix, *steps) if part)
     if first["type"] == "extra_forbidden":
         return f"unknown key `{name}`{_nearest(name, dotted_keys())}."
     reason = first["msg"].removeprefix("Value error, ")

@@ -278,6 +278,29 @@ class Seeds(Block):
     first: Annotated[int, Field(ge=0)] = 0
 
 
+class Range(Block):
+    low: float | int
+    high: float | int
+    log: bool = Field(False, description="drawn evenly on a logarithmic scale")
+
+    @model_validator(mode="after")
+    def _rises(self) -> "Range":
+        if self.low >= self.high or (self.log and self.low <= 0):
+            raise ValueError("`low` must be below `high`, and above 0 with `log: true`")
+        return self
+
+
+class Search(Block):
+    """Nuisance settings that are tuned for each arm with the same budget, before its best is run with fresh seeds."""
+
+    settings: Annotated[dict[str, Range | list[Any]], Field(min_length=1)]
+    trials: Annotated[int, Field(ge=2)] = Field(16, description="of each arm")
+    batch: Count = Field(4, description="trials that are suggested at a time, knowing of those before")
+    sampler: Literal["tpe", "gp", "random"] = "tpe"
+    pruner: Literal["none", "median", "hyperband"] = Field("median", description="ends trials that earlier ones outdo")
+    seed: Annotated[int, Field(ge=0)] = Field(1000, description="of the tuning trials; none of those that confirm")
+
+
 class Target(Block):
     """Convergence: the first step from which `metric` stays at or above `value`."""
 
@@ -286,6 +309,7 @@ class Target(Block):
 
 
 SCENES_ONLY = ("foil_accuracy", "paraphrase_match", "false_negative_share")  # they need known facts
+LOWER_IS_BETTER = ("itm_ece", "mlm_loss", "mlm_ece", "false_negative_share", "generator_perplexity")
 METRICS = (
     "itm_auc",
     "itm_accuracy",
@@ -320,5 +344,6 @@ class Experiment(Block):
     arms: list[dict[str, Any]] = Field(description="the combinations of levels that are run, the baseline first")
     baseline: dict[str, Any]
     seeds: Seeds = Seeds()
+    search: Search | None = None
     target: Target = Target()
     primary: str = Field("val/itm_auc", description="the metric that the answer is about")

@@ -40,6 +40,7 @@ class Cell:
     settings: Settings
     key: str
     label: str
+    searching: int | None = None  # its number within the search of its arm; None for a trial that the answer rests on
 
     @property
     def name(self) -> str:
@@ -83,11 +84,37 @@ def settings_key(settings: Settings) -> str:
     return f"{key('settings', settings.model_dump_json(exclude=IRRELEVANT)):016x}"
 
 
-def study_name(experiment: Experiment) -> str:
-    """The study that holds the cells: another question, factor or fixed setting makes another study; further levels
-    and seeds extend it."""
-    about = key("study", settings_key(experiment.settings), *sorted(experiment.factors))
-    return f"{experiment.name}-{about:016x}"[: len(experiment.name) + 9]
+def differences(one: Experiment, other: Experiment) -> list[str]:
+    """What keeps the cells of two experiments from being compared in one study, each as a phrase; levels, seeds and further factors do
+    not, nor how the question is worded."""
+    free = {
+        *one.factors,
+        *other.factors,
+        *(one.search.settings if one.search else ()),
+        *(other.search.settings if other.search else ()),
+    }
+    here, there = (_flat(each.settings.model_dump(exclude=IRRELEVANT)) for each in (one, other))
+    found = [
+        f"`{name}` is {here.get(name)} here and {there.get(name)} there"
+        for name in sorted({*here, *there})
+        if here.get(name) != there.get(name) and name not in free
+    ]
+    if one.primary != other.primary:
+        found.append(f"`primary` is {one.primary} here and {other.primary} there")
+    if _rules(one) != _rules(other):
+        found.append("`search` is another one")
+    return found
+
+
+def _rules(experiment: Experiment) -> dict[str, Any] | None:
+    return experiment.search.model_dump(exclude={"trials"}) if experiment.search else None
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found
 
 
 def smoke(experiment: Experiment) -> Experiment:
@@ -106,9 +133,15 @@ def smoke(experiment: Experiment) -> Experiment:
         "evaluation.robustness_pairs": 8,
     }
     seeds = experiment.seeds.model_copy(update={"count": min(2, experiment.seeds.count)})
+    search = experiment.search and experiment.search.model_copy(update={"trials": 2, "batch": 2})
     settings = experiment.settings
     if settings.model.width > TINY_WIDTH:
         small |= SMALL_MODEL | {"optimisation.micro_batches": min(2, settings.optimisation.micro_batches)}
     return experiment.model_copy(
-        update={"settings": apply(settings, small), "seeds": seeds, "name": f"{experiment.name}-smoke"}
+        update={
+            "settings": apply(settings, small),
+            "seeds": seeds,
+            "search": search,
+            "name": f"{experiment.name}-smoke",
+        }
     )

@@ -1,18 +1,24 @@
 """A sweep from experiment to report: plan, workers, blocks, outcome."""
 
 import contextlib
+import os
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from workbench.config.schema import Experiment
 from workbench.errors import UserError
-from workbench.sweep.grid import Cell, expand, study_name
-from workbench.sweep.launch.local import run_workers
-from workbench.sweep.study import Ledger, missing
-from workbench.sweep.worker import Event, Job
+from workbench.outage import Interrupted, patiently
+from workbench.sweep.grid import arm_label, differences, make_cell
+from workbench.sweep.job import new_job, published
+from workbench.sweep.launch.local import places, run_workers
+from workbench.sweep.launch.ray import run_on_ray
+from workbench.sweep.search import Plan, Planner, search_of
+from workbench.sweep.study import Ending, Ledger
+from workbench.sweep.worker import Event
 from workbench.tracking.provenance import provenance
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import open_store
@@ -20,9 +26,25 @@ from workbench.tracking.store import open_store
 Report = Callable[[str, str], Path]  # (store address, run id) -> the written page
 
 
+@dataclass(frozen=True)
+class Options:
+    """How a sweep is run; none of it changes a number."""
+
+    workers: int
+    cores: int
+    storage: str | None = None
+    study: str | None = None
+    launcher: Literal["local", "ray"] = "local"
+    retries: int = 1
+    processes: int = 1
+    gpus_per_worker: float = 1.0
+    notify: str | None = None
+    is_smoke: bool = False
+
+
 @dataclass
 class Outcome:
-    """How a sweep ended. `report` is None where nothing is finished."""
+    """How a sweep ended. `report` is None where nothing is finished; `finished` counts what has ended as an outcome."""
 
     run_id: str
     planned: int
@@ -33,69 +55,165 @@ class Outcome:
 
 
 def run_sweep(
-    experiment: Experiment,
-    workspace: Path,
-    workers: int,
-    cores: int,
-    show: Callable[[Event], None],
-    report: Report,
-    is_smoke: bool = False,
+    experiment: Experiment, workspace: Path, options: Options, show: Callable[[Event], None], report: Report
 ) -> Outcome:
     """Runs what is missing of the sweep, with a report after each block of seeds and at the end.
 
     Raises UserError for what the user can mend; a trial that fails is listed in the outcome and the others go on.
     """
-    uri = open_store(workspace)
-    tracker = Tracker(uri, workspace)
-    study = study_name(experiment)
-    cells = expand(experiment)
-    ledger = Ledger(workspace / "studies", study)
-    run_id = tracker.start(experiment.name, {"study": study, "kind": "sweep"}, _params(experiment))
-    tracker.attach(run_id, describe(experiment, cells, is_smoke), "experiment.json")
-    tracker.attach(run_id, provenance(), "provenance.json")
-    tracker.note(run_id, f"**{experiment.question}**\n\nThe report is under artifacts, `report/report.html`.")
-    outcome = Outcome(run_id, len(cells))
-    todo = missing(cells, ledger)
-    show(("plan", {"cells": len(cells), "finished": len(cells) - len(todo), "workers": workers, "run_id": run_id}))
-    threads = max(1, cores // workers)
-    job = Job(workspace, study, run_id, uri, cells, threads, cores, experiment.primary, time.time())
-    events = run_workers(job, workers)
-    blocks = {cell.seed for cell in cells} - {cell.seed for cell in todo}
-
-    def write() -> None:
-        outcome.report = report(uri, run_id)
-        tracker.attach_folder(run_id, outcome.report.parent, "report")
-        tracker.note(run_id, _note(outcome.report))
-        show(("report", {"path": str(outcome.report)}))
-
+    sweep = _Sweep(experiment, workspace, options, show, report)
+    outcome = sweep.outcome
+    events = _launched(sweep.study, workspace, options) if sweep.todo() else iter(())
     try:
-        for kind, figures in events if todo else ():
-            show((kind, figures))
-            if kind == "user_error":
-                raise UserError(figures["message"])
-            if kind in ("failed", "crash"):
-                outcome.failures.append(figures["message"])
-            if kind == "end":
-                outcome.stopped = outcome.stopped or figures["stopped"]
-            if kind == "done":
-                left = {cell.seed for cell in missing(cells, ledger)}
-                whole = {cell.seed for cell in cells} - left
-                if whole - blocks and left:
-                    blocks = whole
-                    write()
+        for event in events:
+            sweep.hear(*event)
     except KeyboardInterrupt:
         outcome.stopped = True
-    except BaseException:
-        tracker.finish(run_id, "FAILED")
+    except BaseException as error:
+        with contextlib.suppress(Exception):
+            sweep.tracker.finish(outcome.run_id, "FAILED", {"failure": str(error)[:4000]})
+        _notify(options.notify, sweep.study, outcome.run_id, "FAILED", None)
         raise
     finally:
-        events.close()  # type: ignore[attr-defined]
-    outcome.finished = len(cells) - len(missing(cells, ledger))
-    if outcome.finished and not outcome.stopped:
-        write()
-    status = "KILLED" if outcome.stopped else "FINISHED" if outcome.finished == len(cells) else "FAILED"
-    tracker.finish(run_id, status)
+        if isinstance(events, Generator):
+            events.close()
+    with contextlib.suppress(KeyboardInterrupt, Interrupted):
+        sweep.wind_up()
+    status = "KILLED" if outcome.stopped else "FINISHED" if outcome.finished >= outcome.planned else "FAILED"
+    with contextlib.suppress(KeyboardInterrupt, Interrupted):
+        sweep.patiently(lambda: sweep.tracker.finish(outcome.run_id, status))
+    _notify(options.notify, sweep.study, outcome.run_id, status, outcome.report)
     return outcome
+
+
+class _Sweep:
+    """What a sweep's own process knows and does while workers train: it watches the ledger, shows, and reports."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        workspace: Path,
+        options: Options,
+        show: Callable[[Event], None],
+        report: Report,
+    ) -> None:
+        self.experiment, self.options, self.show, self.report = experiment, options, show, report
+        self.study = options.study or experiment.name
+        self.ledger = Ledger.of_workspace(workspace, self.study, options.storage)
+        refuse_another_question(self.ledger, experiment)
+        self.uri = open_store(workspace)
+        self.tracker = Tracker(self.uri, workspace)
+        told = {"preset": experiment.preset, "primary": experiment.primary}
+        run_id, _ = self.tracker.start(self.study, {"study": self.study, "kind": "sweep"}, {}, told)
+        self.job = new_job(
+            self.study, experiment, run_id, self.uri, retries=options.retries, processes=options.processes
+        )
+        self.job.publish(self.ledger)
+        self.planner = Planner()
+        self.endings = self.ledger.endings()
+        self.plan = self.planner(experiment, self.endings)
+        self.done = set(self._ended())
+        self.blocks = whole_blocks(self.plan, self.endings)
+        self._describe()
+        self.tracker.attach(run_id, provenance(), "provenance.json")
+        self.tracker.note(run_id, f"**{experiment.question}**\n\nThe report is under artifacts, `report/report.html`.")
+        self.outcome = Outcome(run_id, self.plan.total, len(self.done))
+        plan = {"cells": self.plan.total, "finished": len(self.done), "workers": options.workers, "run_id": run_id}
+        show(("plan", plan))
+
+    def todo(self) -> bool:
+        return len(self.done) < len(self.plan.cells) or not self.plan.whole
+
+    def patiently(self, action: Callable[[], None]) -> None:
+        """Waits for a store that is away; Ctrl-C ends the wait, and so does having been stopped."""
+        patiently(action, self._say, lambda: self.outcome.stopped)
+
+    def hear(self, kind: str, figures: dict[str, Any]) -> None:
+        """Takes one event of the workers."""
+        if kind == "user_error":
+            raise UserError(figures["message"])
+        if kind in ("failed", "crash"):
+            self.outcome.failures.append(figures["message"])
+        if kind == "end":
+            self.outcome.stopped = self.outcome.stopped or figures["stopped"]
+        if kind not in ("tick", "ended"):
+            self.show((kind, figures))
+            return
+        before = len(self.done)
+        self.patiently(self._settle)
+        if kind == "tick" and self.options.launcher == "ray":
+            for at in self.ledger.running():
+                progress = {"worker": at.worker, "cell": at.name, "step": at.step, "steps": at.steps, "figures": {}}
+                self.show(("step", progress))
+        whole = whole_blocks(self.plan, self.endings)
+        if len(self.done) > before and whole - self.blocks and len(self.done) < self.plan.total:
+            self.blocks = whole
+            self.patiently(self._write)
+
+    def wind_up(self) -> None:
+        """The last look, and the last report."""
+        self.patiently(self._settle)
+        ended = self._ended()
+        self.outcome.finished = len(ended)
+        for cell in self.plan.cells:
+            if cell.key not in ended and (reasons := self.ledger.failures(cell, self.job.started)):
+                self.outcome.failures.append(f"{cell.name}: {reasons[-1]}")
+        if not self.outcome.stopped and any(ending.outcome == "finished" for ending in ended.values()):
+            self.patiently(self._write)
+
+    def _settle(self) -> None:
+        """Shows what has ended since, wherever its worker is."""
+        self.endings = self.ledger.endings()
+        self.plan = self.planner(self.experiment, self.endings)
+        for cell in self.plan.cells:
+            if cell.key in self.endings and cell.key not in self.done:
+                self.done.add(cell.key)
+                ending = self.endings[cell.key]
+                self.show(("done", {"cell": cell.name, "outcome": ending.outcome, "value": ending.value}))
+
+    def _write(self) -> None:
+        self._describe()
+        run_id = self.outcome.run_id
+        self.outcome.report = self.report(self.uri, run_id)
+        self.tracker.attach_folder(run_id, self.outcome.report.parent, "report")
+        self.tracker.note(run_id, _note(self.outcome.report))
+        self.show(("report", {"path": str(self.outcome.report)}))
+
+    def _describe(self) -> None:
+        told = describe(self.experiment, self.plan, self.endings, self.options.is_smoke)
+        self.tracker.attach(str(self.job.parent_run), told, "experiment.json")
+
+    def _ended(self) -> dict[str, Ending]:
+        return {cell.key: self.endings[cell.key] for cell in self.plan.cells if cell.key in self.endings}
+
+    def _say(self, message: str) -> None:
+        self.show(("say", {"worker": "sweep", "message": message}))
+
+
+def _launched(study: str, workspace: Path, options: Options) -> Iterator[Event]:
+    if options.launcher == "ray":
+        threads = max(1, options.cores // options.workers)
+        return run_on_ray(study, workspace, options.storage, options.workers, threads, options.gpus_per_worker)
+    return run_workers(study, places(workspace, options.storage, options.workers, options.cores, options.processes))
+
+
+def refuse_another_question(ledger: Ledger, experiment: Experiment) -> None:
+    """Raises UserError where the study holds cells that this experiment's could not be compared with."""
+    if "job" not in ledger.study.user_attrs or not ledger.endings():
+        return
+    found = differences(experiment, published(ledger).experiment)
+    if found:
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        raise UserError(
+            f"{experiment.name}: the study `{ledger.name}` of this workspace is about other settings: {'; '.join(found[:3])}{more}. "
+            "Change them back to extend it, or keep both apart with `--study NAME`."
+        )
+
+
+def whole_blocks(plan: Plan, endings: dict[str, Ending]) -> set[int]:
+    """The seeds all of whose cells have ended."""
+    compared = [cell for cell in plan.cells if cell.searching is None]
+    return {cell.seed for cell in compared} - {cell.seed for cell in compared if cell.key not in endings}
 
 
 def _note(page: Path) -> str:
@@ -107,24 +225,45 @@ def _note(page: Path) -> str:
     return f"**{title.removeprefix('# ')}**\n{shown}\n\nThe whole report is under artifacts: `report/{page.name}`."
 
 
-def describe(experiment: Experiment, cells: list[Cell], is_smoke: bool) -> dict[str, Any]:
-    """What the report must know of the experiment, as JSON."""
-    arms = list(dict.fromkeys(cell.label for cell in cells))  # the baseline comes first
-    return experiment.model_dump(exclude={"arms"}) | {
-        "arms": arms,
-        "baseline_arm": arms[0],
-        "planned": len(cells),
+def describe(experiment: Experiment, plan: Plan, endings: dict[str, Ending], is_smoke: bool) -> dict[str, Any]:
+    """What the report must know of the experiment, as JSON. `cells`: hash of each compared cell -> its arm's label."""
+    compared = {cell.key: cell.label for cell in plan.cells if cell.searching is None}
+    labels = [arm_label(arm, experiment.baseline) for arm in experiment.arms]  # the baseline comes first
+    told = experiment.model_dump(exclude={"arms"}) | {
+        "arms": labels,
+        "baseline_arm": labels[0],
+        "cells": compared,
+        "planned": len(experiment.arms) * experiment.seeds.count,
         "smoke": is_smoke,
     }
+    if experiment.search is not None:
+        told["tuned"] = [_tuned(experiment, arm, endings) for arm in experiment.arms]
+    return told
 
 
-def _params(experiment: Experiment) -> dict[str, Any]:
-    return {f"factor {name}": levels for name, levels in experiment.factors.items()} | {
-        "preset": experiment.preset,
-        "seeds": experiment.seeds.count,
-        "steps": experiment.settings.optimisation.steps,
-        "primary": experiment.primary,
+def _tuned(experiment: Experiment, arm: dict[str, Any], endings: dict[str, Ending]) -> dict[str, Any]:
+    found = search_of(experiment, arm, endings)
+    ended = [ending.outcome for *_, ending in found.tried if ending is not None]
+    value = next(
+        (e.value for _, given, e in found.tried if e and given == found.best and e.outcome == "finished"), None
+    )
+    return {
+        "arm": arm_label(arm, experiment.baseline),
+        "tried": len(ended),
+        "pruned": ended.count("pruned"),
+        "diverged": ended.count("diverged"),
+        "best": found.best,
+        "value": value,
     }
+
+
+def _notify(command: str | None, study: str, run_id: str, status: str, page: Path | None) -> None:
+    """Runs the user's command; what it should tell is in its environment, never in its text."""
+    if not command:
+        return
+    told = {"WB_STUDY": study, "WB_RUN_ID": run_id, "WB_STATUS": status, "WB_REPORT": str(page or "")}
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        subprocess.run(command, shell=True, env=os.environ | told, timeout=60, check=False)
 
 
 def estimate(experiment: Experiment, workspace: Path, workers: int, cores: int) -> dict[str, float]:
@@ -135,9 +274,9 @@ def estimate(experiment: Experiment, workspace: Path, workers: int, cores: int) 
     """
     import torch
 
-    from workbench.sweep.grid import make_cell
     from workbench.training.loop import Hooks, Stopped, train
     from workbench.training.prepare import prepare
+    from workbench.training.state import remove
 
     settings = experiment.settings
     small = settings.model_copy(
@@ -159,11 +298,11 @@ def estimate(experiment: Experiment, workspace: Path, workers: int, cores: int) 
     cell = make_cell(experiment, experiment.baseline, 0)
     shared = prepare(small, workspace / "cache", lambda *_: None)
     checkpoint = workspace / "checkpoints" / "estimate.pt"
-    checkpoint.unlink(missing_ok=True)
+    remove(checkpoint)
     arm = cell.settings.model_copy(update={"data": small.data, "warm_start": small.warm_start})
     with contextlib.suppress(Stopped):
         train(arm, 0, shared, checkpoint, Hooks(log=lambda *_: None, progress=lambda *_: None, stop=stop))
-    checkpoint.unlink(missing_ok=True)
+    remove(checkpoint)
     step = (moments[-1] - moments[2]) / (len(moments) - 3)
     trial = step * settings.optimisation.steps
     return {"step": step, "trial": trial}

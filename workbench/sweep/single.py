@@ -3,17 +3,17 @@
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.config.schema import Experiment
 from workbench.errors import UserError
-from workbench.sweep.grid import make_cell, study_name
-from workbench.sweep.study import Ledger
-from workbench.sweep.worker import Event, Job
+from workbench.outage import Interrupted
+from workbench.sweep.grid import make_cell
+from workbench.sweep.job import Place, new_job
+from workbench.sweep.study import Lease, Ledger, Unleased
+from workbench.sweep.worker import Event
 from workbench.tracking.store import open_store
 from workbench.world import World
 
@@ -27,6 +27,7 @@ class Single:
     weights: Path
     again: bool = False
     stopped: bool = False
+    outcome: str = "finished"
 
 
 def run_single(
@@ -38,7 +39,7 @@ def run_single(
     """
     import torch
 
-    from workbench.sweep.trial import run_cell
+    from workbench.sweep.trial import clear, run_cell
     from workbench.training.distributed import in_turn, local_size
     from workbench.training.loop import Stopped
     from workbench.training.prepare import pick_device, prepare
@@ -57,29 +58,43 @@ def run_single(
     threads = max(1, cores // local_size())
     torch.set_num_threads(threads)
     cell = make_cell(experiment, {}, seed)
-    study = f"{study_name(experiment)}-train"
-    ledger = Ledger(workspace / "studies", study)
+    study = f"{experiment.name}-train"
     weights = workspace / "checkpoints" / f"{cell.key}.safetensors"
-    with ledger.claim(cell) if world.rank == 0 else nullcontext(True) as ours:
-        done = ledger.outcome(cell)
-        if world.any(world.rank == 0 and done is not None, pick_device()):
-            return (
-                Single(done.user_attrs["run_id"], done.value, weights, True)
-                if done
-                else Single("", None, weights, True)
-            )
-        if not ours:
+    ledger = Ledger.of_workspace(workspace, study)
+    ended = ledger.endings().get(cell.key)
+    if world.any(world.rank == 0 and ended is not None, pick_device()):
+        return (
+            Single(ended.run_id, ended.value, weights, True, outcome=ended.outcome)
+            if ended
+            else Single("", None, weights, True)
+        )
+    uri = open_store(workspace) if world.rank == 0 else ""
+    job = new_job(study, experiment, None, uri)
+    place = Place(workspace, None, threads, cores, "train")
+    lease: Lease = Unleased(ledger, -1, cell)
+    if world.rank == 0:
+        claimed = ledger.claim([cell], job.retries, job.started, place.name)
+        if claimed is None:
             raise UserError(f"{experiment.name}, seed {seed}: another process is training it in this workspace.")
-        uri = open_store(workspace) if world.rank == 0 else ""
-        job = Job(workspace, study, None, uri, [cell], threads, cores, experiment.primary, time.time())
+        lease = claimed
 
-        def on_prepare(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
-            show(("prepare", {"worker": 0, "stage": stage, "done": done, "total": total, "figures": figures}))
+    def on_prepare(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
+        show(("prepare", {"worker": "train", "stage": stage, "done": done, "total": total, "figures": figures}))
 
+    def say(message: str) -> None:
+        show(("say", {"worker": "train", "message": message}))
+
+    try:
         prepared = in_turn(world, lambda: prepare(cell.settings, workspace / "cache", on_prepare))
         preparing = False
-        try:
-            run_id, value = run_cell(job, cell, prepared, ledger, 0, show, stop, world)
-        except Stopped:
-            return Single("", None, weights, stopped=True)
-    return Single(run_id, value, weights)
+        ending = run_cell(job, place, lease, prepared, show, say, stop.is_set, world)
+        lease.complete(ending)
+    except (Stopped, Interrupted):
+        lease.release()
+        return Single("", None, weights, stopped=True)
+    except BaseException as error:
+        lease.fail(f"{type(error).__name__}: {error}")
+        raise
+    if world.rank == 0:
+        clear(place, cell)
+    return Single(ending.run_id, ending.value, weights, outcome=ending.outcome)

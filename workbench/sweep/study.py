@@ -1,97 +1,297 @@
-"""The Optuna study as the ledger of finished cells, and file locks as claims.
+"""The Optuna study as the ledger of cells: who works on which, and how each ended.
 
-A claim is an exclusive lock on a file, which the kernel releases when its process ends, however it ends. So no cell
-is ever run by two workers or left claimed by a dead one, and the study only ever holds outcomes.
+Every attempt at a cell is one trial. It waits, runs, and ends for good: complete, pruned (also: diverged) or failed. The
+storage lets one worker alone take a waiting trial, and nobody change one that has ended; all else follows from that.
+A trial whose worker has died is failed by whoever sees it first, and its cell is tried again from its last checkpoint.
 """
 
-import fcntl
+import dataclasses
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.distributions import FloatDistribution
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from workbench.errors import UserError
 from workbench.sweep.grid import Cell
+from workbench.sweep.lease import Beating, Holder, Watch, as_attribute
+from workbench.sweep.storage import open_storage
+
+DEATHS = 5  # workers that may die over a cell without getting it any further
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+OPEN = (TrialState.WAITING, TrialState.RUNNING)
+PREFIX = "wb:"
+
+
+class LeaseLost(Exception):
+    """Another worker took the trial over, because this one gave no sign of life for too long."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a cell ended. `value` is the primary metric (None where it diverged), `curve` its course: step -> value."""
+
+    run_id: str
+    outcome: Literal["finished", "diverged", "pruned"]
+    value: float | None
+    curve: dict[int, float]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A trial that runs: at which `step` of `steps` its `worker` was last heard of."""
+
+    cell_key: str
+    name: str
+    worker: str
+    step: int
+    steps: int
 
 
 class Ledger:
     """What is known of a study's cells; every process opens its own."""
 
-    def __init__(self, studies: Path, name: str) -> None:
-        studies.mkdir(parents=True, exist_ok=True)
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self.locks = studies / f"{name}.locks"
-        self.locks.mkdir(exist_ok=True)
+    def __init__(self, storage: BaseStorage, name: str) -> None:
+        self.name = name
         self.study = optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(str(studies / f"{name}.journal"))),
-            study_name=name,
-            direction="maximize",
-            load_if_exists=True,
+            storage=storage, study_name=PREFIX + name, direction="maximize", load_if_exists=True
         )
+        self.storage = self.study._storage
+        self.watch = Watch()
 
-    def finished(self) -> dict[str, str]:
-        """Cell key -> run id of every cell that is complete."""
-        done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return {trial.user_attrs["cell_key"]: trial.user_attrs["run_id"] for trial in done}
+    @classmethod
+    def of_workspace(cls, workspace: Path, name: str, address: str | None = None) -> "Ledger":
+        return cls(open_storage(address, workspace), name)
 
-    def outcome(self, cell: Cell) -> FrozenTrial | None:
-        """How the cell ended, where it is complete."""
-        done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return next((trial for trial in done if trial.user_attrs["cell_key"] == cell.key), None)
+    def endings(self) -> dict[str, Ending]:
+        """Cell key -> how it ended, of every cell that needs no more work."""
+        found: dict[str, Ending] = {}
+        for trial in self._trials(ENDED):
+            told = trial.user_attrs["ending"]
+            curve = {int(step): value for step, value in told["curve"].items()}
+            found.setdefault(trial.user_attrs["cell_key"], Ending(**told | {"curve": curve}))
+        return found
 
-    def failures(self, cell: Cell, since: float = 0.0) -> list[FrozenTrial]:
-        """The cell's failed attempts since a time (seconds of the epoch)."""
-        failed = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+    def failures(self, cell: Cell, since: float = 0.0) -> list[str]:
+        """Why attempts at the cell have failed since a time (seconds of the epoch); the deaths of workers not counted."""
         return [
-            trial for trial in failed if trial.user_attrs["cell_key"] == cell.key and trial.user_attrs["at"] >= since
+            trial.user_attrs["reason"]
+            for trial in self._trials((TrialState.FAIL,))
+            if trial.user_attrs["cell_key"] == cell.key
+            and trial.user_attrs.get("counts")
+            and trial.user_attrs["at"] >= since
         ]
 
-    @contextmanager
-    def claim(self, cell: Cell) -> Iterator[bool]:
-        """Yields whether the cell is now ours: nobody works on it and it is not finished."""
-        with open(self.locks / f"{cell.key}.lock", "w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            yield cell.key not in self.finished()
-
-    def record(self, cell: Cell, run_id: str, value: float) -> None:
-        self._add(cell, TrialState.COMPLETE, {"run_id": run_id}, value)
-
-    def record_failure(self, cell: Cell, reason: str) -> None:
-        self._add(cell, TrialState.FAIL, {"reason": reason}, None)
-
-    def _add(self, cell: Cell, state: TrialState, attributes: dict[str, Any], value: float | None) -> None:
-        axes = {name: d for name, level in cell.values.items() if (d := _distribution(level)) is not None}
-        self.study.add_trial(
-            create_trial(
-                state=state,
-                value=value,
-                params={name: cell.values[name] for name in axes},
-                distributions=axes,
-                user_attrs=attributes
-                | {"cell_key": cell.key, "cell": cell.label, "seed": cell.seed, "at": time.time()},
+    def running(self) -> list[Attempt]:
+        """The trials that somebody works on, as far as it can be told."""
+        return [
+            Attempt(
+                trial.user_attrs["cell_key"],
+                trial.user_attrs["name"],
+                trial.user_attrs["holder"]["name"],
+                trial.user_attrs.get("beat", {}).get("step", 0),
+                trial.user_attrs.get("beat", {}).get("steps", 0),
             )
-        )
+            for trial in self._trials((TrialState.RUNNING,))
+            if "holder" in trial.user_attrs and not Holder(**trial.user_attrs["holder"]).dead()
+        ]
 
-
-def missing(cells: Iterable[Cell], ledger: Ledger) -> list[Cell]:
-    done = ledger.finished()
-    return [cell for cell in cells if cell.key not in done]
-
-
-def _distribution(level: Any) -> BaseDistribution | None:
-    """Optuna refuses a categorical axis that grows, so levels that are words stand in `cell` alone."""
-    if isinstance(level, bool) or not isinstance(level, int | float):
+    def claim(self, cells: Iterable[Cell], retries: int, since: float, worker: str) -> "Lease | None":
+        """The first of `cells` that nobody works on and that is neither ended nor failed for good, now ours."""
+        self._bury_the_dead()
+        by_cell = self._by_cell()
+        for cell in cells:
+            attempts = by_cell.get(cell.key, [])
+            if any(trial.state in (*ENDED, TrialState.RUNNING) for trial in attempts):
+                continue
+            if self.given_up(attempts, retries, since):
+                continue
+            if (lease := self._claim(cell, attempts, worker)) is not None:
+                return lease
         return None
-    if isinstance(level, int):
-        return IntDistribution(level, level)
-    return FloatDistribution(level, level)
+
+    def open_cells(self, cells: Iterable[Cell], retries: int, since: float) -> list[Cell]:
+        """The cells that still need work, ours or another's."""
+        by_cell = self._by_cell()
+        return [
+            cell
+            for cell in cells
+            if not any(trial.state in ENDED for trial in by_cell.get(cell.key, []))
+            and not self.given_up(by_cell.get(cell.key, []), retries, since)
+        ]
+
+    def given_up(self, attempts: list[FrozenTrial], retries: int, since: float) -> bool:
+        """Whether a cell with these attempts is to be left alone."""
+        failed = [t for t in attempts if t.state == TrialState.FAIL and t.user_attrs["at"] >= since]
+        if sum(bool(trial.user_attrs.get("counts")) for trial in failed) > retries:
+            return True
+        # A trial that takes its worker down, say for lack of memory, must not do so for ever.
+        deaths = [trial.user_attrs.get("died_at") for trial in failed if "died_at" in trial.user_attrs]
+        return len(deaths) >= DEATHS and len(set(deaths[-DEATHS:])) == 1
+
+    def _bury_the_dead(self) -> None:
+        """Fails the trials whose workers give no more sign of life."""
+        for trial in self._trials((TrialState.RUNNING,)):
+            # Between taking a trial and signing it there is a moment in which the worker may die.
+            there = Holder(**trial.user_attrs.get("holder", {"host": "", "pid": 0, "started": "", "name": ""}))
+            beat = trial.user_attrs.get("beat", {})
+            if self.watch.lapsed(trial._trial_id, there, beat.get("beat", 0)):
+                reason = f"its worker {there.name} gave no more sign of life"
+                self._end(trial._trial_id, TrialState.FAIL, reason=reason, died_at=beat.get("step", 0))
+
+    def _claim(self, cell: Cell, attempts: list[FrozenTrial], worker: str) -> "Lease | None":
+        waiting = [trial._trial_id for trial in attempts if trial.state == TrialState.WAITING]
+        trial_id = min(waiting) if waiting else self._enqueue(cell)
+        try:
+            if not self.storage.set_trial_state_values(trial_id, TrialState.RUNNING):
+                return None
+        except UpdateFinishedTrialError:
+            return None
+        self.storage.set_trial_user_attr(trial_id, "holder", as_attribute(Holder.me(worker)))
+        # Two workers may have enqueued the cell at the same moment: the older trial is the one that counts.
+        others = [t for t in self._trials() if t.user_attrs["cell_key"] == cell.key and t._trial_id != trial_id]
+        if any(t.state in ENDED or (t.state in OPEN and t._trial_id < trial_id) for t in others):
+            self._end(trial_id, TrialState.FAIL, reason="another trial of this cell was first")
+            return None
+        return Lease(self, trial_id, cell)
+
+    def _enqueue(self, cell: Cell) -> int:
+        # Levels that are words stand in `cell` alone, since Optuna refuses a categorical axis that grows.
+        axes = {
+            name: float(level)
+            for name, level in cell.values.items()
+            if isinstance(level, int | float) and not isinstance(level, bool)
+        }
+        about = {"cell_key": cell.key, "cell": cell.label, "name": cell.name, "seed": cell.seed, "at": time.time()}
+        trial = create_trial(
+            state=TrialState.WAITING,
+            params=axes,
+            distributions={name: FloatDistribution(level, level) for name, level in axes.items()},
+            user_attrs=about,
+        )
+        return self.storage.create_new_trial(self.study._study_id, template_trial=trial)
+
+    def _end(self, trial_id: int, state: TrialState, value: float | None = None, **attributes: Any) -> bool:
+        """Whether the trial has now ended as said, and had not ended before."""
+        try:
+            for name, each in (attributes | {"at": time.time()}).items():
+                self.storage.set_trial_user_attr(trial_id, name, each)
+            self.storage.set_trial_state_values(trial_id, state, None if value is None else [value])
+        except UpdateFinishedTrialError:
+            return False
+        return True
+
+    def _by_cell(self) -> dict[str, list[FrozenTrial]]:
+        found: dict[str, list[FrozenTrial]] = {}
+        for trial in self._trials():
+            found.setdefault(trial.user_attrs["cell_key"], []).append(trial)
+        return found
+
+    def _trials(self, states: tuple[TrialState, ...] | None = None) -> list[FrozenTrial]:
+        return [t for t in self.study.get_trials(deepcopy=False, states=states) if "cell_key" in t.user_attrs]
+
+
+class Lease:
+    """A trial that is ours until it ends; renewed in the background. Ends with exactly one of its four methods."""
+
+    def __init__(self, ledger: Ledger, trial_id: int, cell: Cell) -> None:
+        self.ledger, self.trial_id, self.cell = ledger, trial_id, cell
+        self.beating = Beating(self._beat)
+
+    def tell(self, step: int, steps: int) -> None:
+        """How far the trial is, for those who watch the study."""
+        self.beating.at = {"step": step, "steps": steps}
+
+    @property
+    def lost(self) -> bool:
+        return self.beating.lost.is_set()
+
+    def held(self) -> None:
+        """Raises LeaseLost where the trial is no longer ours, as the storage has it now."""
+        if self.lost or not self._beat({"beat": -int(time.time())} | self.beating.at):
+            raise LeaseLost(self.cell.name)
+
+    def complete(self, ending: Ending) -> None:
+        """Raises LeaseLost where another worker has ended the trial before."""
+        state = TrialState.COMPLETE if ending.outcome == "finished" else TrialState.PRUNED
+        self._ended(self.ledger._end(self.trial_id, state, ending.value, ending=dataclasses.asdict(ending)))
+
+    def fail(self, reason: str) -> None:
+        """An error of the trial's own, which counts against its retries."""
+        with suppress(LeaseLost):
+            self._ended(self.ledger._end(self.trial_id, TrialState.FAIL, reason=reason[:2000], counts=True))
+
+    def release(self) -> None:
+        """Gives the trial back, to be gone on with by whoever comes next."""
+        with suppress(LeaseLost):
+            self._ended(self.ledger._end(self.trial_id, TrialState.FAIL, reason="stopped, to go on later"))
+
+    def _beat(self, at: dict[str, Any]) -> bool:
+        try:
+            self.ledger.storage.set_trial_user_attr(self.trial_id, "beat", at)
+        except UpdateFinishedTrialError:
+            return False
+        return True
+
+    def _ended(self, ours: bool) -> None:
+        self.beating.end()
+        if not ours:
+            raise LeaseLost(self.cell.name)
+
+
+class Borrowed(Lease):
+    """A lease that another process of this trial renews."""
+
+    def __init__(self, ledger: Ledger, trial_id: int, cell: Cell) -> None:
+        self.ledger, self.trial_id, self.cell = ledger, trial_id, cell
+
+    @property
+    def lost(self) -> bool:
+        return False
+
+    def tell(self, step: int, steps: int) -> None:
+        pass
+
+    def held(self) -> None:
+        if self.ledger.storage.get_trial(self.trial_id).state != TrialState.RUNNING:
+            raise LeaseLost(self.cell.name)
+
+
+class Unleased(Borrowed):
+    """What the further processes of a trial have in its place: nothing to keep, nothing to end."""
+
+    def held(self) -> None:
+        pass
+
+    def complete(self, ending: Ending) -> None:
+        pass
+
+    def fail(self, reason: str) -> None:
+        pass
+
+    def release(self) -> None:
+        pass
+
+
+def names_of_studies(storage: BaseStorage) -> list[str]:
+    return sorted(
+        study.study_name.removeprefix(PREFIX)
+        for study in storage.get_all_studies()
+        if study.study_name.startswith(PREFIX)
+    )
+
+
+def existing(storage: BaseStorage, name: str) -> Ledger:
+    """The ledger of a study that is there; raises UserError where it is not."""
+    known = names_of_studies(storage)
+    if name not in known:
+        listed = f"there is {', '.join(known)}" if known else "there is none yet"
+        raise UserError(f"{name}: no such study in this storage; {listed}. Start one with `wb sweep FILE`.")
+    return Ledger(storage, name)

@@ -1,82 +1,187 @@
-"""One cell from claim to record: its MLflow run, its training, its outcome."""
+"""One cell from claim to ending: its MLflow run, its training, how it ended."""
 
+import logging
 import os
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from safetensors.torch import save_file
 
+from workbench.config.load import apply
+from workbench.objectives.plan import BLOCK
+from workbench.outage import patiently
 from workbench.sweep.grid import Cell
-from workbench.sweep.study import Ledger
+from workbench.sweep.job import Job, Place
+from workbench.sweep.search import pruned_by
+from workbench.sweep.study import Ending, Lease, LeaseLost
+from workbench.tracking.log import RunLog
 from workbench.tracking.provenance import provenance
 from workbench.tracking.runs import Tracker
-from workbench.training.loop import Hooks, Stopped, train
+from workbench.training.loop import Diverged, Hooks, Stopped, train
 from workbench.training.prepare import Prepared
+from workbench.training.state import read, remove
 from workbench.world import ALONE, World
 
 if TYPE_CHECKING:
-    from workbench.sweep.worker import Event, Job
+    from workbench.sweep.worker import Emit
+
+SYSTEM_EVERY = 10  # seconds between two readings of processor, memory and GPU
+
+
+class Pruned(Exception):
+    """A trial of a search that earlier ones outdo."""
 
 
 def run_cell(
-    job: "Job",
-    cell: Cell,
+    job: Job,
+    place: Place,
+    lease: Lease,
     prepared: Prepared,
-    ledger: Ledger,
-    worker: int,
-    emit: "Callable[[Event], None]",
-    stop: threading.Event,
+    emit: "Emit",
+    say: Callable[[str], None],
+    stopped: Callable[[], bool],
     world: World = ALONE,
-) -> tuple[str, float]:
-    """Trains a claimed cell, going on from its checkpoint; its run's id and the primary metric at its end.
+) -> Ending:
+    """Trains a claimed cell, going on from its checkpoint, and logs it.
 
-    Raises Stopped where it was asked to stop. Of several processes only the first one logs and records.
+    Raises Stopped (or Interrupted) where it was asked to stop, LeaseLost where another worker has the trial now. Of several processes
+    only the first one logs.
     """
-    checkpoint = job.workspace / "checkpoints" / f"{cell.key}.pt"
+    cell = lease.cell
+    checkpoint = place.workspace / "checkpoints" / f"{cell.key}.pt"
     if world.rank > 0:
-        silent = Hooks(log=lambda *_: None, progress=lambda *_: None, stop=stop.is_set)
-        return "", train(cell.settings, cell.seed, prepared, checkpoint, silent, world)[job.primary]
-    tracker = Tracker(job.uri, job.workspace)
-    tags = {"study": job.study, "cell": cell.label, "seed": str(cell.seed), "config_hash": cell.key}
-    params: dict[str, Any] = dict(cell.values) | {"seed": cell.seed, "steps": cell.settings.optimisation.steps}
-    if job.parent_run is None:
-        tags["kind"] = "train"
-    run_id = tracker.start(
-        cell.name if job.parent_run else f"{job.study} · seed {cell.seed}", tags, params, job.parent_run
-    )
-    tracker.tag(run_id, {"data": prepared.corpus.fingerprint, "warm_start": prepared.fingerprint})
-    tracker.attach(run_id, cell.settings.model_dump(), "config.json")
-    tracker.attach(run_id, provenance(), "provenance.json")
+        silent = Hooks(log=lambda *_: None, progress=lambda *_: None, stop=stopped)
+        return _ending(cell, "", job.experiment.primary, prepared, checkpoint, silent, {}, world)[0]
+    tracker = Tracker(job.uri, place.workspace)
+    run_id, again = patiently(lambda: start_run(tracker, job, cell, prepared), say, stopped)
+    endings = lease.ledger.endings() if cell.searching is not None else {}
+    curve: dict[int, float] = {}
     steps = cell.settings.optimisation.steps
 
     def on_step(step: int, figures: dict[str, float]) -> None:
+        lease.tell(step, steps)
         figures = figures | {"pairs": float(cell.settings.optimisation.batch_size)}
-        emit(("step", {"worker": worker, "cell": cell.name, "step": step, "steps": steps, "figures": figures}))
+        emit(("step", {"worker": place.name, "cell": cell.name, "step": step, "steps": steps, "figures": figures}))
 
-    hooks = Hooks(log=lambda metrics, step: tracker.log(run_id, metrics, step), progress=on_step, stop=stop.is_set)
+    with sending(tracker, run_id, place, again, say, stopped) as sent:
+
+        def on_log(metrics: dict[str, float], step: int) -> None:
+            sent.log(metrics, step)
+            if job.experiment.primary in metrics and step not in curve:
+                curve[step] = metrics[job.experiment.primary]
+                if step < steps and pruned_by(job.experiment, cell, endings, curve):
+                    raise Pruned
+
+        def stop() -> bool:
+            if lease.lost:
+                lease.held()  # raises, so that nothing more is written
+            return stopped()
+
+        hooks = Hooks(on_log, on_step, stop, say, lambda action: patiently(action, say, stopped))
+        ending, remarks = _ending(cell, run_id, job.experiment.primary, prepared, checkpoint, hooks, curve, world)
+        lease.held()
+        patiently(lambda: keep_weights(checkpoint) if ending.outcome == "finished" else None, say, stopped)
+        sent.close()
+    patiently(lambda: tracker.finish(run_id, tags=remarks), say, stopped)
+    return ending
+
+
+def start_run(tracker: Tracker, job: Job, cell: Cell, prepared: Prepared) -> tuple[str, bool]:
+    """The cell's run, and whether it has been started before. Safe to repeat."""
+    identity = {"study": job.study, "seed": str(cell.seed), "config_hash": cell.key}
+    kind = "train" if job.parent_run is None else "search" if cell.searching is not None else "trial"
+    tags = {"cell": cell.label, "kind": kind, "data": prepared.corpus.fingerprint, "warm_start": prepared.fingerprint}
+    params: dict[str, Any] = dict(cell.values) | {"seed": cell.seed, "steps": cell.settings.optimisation.steps}
+    name = cell.name if job.parent_run else f"{job.study} · seed {cell.seed}"
+    run_id, again = tracker.start(name, identity, tags, params, job.parent_run)
+    if not again:
+        sizes = {split: len(getattr(prepared.corpus, split)) for split in ("train", "val", "test")}
+        source = str(cell.settings.data.path or cell.settings.data.source)
+        tracker.add_input(run_id, cell.settings.data.source, prepared.corpus.fingerprint, source, sizes)
+    tracker.attach(run_id, cell.settings.model_dump(), "config.json")
+    tracker.attach(run_id, provenance(), "provenance.json")
+    return run_id, again
+
+
+@contextmanager
+def sending(
+    tracker: Tracker,
+    run_id: str,
+    place: Place,
+    again: bool,
+    say: Callable[[str], None],
+    stopped: Callable[[], bool],
+) -> Iterator[RunLog]:
+    """The run's log, with readings of the machine beside; an error or a stop is marked in the run."""
+    logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
+    sent = RunLog(tracker, run_id, place.workspace / "spool" / f"{run_id}.jsonl", again, say, stopped)
+    monitor = SystemMetricsMonitor(
+        run_id, sampling_interval=SYSTEM_EVERY, resume_logging=again, tracking_uri=tracker.uri
+    )
+    monitor.start()
     try:
-        final = train(cell.settings, cell.seed, prepared, checkpoint, hooks, world)
-    except Stopped:
-        tracker.finish(run_id, "KILLED")
+        yield sent
+    except LeaseLost:  # the run is another worker's now
+        sent.drop()
         raise
-    except Exception as error:
-        tracker.tag(run_id, {"failure": f"{type(error).__name__}: {error}"[:4000]})
-        tracker.finish(run_id, "FAILED")
+    except BaseException as error:
+        sent.leave()
+        asked = isinstance(error, Stopped) or stopped()
+        tags = {} if asked else {"failure": f"{type(error).__name__}: {error}"[:4000]}
+        try:
+            tracker.finish(run_id, "KILLED" if asked else "FAILED", tags)
+        except Exception as unsaid:
+            say(f"the run could not be marked as ended ({unsaid})")
         raise
-    keep_weights(checkpoint)
-    tracker.finish(run_id)
-    ledger.record(cell, run_id, final[job.primary])
-    checkpoint.unlink()  # only now: a trial that is killed before is finished again from its last state
-    emit(("done", {"worker": worker, "cell": cell.name, "seed": cell.seed, "value": final[job.primary]}))
-    return run_id, final[job.primary]
+    finally:
+        monitor.finish()
+
+
+def _ending(
+    cell: Cell,
+    run_id: str,
+    primary: str,
+    prepared: Prepared,
+    checkpoint: Path,
+    hooks: Hooks,
+    curve: dict[int, float],
+    world: World,
+) -> tuple[Ending, dict[str, str]]:
+    """Trains, and gives the ending with what is to be remarked in the run; where the memory of the GPU does not suffice, with ever smaller micro-batches of the same batch."""
+    settings = cell.settings
+    remarks: dict[str, str] = {}
+    while True:
+        try:
+            final = train(settings, cell.seed, prepared, checkpoint, hooks, world)
+            return Ending(run_id, "finished", final[primary], curve), remarks
+        except Diverged as end:
+            hooks.say(f"{cell.name} diverged: {end}")
+            return Ending(run_id, "diverged", None, curve), {"outcome": "diverged", "diverged_at": str(end.step)}
+        except Pruned:
+            return Ending(run_id, "pruned", curve[max(curve)], curve), {"outcome": "pruned"}
+        except torch.OutOfMemoryError:
+            parts = 2 * settings.optimisation.micro_batches
+            if settings.optimisation.batch_size % (BLOCK * parts) or world.size > 1:
+                raise
+        # Here, where nothing holds the tensors of the failed step any more.
+        torch.cuda.empty_cache()
+        hooks.say(f"{cell.name}: out of GPU memory; going on with {parts} micro-batches of the same batch")
+        settings = apply(settings, {"optimisation.micro_batches": parts})
+        remarks = {"micro_batches": str(parts)}
+
+
+def clear(place: Place, cell: Cell) -> None:
+    """Removes the states of a cell that has ended; only when the ledger knows, so that a worker killed before finishes it again."""
+    remove(place.workspace / "checkpoints" / f"{cell.key}.pt")
 
 
 def keep_weights(checkpoint: Path) -> None:
     """Leaves of a finished trial's state the weights alone, which evaluation needs."""
-    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
+    saved = read(checkpoint)["model"]
     half = checkpoint.with_suffix(".half")
     save_file({name: tensor.clone() for name, tensor in saved.items()}, half)
     os.replace(half, checkpoint.with_suffix(".safetensors"))

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import (
+    MLFLOW_DATASET_CONTEXT,
     MLFLOW_PARENT_RUN_ID,
-    MLFLOW_RUN_NAME,
     MLFLOW_RUN_NOTE,
     MLFLOW_SOURCE_NAME,
     MLFLOW_USER,
@@ -29,7 +29,7 @@ class Tracker:
     """A thin face on the MLflow client for one store."""
 
     def __init__(self, uri: str, workspace: Path) -> None:
-        self.client = MlflowClient(uri)
+        self.uri, self.client = uri, MlflowClient(uri)
         self.artifacts = (workspace / "artifacts").resolve().as_uri()
         self.local = uri.startswith("sqlite")
 
@@ -39,24 +39,45 @@ class Tracker:
             return str(found.experiment_id)
         return str(self.client.create_experiment(name, artifact_location=self.artifacts if self.local else None))
 
+    def logged(self, run_id: str) -> set[tuple[str, int]]:
+        """(metric, step) of everything that a run holds."""
+        names = self.client.get_run(run_id).data.metrics
+        return {(name, each.step) for name in names for each in self.client.get_metric_history(run_id, name)}
+
     def find(self, tags: Mapping[str, str]) -> Run | None:
         """The newest run with all these tags, or None."""
         wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
         found = self.client.search_runs([self.experiment_id()], wanted, max_results=1)
         return found[0] if found else None
 
-    def start(self, name: str, tags: Mapping[str, str], params: Mapping[str, Any], parent: str | None = None) -> str:
-        """The id of the run with these tags, set running again, or of a new one. Params are written once."""
-        run = self.find(tags)
-        if run is not None:
-            self.client.update_run(run.info.run_id, status="RUNNING")
-            return str(run.info.run_id)
-        everything = dict(tags) | {MLFLOW_RUN_NAME: name, MLFLOW_SOURCE_NAME: "wb", MLFLOW_USER: _user()}
-        if parent:
-            everything[MLFLOW_PARENT_RUN_ID] = parent
-        run = self.client.create_run(self.experiment_id(), tags=everything)
-        self.client.log_batch(run.info.run_id, params=[Param(key, _short(value)) for key, value in params.items()])
-        return str(run.info.run_id)
+    def start(
+        self,
+        name: str,
+        identity: Mapping[str, str],
+        tags: Mapping[str, str],
+        params: Mapping[str, Any],
+        parent: str | None = None,
+    ) -> tuple[str, bool]:
+        """The id of the run with the tags `identity`, set running again, or of a new one; and whether it was there before.
+
+        Safe to repeat after an outage at any of its steps. Params are written once.
+        """
+        run = self.find(identity)
+        again = run is not None
+        if run is None:
+            everything = dict(identity) | {MLFLOW_SOURCE_NAME: "wb", MLFLOW_USER: _user()}
+            if parent:
+                everything[MLFLOW_PARENT_RUN_ID] = parent
+            run = self.client.create_run(self.experiment_id(), tags=everything | dict(tags), run_name=name)
+        run_id = str(run.info.run_id)
+        if again:
+            self.client.update_run(run_id, status="RUNNING", name=name)
+        self.client.log_batch(
+            run_id,
+            params=[] if run.data.params else [Param(key, _short(value)) for key, value in params.items()],
+            tags=[RunTag(key, value) for key, value in tags.items()] if again else [],
+        )
+        return run_id, again
 
     def settings_of(self, run_id: str) -> tuple[dict[str, Any], int, str]:
         """The settings, the seed and the cell's key of a trial. Raises UserError where there is no such trial."""
@@ -94,13 +115,22 @@ class Tracker:
         """The description that MLflow shows on the run's page."""
         self.client.set_tag(run_id, MLFLOW_RUN_NOTE, markdown)
 
+    def add_input(self, run_id: str, name: str, digest: str, source: str, profile: Mapping[str, Any]) -> None:
+        """Names the data that a run was trained on, as MLflow's dataset input."""
+        dataset = Dataset(
+            name, digest[:36], "local", json.dumps({"uri": source}), profile=json.dumps(dict(profile)), schema=None
+        )
+        self.client.log_inputs(run_id, [DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, "training")])])
+
     def attach(self, run_id: str, data: Mapping[str, Any], name: str) -> None:
         self.client.log_dict(run_id, dict(data), name)
 
     def attach_folder(self, run_id: str, folder: Path, name: str) -> None:
         self.client.log_artifacts(run_id, str(folder), name)
 
-    def finish(self, run_id: str, status: str = "FINISHED") -> None:
+    def finish(self, run_id: str, status: str = "FINISHED", tags: Mapping[str, str] | None = None) -> None:
+        if tags:
+            self.tag(run_id, tags)
         self.client.set_terminated(run_id, status)
 
 

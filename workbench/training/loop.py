@@ -1,5 +1,6 @@
 """One trial: set up, train, evaluate, log, save."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from workbench.model.vilta import ViLTA
 from workbench.objectives.companions import Companions, make_companions
 from workbench.objectives.plan import Part
 from workbench.objectives.step import alpha_at, losses
+from workbench.outage import Persist, at_once
 from workbench.randomness import key
 from workbench.training.batches import FoilTable, on_device, plan_batch, read_pictures
 from workbench.training.distributed import check_cut, speed_up, spread_over, without_exchange
@@ -32,13 +34,24 @@ class Stopped(Exception):
     """The trial was asked to stop; its state is saved."""
 
 
+class Diverged(Exception):
+    """The loss or its gradient is no longer a finite number, after `step` steps."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"loss or gradient not finite in step {step}")
+        self.step = step
+
+
 @dataclass(frozen=True)
 class Hooks:
-    """How a trial speaks to whoever runs it: `log(metrics, step)`, `progress(step, figures)`, `stop()`."""
+    """How a trial speaks to whoever runs it: `log(metrics, step)`, `progress(step, figures)`, `stop()`, `say(sentence)`; `persist` runs
+    what writes a checkpoint, and may wait until there is room for it."""
 
     log: Log
     progress: Progress
     stop: Callable[[], bool] = lambda: False
+    say: Callable[[str], None] = lambda _: None
+    persist: Persist = at_once
 
 
 def train(
@@ -47,7 +60,8 @@ def train(
     """Trains to the last step and gives the final metrics; goes on from `checkpoint` where there is one.
 
     Same settings, seed, machine, thread and process count: same numbers, also when it was stopped and resumed.
-    Every process of the `world` must call this; only the first one's `log` and `progress` are heard.
+    Every process of the `world` must call this; only the first one's `log` and `progress` are heard. Raises Stopped
+    and Diverged.
     """
     device, pairs = prepared.device, prepared.corpus.train
     optimisation, evaluation, objectives = settings.optimisation, settings.evaluation, settings.objectives
@@ -61,13 +75,13 @@ def train(
     speed_up(model, settings)
     call = spread_over(model, optimisation.sharding, world)
     state = TrainState(model, optimiser_for(model, settings), companions.ema, companions.queue)
-    restore(state, checkpoint)
+    restore(state, checkpoint, hooks.say)
     reader = read_pictures(settings, prepared, order, world, state.step)
     started = time.perf_counter() - state.seconds
 
     while state.step < optimisation.steps:
         if world.any(hooks.stop(), device):
-            save(state, checkpoint, world.rank == 0)
+            save(state, checkpoint, world.rank == 0, hooks.persist)
             raise Stopped
         step = state.step
         train_mode(model, settings)
@@ -89,9 +103,11 @@ def train(
             with without_exchange(call, micro_batch + 1 == len(read)):
                 made.append(_learn(call, settings, companions, part, images, alpha, world))
         norm = whole(nn.utils.clip_grad_norm_(model.parameters(), optimisation.clip))
+        parts = _add_up(made, world)
+        if not math.isfinite(parts["loss"]) or not math.isfinite(float(norm)):
+            raise Diverged(step + 1)
         state.optimiser.step()
         companions.follow(model, objectives.ema_decay)
-        parts = _add_up(made, world)
         state.add(parts | {"gradient_norm": float(norm)})
         state.step = step + 1
         state.seconds = time.perf_counter() - started
@@ -105,7 +121,7 @@ def train(
             )
             started = time.perf_counter() - state.seconds
         if state.step % optimisation.checkpoint_every == 0 or state.step == optimisation.steps:
-            save(state, checkpoint, world.rank == 0)
+            save(state, checkpoint, world.rank == 0, hooks.persist)
             started = time.perf_counter() - state.seconds
     final = _measure(call, final_metrics, settings, prepared, companions)
     seconds = max(state.seconds, 1e-9)
@@ -113,7 +129,7 @@ def train(
         "perf/pairs_per_second": state.step * order.size / seconds,
         "perf/data_wait": state.waited / seconds,  # share of the training time
     }
-    hooks.log(final | speed, state.step)
+    hooks.log(final | speed, state.step)  # what was measured at the last step already is the same once more
     return final
 
 

@@ -1,15 +1,16 @@
 """The one train state, saved whole and restored whole."""
 
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
 
-from workbench.errors import UserError
+from workbench.outage import Persist, at_once
 from workbench.training.distributed import restored
 from workbench.world import whole
 
@@ -44,8 +45,12 @@ class TrainState:
         return means
 
 
-def save(state: TrainState, path: Path, writes: bool = True) -> None:
-    """Writes the state so that `path` is always a whole one: the old or the new.
+class Damaged(Exception):
+    """A checkpoint whose bytes are not those that were written."""
+
+
+def save(state: TrainState, path: Path, writes: bool = True, persist: Persist = at_once) -> None:
+    """Writes the state so that `path` is always a whole one: the old or the new. The one before stays beside it.
 
     The state does not tell how many processes trained. All of them must call this; the one that `writes` does.
     """
@@ -62,27 +67,94 @@ def save(state: TrainState, path: Path, writes: bool = True) -> None:
             "sums": state.sums,
         },
     }
-    if not writes:
-        return
+    if writes:
+        persist(lambda: _write(everything, path))
+
+
+def before(path: Path) -> Path:
+    """Where the checkpoint that `path` has replaced is kept."""
+    return path.with_name(f"{path.name}.before")
+
+
+def remove(path: Path) -> None:
+    """Removes a checkpoint and the one before it."""
+    for each in (path, before(path), path.with_suffix(".part")):
+        each.unlink(missing_ok=True)
+
+
+class _Sealed:
+    """A file that keeps the SHA-256 of what is written to it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.sha = file, hashlib.sha256()
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        self.sha.update(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error  # torch turns it into an error that no longer says what happened
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _write(everything: dict[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_suffix(".part")
     try:
         with open(half, "wb") as file:
-            torch.save(everything, file)
+            sealed = _Sealed(file)
+            try:
+                torch.save(everything, sealed)  # type: ignore[arg-type]
+            except RuntimeError as error:
+                raise (sealed.error or error) from error
+            file.write(sealed.sha.digest())
             file.flush()
             os.fsync(file.fileno())
+        if path.exists():
+            os.replace(path, before(path))
         os.replace(half, path)
-    except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"{path}: the checkpoint cannot be written ({error}); free some space and run again."
-        ) from error
+    except OSError:
+        half.unlink(missing_ok=True)
+        raise
 
 
-def restore(state: TrainState, path: Path) -> None:
-    """Puts what `save` wrote back into `state`; does nothing where there is no checkpoint yet."""
-    if not path.exists():
+def read(path: Path) -> dict[str, Any]:
+    """What `save` wrote; raises Damaged where the bytes do not have the checksum at their end, or cannot be read."""
+    sha = hashlib.sha256()
+    seal = sha.digest_size
+    try:
+        left = path.stat().st_size - seal
+        with open(path, "rb") as file:
+            while left > 0:
+                part = file.read(min(left, 1 << 22))
+                sha.update(part)
+                left -= len(part)
+            if file.read() != sha.digest():
+                raise Damaged(f"{path} is damaged: its checksum is another one")
+    except OSError as error:
+        raise Damaged(f"{path} cannot be read ({error})") from error
+    saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return saved
+
+
+def restore(state: TrainState, path: Path, say: Callable[[str], None] = lambda _: None) -> None:
+    """Puts what `save` wrote back into `state`; does nothing where there is no checkpoint yet.
+
+    A damaged checkpoint is passed over, and `say` told, for the one before it, or for a start from the beginning.
+    """
+    saved = None
+    for each in (path, before(path)):
+        if saved is None and each.exists():
+            try:
+                saved = read(each)
+            except Damaged as damage:
+                say(f"{damage}; going on from the state before it")
+    if saved is None:
         return
-    saved = torch.load(path, map_location="cpu", weights_only=True)
     like = state.model.state_dict()
     state.model.load_state_dict({name: restored(tensor, like[name]) for name, tensor in saved["model"].items()})
     state.optimiser.load_state_dict(_each_moment(state.optimiser, saved["optimiser"], restored))

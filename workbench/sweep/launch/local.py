@@ -1,50 +1,128 @@
-"""Workers as processes of this machine, which share its cores."""
+"""Workers as processes of this machine, which share its cores and its GPUs."""
 
 import multiprocessing
 import os
-import queue
+import threading
+import time
 from collections.abc import Iterator
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
 
-from workbench.sweep.worker import Event, Job, work
+from workbench.sweep.job import Place
+from workbench.sweep.worker import GRACE, Event, work_as_process
+
+# Loaded once, by a server from which workers are forked. It must load nothing that starts threads, such as polars or mlflow.
+PRELOADED = ["torch", "torchvision", "timm", "transformers", "optuna", "scipy.stats", "workbench.model.vilta"]
+FRUITLESS = 5  # deaths in a row of a worker that never came to train a step
 
 
-def default_workers() -> int:
-    """One a GPU; without one, one a core up to four: small models gain more from whole trials side by side than from
+def default_workers(trials_per_device: int = 1) -> int:
+    """So many a GPU; without one, one a core up to four: small models gain more from whole trials side by side than from
     threads."""
     import torch
 
-    return torch.cuda.device_count() or min(4, os.cpu_count() or 1)
+    return torch.cuda.device_count() * trials_per_device or min(4, os.cpu_count() or 1)
 
 
-def run_workers(job: Job, workers: int) -> Iterator[Event]:
-    """Yields the events of all workers until the last one ends. Closing the iterator stops them."""
-    context = multiprocessing.get_context("spawn")
-    events = context.Queue()
+def places(workspace: Any, storage: str | None, workers: int, cores: int, group: int = 1) -> list[Place]:
+    """Where each of `workers` works: an equal share of the threads; one GPU each in turn, or, where a trial takes a `group` of
+    processes, all that this process sees."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    threads = max(1, cores // workers)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return [
+        Place(
+            workspace,
+            storage,
+            threads,
+            cores,
+            f"{os.uname().nodename}/{index}",
+            (visible[index % gpus] if len(visible) == gpus else str(index % gpus)) if gpus > 1 and group == 1 else None,
+        )
+        for index in range(workers)
+    ]
+
+
+def run_workers(study: str, where: list[Place]) -> Iterator[Event]:
+    """Yields the events of all workers, and `tick` at least every half second, until the last one has ended. A worker that dies is
+    replaced. Closing the iterator stops them all."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ.setdefault(name, str(job.all_threads))
-    processes = []
-    for index in range(workers):
-        process = context.Process(target=work, args=(job, index, events.put), daemon=True)
+        os.environ.setdefault(name, str(where[0].all_threads))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    living: dict[Connection, tuple[BaseProcess, Place]] = {}
+    fruitless = {place.name: 0 for place in where}
+
+    def start(place: Place) -> None:
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=_main, args=(theirs, place, study), daemon=False)
         process.start()
-        processes.append(process)
+        theirs.close()
+        living[ours] = (process, place)
+
     try:
-        ended = 0
-        while ended < workers:
-            try:
-                event = events.get(timeout=1.0)
-            except queue.Empty:
-                dead = [p for p in processes if p.exitcode not in (None, 0)]
-                if dead and all(p.exitcode is not None for p in processes):
-                    yield ("crash", {"worker": -1, "message": f"a worker died with exit code {dead[0].exitcode}"})
-                    return
-                continue
-            ended += event[0] == "end"
-            yield event
+        for place in where:
+            start(place)
+        while living:
+            for connection in wait(list(living), timeout=0.5):
+                assert isinstance(connection, Connection)
+                process, place = living[connection]
+                try:
+                    event: Event = connection.recv()
+                except (EOFError, OSError):
+                    process.join()
+                    del living[connection]
+                    fruitless[place.name] += 1
+                    if fruitless[place.name] < FRUITLESS:
+                        yield (
+                            "say",
+                            {
+                                "worker": place.name,
+                                "message": f"worker {place.name} died ({_cause(process)}); another takes its place",
+                            },
+                        )
+                        start(place)
+                    else:
+                        message = (
+                            f"worker {place.name} died {FRUITLESS} times before it trained a step ({_cause(process)})"
+                        )
+                        yield ("crash", {"worker": place.name, "message": message})
+                    continue
+                if event[0] == "step":
+                    fruitless[place.name] = 0
+                if event[0] == "end":
+                    process.join(timeout=GRACE)
+                    del living[connection]
+                yield event
+            yield ("tick", {})
     finally:
-        for process in processes:
-            if process.is_alive():
-                process.terminate()
-        for process in processes:
-            process.join(timeout=30)
+        for process, _ in living.values():
+            process.terminate()
+        deadline = time.monotonic() + GRACE
+        for process, _ in living.values():
+            process.join(timeout=max(0.0, deadline - time.monotonic()))
             if process.is_alive():
                 process.kill()
+
+
+def _main(connection: Connection, place: Place, study: str) -> None:
+    lock = threading.Lock()
+
+    def emit(event: Event) -> None:
+        try:
+            with lock:
+                connection.send(event)
+        except OSError:  # nobody listens any more
+            pass
+
+    work_as_process(place, study, emit)
+
+
+def _cause(process: BaseProcess) -> str:
+    code = process.exitcode or 0
+    if code >= 0:
+        return f"exit code {code}"
+    return f"signal {-code}" + (", perhaps for lack of memory" if code == -9 else "")

@@ -1,0 +1,149 @@
+"""One sweep of 12 cells through every kind of worker and storage: the numbers are the same to the last bit."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.services import free_port, mlflow_server, postgres
+from tests.soak import YAML, Value, values
+from workbench.sweep.storage import open_storage
+from workbench.sweep.study import Ending, Ledger
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CELLS = 12
+
+
+@pytest.fixture(scope="module")
+def yaml(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("yaml") / "twelve.yaml"
+    text = (
+        YAML.format(steps=8).replace("[0.0, 0.25, 0.5, 0.75, 1.0]", "[0.0, 0.5, 1.0]").replace("count: 8", "count: 4")
+    )
+    path.write_text(text)
+    return path
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-c", "from workbench.cli import main; main()", *arguments]
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"PYTHONPATH": str(ROOT), "WB_LEASE": "8"} | environment
+    return subprocess.run(command(*arguments), cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+
+
+def results(tracking: str) -> Value:
+    found, counts = values(tracking)
+    assert set(counts.values()) == {1}
+    assert len({cell for cell, *_ in found}) == CELLS
+    return {at: value for at, value in found.items() if not at[1].startswith(("seconds", "perf/"))}
+
+
+@pytest.fixture(scope="module")
+def local(yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Value:
+    """The sweep by two local workers with the journal."""
+    home = tmp_path_factory.mktemp("local")
+    done = run("sweep", str(yaml), "--workspace", str(home), "--workers", "2")
+    assert done.returncode == 0, done.stderr
+    return results(f"sqlite:///{home / 'mlflow.db'}")
+
+
+def test_postgresql_an_mlflow_server_on_it_and_a_worker_that_joins(yaml: Path, local: Value, tmp_path: Path) -> None:
+    with postgres(tmp_path / "postgres") as database, mlflow_server(tmp_path / "server", database) as server:
+        home = tmp_path / "work"
+        plain = database.replace("+psycopg", "")
+        common = ["--workspace", str(home), "--storage", plain]
+        env = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": server.uri}
+        sweep = subprocess.Popen(
+            command("sweep", str(yaml), "--workers", "2", *common), cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True
+        )
+        ledger = Ledger(open_storage(plain, home), "twelve")
+        _until(lambda: bool(ledger.study.user_attrs), 60)
+        joined = run("worker", "twelve", "--workers", "1", *common)
+        assert joined.returncode == 0, joined.stderr
+        assert "finished hard_ratio" in joined.stdout
+        out, _ = sweep.communicate(timeout=120)
+        assert sweep.returncode == 0
+        assert out.count("finished hard_ratio") == CELLS
+        assert results(server.uri) == local
+        listed = run("runs", "--workspace", str(home), MLFLOW_TRACKING_URI=server.uri)
+        assert f"{CELLS}/{CELLS}  twelve" in listed.stdout, listed.stderr
+        holders = {trial.user_attrs["holder"]["pid"] for trial in ledger.study.trials}
+        assert len(holders) == 3
+
+
+def test_ray_with_a_worker_killed(yaml: Path, local: Value, tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray", reason="Ray is not installed")
+    from ray.cluster_utils import Cluster
+
+    assert ray is not None
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        cluster.add_node(num_cpus=1)
+        killed: list[int] = []
+        ledger = Ledger(open_storage(None, tmp_path), "twelve")
+
+        def kill_one() -> None:
+            """The process of one of the two actors, once a few cells have ended."""
+            _until(lambda: len(ledger.endings()) >= 3, 200)
+            for process in psutil.process_iter(["cmdline"]):
+                if not killed and "ray::Worker.run" in " ".join(process.info["cmdline"] or []):
+                    process.send_signal(signal.SIGKILL)
+                    killed.append(process.pid)
+
+        threading.Thread(target=kill_one, daemon=True).start()
+        arguments = ["--workspace", str(tmp_path), "--launcher", "ray", "--workers", "2", "--gpus-per-worker", "0"]
+        done = run("sweep", str(yaml), *arguments, RAY_ADDRESS=cluster.address)
+        assert done.returncode == 0, done.stderr
+        assert killed
+        nodes = {trial.user_attrs["holder"]["name"] for trial in ledger.study.trials}
+        assert nodes == {"ray/0", "ray/1"}
+        assert results(f"sqlite:///{tmp_path / 'mlflow.db'}") == local
+    finally:
+        cluster.shutdown()
+
+
+@pytest.fixture
+def proxy(tmp_path: Path) -> Iterator[str]:
+    pytest.importorskip("grpc", reason="gRPC is not installed")
+    port = free_port()
+    server = subprocess.Popen(command("storage", "--port", str(port), "--workspace", str(tmp_path)), cwd=ROOT)
+    yield f"grpc://127.0.0.1:{port}"
+    server.send_signal(signal.SIGTERM)
+    server.wait(timeout=30)
+
+
+def test_claims_through_the_grpc_proxy_are_exclusive(proxy: str, experiment: object, tmp_path: Path) -> None:
+    from workbench.sweep.grid import expand
+
+    cells = expand(experiment)  # type: ignore[arg-type]
+    taken: list[str] = []
+
+    def work() -> None:
+        ledger = Ledger(open_storage(proxy, tmp_path / "elsewhere"), "s")
+        while (ours := ledger.claim(cells, 1, 0.0, "me")) is not None:
+            taken.append(ours.cell.key)
+            ours.complete(Ending("run", "finished", 0.5, {}))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(taken) == sorted(cell.key for cell in cells)
+    assert len(Ledger(open_storage(None, tmp_path), "s").endings()) == len(cells)
+
+
+def _until(ready: object, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not ready():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.2)

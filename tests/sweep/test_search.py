@@ -1,0 +1,96 @@
+from typing import Any
+
+import pytest
+
+from workbench.config.schema import Experiment, Search
+from workbench.sweep.grid import Cell
+from workbench.sweep.search import Plan, planned, pruned_by, search_of
+from workbench.sweep.study import Ending
+
+RATE = "optimisation.learning_rate"
+
+
+def tuned(experiment: Experiment, **changes: Any) -> Experiment:
+    search = {"settings": {RATE: {"low": 1e-4, "high": 1e-2, "log": True}, "objectives.mlm.mask_ratio": [0.15, 0.3]}}
+    return experiment.model_copy(
+        update={
+            "arms": experiment.arms[:2],
+            "search": Search.model_validate(search | {"trials": 6, "batch": 3} | changes),
+        }
+    )
+
+
+def play(experiment: Experiment, order: int = 1) -> tuple[Plan, dict[str, Ending], list[Cell]]:
+    """Ends cells with a made-up value that is best at a rate of .001, the last known first when `order` is -1."""
+    endings: dict[str, Ending] = {}
+    ran: list[Cell] = []
+    while todo := [cell for cell in planned(experiment, endings).cells if cell.key not in endings][::order]:
+        cell = todo[0]
+        value = 1 - abs(cell.settings.optimisation.learning_rate - 1e-3)
+        endings[cell.key] = Ending("run", "finished", value, {3: value / 2, 6: value})
+        ran.append(cell)
+    return planned(experiment, endings), endings, ran
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "random"])
+def test_a_search_is_the_same_in_whatever_order_its_trials_end(experiment: Experiment, sampler: str) -> None:
+    searched = tuned(experiment, sampler=sampler)
+    plan, _endings, ran = play(searched)
+    other, _, ran_too = play(searched, -1)
+    assert [cell.key for cell in plan.cells] == [cell.key for cell in other.cells]
+    assert [cell.key for cell in ran] != [cell.key for cell in ran_too]
+    assert plan.whole
+    assert plan.total == 2 * (6 + searched.seeds.count)
+
+
+def test_every_arm_has_the_same_budget_and_its_best_is_run_with_fresh_seeds(experiment: Experiment) -> None:
+    searched = tuned(experiment)
+    plan, endings, _ = play(searched)
+    tried = [search_of(searched, arm, endings) for arm in searched.arms]
+    assert [len(each.tried) for each in tried] == [6, 6]
+    assert [given for _, given, _ in tried[0].tried[:3]] == [given for _, given, _ in tried[1].tried[:3]]
+    for each in tried:
+        best = max(each.tried, key=lambda row: row[2].value if row[2] and row[2].value else 0)
+        assert each.best == best[1]
+        confirming = [c for c in plan.cells if c.searching is None and each.arm.items() <= c.values.items()]
+        assert {cell.seed for cell in confirming} == set(range(searched.seeds.count))
+        assert all(cell.values[RATE] == best[1][RATE] for cell in confirming)
+        assert "search" not in confirming[0].label
+    assert all(cell.seed == searched.search.seed for cell in plan.cells if cell.searching is not None)  # type: ignore[union-attr]
+
+
+def test_nothing_is_confirmed_before_the_search_of_its_arm_has_ended(experiment: Experiment) -> None:
+    plan = planned(tuned(experiment), {})
+    assert not plan.whole
+    assert len(plan.cells) == 2 * 3
+    assert all(cell.searching is not None for cell in plan.cells)
+
+
+@pytest.mark.parametrize("pruner", ["median", "hyperband"])
+def test_a_poor_trial_is_pruned_a_good_one_and_a_confirming_one_are_not(experiment: Experiment, pruner: str) -> None:
+    searched = tuned(experiment, pruner=pruner, trials=12)
+    plan, endings, _ = play(searched)
+    late = next(cell for cell in plan.cells if cell.searching is not None and cell.searching >= 9)
+    first = next(cell for cell in plan.cells if cell.searching == 0)
+    confirming = next(cell for cell in plan.cells if cell.searching is None)
+    poor, good = {1: 0.0, 3: 0.0}, {1: 2.0, 3: 2.0}
+    assert pruned_by(searched, late, endings, poor)
+    assert not pruned_by(searched, late, endings, good)
+    assert not pruned_by(searched, first, endings, poor)  # it has nothing to be compared with
+    assert not pruned_by(searched, confirming, endings, poor)
+    assert not pruned_by(tuned(experiment, pruner="none", trials=12), late, endings, poor)
+
+
+def test_diverged_and_pruned_trials_are_never_the_best(experiment: Experiment) -> None:
+    searched = tuned(experiment)
+    endings: dict[str, Ending] = {}
+    while not (plan := planned(searched, endings)).whole:
+        for number, cell in enumerate(cell for cell in plan.cells if cell.key not in endings):
+            endings[cell.key] = [
+                Ending("a", "diverged", None, {}),
+                Ending("b", "pruned", 9.0, {3: 9.0}),
+                Ending("c", "finished", 0.5, {3: 0.4, 6: 0.5}),
+            ][number % 3]
+    for arm in searched.arms:
+        found = search_of(searched, arm, endings)
+        assert [given for _, given, e in found.tried if e and e.outcome == "finished" and given == found.best]

@@ -1,0 +1,122 @@
+"""Metrics on their way to MLflow: nothing lost, nothing twice."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.exceptions import MlflowException
+
+from workbench.outage import Interrupted
+from workbench.tracking import log
+from workbench.tracking.log import RunLog
+from workbench.tracking.runs import Tracker
+from workbench.tracking.store import open_store
+
+
+@pytest.fixture
+def tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tracker:
+    monkeypatch.setattr(log, "EVERY", 0.05)
+    return Tracker(open_store(tmp_path), tmp_path)
+
+
+def start(tracker: Tracker) -> str:
+    return tracker.start("r", {"study": "s", "config_hash": "c"}, {}, {"a": 1})[0]
+
+
+def history(tracker: Tracker, run_id: str) -> list[tuple[str, int, float]]:
+    names = tracker.client.get_run(run_id).data.metrics
+    return sorted((m.key, m.step, m.value) for name in names for m in tracker.client.get_metric_history(run_id, name))
+
+
+def test_everything_arrives_once_and_the_file_goes(tracker: Tracker, tmp_path: Path) -> None:
+    run_id, file = start(tracker), tmp_path / "spool" / "r.jsonl"
+    sent = RunLog(tracker, run_id, file, False, print)
+    for step in range(3):
+        sent.log({"x": step / 2, "y": float("nan")}, step)
+    sent.log({"x": 1.0, "z": 4.0}, 2)  # x is there already
+    sent.close()
+    assert history(tracker, run_id) == [("x", 0, 0.0), ("x", 1, 0.5), ("x", 2, 1.0), ("z", 2, 4.0)]
+    assert not file.exists()
+
+
+def test_a_resumed_trial_sends_what_its_predecessor_had_not_and_repeats_nothing(
+    tracker: Tracker, tmp_path: Path
+) -> None:
+    run_id, file = start(tracker), tmp_path / "r.jsonl"
+    first = RunLog(tracker, run_id, file, False, print)
+    first.log({"x": 1.0}, 1)
+    first.close()
+    file.write_text(
+        json.dumps({"step": 1, "time": 5, "metrics": {"x": 1.0}})
+        + "\n"
+        + json.dumps({"step": 2, "time": 6, "metrics": {"x": 2.0}})
+        + '\n{"step": 3, "ti'  # its writer died here
+    )
+    again = RunLog(tracker, run_id, file, True, print)
+    again.log({"x": 2.0}, 2)
+    again.log({"x": 3.0}, 3)
+    again.close()
+    assert history(tracker, run_id) == [("x", 1, 1.0), ("x", 2, 2.0), ("x", 3, 3.0)]
+
+
+def test_an_outage_is_waited_out_and_a_lost_answer_doubles_nothing(
+    tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id, told, calls = start(tracker), [], []
+    real = tracker.client.log_batch
+
+    def flaky(*arguments: Any, **named: Any) -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise MlflowException("API request failed") from ConnectionError("refused")
+        real(*arguments, **named)
+        if len(calls) == 2:
+            raise MlflowException("the answer was lost") from ConnectionError("reset")
+
+    monkeypatch.setattr(tracker.client, "log_batch", flaky)
+    sent = RunLog(tracker, run_id, tmp_path / "r.jsonl", False, told.append)
+    sent.log({"x": 1.0}, 1)
+    sent.close()
+    assert len(calls) == 3
+    assert history(tracker, run_id) == [("x", 1, 1.0)]
+    assert [message.partition(":")[0] for message in told] == ["waiting", "going on"]
+
+
+def test_a_stop_during_an_outage_keeps_what_was_not_sent(
+    tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id, file = start(tracker), tmp_path / "r.jsonl"
+
+    def away(*_: Any, **__: Any) -> None:
+        raise MlflowException("API request failed") from ConnectionError("refused")
+
+    monkeypatch.setattr(tracker.client, "log_batch", away)
+    asked: list[bool] = []
+    sent = RunLog(tracker, run_id, file, False, print, lambda: bool(asked))
+    sent.log({"x": 1.0}, 1)
+    asked.append(True)
+    with pytest.raises(Interrupted):
+        sent.close()
+    monkeypatch.undo()
+    again = RunLog(tracker, run_id, file, True, print)
+    again.close()
+    assert history(tracker, run_id) == [("x", 1, 1.0)]
+
+
+def test_a_fault_is_not_waited_out(tracker: Tracker, tmp_path: Path) -> None:
+    sent = RunLog(tracker, "no such run", tmp_path / "r.jsonl", False, print)
+    sent.log({"x": 1.0}, 1)
+    with pytest.raises(MlflowException):
+        sent.close()
+    assert (tmp_path / "r.jsonl").exists()
+
+
+def test_a_run_begun_by_a_worker_that_died_is_found_and_completed(tracker: Tracker) -> None:
+    run_id, again = tracker.start("r", {"study": "s", "config_hash": "c"}, {"cell": "old"}, {"a": 1})
+    assert not again
+    tracker.finish(run_id, "KILLED")
+    same, again = tracker.start("r2", {"study": "s", "config_hash": "c"}, {"cell": "new"}, {"a": 2})
+    run = tracker.client.get_run(run_id)
+    assert (same, again, run.info.status, run.info.run_name) == (run_id, True, "RUNNING", "r2")
+    assert (run.data.params, run.data.tags["cell"]) == ({"a": "1"}, "new")

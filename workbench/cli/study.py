@@ -1,0 +1,169 @@
+"""`wb worker`, `wb storage`, and what looks after studies: export, reproduce, gc."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from workbench.cli.options import DEFAULT, Debug, Json, Storage, Workspace, app, console_for, print_json
+from workbench.errors import UserError
+
+
+@app.command(
+    epilog="Example: `wb worker ablation_itm --storage postgresql://USER:PASSWORD@HOST/DATABASE --workspace /shared/wb`"
+)
+def worker(
+    study: Annotated[str, typer.Argument(help="Name of a study that `wb sweep` has started.")],
+    storage: Storage = None,
+    workspace: Workspace = DEFAULT,
+    workers: Annotated[
+        int | None, typer.Option(help="Trials side by side; default one a GPU, else a core.", min=1)
+    ] = None,
+    trials_per_device: Annotated[int, typer.Option(help="Trials that share a GPU.", min=1)] = 1,
+    debug: Debug = False,
+) -> None:
+    """Join a running study from any machine that shares its storage. Ends when the study has no more work.
+
+    A trial goes on from its checkpoint only where the workspace is shared, too; elsewhere it starts anew.
+    """
+    from workbench.progress import SweepDisplay
+    from workbench.sweep.job import published
+    from workbench.sweep.launch.local import default_workers, places, run_workers
+    from workbench.sweep.storage import open_storage
+    from workbench.sweep.study import existing
+
+    job = published(existing(open_storage(storage, workspace), study))
+    if job.uri.startswith("sqlite:///") and not Path(job.uri.removeprefix("sqlite:///")).exists():
+        raise UserError(
+            f"{study}: its runs are kept in {job.uri}, which this machine does not see; share that folder, or start the sweep with "
+            "MLFLOW_TRACKING_URI=http://... of an MLflow server."
+        )
+    count = workers or max(1, default_workers(trials_per_device) // job.processes)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    wrong = False
+    with SweepDisplay(console_for(False)) as display:
+        events = run_workers(study, places(workspace, storage, count, os.cpu_count() or 1, job.processes))
+        try:
+            for kind, figures in events:
+                if kind == "user_error":
+                    raise UserError(figures["message"])
+                wrong = wrong or kind == "crash"
+                if kind == "ended":
+                    display.show(("done", figures))
+                elif kind != "tick":
+                    display.show((kind, figures))
+        except KeyboardInterrupt:
+            typer.echo("Stopped; others can go on with its trials.", err=True)
+            raise typer.Exit(130) from None
+        finally:
+            events.close()  # type: ignore[attr-defined]
+    if wrong:
+        raise typer.Exit(1)
+
+
+@app.command(
+    "storage", epilog="Example: `wb storage --from postgresql://... --port 13000`, then `--storage grpc://HOST:13000`"
+)
+def storage_(
+    source: Annotated[
+        str | None,
+        typer.Option("--from", help="postgresql://..., or none for the workspace's journal.", envvar="WB_STORAGE"),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; the default is reachable from this machine only.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 13000,
+    workspace: Workspace = DEFAULT,
+    debug: Debug = False,
+) -> None:
+    """Serve a study's storage to many workers over Optuna's gRPC proxy. It knows no passwords: keep it in a trusted network."""
+    from workbench.sweep.storage import serve
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    typer.echo(f"serving studies on grpc://{host}:{port} (Ctrl-C ends it)")
+    serve(source, workspace, host, port)
+
+
+@app.command(epilog="Example: `wb export --run-id ID --out frames`")
+def export(
+    run_id: Annotated[str, typer.Option(help="A sweep's run or a single trial's.")],
+    out: Annotated[Path, typer.Option(help="Folder to write to.")],
+    workspace: Workspace = DEFAULT,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a sweep's finished trials as Parquet: trials.parquet, metrics.parquet, and experiment.json."""
+    import json
+
+    from analysis.runs import read_runs
+    from workbench.tracking.store import tracking_uri
+
+    runs = read_runs(tracking_uri(workspace), run_id)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        runs.trials.write_parquet(out / "trials.parquet")
+        runs.metrics.write_parquet(out / "metrics.parquet")
+        (out / "experiment.json").write_text(json.dumps(runs.experiment, indent=2), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written ({error}).") from error
+    told = {"trials": len(runs.trials), "metrics": len(runs.metrics), "out": str(out)}
+    if as_json:
+        print_json(told)
+    else:
+        typer.echo(f"{told['trials']} trials, {told['metrics']:,} metric values: {out}")
+
+
+@app.command(epilog="Example: `wb reproduce --run-id ID`; exit code 1 where a metric differs.")
+def reproduce(
+    run_id: Annotated[str, typer.Option(help="A finished trial.")],
+    workspace: Workspace = DEFAULT,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Run a finished trial again from its logged settings and compare every metric, to the last bit."""
+    from workbench.progress import SweepDisplay
+    from workbench.sweep.reproduce import reproduce_run
+
+    with SweepDisplay(console_for(as_json)) as display:
+        made = reproduce_run(run_id, workspace, display.show)
+    if as_json:
+        print_json({"run_id": made.run_id, "differences": made.warnings, "metrics": made.compared, "off": made.off})
+    else:
+        for warning in made.warnings:
+            typer.echo(f"differs: {warning}", err=True)
+        for name, (then, now) in list(made.off.items())[:20]:
+            typer.echo(f"{name}: {then!r} then, {now!r} now ({now - then:+.3g})")
+        same = made.compared - len(made.off)
+        typer.echo(f"{same} of {made.compared} metric values are equal to the last bit; run {made.run_id}")
+    if made.off:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: `wb gc --older-than 14 --weights --dry-run`")
+def gc(
+    older_than: Annotated[float, typer.Option(help="Days since a file was last written.", min=0)] = 7.0,
+    weights: Annotated[
+        bool, typer.Option("--weights", help="Also the weights of finished trials, which `wb eval` needs.")
+    ] = False,
+    storage: Storage = None,
+    workspace: Workspace = DEFAULT,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would go; remove nothing.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Remove old checkpoints: states of trials that nobody goes on with, and, if asked, weights."""
+    from workbench.sweep.gc import old_files
+
+    found = old_files(workspace, older_than, weights, storage)
+    size = sum(path.stat().st_size for path in found)
+    if not dry_run:
+        for path in found:
+            path.unlink(missing_ok=True)
+    if as_json:
+        print_json({"files": [str(path) for path in found], "bytes": size, "removed": not dry_run})
+        return
+    for path in found:
+        typer.echo(str(path))
+    typer.echo(f"{len(found)} files, {size / 1e6:,.1f} MB {'would be ' if dry_run else ''}removed")

@@ -1,0 +1,86 @@
+"""Waiting out what is no fault of a run: a full disk, a server or a database that cannot be reached."""
+
+import errno
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+Persist = Callable[[Callable[[], None]], None]  # runs an action that writes, now or once it can be done
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+UNREACHABLE = {"requests", "urllib3", "psycopg", "psycopg2"}  # packages whose errors of connection mean an outage
+SERVER_AT_FAULT = ("error code 5", "TEMPORARILY_UNAVAILABLE", "database or disk is full", "database is locked")
+
+
+class Interrupted(Exception):
+    """The wait was ended by a request to stop."""
+
+
+def outage(error: BaseException) -> str | None:
+    """What is out of order, in words, where `error` is an outage that may pass; None where it is a fault."""
+    for cause in _chain(error):
+        if isinstance(cause, OSError) and cause.errno in NO_ROOM:
+            return f"no room left on the disk ({cause.filename or cause.strerror})"
+        kind = type(cause)
+        package = kind.__module__.partition(".")[0]
+        if isinstance(cause, ConnectionError | TimeoutError) or (
+            package in UNREACHABLE and ("Connect" in kind.__name__ or "Timeout" in kind.__name__)
+        ):
+            return "a server cannot be reached"
+        if kind.__name__ in ("OperationalError", "InterfaceError") or (
+            package == "grpc" and "UNAVAILABLE" in str(cause)
+        ):
+            return "a database cannot be reached or written"
+        if package == "mlflow" and any(
+            sign in f"{cause} {getattr(cause, 'error_code', '')}" for sign in SERVER_AT_FAULT
+        ):
+            return "the MLflow store cannot be reached or written"
+    return None
+
+
+def at_once(action: Callable[[], None]) -> None:
+    """Runs an action without waiting out anything."""
+    action()
+
+
+def patiently(
+    action: Callable[[], T],
+    say: Callable[[str], None],
+    stopped: Callable[[], bool] = lambda: False,
+    pause: float = 1.0,
+) -> T:
+    """The result of `action`, tried again until no outage stands in its way; says when a wait begins and ends.
+
+    Raises Interrupted when `stopped()` during the wait, and whatever else the action raises. The action must be safe to repeat.
+    """
+    waiting = False
+    while True:
+        try:
+            result = action()
+        except Exception as error:
+            reason = outage(error)
+            if reason is None:
+                raise
+            if not waiting:
+                say(f"waiting: {reason}; going on as soon as it can")
+                waiting = True
+            until = time.monotonic() + pause
+            while time.monotonic() < until:
+                if stopped():
+                    raise Interrupted(reason) from error
+                time.sleep(0.05)
+            continue
+        if waiting:
+            say("going on")
+        return result
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        each = pending.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            yield each
+            pending += [each.__cause__, each.__context__]

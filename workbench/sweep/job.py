@@ -1,0 +1,54 @@
+"""What the workers of a study must know; kept in the study itself, so that a worker can join from any machine."""
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workbench.config.schema import Experiment
+from workbench.errors import UserError
+from workbench.sweep.study import Ledger
+
+ATTRIBUTE = "job"
+
+
+@dataclass(frozen=True)
+class Job:
+    """`started`: failures before it are forgiven, since the user has started the sweep again. `parent_run` is the sweep's run, None
+    for a training outside a sweep."""
+
+    study: str
+    experiment: Experiment
+    parent_run: str | None
+    uri: str
+    retries: int = 1
+    started: float = 0.0
+    processes: int = 1
+
+    def publish(self, ledger: Ledger) -> None:
+        ledger.study.set_user_attr(ATTRIBUTE, dataclasses.asdict(self) | {"experiment": self.experiment.model_dump()})
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a worker works: its workspace, the study's storage, and its share of the machine."""
+
+    workspace: Path
+    storage: str | None
+    threads: int
+    all_threads: int
+    name: str
+    device: str | None = None  # the one GPU that it may see, as CUDA_VISIBLE_DEVICES names it
+
+
+def published(ledger: Ledger) -> Job:
+    """The job of a study as it stands now. Raises UserError where the study has none."""
+    told: dict[str, Any] | None = ledger.study.user_attrs.get(ATTRIBUTE)
+    if told is None:
+        raise UserError(f"{ledger.name}: this study has no experiment yet; start it with `wb sweep FILE`.")
+    return Job(**told | {"experiment": Experiment.model_validate(told["experiment"])})
+
+
+def new_job(study: str, experiment: Experiment, parent_run: str | None, uri: str, **more: Any) -> Job:
+    return Job(study, experiment, parent_run, uri, started=time.time(), **more)

@@ -1,0 +1,123 @@
+"""A finished trial, run again from what its run says, and compared with it."""
+
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow.exceptions import MlflowException
+
+from workbench.config.schema import Experiment, Settings
+from workbench.errors import UserError
+from workbench.sweep.grid import Cell
+from workbench.sweep.job import Place, new_job
+from workbench.sweep.study import Ledger, Unleased
+from workbench.sweep.worker import Event
+from workbench.tracking.provenance import provenance
+from workbench.tracking.runs import Tracker
+from workbench.tracking.store import open_store
+
+UNREPEATABLE = ("perf/", "seconds", "system/")  # depend on the machine's hour
+NAMED = ("workbench", "commit", "diff_sha256", "python", "platform", "processor", "cores", "torch_threads", "gpus")
+
+
+@dataclass(frozen=True)
+class Reproduced:
+    """`warnings`: what differs between then and now; `off`: (metric at step) -> (then, now) where they are not equal."""
+
+    run_id: str
+    warnings: list[str]
+    compared: int
+    off: dict[str, tuple[float, float]]
+
+
+def reproduce_run(run_id: str, workspace: Path, show: Callable[[Event], None]) -> Reproduced:
+    """Nothing is checked out: the code, packages and data are those of now. Raises UserError where there is no such finished trial."""
+    import torch
+
+    from workbench.sweep.trial import clear, run_cell
+    from workbench.training.prepare import prepare
+
+    tracker = Tracker(open_store(workspace), workspace)
+    told, seed, key = tracker.settings_of(run_id)
+    run = tracker.client.get_run(run_id)
+    if run.info.status != "FINISHED":
+        raise UserError(f"--run-id {run_id}: it is {run.info.status}, not finished; there is nothing to compare with.")
+    settings = Settings.model_validate(told)
+    then = _artifact(tracker, run_id, "provenance.json")
+    threads = int(then.get("torch_threads") or torch.get_num_threads())
+    torch.set_flush_denormal(True)
+
+    def on_prepare(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
+        show(("prepare", {"worker": "again", "stage": stage, "done": done, "total": total, "figures": figures}))
+
+    prepared = prepare(settings, workspace / "cache", on_prepare)
+    torch.set_num_threads(threads)
+    warnings = differing(then, provenance())
+    for name, now in (("data", prepared.corpus.fingerprint), ("warm_start", prepared.fingerprint)):
+        if run.data.tags.get(name) != now:
+            warnings.append(f"{name}: {run.data.tags.get(name)} then, {now} now")
+    # A key of its own, so that neither weights nor checkpoints of the first run are touched.
+    cell = Cell({}, seed, settings, f"{key}-again-{int(time.time())}", f"again: {run.info.run_name}")
+    experiment = Experiment(
+        name=f"reproduce {run_id}",
+        question="",
+        preset="",
+        settings=settings,
+        factors={},
+        arms=[{}],
+        baseline={},
+        primary=_primary(run.data.metrics),
+    )
+    job = new_job(experiment.name, experiment, None, tracker.uri)
+    place = Place(workspace, None, threads, threads, "again")
+    lease = Unleased(Ledger.of_workspace(workspace, "reproduced"), -1, cell)
+
+    def say(message: str) -> None:
+        show(("say", {"worker": "again", "message": message}))
+
+    ending = run_cell(job, place, lease, prepared, show, say, threading.Event().is_set)
+    clear(place, cell)
+    (workspace / "checkpoints" / f"{cell.key}.safetensors").unlink(missing_ok=True)
+    tracker.tag(ending.run_id, {"reproduces": run_id})
+    before, after = (_values(tracker, each) for each in (run_id, ending.run_id))
+    off = {
+        f"{n} at step {s}": (v, after.get((n, s), float("nan")))
+        for (n, s), v in before.items()
+        if after.get((n, s)) != v
+    }
+    return Reproduced(ending.run_id, warnings, len(before), off)
+
+
+def differing(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What is not as it was: code, packages, machine."""
+    found = [f"{name}: {then.get(name)} then, {now.get(name)} now" for name in NAMED if then.get(name) != now.get(name)]
+    packages = then.get("packages", {})
+    return found + [
+        f"{name}: {packages.get(name)} then, {version} now"
+        for name, version in now["packages"].items()
+        if packages.get(name) != version
+    ]
+
+
+def _primary(metrics: dict[str, float]) -> str:
+    return "val/itm_auc" if "val/itm_auc" in metrics else next(iter(metrics))
+
+
+def _values(tracker: Tracker, run_id: str) -> dict[tuple[str, int], float]:
+    names = [name for name in tracker.client.get_run(run_id).data.metrics if not name.startswith(UNREPEATABLE)]
+    return {(n, each.step): each.value for n in names for each in tracker.client.get_metric_history(run_id, n)}
+
+
+def _artifact(tracker: Tracker, run_id: str, name: str) -> dict[str, Any]:
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = tracker.client.download_artifacts(run_id, name, folder)
+            loaded: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+            return loaded
+    except (MlflowException, OSError):
+        return {}

@@ -1,0 +1,190 @@
+"""Tuning of nuisance settings before the comparison: the same budget for each arm, then fresh seeds for its best setting.
+
+Which trials a search consists of follows from the experiment and from how earlier trials ended, and from nothing else: each worker
+works it out for itself and comes to the same, however many there are and whenever they were stopped. For that, suggestions come in
+rounds of `batch` trials that know of earlier rounds alone, and pruning compares a trial with earlier rounds alone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
+
+from workbench.config.schema import LOWER_IS_BETTER, Experiment, Range, Search
+from workbench.randomness import key
+from workbench.sweep.grid import Cell, expand, make_cell
+from workbench.sweep.study import Ending
+
+Tried = tuple[dict[str, Any], Ending]  # what a trial of a search was given, and how it ended
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cells that are known by now, in the order of work; `whole` when no more will come. `total`: how many there will be."""
+
+    cells: list[Cell]
+    whole: bool
+    total: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the search of an arm came to: `tried` in order; `best` is None while it goes on, or where nothing was finished."""
+
+    arm: dict[str, Any]
+    tried: list[tuple[Cell, dict[str, Any], Ending | None]]
+    best: dict[str, Any] | None
+
+
+def planned(experiment: Experiment, endings: Mapping[str, Ending]) -> Plan:
+    """The cells of a grid; of a search its trials as far as they follow from what has ended, then those that confirm."""
+    if experiment.search is None:
+        cells = expand(experiment)
+        return Plan(cells, True, len(cells))
+    found = [search_of(experiment, arm, endings) for arm in experiment.arms]
+    searching = [cell for each in found for cell, _, _ in each.tried]
+    first, count = experiment.seeds.first, experiment.seeds.count
+    confirming = [
+        confirming_cell(experiment, each, seed)
+        for seed in range(first, first + count)
+        for each in found
+        if each.best is not None
+    ]
+    distinct = list({cell.key: cell for cell in [*searching, *confirming]}.values())
+    whole = all(None not in [ending for *_, ending in each.tried] for each in found)
+    return Plan(distinct, whole, len(found) * (experiment.search.trials + count))
+
+
+class Planner:
+    """`planned`, worked out anew only when something has ended or the experiment has changed."""
+
+    def __init__(self) -> None:
+        self.last: tuple[Experiment, int, Plan] | None = None
+
+    def __call__(self, experiment: Experiment, endings: Mapping[str, Ending]) -> Plan:
+        if self.last is None or self.last[1] != len(endings) or self.last[0] != experiment:
+            self.last = (experiment, len(endings), planned(experiment, endings))
+        return self.last[2]
+
+
+def confirming_cell(experiment: Experiment, found: Found, seed: int) -> Cell:
+    assert found.best is not None
+    labelled = make_cell(experiment, found.arm, seed).label
+    return replace(make_cell(experiment, found.arm | found.best, seed), label=labelled)
+
+
+def search_of(experiment: Experiment, arm: dict[str, Any], endings: Mapping[str, Ending]) -> Found:
+    search = experiment.search
+    assert search is not None
+    label = make_cell(experiment, arm, 0).label
+    tried: list[tuple[Cell, dict[str, Any], Ending | None]] = []
+    while len(tried) < search.trials and all(ending is not None for *_, ending in tried):
+        known = [(given, _upwards(experiment, ending)) for _, given, ending in tried if ending is not None]
+        size = min(search.batch, search.trials - len(tried))
+        for given in _suggested(search, experiment.settings.optimisation.steps, known, size):
+            cell = make_cell(experiment, arm | given, search.seed)
+            number = len(tried)
+            cell = replace(cell, label=f"{label} · search {number + 1}", searching=number)
+            tried.append((cell, given, endings.get(cell.key)))
+    all_ended = [(given, _upwards(experiment, e)) for _, given, e in tried if e is not None]
+    ended = [(given, e) for given, e in all_ended if e.outcome == "finished" and e.value is not None]
+    over = len(tried) == search.trials and all(ending is not None for *_, ending in tried)
+    best = max(ended, key=lambda each: each[1].value or 0.0)[0] if over and ended else None  # the first of equals
+    return Found(arm, tried, best)
+
+
+def pruned_by(experiment: Experiment, cell: Cell, endings: Mapping[str, Ending], curve: Mapping[int, float]) -> bool:
+    """Whether a trial of a search should end after `curve` (step -> primary metric). Trials that confirm never do."""
+    search = experiment.search
+    if search is None or cell.searching is None or search.pruner == "none":
+        return False
+    arm = {name: cell.values[name] for name in experiment.factors}
+    tried = search_of(experiment, arm, endings).tried[: cell.searching // search.batch * search.batch]
+    known = [(given, _upwards(experiment, ending)) for _, given, ending in tried if ending is not None]
+    study = _study(search, experiment.settings.optimisation.steps, known)
+    trial = study.ask(fixed_distributions=_space(search))
+    own = _upwards(experiment, Ending("", "pruned", None, dict(curve)))
+    return _reported(study, trial.number, own.curve)
+
+
+def _upwards(experiment: Experiment, ending: Ending) -> Ending:
+    """The ending with its values turned so that more is better."""
+    if experiment.primary.rpartition("/")[2] not in LOWER_IS_BETTER:
+        return ending
+    value = None if ending.value is None else -ending.value
+    return replace(ending, value=value, curve={step: -each for step, each in ending.curve.items()})
+
+
+_MADE: dict[str, list[dict[str, Any]]] = {}
+
+
+def _suggested(search: Search, steps: int, known: list[Tried], size: int) -> list[dict[str, Any]]:
+    """What the next `size` trials are given; remembered, since it is asked for again whenever something has ended."""
+    asked = f"{search.model_dump_json()} {steps} {known} {size}"
+    if asked not in _MADE:
+        study = _study(search, steps, known)
+        _MADE[asked] = [study.ask(fixed_distributions=_space(search)).params for _ in range(size)]
+    return _MADE[asked]
+
+
+def _study(search: Search, steps: int, known: list[Tried]) -> optuna.Study:
+    """An Optuna study in memory that has seen the earlier trials, in their order."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    # The first points are alike in every arm: the seed does not depend on it.
+    sampler = _sampler(search, key("search", search.seed, len(known)) % 2**32)
+    # Of several rungs and brackets, those of a trial depend on the study's name.
+    study = optuna.create_study(direction="maximize", sampler=sampler, pruner=_pruner(search, steps), study_name="s")
+    space = _space(search)
+    for given, ending in known:
+        study.enqueue_trial(given)
+        trial = study.ask(fixed_distributions=space)
+        _reported(study, trial.number, ending.curve)
+        if ending.outcome == "finished" and ending.value is not None:
+            study.tell(trial, ending.value)
+        else:
+            study.tell(trial, state=TrialState.PRUNED if ending.curve else TrialState.FAIL)
+    return study
+
+
+def _reported(study: optuna.Study, number: int, curve: Mapping[int, float]) -> bool:
+    """Reports a curve to a running trial; whether it should be pruned after its last point."""
+    stops = False
+    for step, value in sorted(curve.items()):
+        trial_id = study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
+        study._storage.set_trial_intermediate_value(trial_id, step, value)
+        frozen: FrozenTrial = study._storage.get_trial(trial_id)
+        stops = study.pruner.prune(study, frozen)
+    return stops
+
+
+def _space(search: Search) -> dict[str, BaseDistribution]:
+    return {name: _distribution(levels) for name, levels in search.settings.items()}
+
+
+def _distribution(levels: Range | list[Any]) -> BaseDistribution:
+    if isinstance(levels, list):
+        return CategoricalDistribution(levels)
+    if isinstance(levels.low, int) and isinstance(levels.high, int):
+        return IntDistribution(levels.low, levels.high, log=levels.log)
+    return FloatDistribution(float(levels.low), float(levels.high), log=levels.log)
+
+
+def _sampler(search: Search, seed: int) -> BaseSampler:
+    if search.sampler == "random":
+        return RandomSampler(seed=seed)
+    if search.sampler == "gp":
+        return GPSampler(seed=seed, n_startup_trials=search.batch)
+    return TPESampler(seed=seed, n_startup_trials=search.batch, constant_liar=True, multivariate=True)
+
+
+def _pruner(search: Search, steps: int) -> BasePruner:
+    if search.pruner == "median":
+        return MedianPruner(n_startup_trials=min(search.batch, 4))
+    if search.pruner == "hyperband":
+        return HyperbandPruner(min_resource=max(1, steps // 9), max_resource=steps, reduction_factor=3)
+    return NopPruner()

@@ -1,0 +1,39 @@
+"""How far a sweep is, as its study tells; starts and changes nothing."""
+
+from pathlib import Path
+from typing import Any
+
+from workbench.config.schema import Experiment
+from workbench.sweep.job import published
+from workbench.sweep.search import planned
+from workbench.sweep.storage import open_storage
+from workbench.sweep.study import Ledger, names_of_studies
+
+
+def known(workspace: Path, study: str, storage: str | None) -> Ledger | None:
+    """The study's ledger, None where it was never started."""
+    if storage is None and not (workspace / "studies").exists():
+        return None
+    opened = open_storage(storage, workspace)
+    return Ledger(opened, study) if study in names_of_studies(opened) else None
+
+
+def cells_of(experiment: Experiment, workspace: Path, study: str, storage: str | None) -> list[dict[str, Any]]:
+    """A row a cell: `name`, `state` (finished, diverged, pruned, running, failed, waiting), `value`, `progress`, `about`."""
+    ledger = known(workspace, study, storage)
+    endings = ledger.endings() if ledger else {}
+    running = {each.cell_key: each for each in ledger.running()} if ledger else {}
+    plan = planned(experiment, endings)
+    started = published(ledger).started if ledger and "job" in ledger.study.user_attrs else 0.0
+    rows = []
+    for cell in plan.cells:
+        state, value, progress, about = "waiting", None, "", ""
+        if cell.key in endings:
+            state, value = endings[cell.key].outcome, endings[cell.key].value
+        elif cell.key in running:
+            at = running[cell.key]
+            state, progress, about = "running", f"{at.step}/{at.steps or '?'}", f"  ({at.worker})"
+        elif ledger and (reasons := ledger.failures(cell, started)):
+            state, about = "failed", f"  {reasons[-1].splitlines()[0][:120]}"
+        rows.append({"name": cell.name, "state": state, "value": value, "progress": progress, "about": about})
+    return rows

@@ -1,0 +1,102 @@
+"""Where a study is kept: a journal file of one host, a PostgreSQL database, or Optuna's gRPC proxy in front of either."""
+
+import fcntl
+import logging
+import os
+import re
+from pathlib import Path
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import BaseJournalFileLock
+
+from workbench.errors import UserError, first_line
+from workbench.outage import outage
+
+KINDS = "postgresql://USER:PASSWORD@HOST/DATABASE, grpc://HOST:PORT, or none for a journal file in the workspace"
+
+
+def open_storage(address: str | None, workspace: Path) -> BaseStorage:
+    """The storage at `address`, or the workspace's own journal. Raises UserError where it cannot be used."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if address is None:
+        path = workspace / "studies" / "journal.log"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--workspace {workspace}: the folder cannot be made ({error}).") from error
+        return JournalStorage(JournalFileBackend(str(path), KernelLock(path)))
+    kind, _, rest = address.partition("://")
+    try:
+        if kind in ("postgresql", "postgres", "postgresql+psycopg"):
+            return RDBStorage(f"postgresql+psycopg://{rest}", engine_kwargs={"pool_pre_ping": True})
+        if kind == "grpc":
+            from optuna.storages import GrpcStorageProxy
+
+            host, colon, port = rest.rstrip("/").rpartition(":")
+            if not colon or not port.isdigit():
+                raise UserError(f"--storage {address}: write it as grpc://HOST:PORT.")
+            proxy = GrpcStorageProxy(host=host, port=int(port))
+            proxy.wait_server_ready(timeout=30)
+            return proxy
+    except ImportError as error:
+        raise UserError(
+            f"--storage {shown(address)}: {error.name} is missing; pip install 'workbench[cluster]'."
+        ) from error
+    except UserError:
+        raise
+    except Exception as error:
+        if outage(error) or isinstance(error, TimeoutError):
+            raise UserError(f"--storage {shown(address)}: it cannot be reached ({first_line(error)[:200]}).") from error
+        raise
+    if kind.startswith("sqlite"):
+        raise UserError("--storage: SQLite gives one trial to two workers; leave --storage out for a journal file.")
+    raise UserError(f"--storage {shown(address)}: unknown kind; give {KINDS}.")
+
+
+def shown(address: str) -> str:
+    """An address without its password."""
+    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", address)
+
+
+class KernelLock(BaseJournalFileLock):
+    """A lock that the kernel releases when its holder dies, however it dies (Optuna's own are then held for 30 s more).
+
+    It also cuts off a line that was left half written, after which Optuna could not read the journal any more.
+    """
+
+    def __init__(self, journal: Path) -> None:
+        self.journal, self.path, self.file = journal, journal.with_suffix(".lock"), -1
+
+    def acquire(self) -> bool:
+        file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        fcntl.flock(file, fcntl.LOCK_EX)
+        self.file = file
+        with open(self.journal, "rb+") as journal:
+            end = journal.seek(0, os.SEEK_END)
+            start = end
+            while start and not _ends_line(journal.fileno(), start):
+                start -= 1
+            if start < end:
+                journal.truncate(start)
+        return True
+
+    def release(self) -> None:
+        os.close(self.file)
+
+
+def _ends_line(file: int, end: int) -> bool:
+    return os.pread(file, 1, end - 1) == b"\n"
+
+
+def serve(address: str | None, workspace: Path, host: str, port: int) -> None:
+    """Serves a storage to many workers, until it is stopped."""
+    try:
+        from optuna.storages import run_grpc_proxy_server
+
+        storage = open_storage(address, workspace)
+        logging.getLogger("optuna").setLevel(logging.WARNING)
+        run_grpc_proxy_server(storage, host=host, port=port)
+    except ImportError as error:
+        raise UserError(f"{error.name} is missing; pip install 'workbench[cluster]'.") from error
