@@ -29,8 +29,8 @@ def postgres_programs() -> Path | None:
 
 
 @contextmanager
-def postgres(home: Path) -> Iterator[str]:
-    """A fresh PostgreSQL server; the address of its one database. Skips where it is not installed."""
+def postgres(home: Path, *databases: str) -> Iterator[list[str]]:
+    """A fresh PostgreSQL server; the addresses of its databases. Skips where it is not installed."""
     programs = postgres_programs()
     if programs is None:
         pytest.skip("PostgreSQL is not installed (Debian: apt install postgresql)")
@@ -49,10 +49,9 @@ def postgres(home: Path) -> Iterator[str]:
     options = ["-D", data, "-h", "127.0.0.1", "-p", str(port), "-k", home, "-F"]
     server = subprocess.Popen([programs / "postgres", *options], **quiet, **user)  # type: ignore[call-overload]
     try:
-        address = f"postgresql+psycopg://wb@127.0.0.1:{port}/postgres"
-        _until(lambda: _answers(port), 30)
-        time.sleep(0.5)
-        yield address
+        address = f"postgresql://wb@127.0.0.1:{port}"
+        _until(lambda: _made(f"{address}/postgres", databases), 30)
+        yield [f"{address}/{name}" for name in databases]
     finally:
         server.send_signal(signal.SIGINT)
         server.wait(timeout=30)
@@ -115,10 +114,14 @@ def mlflow_server(home: Path, backend: str | None = None) -> Iterator[MlflowServ
         server.stop()
 
 
-def _answers(port: int) -> bool:
+def _made(address: str, databases: tuple[str, ...]) -> bool:
+    import psycopg
+
     try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
+        with psycopg.connect(address, autocommit=True) as connection:
+            for name in databases:
+                connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
+    except psycopg.OperationalError:
         return False
     return True
 

@@ -43,9 +43,9 @@ fixed:
   evaluation.pairs: 8
   evaluation.final_pairs: 8
   evaluation.robustness_pairs: 0
-factors: {{objectives.itm.hard_ratio: [0.0, 0.25, 0.5, 0.75, 1.0]}}
+factors: {{objectives.itm.hard_ratio: {ratios}}}
 baseline: {{objectives.itm.hard_ratio: 0.0}}
-seeds: {{count: 8}}
+seeds: {{count: {seeds}}}
 """
 Value = dict[tuple[str, str, int], float]  # (cell, metric, step) -> value
 
@@ -125,7 +125,7 @@ def soak(home: Path, disk: Path, server: MlflowServer, steps: int, pause: float,
     from workbench.sweep.study import Ledger
 
     yaml = home / "soak.yaml"
-    yaml.write_text(YAML.format(steps=steps))
+    yaml.write_text(YAML.format(steps=steps, ratios=[ratio / 10 for ratio in range(10)], seeds=CELLS // 10))
     calm, stormy = home / "calm", disk / "stormy"
     peace = Sweep(yaml, calm, home / "calm.log", None)
     peace.start()

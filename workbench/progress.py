@@ -67,8 +67,8 @@ class SweepDisplay:
         elif kind == "report":
             self._line(f"report: {at['path']}")
         elif kind in ("failed", "crash"):
-            last = at["message"].strip().splitlines()[-1]
-            self._line(f"[red]failed[/red] {at.get('cell', 'worker')}: {escape(last)}")
+            reason = at.get("reason") or at["message"].strip().splitlines()[-1]
+            self._line(f"[red]failed[/red] {at.get('cell', 'worker')}: {escape(reason.splitlines()[0])}")
 
     def _line(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True)

@@ -14,6 +14,7 @@ import pytest
 
 from tests.services import free_port, mlflow_server, postgres
 from tests.soak import YAML, Value, values
+from workbench.errors import UserError
 from workbench.sweep.storage import open_storage
 from workbench.sweep.study import Ending, Ledger
 
@@ -24,10 +25,7 @@ CELLS = 12
 @pytest.fixture(scope="module")
 def yaml(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("yaml") / "twelve.yaml"
-    text = (
-        YAML.format(steps=8).replace("[0.0, 0.25, 0.5, 0.75, 1.0]", "[0.0, 0.5, 1.0]").replace("count: 8", "count: 4")
-    )
-    path.write_text(text)
+    path.write_text(YAML.format(steps=8, ratios=[0.0, 0.5, 1.0], seeds=4))
     return path
 
 
@@ -57,27 +55,41 @@ def local(yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Value:
 
 
 def test_postgresql_an_mlflow_server_on_it_and_a_worker_that_joins(yaml: Path, local: Value, tmp_path: Path) -> None:
-    with postgres(tmp_path / "postgres") as database, mlflow_server(tmp_path / "server", database) as server:
+    with (
+        postgres(tmp_path / "postgres", "runs", "studies") as (runs, studies),
+        mlflow_server(tmp_path / "server", runs.replace("://", "+psycopg://")) as server,
+    ):
         home = tmp_path / "work"
-        plain = database.replace("+psycopg", "")
-        common = ["--workspace", str(home), "--storage", plain]
+        with pytest.raises(UserError, match="give the studies one of their own"):
+            open_storage(runs, home)
+        common = ["--workspace", str(home), "--storage", studies]
         env = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": server.uri}
         sweep = subprocess.Popen(
             command("sweep", str(yaml), "--workers", "2", *common), cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True
         )
-        ledger = Ledger(open_storage(plain, home), "twelve")
+        ledger = Ledger(open_storage(studies, home), "twelve")
         _until(lambda: bool(ledger.study.user_attrs), 60)
-        joined = run("worker", "twelve", "--workers", "1", *common)
-        assert joined.returncode == 0, joined.stderr
-        assert "finished hard_ratio" in joined.stdout
+        joining = subprocess.Popen(
+            command("worker", "twelve", "--workers", "1", *common), cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True
+        )
+        # The sweep's own workers wait until the one that joins has done something, however late it has come.
+        _until(lambda: bool(ledger.endings()), 120)
+        own = [each for server in psutil.Process(sweep.pid).children() for each in server.children()]
+        for each in own:
+            each.suspend()
+        _until(lambda: bool(_holders(ledger) - {each.pid for each in own}), 60)
+        for each in own:
+            each.resume()
+        joined, _ = joining.communicate(timeout=120)
+        assert joining.returncode == 0
+        assert "finished hard_ratio" in joined
         out, _ = sweep.communicate(timeout=120)
         assert sweep.returncode == 0
         assert out.count("finished hard_ratio") == CELLS
         assert results(server.uri) == local
         listed = run("runs", "--workspace", str(home), MLFLOW_TRACKING_URI=server.uri)
         assert f"{CELLS}/{CELLS}  twelve" in listed.stdout, listed.stderr
-        holders = {trial.user_attrs["holder"]["pid"] for trial in ledger.study.trials}
-        assert len(holders) == 3
+        assert len(_holders(ledger)) >= 2
 
 
 def test_ray_with_a_worker_killed(yaml: Path, local: Value, tmp_path: Path) -> None:
@@ -140,6 +152,11 @@ def test_claims_through_the_grpc_proxy_are_exclusive(proxy: str, experiment: obj
         thread.join()
     assert sorted(taken) == sorted(cell.key for cell in cells)
     assert len(Ledger(open_storage(None, tmp_path), "s").endings()) == len(cells)
+
+
+def _holders(ledger: Ledger) -> set[int]:
+    """The processes that have ended a cell."""
+    return {t.user_attrs["holder"]["pid"] for t in ledger.study.trials if "ending" in t.user_attrs}
 
 
 def _until(ready: object, seconds: float) -> None:

@@ -20,7 +20,7 @@ from workbench.training.loop import Diverged
 @pytest.fixture
 def place(cache_dir: Path, prepared: object, tmp_path: Path) -> Place:
     (tmp_path / "cache").symlink_to(cache_dir)
-    return Place(tmp_path, None, 1, 1, "w")
+    return Place(tmp_path, None, "w")
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """`wb worker`, `wb storage`, and what looks after studies: export, reproduce, gc."""
 
-import os
 import signal
 from pathlib import Path
 from typing import Annotated
@@ -44,7 +43,7 @@ def worker(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     wrong = False
     with SweepDisplay(console_for(False)) as display:
-        events = run_workers(study, places(workspace, storage, count, os.cpu_count() or 1, job.processes))
+        events = run_workers(study, places(workspace, storage, count, job.processes))
         try:
             for kind, figures in events:
                 if kind == "user_error":

@@ -62,7 +62,7 @@ def sweep(
     from workbench.config.load import load_experiment
     from workbench.progress import SweepDisplay
     from workbench.sweep.grid import smoke as shrink
-    from workbench.sweep.launch.local import default_workers
+    from workbench.sweep.launch.local import default_workers, warm_up
 
     experiment = load_experiment(file, set_ or ())
     if seeds:
@@ -84,6 +84,8 @@ def sweep(
         _dry_run(experiment, workspace, study or experiment.name, storage, workers, cores, as_json)
         return
 
+    if launcher == "local":
+        warm_up()
     from analysis.report import write_report
     from workbench.sweep.run import Options, run_sweep
 

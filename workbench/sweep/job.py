@@ -16,7 +16,8 @@ ATTRIBUTE = "job"
 @dataclass(frozen=True)
 class Job:
     """`started`: failures before it are forgiven, since the user has started the sweep again. `parent_run` is the sweep's run, None
-    for a training outside a sweep."""
+    for a training outside a sweep. `threads` of a trial and `all_threads` of what is prepared for all of them are the same for every
+    worker, wherever it is, since rounding depends on them."""
 
     study: str
     experiment: Experiment
@@ -25,6 +26,8 @@ class Job:
     retries: int = 1
     started: float = 0.0
     processes: int = 1
+    threads: int = 1
+    all_threads: int = 1
 
     def publish(self, ledger: Ledger) -> None:
         ledger.study.set_user_attr(ATTRIBUTE, dataclasses.asdict(self) | {"experiment": self.experiment.model_dump()})
@@ -32,12 +35,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a worker works: its workspace, the study's storage, and its share of the machine."""
+    """Where a worker works: its workspace, the study's storage, and its GPU."""
 
     workspace: Path
     storage: str | None
-    threads: int
-    all_threads: int
     name: str
     device: str | None = None  # the one GPU that it may see, as CUDA_VISIBLE_DEVICES names it
 

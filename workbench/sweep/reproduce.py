@@ -73,8 +73,8 @@ def reproduce_run(run_id: str, workspace: Path, show: Callable[[Event], None]) -
         baseline={},
         primary=_primary(run.data.metrics),
     )
-    job = new_job(experiment.name, experiment, None, tracker.uri)
-    place = Place(workspace, None, threads, threads, "again")
+    job = new_job(experiment.name, experiment, None, tracker.uri, threads=threads, all_threads=threads)
+    place = Place(workspace, None, "again")
     lease = Unleased(Ledger.of_workspace(workspace, "reproduced"), -1, cell)
 
     def say(message: str) -> None:

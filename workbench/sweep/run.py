@@ -23,6 +23,7 @@ from workbench.tracking.provenance import provenance
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import open_store
 
+REPORTING = 0.05  # largest share of the time that reports after blocks of seeds may take
 Report = Callable[[str, str], Path]  # (store address, run id) -> the written page
 
 
@@ -40,6 +41,11 @@ class Options:
     gpus_per_worker: float = 1.0
     notify: str | None = None
     is_smoke: bool = False
+
+    @property
+    def threads(self) -> int:
+        """Of each trial."""
+        return max(1, self.cores // self.workers)
 
 
 @dataclass
@@ -106,7 +112,14 @@ class _Sweep:
         told = {"preset": experiment.preset, "primary": experiment.primary}
         run_id, _ = self.tracker.start(self.study, {"study": self.study, "kind": "sweep"}, {}, told)
         self.job = new_job(
-            self.study, experiment, run_id, self.uri, retries=options.retries, processes=options.processes
+            self.study,
+            experiment,
+            run_id,
+            self.uri,
+            retries=options.retries,
+            processes=options.processes,
+            threads=options.threads,
+            all_threads=options.cores,
         )
         self.job.publish(self.ledger)
         self.planner = Planner()
@@ -114,6 +127,7 @@ class _Sweep:
         self.plan = self.planner(experiment, self.endings)
         self.done = set(self._ended())
         self.blocks = whole_blocks(self.plan, self.endings)
+        self.not_before = 0.0
         self._describe()
         self.tracker.attach(run_id, provenance(), "provenance.json")
         self.tracker.note(run_id, f"**{experiment.question}**\n\nThe report is under artifacts, `report/report.html`.")
@@ -146,7 +160,8 @@ class _Sweep:
                 progress = {"worker": at.worker, "cell": at.name, "step": at.step, "steps": at.steps, "figures": {}}
                 self.show(("step", progress))
         whole = whole_blocks(self.plan, self.endings)
-        if len(self.done) > before and whole - self.blocks and len(self.done) < self.plan.total:
+        new = len(self.done) > before and whole - self.blocks and len(self.done) < self.plan.total
+        if new and time.monotonic() > self.not_before:
             self.blocks = whole
             self.patiently(self._write)
 
@@ -172,12 +187,14 @@ class _Sweep:
                 self.show(("done", {"cell": cell.name, "outcome": ending.outcome, "value": ending.value}))
 
     def _write(self) -> None:
+        began = time.monotonic()
         self._describe()
         run_id = self.outcome.run_id
         self.outcome.report = self.report(self.uri, run_id)
         self.tracker.attach_folder(run_id, self.outcome.report.parent, "report")
         self.tracker.note(run_id, _note(self.outcome.report))
         self.show(("report", {"path": str(self.outcome.report)}))
+        self.not_before = time.monotonic() + (time.monotonic() - began) / REPORTING
 
     def _describe(self) -> None:
         told = describe(self.experiment, self.plan, self.endings, self.options.is_smoke)
@@ -192,9 +209,8 @@ class _Sweep:
 
 def _launched(study: str, workspace: Path, options: Options) -> Iterator[Event]:
     if options.launcher == "ray":
-        threads = max(1, options.cores // options.workers)
-        return run_on_ray(study, workspace, options.storage, options.workers, threads, options.gpus_per_worker)
-    return run_workers(study, places(workspace, options.storage, options.workers, options.cores, options.processes))
+        return run_on_ray(study, workspace, options.storage, options.workers, options.threads, options.gpus_per_worker)
+    return run_workers(study, places(workspace, options.storage, options.workers, options.processes))
 
 
 def refuse_another_question(ledger: Ledger, experiment: Experiment) -> None:

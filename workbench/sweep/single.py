@@ -69,8 +69,8 @@ def run_single(
             else Single("", None, weights, True)
         )
     uri = open_store(workspace) if world.rank == 0 else ""
-    job = new_job(study, experiment, None, uri)
-    place = Place(workspace, None, threads, cores, "train")
+    job = new_job(study, experiment, None, uri, threads=threads, all_threads=cores)
+    place = Place(workspace, None, "train")
     lease: Lease = Unleased(ledger, -1, cell)
     if world.rank == 0:
         claimed = ledger.claim([cell], job.retries, job.started, place.name)

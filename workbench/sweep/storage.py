@@ -4,12 +4,15 @@ import fcntl
 import logging
 import os
 import re
+import time
+import warnings
 from pathlib import Path
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
+from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from workbench.errors import UserError, first_line
 from workbench.outage import outage
@@ -30,9 +33,12 @@ def open_storage(address: str | None, workspace: Path) -> BaseStorage:
     kind, _, rest = address.partition("://")
     try:
         if kind in ("postgresql", "postgres", "postgresql+psycopg"):
-            return RDBStorage(f"postgresql+psycopg://{rest}", engine_kwargs={"pool_pre_ping": True})
+            return _postgresql(f"postgresql+psycopg://{rest}")
         if kind == "grpc":
+            from optuna.exceptions import ExperimentalWarning
             from optuna.storages import GrpcStorageProxy
+
+            warnings.simplefilter("ignore", ExperimentalWarning)
 
             host, colon, port = rest.rstrip("/").rpartition(":")
             if not colon or not port.isdigit():
@@ -47,12 +53,24 @@ def open_storage(address: str | None, workspace: Path) -> BaseStorage:
     except UserError:
         raise
     except Exception as error:
+        if "table schema" in str(error):
+            raise UserError(
+                f"--storage {shown(address)}: this database holds other tables, such as MLflow's; give the studies one of their own."
+            ) from error
         if outage(error) or isinstance(error, TimeoutError):
             raise UserError(f"--storage {shown(address)}: it cannot be reached ({first_line(error)[:200]}).") from error
         raise
     if kind.startswith("sqlite"):
         raise UserError("--storage: SQLite gives one trial to two workers; leave --storage out for a journal file.")
     raise UserError(f"--storage {shown(address)}: unknown kind; give {KINDS}.")
+
+
+def _postgresql(address: str) -> RDBStorage:
+    try:
+        return RDBStorage(address, engine_kwargs={"pool_pre_ping": True})
+    except (IntegrityError, ProgrammingError):  # another process was making the tables at the same moment
+        time.sleep(2)
+        return RDBStorage(address, engine_kwargs={"pool_pre_ping": True})
 
 
 def shown(address: str) -> str:

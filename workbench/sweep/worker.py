@@ -15,6 +15,7 @@ from workbench.sweep.job import Job, Place, published
 from workbench.sweep.search import Planner
 from workbench.sweep.storage import open_storage
 from workbench.sweep.study import Lease, LeaseLost, Ledger
+from workbench.tracking.store import QUIET
 
 if TYPE_CHECKING:
     from workbench.training.prepare import Prepared
@@ -45,10 +46,8 @@ def work(place: Place, study: str, emit: Emit, stop: threading.Event, preparing:
     well = True
     if place.device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = place.device
-    # An outage is waited out here, visibly, and not inside a library.
-    for name, value in (("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1"), ("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")):
+    for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     try:
         _work(place, study, emit, stop, preparing)
     except UserError as error:
@@ -121,12 +120,12 @@ def _try(
         """What trials share; one process's work, so it may use every core, which trials then share."""
         shared = cell.settings.model_dump_json(include={"data", "model", "warm_start"})
         if shared not in prepared:
-            torch.set_num_threads(place.all_threads)
+            torch.set_num_threads(job.all_threads)
             prepared.clear()
             preparing.set()
             prepared[shared] = prepare(cell.settings, place.workspace / "cache", on_prepare)
             preparing.clear()
-            torch.set_num_threads(place.threads)
+            torch.set_num_threads(job.threads)
         return prepared[shared]
 
     cell = lease.cell
@@ -147,7 +146,8 @@ def _try(
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-        emit(("failed", {"worker": place.name, "cell": cell.name, "message": traceback.format_exc()}))
+        told = {"worker": place.name, "cell": cell.name, "reason": reason, "message": traceback.format_exc()}
+        emit(("failed", told))
         patiently(lambda: lease.fail(reason), say, stop.is_set)
     finally:
         preparing.clear()

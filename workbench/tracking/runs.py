@@ -23,6 +23,7 @@ from mlflow.utils.mlflow_tags import (
 from workbench.errors import UserError, first_line
 
 EXPERIMENT = "workbench"
+ATTEMPTS = 5
 
 
 class Tracker:
@@ -120,7 +121,15 @@ class Tracker:
         dataset = Dataset(
             name, digest[:36], "local", json.dumps({"uri": source}), profile=json.dumps(dict(profile)), schema=None
         )
-        self.client.log_inputs(run_id, [DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, "training")])])
+        named = [DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, "training")])]
+        for attempt in range(ATTEMPTS):
+            try:
+                return self.client.log_inputs(run_id, named)
+            except MlflowException:
+                # Two runs that name new data at the same moment get in each other's way.
+                if attempt == ATTEMPTS - 1:
+                    raise
+                time.sleep(0.1 * (attempt + 1))
 
     def attach(self, run_id: str, data: Mapping[str, Any], name: str) -> None:
         self.client.log_dict(run_id, dict(data), name)

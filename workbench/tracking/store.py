@@ -7,9 +7,19 @@ from pathlib import Path
 
 from workbench.errors import UserError
 
+QUIET = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+
 
 def tracking_uri(workspace: Path) -> str:
     """`MLFLOW_TRACKING_URI` where it is set, else the workspace's own database."""
+    # An outage is waited out by us, visibly, and not inside a library; runs are shown by us, too.
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(workspace / 'mlflow.db').resolve()}"
 
 

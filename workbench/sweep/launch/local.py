@@ -5,9 +5,11 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
-from typing import Any
+from pathlib import Path
 
 from workbench.sweep.job import Place
 from workbench.sweep.worker import GRACE, Event, work_as_process
@@ -25,20 +27,16 @@ def default_workers(trials_per_device: int = 1) -> int:
     return torch.cuda.device_count() * trials_per_device or min(4, os.cpu_count() or 1)
 
 
-def places(workspace: Any, storage: str | None, workers: int, cores: int, group: int = 1) -> list[Place]:
-    """Where each of `workers` works: an equal share of the threads; one GPU each in turn, or, where a trial takes a `group` of
-    processes, all that this process sees."""
+def places(workspace: Path, storage: str | None, workers: int, group: int = 1) -> list[Place]:
+    """Where each of `workers` works: with one GPU each in turn, or, where a trial takes a `group` of processes, with all."""
     import torch
 
     gpus = torch.cuda.device_count()
-    threads = max(1, cores // workers)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     return [
         Place(
             workspace,
             storage,
-            threads,
-            cores,
             f"{os.uname().nodename}/{index}",
             (visible[index % gpus] if len(visible) == gpus else str(index % gpus)) if gpus > 1 and group == 1 else None,
         )
@@ -46,13 +44,20 @@ def places(workspace: Any, storage: str | None, workers: int, cores: int, group:
     ]
 
 
+def warm_up() -> ForkServerContext:
+    """Starts the server from which workers are forked, so that it loads what they need while the sweep is being set up."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, str(os.cpu_count() or 1))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    forkserver.ensure_running()
+    return context
+
+
 def run_workers(study: str, where: list[Place]) -> Iterator[Event]:
     """Yields the events of all workers, and `tick` at least every half second, until the last one has ended. A worker that dies is
     replaced. Closing the iterator stops them all."""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ.setdefault(name, str(where[0].all_threads))
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    context = warm_up()
     living: dict[Connection, tuple[BaseProcess, Place]] = {}
     fruitless = {place.name: 0 for place in where}
 

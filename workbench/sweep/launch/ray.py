@@ -34,7 +34,7 @@ def run_on_ray(
             ray.init(address=found, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UserError(f"--launcher ray: no cluster answers at {found} ({error}).") from error
-    place = Place(workspace.resolve(), storage, cpus, cpus, "")
+    place = Place(workspace.resolve(), storage, "")
     # Two threads: one works, the other hears that it should stop.
     needs = {"num_cpus": cpus, "num_gpus": gpus, "max_concurrency": 2}
     patience = {"max_restarts": RESTARTS, "max_task_retries": RESTARTS}
@@ -68,8 +68,6 @@ class Worker:
         self.asked = threading.Event()
 
     def run(self, place: Place, study: str) -> list[Event]:
-        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-            os.environ[name] = str(place.all_threads)
         wrong: list[Event] = []
 
         def emit(event: Event) -> None:

@@ -73,7 +73,7 @@ def member(job: Job, place: Place, cell: Cell, trial_id: int) -> tuple[str, Any]
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: stop.set())
     torch.set_flush_denormal(True)
-    torch.set_num_threads(max(1, place.threads // job.processes))
+    torch.set_num_threads(max(1, job.threads // job.processes))
     ledger = Ledger(open_storage(place.storage, place.workspace), job.study)
 
     def say(message: str) -> None:
