@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+from sqlalchemy import create_engine, text
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tests.services import MlflowServer, mlflow_server
@@ -98,24 +99,29 @@ class Sweep:
         return self.process.wait(timeout=600)
 
 
-def values(tracking: str) -> tuple[Value, Counter[tuple[str, str, int]]]:
-    """Every logged value of the finished runs, and how often each is there."""
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(tracking)
-    experiment = client.get_experiment_by_name("workbench")
-    assert experiment is not None
-    found: Value = {}
-    counts: Counter[tuple[str, str, int]] = Counter()
-    for run in client.search_runs([experiment.experiment_id], "tags.kind = 'trial'", max_results=1000):
-        assert run.info.status == "FINISHED", run.info
-        cell = run.data.tags["config_hash"]
-        for name in run.data.metrics:
-            if not name.startswith("system/"):
-                for metric in client.get_metric_history(run.info.run_id, name):
-                    found[cell, name, metric.step] = metric.value
-                    counts[cell, name, metric.step] += 1
-    return found, counts
+def values(database: str) -> tuple[Value, Counter[tuple[str, str, int]]]:
+    """Every logged value of the trials in an MLflow database, all of which must be finished, and how often each is there."""
+    engine = create_engine(database)
+    with engine.connect() as connection:
+        cells = {
+            run: (cell, status)
+            for run, cell, status in connection.execute(
+                text(
+                    "SELECT r.run_uuid, c.value, r.status FROM runs r JOIN tags c ON c.run_uuid = r.run_uuid AND c.key = 'config_hash' "
+                    "JOIN tags k ON k.run_uuid = r.run_uuid AND k.key = 'kind' AND k.value = 'trial'"
+                )
+            )
+        }
+        assert {status for _, status in cells.values()} == {"FINISHED"}
+        assert len({cell for cell, _ in cells.values()}) == len(cells)
+        logged = connection.execute(text("SELECT run_uuid, key, step, value FROM metrics")).fetchall()
+    engine.dispose()
+    rows = [
+        ((cells[run][0], name, step), value)
+        for run, name, step, value in logged
+        if run in cells and not name.startswith("system/")
+    ]
+    return dict(rows), Counter(key for key, _ in rows)
 
 
 def soak(home: Path, disk: Path, server: MlflowServer, steps: int, pause: float, seed: int = 0) -> Fired:
@@ -168,7 +174,7 @@ def soak(home: Path, disk: Path, server: MlflowServer, steps: int, pause: float,
                     fired.kills += 1
     fired.seconds = time.monotonic() - began
     assert not faults, f"the sweep ended before {faults}"
-    compare(calm, server.uri, ledger)
+    compare(calm, server.backend, ledger)
     log = (home / "stormy.log").read_text()
     assert "Traceback" not in log, log[log.index("Traceback") :][:3000]
     for sign in ("waiting: no room", "cannot be reached", "another takes its place"):

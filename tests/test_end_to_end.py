@@ -11,8 +11,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from PIL import Image
+
+from tests.soak import YAML
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
@@ -136,6 +139,52 @@ def test_a_killed_sweep_goes_on_and_ends_with_the_same_bits(tmp_path: Path) -> N
     assert final_metrics(cut) == final_metrics(whole)
 
 
+def test_a_sweep_is_watched_exported_reproduced_and_cleaned_up(tmp_path: Path) -> None:
+    file, workspace, told = tmp_path / "two.yaml", tmp_path / "w", tmp_path / "told"
+    file.write_text(YAML.format(steps=8, ratios=[0.0, 0.5], seeds=1))
+    common = ["--workspace", str(workspace)]
+    sweep = ["sweep", str(file), *common, "--workers", "1"]
+    waiting = json.loads(wb(*sweep, "--status", "--json").stdout)
+    assert [row["state"] for row in waiting] == ["waiting"] * 2
+    done = wb(*sweep, "--json", "--notify", f'echo "$WB_STATUS $WB_STUDY" > {told}')
+    assert done.returncode == 0, done.stderr
+    run_id = json.loads(done.stdout)["run_id"]
+    assert told.read_text() == "FINISHED two\n"
+    status = wb(*sweep, "--status").stdout
+    assert "2 trials: 2 finished" in status
+    changed = wb(*sweep, "--set", "optimisation.learning_rate=0.1")
+    assert changed.returncode == 2
+    assert "`optimisation.learning_rate` is 0.1 here" in changed.stderr
+
+    frames = tmp_path / "frames"
+    assert wb("export", "--run-id", run_id, "--out", str(frames), *common).returncode == 0
+    trials = pl.read_parquet(frames / "trials.parquet")
+    assert sorted(trials["arm"]) == ["hard_ratio=0.0", "hard_ratio=0.5"]
+    again = wb("reproduce", "--run-id", trials["run_id"][0], "--json", *common)
+    told_again = json.loads(again.stdout)
+    assert told_again["metrics"] > 50
+    assert (told_again["off"], again.returncode) == ({}, 0)
+
+    state = workspace / "checkpoints" / "0123.pt"
+    state.write_bytes(b"left behind")
+    kept = wb("gc", "--older-than", "0", "--dry-run", *common)
+    assert "1 files" in kept.stdout
+    assert state.exists()
+    assert wb("gc", "--older-than", "0", *common).returncode == 0
+    assert not state.exists()
+    assert len(list((workspace / "checkpoints").glob("*.safetensors"))) == 2
+
+
+def test_two_processes_train_a_trial_of_a_sweep(tmp_path: Path) -> None:
+    file = tmp_path / "one.yaml"
+    file.write_text(YAML.format(steps=8, ratios=[0.5], seeds=1).replace("hard_ratio: 0.0", "hard_ratio: 0.5"))
+    sweep = ["sweep", str(file), "--workspace", str(tmp_path), "--workers", "1", "--processes-per-trial", "2"]
+    done = wb(*sweep, "--set", "optimisation.batch_size=16", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["finished"] == 1
+    assert len(completed(tmp_path)) == 1
+
+
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     arguments = ["sweep", "experiments/ablation_itm.yaml", "--smoke", "--seeds", "1", "--workspace", str(tmp_path)]
     process = subprocess.Popen(
@@ -220,6 +269,12 @@ def test_two_processes_train_one_model_and_its_run_is_reported(tmp_path: Path, p
         ),
         (["sweep", "experiments/stamps.yaml", "--set", "data.path=/nowhere"], "there is no file or folder /nowhere"),
         (["report", "--run-id", "x"], "there are no runs yet"),
+        (["worker", "nothing"], "nothing: no such study in this storage"),
+        (
+            ["sweep", "experiments/ablation_itm.yaml", "--storage", "sqlite:///x"],
+            "SQLite gives one trial to two workers",
+        ),
+        (["sweep", "experiments/ablation_itm.yaml", "--study", "a/b"], "a name has no slash"),
         (["eval", "--run-id", "x", "--suite", "sugarcrepe"], "--annotations, and that of its pictures"),
         (["data", "prepare", "x", "--from", "/nowhere"], "there is no file or folder /nowhere"),
         (["data", "inspect", "coco"], "nothing is prepared there"),

@@ -1,12 +1,18 @@
 """`just bench`: ratios, each measured within this one run on one thread. Prints a line a comparison."""
 
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import optuna
 import torch
+from mlflow.entities import Metric, Param
+from mlflow.tracking import MlflowClient
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -14,7 +20,7 @@ from torchvision.transforms import v2
 
 from analysis.runs import read_runs
 from workbench.config.load import apply
-from workbench.config.schema import Settings
+from workbench.config.schema import Experiment, Seeds, Settings
 from workbench.data.captions import read_source
 from workbench.data.loader import Order
 from workbench.data.prepare import prepare_source
@@ -22,12 +28,18 @@ from workbench.data.scenes import render, scenes
 from workbench.data.store import Pictures
 from workbench.objectives.companions import make_companions
 from workbench.objectives.step import losses
+from workbench.sweep import trial, worker
+from workbench.sweep.job import Place, new_job
+from workbench.sweep.study import Ledger
+from workbench.sweep.worker import Event
+from workbench.tracking.log import RunLog
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import open_store
 from workbench.training.batches import on_device, plan_batch, read_pictures
 from workbench.training.distributed import speed_up
-from workbench.training.loop import optimiser_for, starting_model, train_mode
+from workbench.training.loop import Hooks, optimiser_for, starting_model, train, train_mode
 from workbench.training.prepare import Prepared, prepare
+from workbench.training.state import TrainState, save
 from workbench.world import ALONE
 
 
@@ -117,6 +129,92 @@ def corpora(home: Path) -> None:
     print(f"({512 / slow:.0f} pictures/s from files, {512 / fast:.0f} prepared, {512 / preparing:.0f} while preparing)")
 
 
+TRIALS = 20
+LOGGED = {f"val/m{k}": float(k) for k in range(40)}  # what a trial logs at each of its evaluations
+EVALUATIONS = 8
+
+
+def engine(home: Path, settings: Settings) -> None:
+    """What a trial costs beside its training, in the engine and in plain Optuna and MLflow calls."""
+    levels = [k / TRIALS for k in range(TRIALS)]
+    name = "objectives.itm.hard_ratio"
+    experiment = Experiment(
+        name="bench",
+        question="?",
+        preset="tiny",
+        settings=settings,
+        factors={name: levels},
+        arms=[{name: level} for level in levels],
+        baseline={name: 0.0},
+        seeds=Seeds(count=1),
+    )
+    uri = open_store(home)
+    parent, _ = Tracker(uri, home).start("bench", {"study": "bench", "kind": "sweep"}, {}, {})
+    new_job("bench", experiment, parent, uri).publish(Ledger.of_workspace(home, "bench"))
+    ends: list[float] = []
+
+    def nothing(cell: Settings, seed: int, prepared: Prepared, checkpoint: Path, hooks: Hooks, *_: object) -> object:
+        save(TrainState(starting, optimiser_for(starting, cell)), checkpoint)
+        for evaluation in range(EVALUATIONS):
+            hooks.progress(evaluation, {"loss": 1.0})
+            hooks.log(LOGGED | {"val/itm_auc": 0.5}, evaluation)
+        return LOGGED | {"val/itm_auc": 0.5}
+
+    def heard(event: Event) -> None:
+        if event[0] == "ended":
+            ends.append(time.perf_counter())
+
+    starting = starting_model(settings, 0, prepare(settings, home / "cache", lambda *_: None))
+    real, trial.train = trial.train, nothing  # type: ignore[assignment]
+    try:
+        worker._work(Place(home, None, "bench"), "bench", heard, threading.Event(), threading.Event())
+    finally:
+        trial.train = real
+    ours = float(np.median(np.diff(ends)))
+
+    study = optuna.create_study(storage=JournalStorage(JournalFileBackend(str(home / "plain.log"))))
+    client = MlflowClient(uri)
+    experiment_id = client.create_experiment("plain", artifact_location=(home / "artifacts").as_uri())
+
+    def plain() -> None:
+        asked = study.ask()
+        run_id = client.create_run(experiment_id).info.run_id
+        client.log_batch(run_id, params=[Param("ratio", str(asked.suggest_float("ratio", 0, 1)))])
+        client.log_dict(run_id, settings.model_dump(), "config.json")
+        for evaluation in range(EVALUATIONS):
+            now = int(time.time() * 1000)
+            client.log_batch(run_id, metrics=[Metric(n, v, now, evaluation) for n, v in LOGGED.items()])
+        client.set_terminated(run_id)
+        study.tell(asked, 0.5)
+
+    theirs = seconds(plain, TRIALS)
+    print(f"a trial without its training, the sweep engine / plain Optuna and MLflow calls: {ours / theirs:.2f}")
+    print(f"({ours:.3f} s and {theirs:.3f} s; the engine also keeps weights, provenance, a lease and a spool)")
+    print(
+        f"share of a trial's time that logging takes, {settings.optimisation.steps} steps: {logging_share(home, settings):.4f}"
+    )
+
+
+def logging_share(home: Path, settings: Settings) -> float:
+    """Seconds that training waits for logging, over seconds of training and logging."""
+    tracker = Tracker(open_store(home), home)
+    run_id, _ = tracker.start("r", {"study": "share"}, {}, {})
+    sent = RunLog(tracker, run_id, home / "share.jsonl", False, print)
+    spent: list[float] = []
+
+    def log(metrics: dict[str, float], step: int) -> None:
+        began = time.perf_counter()
+        sent.log(metrics, step)
+        spent.append(time.perf_counter() - began)
+
+    began = time.perf_counter()
+    prepared = prepare(settings, home / "cache", lambda *_: None)
+    train(settings, 0, prepared, home / "share.pt", Hooks(log, lambda *_: None))
+    whole = time.perf_counter() - began
+    sent.close()
+    return sum(spent) / whole
+
+
 def main() -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
@@ -160,6 +258,8 @@ def main() -> None:
 
         ratio = seconds(through_client, 3) / seconds(lambda: read_runs(uri, parent), 3)
         print(f"5,000 metric values, MLflow's client / the report's reader: {ratio:.1f}")
+        (home / "engine").mkdir()
+        engine(home / "engine", apply(base, {"optimisation.steps": 60, "evaluation.every": 20, "warm_start.steps": 20}))
 
 
 if __name__ == "__main__":

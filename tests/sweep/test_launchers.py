@@ -38,8 +38,8 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(command(*arguments), cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
 
 
-def results(tracking: str) -> Value:
-    found, counts = values(tracking)
+def results(database: str) -> Value:
+    found, counts = values(database)
     assert set(counts.values()) == {1}
     assert len({cell for cell, *_ in found}) == CELLS
     return {at: value for at, value in found.items() if not at[1].startswith(("seconds", "perf/"))}
@@ -68,16 +68,16 @@ def test_postgresql_an_mlflow_server_on_it_and_a_worker_that_joins(yaml: Path, l
             command("sweep", str(yaml), "--workers", "2", *common), cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True
         )
         ledger = Ledger(open_storage(studies, home), "twelve")
-        _until(lambda: bool(ledger.study.user_attrs), 60)
+        _until(lambda: bool(ledger.study.user_attrs), 180)
         joining = subprocess.Popen(
             command("worker", "twelve", "--workers", "1", *common), cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True
         )
         # The sweep's own workers wait until the one that joins has done something, however late it has come.
-        _until(lambda: bool(ledger.endings()), 120)
+        _until(lambda: bool(ledger.endings()), 180)
         own = [each for server in psutil.Process(sweep.pid).children() for each in server.children()]
         for each in own:
             each.suspend()
-        _until(lambda: bool(_holders(ledger) - {each.pid for each in own}), 60)
+        _until(lambda: bool(_holders(ledger) - {each.pid for each in own}), 180)
         for each in own:
             each.resume()
         joined, _ = joining.communicate(timeout=120)
@@ -86,7 +86,7 @@ def test_postgresql_an_mlflow_server_on_it_and_a_worker_that_joins(yaml: Path, l
         out, _ = sweep.communicate(timeout=120)
         assert sweep.returncode == 0
         assert out.count("finished hard_ratio") == CELLS
-        assert results(server.uri) == local
+        assert results(server.backend) == local
         listed = run("runs", "--workspace", str(home), MLFLOW_TRACKING_URI=server.uri)
         assert f"{CELLS}/{CELLS}  twelve" in listed.stdout, listed.stderr
         assert len(_holders(ledger)) >= 2

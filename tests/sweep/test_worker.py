@@ -117,3 +117,40 @@ def test_a_stopped_worker_gives_its_trial_back(job: Job, place: Place, monkeypat
     assert (place.workspace / "checkpoints" / f"{first.key}.pt").exists()
     work(place)
     assert len(ledger.endings()) == 2
+
+
+def test_a_further_level_of_a_finished_grid_of_30_runs_exactly_its_cells(
+    experiment: Experiment, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[float, int]] = []
+
+    def train(settings: Any, seed: int, prepared: Any, checkpoint: Path, hooks: Any, *_: object) -> dict[str, float]:
+        ran.append((settings.objectives.itm.hard_ratio, seed))
+        hooks.log({experiment.primary: 0.5}, 6)
+        return {experiment.primary: 0.5}
+
+    monkeypatch.setattr(trial, "train", train)
+    monkeypatch.setattr(trial, "keep_weights", lambda _: None)
+    name = "objectives.itm.hard_ratio"
+    uri = open_store(place.workspace)
+    parent, _ = Tracker(uri, place.workspace).start("s", {"study": "s", "kind": "sweep"}, {}, {})
+    ledger = Ledger.of_workspace(place.workspace, "s")
+
+    def run(levels: list[float]) -> list[tuple[float, int]]:
+        ran.clear()
+        grid = experiment.model_copy(
+            update={
+                "factors": {name: levels},
+                "arms": [{name: level} for level in levels],
+                "seeds": experiment.seeds.model_copy(update={"count": 6}),
+            }
+        )
+        new_job("s", grid, parent, uri).publish(ledger)
+        work(place)
+        return sorted(ran)
+
+    grid = [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert run(grid) == sorted((level, seed) for level in grid for seed in range(6))
+    assert run([*grid, 0.9]) == [(0.9, seed) for seed in range(6)]
+    assert run(grid[:2]) == []
+    assert len(ledger.endings()) == 36

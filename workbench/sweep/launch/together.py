@@ -8,6 +8,7 @@ import threading
 import uuid
 from typing import Any
 
+from workbench.errors import UserError
 from workbench.sweep.grid import Cell
 from workbench.sweep.job import Job, Place
 from workbench.sweep.storage import open_storage
@@ -47,13 +48,14 @@ def run_together(job: Job, place: Place, lease: Lease) -> Ending:
         signal.raise_signal(signal.SIGTERM)  # for this worker itself, whose handler had been replaced
         raise Stopped from error
     except ChildFailedError as error:
-        raise RuntimeError(str(error.get_first_failure()[1].message)) from error
+        told = error.get_first_failure()[1].message
+        raise RuntimeError(str(told.get("message", told) if isinstance(told, dict) else told)) from error
     finally:
         for name, handler in handlers.items():
             signal.signal(name, handler)
     kind, told = made[0]
     if kind != "ended":
-        raise {"stopped": Stopped, "lost": LeaseLost}[kind](told)
+        raise {"stopped": Stopped, "lost": LeaseLost, "user": UserError}[kind](told)
     ending: Ending = told
     return ending
 
@@ -88,6 +90,8 @@ def member(job: Job, place: Place, cell: Cell, trial_id: int) -> tuple[str, Any]
             return "stopped", str(error)
         except LeaseLost as error:
             return "lost", str(error)
+        except UserError as error:
+            return "user", str(error)
 
 
 def _launch(processes: int, entry: Any) -> Any:
@@ -95,7 +99,8 @@ def _launch(processes: int, entry: Any) -> Any:
 
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     # What went wrong is said by the process where it went wrong.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    for chatty in ("torch.distributed.elastic", "torch.multiprocessing.spawn"):
+        logging.getLogger(chatty).setLevel(logging.CRITICAL)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
