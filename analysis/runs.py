@@ -238,6 +238,9 @@ def list_runs(uri: str) -> pl.DataFrame:
 
 
 def _listed(uri: str, run: _Run, children: list[_Run], experiment: dict[str, Any]) -> tuple[Any, ...]:
+    arms = experiment.get("cells", {})
+    if arms:  # neither the trials of a search nor cells that the YAML no longer names
+        children = [child for child in children if child.tags.get("config_hash") in arms]
     states = [child.status for child in children]
     ended = [child for child in children if child.status == "FINISHED"]
     planned = int(experiment.get("planned", len(children)))
@@ -248,7 +251,6 @@ def _listed(uri: str, run: _Run, children: list[_Run], experiment: dict[str, Any
     best, arm = None, None
     if primary := experiment.get("primary"):
         values: dict[str, list[float]] = {}
-        arms = experiment.get("cells", {})
         arm_of = {c.run_id: arms.get(c.tags.get("config_hash", ""), c.tags.get("cell", "")) for c in ended}
         for run_id, value in _last(uri, str(primary), list(arm_of)):
             values.setdefault(arm_of[run_id], []).append(value)

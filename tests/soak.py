@@ -247,8 +247,8 @@ def main() -> None:
         assert small_disk(disk), "the soak test fills a disk of its own, which only root can mount"
         try:
             with mlflow_server(home / "server") as server:
-                # About a sixth of a second a step, on two cores with three workers.
-                print(soak(home, disk, server, max(12, 4 * round(asked.minutes * 3)), 6, asked.seed))
+                # As many steps as take that long on two cores, both sweeps together.
+                print(soak(home, disk, server, max(12, 4 * round(asked.minutes * 4.5)), 6, asked.seed))
         finally:
             subprocess.run(["umount", "-l", str(disk)], check=True)
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -54,7 +54,25 @@ def local(yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Value:
     return results(f"sqlite:///{home / 'mlflow.db'}")
 
 
-def test_postgresql_an_mlflow_server_on_it_and_a_worker_that_joins(yaml: Path, local: Value, tmp_path: Path) -> None:
+@pytest.fixture
+def started() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts `wb` beside the test; whatever happens to that, none is left behind."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str, env: dict[str, str]) -> subprocess.Popen[str]:
+        process = subprocess.Popen(command(*arguments), cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def test_postgresql_an_mlflow_server_on_it_and_a_worker_that_joins(
+    yaml: Path, local: Value, tmp_path: Path, started: Callable[..., subprocess.Popen[str]]
+) -> None:
     with (
         postgres(tmp_path / "postgres", "runs", "studies") as (runs, studies),
         mlflow_server(tmp_path / "server", runs.replace("://", "+psycopg://")) as server,
@@ -64,14 +82,10 @@ def test_postgresql_an_mlflow_server_on_it_and_a_worker_that_joins(yaml: Path, l
             open_storage(runs, home)
         common = ["--workspace", str(home), "--storage", studies]
         env = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": server.uri}
-        sweep = subprocess.Popen(
-            command("sweep", str(yaml), "--workers", "2", *common), cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True
-        )
+        sweep = started("sweep", str(yaml), "--workers", "2", *common, env=env)
         ledger = Ledger(open_storage(studies, home), "twelve")
         _until(lambda: bool(ledger.study.user_attrs), 180)
-        joining = subprocess.Popen(
-            command("worker", "twelve", "--workers", "1", *common), cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True
-        )
+        joining = started("worker", "twelve", "--workers", "1", *common, env=env)
         # The sweep's own workers wait until the one that joins has done something, however late it has come.
         _until(lambda: bool(ledger.endings()), 180)
         own = [each for server in psutil.Process(sweep.pid).children() for each in server.children()]

@@ -250,3 +250,16 @@ def test_a_storage_that_cannot_be_used_is_refused(tmp_path: Path, address: str, 
     with pytest.raises(UserError, match=said) as error:
         Ledger.of_workspace(tmp_path, "s", address)
     assert "secret" not in str(error.value)
+
+
+def test_a_password_does_not_travel_with_a_study(
+    experiment: Experiment, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "postgresql://me:secret@db/runs"
+    new_job("s", experiment, "run", secret).publish(ledger)
+    assert "secret" not in str(ledger.study.user_attrs)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(UserError, match=r"set MLFLOW_TRACKING_URI"):
+        published(ledger)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", secret)
+    assert published(ledger).uri == secret

@@ -63,6 +63,8 @@ def test_a_trial_that_raises_is_retried_then_left_and_the_others_go_on(
     run = Tracker(job.uri, place.workspace).find({"config_hash": first.key})
     assert run is not None
     assert (run.info.status, run.data.tags["failure"]) == ("FAILED", "ValueError: boom")
+    failure = place.workspace / "artifacts" / run.info.run_id / "artifacts" / "failure.txt"
+    assert "ValueError: boom" in failure.read_text()
     assert {kind for kind, _ in events} >= {"failed", "ended"}
     assert (place.workspace / "checkpoints" / f"{second.key}.safetensors").exists()
     assert not list((place.workspace / "checkpoints").glob("*.pt*"))

@@ -39,7 +39,10 @@ def sweep(
         int, typer.Option("--processes-per-trial", help="Processes that train each trial together, one a GPU.", min=1)
     ] = 1,
     launcher: Annotated[
-        Literal["local", "ray"], typer.Option(help="Workers as processes of this machine, or as Ray actors.")
+        Literal["local", "ray", "here"],
+        typer.Option(
+            help="Workers as processes of this machine, as Ray actors, or one in this process, for a debugger."
+        ),
     ] = "local",
     gpus_per_worker: Annotated[float, typer.Option(help="ray: GPUs of each worker.", min=0)] = 1.0,
     storage: Storage = None,
@@ -62,20 +65,20 @@ def sweep(
     from workbench.config.load import load_experiment
     from workbench.progress import SweepDisplay
     from workbench.sweep.grid import smoke as shrink
-    from workbench.sweep.launch.local import default_workers, warm_up
+    from workbench.sweep.launch.local import default_workers, usable_cores, warm_up
 
     experiment = load_experiment(file, set_ or ())
     if seeds:
         experiment = experiment.model_copy(update={"seeds": experiment.seeds.model_copy(update={"count": seeds})})
     if smoke:
         experiment = shrink(experiment)
-    cores = os.cpu_count() or 1
-    workers = workers or max(1, default_workers(trials_per_device) // processes)
+    cores = usable_cores()
+    workers = 1 if launcher == "here" else workers or max(1, default_workers(trials_per_device) // processes)
     if study is not None and (not study.strip() or "/" in study or study.startswith(".")):
         raise UserError(f"--study {study}: a name has no slash and does not start with a dot.")
-    if launcher == "ray" and processes > 1:
+    if launcher != "local" and processes > 1:
         raise UserError(
-            "--processes-per-trial: Ray's workers train with one process; take `--launcher local` or `wb worker`."
+            f"--processes-per-trial: with `--launcher {launcher}` a trial is one process; take `--launcher local` or `wb worker`."
         )
     if status:
         _status(experiment, workspace, study or experiment.name, storage, as_json)

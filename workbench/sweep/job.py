@@ -1,13 +1,15 @@
 """What the workers of a study must know; kept in the study itself, so that a worker can join from any machine."""
 
 import dataclasses
+import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from workbench.config.schema import Experiment
 from workbench.errors import UserError
+from workbench.sweep.storage import HIDDEN, shown
 from workbench.sweep.study import Ledger
 
 ATTRIBUTE = "job"
@@ -30,7 +32,8 @@ class Job:
     all_threads: int = 1
 
     def publish(self, ledger: Ledger) -> None:
-        ledger.study.set_user_attr(ATTRIBUTE, dataclasses.asdict(self) | {"experiment": self.experiment.model_dump()})
+        told = {"experiment": self.experiment.model_dump(), "uri": shown(self.uri)}
+        ledger.study.set_user_attr(ATTRIBUTE, dataclasses.asdict(self) | told)
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,16 @@ def published(ledger: Ledger) -> Job:
     told: dict[str, Any] | None = ledger.study.user_attrs.get(ATTRIBUTE)
     if told is None:
         raise UserError(f"{ledger.name}: this study has no experiment yet; start it with `wb sweep FILE`.")
-    return Job(**told | {"experiment": Experiment.model_validate(told["experiment"])})
+    job = Job(**told | {"experiment": Experiment.model_validate(told["experiment"])})
+    if HIDDEN not in job.uri:
+        return job
+    # A password does not travel with the study: each machine brings its own.
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if shown(uri) != job.uri:
+        raise UserError(
+            f"{ledger.name}: its runs are kept in {job.uri}; set MLFLOW_TRACKING_URI to it, with the password."
+        )
+    return replace(job, uri=uri)
 
 
 def new_job(study: str, experiment: Experiment, parent_run: str | None, uri: str, **more: Any) -> Job:

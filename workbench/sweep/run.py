@@ -14,7 +14,7 @@ from workbench.errors import UserError
 from workbench.outage import Interrupted, patiently
 from workbench.sweep.grid import arm_label, differences, make_cell
 from workbench.sweep.job import new_job, published
-from workbench.sweep.launch.local import places, run_workers
+from workbench.sweep.launch.local import places, run_here, run_workers
 from workbench.sweep.launch.ray import run_on_ray
 from workbench.sweep.search import Plan, Planner, search_of
 from workbench.sweep.study import Ending, Ledger
@@ -35,7 +35,7 @@ class Options:
     cores: int
     storage: str | None = None
     study: str | None = None
-    launcher: Literal["local", "ray"] = "local"
+    launcher: Literal["local", "ray", "here"] = "local"
     retries: int = 1
     processes: int = 1
     gpus_per_worker: float = 1.0
@@ -208,6 +208,8 @@ class _Sweep:
 
 
 def _launched(study: str, workspace: Path, options: Options) -> Iterator[Event]:
+    if options.launcher == "here":
+        return run_here(study, workspace, options.storage)
     if options.launcher == "ray":
         return run_on_ray(study, workspace, options.storage, options.workers, options.threads, options.gpus_per_worker)
     return run_workers(study, places(workspace, options.storage, options.workers, options.processes))

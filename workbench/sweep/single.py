@@ -12,6 +12,7 @@ from workbench.errors import UserError
 from workbench.outage import Interrupted
 from workbench.sweep.grid import make_cell
 from workbench.sweep.job import Place, new_job
+from workbench.sweep.launch.local import usable_cores
 from workbench.sweep.study import Lease, Ledger, Unleased
 from workbench.sweep.worker import Event
 from workbench.tracking.store import open_store
@@ -54,7 +55,7 @@ def run_single(
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, on_signal)
     torch.set_flush_denormal(True)
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     threads = max(1, cores // local_size())
     torch.set_num_threads(threads)
     cell = make_cell(experiment, {}, seed)

@@ -17,6 +17,7 @@ from sqlalchemy.exc import IntegrityError, ProgrammingError
 from workbench.errors import UserError, first_line
 from workbench.outage import outage
 
+HIDDEN = "***"  # stands for a password
 KINDS = "postgresql://USER:PASSWORD@HOST/DATABASE, grpc://HOST:PORT, or none for a journal file in the workspace"
 
 
@@ -75,7 +76,7 @@ def _postgresql(address: str) -> RDBStorage:
 
 def shown(address: str) -> str:
     """An address without its password."""
-    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", address)
+    return re.sub(r"(://[^:/@]*):[^@/]*@", rf"\1:{HIDDEN}@", address)
 
 
 class KernelLock(BaseJournalFileLock):

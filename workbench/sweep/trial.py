@@ -2,6 +2,7 @@
 
 import logging
 import os
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,7 +59,7 @@ def run_cell(
         return _ending(cell, "", job.experiment.primary, prepared, checkpoint, silent, {}, world)[0]
     tracker = Tracker(job.uri, place.workspace)
     run_id, again = patiently(lambda: start_run(tracker, job, cell, prepared), say, stopped)
-    endings = lease.ledger.endings() if cell.searching is not None else {}
+    endings = patiently(lease.ledger.endings, say, stopped) if cell.searching is not None else {}
     curve: dict[int, float] = {}
     steps = cell.settings.optimisation.steps
 
@@ -83,7 +84,7 @@ def run_cell(
 
         hooks = Hooks(on_log, on_step, stop, say, lambda action: patiently(action, say, stopped))
         ending, remarks = _ending(cell, run_id, job.experiment.primary, prepared, checkpoint, hooks, curve, world)
-        lease.held()
+        patiently(lease.held, say, stopped)
         patiently(lambda: keep_weights(checkpoint) if ending.outcome == "finished" else None, say, stopped)
         sent.close()
     patiently(lambda: tracker.finish(run_id, tags=remarks), say, stopped)
@@ -133,6 +134,8 @@ def sending(
         asked = isinstance(error, Stopped) or stopped()
         tags = {} if asked else {"failure": f"{type(error).__name__}: {error}"[:4000]}
         try:
+            if not asked:
+                tracker.client.log_text(run_id, traceback.format_exc(), "failure.txt")
             tracker.finish(run_id, "KILLED" if asked else "FAILED", tags)
         except Exception as unsaid:
             say(f"the run could not be marked as ended ({unsaid})")

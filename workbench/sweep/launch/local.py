@@ -12,11 +12,18 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from workbench.sweep.job import Place
-from workbench.sweep.worker import GRACE, Event, work_as_process
+from workbench.sweep.worker import GRACE, Event, work, work_as_process
 
 # Loaded once, by a server from which workers are forked. It must load nothing that starts threads, such as polars or mlflow.
 PRELOADED = ["torch", "torchvision", "timm", "transformers", "optuna", "scipy.stats", "workbench.model.vilta"]
 FRUITLESS = 5  # deaths in a row of a worker that never came to train a step
+
+
+def usable_cores() -> int:
+    """The cores that this process may use: those that a scheduler has given it, and no more than OMP_NUM_THREADS."""
+    given = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(given, int(asked)) if asked.isdigit() and int(asked) else given
 
 
 def default_workers(trials_per_device: int = 1) -> int:
@@ -24,7 +31,7 @@ def default_workers(trials_per_device: int = 1) -> int:
     threads."""
     import torch
 
-    return torch.cuda.device_count() * trials_per_device or min(4, os.cpu_count() or 1)
+    return torch.cuda.device_count() * trials_per_device or min(4, usable_cores())
 
 
 def places(workspace: Path, storage: str | None, workers: int, group: int = 1) -> list[Place]:
@@ -47,7 +54,7 @@ def places(workspace: Path, storage: str | None, workers: int, group: int = 1) -
 def warm_up() -> ForkServerContext:
     """Starts the server from which workers are forked, so that it loads what they need while the sweep is being set up."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ.setdefault(name, str(os.cpu_count() or 1))
+        os.environ.setdefault(name, str(usable_cores()))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     forkserver.ensure_running()
@@ -111,6 +118,14 @@ def run_workers(study: str, where: list[Place]) -> Iterator[Event]:
             process.join(timeout=max(0.0, deadline - time.monotonic()))
             if process.is_alive():
                 process.kill()
+
+
+def run_here(study: str, workspace: Path, storage: str | None) -> Iterator[Event]:
+    """One worker in this very process, for a debugger; its events come when it has ended."""
+    events: list[Event] = []
+    work(Place(workspace, storage, "here"), study, events.append, threading.Event(), threading.Event())
+    yield from events
+    yield ("tick", {})
 
 
 def _main(connection: Connection, place: Place, study: str) -> None:
