@@ -3,7 +3,7 @@
 import polars as pl
 
 from analysis.runs import Runs
-from analysis.statistics import holm, mean_interval, paired_contrast
+from analysis.statistics import detectable, holm, mean_interval, paired_contrast, seeds_needed
 
 CONTRASTS = {
     "arm": pl.String,
@@ -17,15 +17,22 @@ CONTRASTS = {
     "difference_high": pl.Float64,
     "p": pl.Float64,
     "p_holm": pl.Float64,
+    "bca_low": pl.Float64,
+    "bca_high": pl.Float64,
+    "effect": pl.Float64,
+    "margin": pl.Float64,
+    "detectable": pl.Float64,
+    "seeds_needed": pl.Int64,
 }
 
 
 def contrasts(runs: Runs, metric: str) -> pl.DataFrame:
-    """One row an arm: its mean over seeds and its contrast with the baseline, paired by seed. The arms of one metric
-    are one family for Holm's adjustment."""
+    """One row an arm: its mean over seeds and its contrast with the baseline, paired by seed; then what so many seeds can show. The arms of
+    one metric are one family for Holm's adjustment."""
     final = runs.final(metric)
     base = final.filter(pl.col("arm") == runs.baseline).select("seed", base="value")
     rows = []
+    family = max(1, len(runs.arms) - 1)
     for arm in runs.arms:
         values = final.filter(pl.col("arm") == arm)
         if values.is_empty():
@@ -47,11 +54,18 @@ def contrasts(runs: Runs, metric: str) -> pl.DataFrame:
                 "difference_low": contrast.difference.low,
                 "difference_high": contrast.difference.high,
                 "p": contrast.p,
+                "bca_low": contrast.bca.low,
+                "bca_high": contrast.bca.high,
+                "effect": contrast.effect,
+                "margin": contrast.margin,
+                "detectable": detectable(contrast.spread, contrast.seeds, family),
+                "seeds_needed": seeds_needed(contrast.effect, family),
             }
         rows.append(row)
     frame = pl.DataFrame(rows, schema=CONTRASTS)
     tested = frame["p"].fill_null(float("nan")).to_list()
-    return frame.with_columns(pl.Series("p_holm", holm(tested)).fill_nan(None), pl.col("p").fill_nan(None))
+    unknown = pl.col("p", "bca_low", "bca_high", "effect", "margin", "detectable").fill_nan(None)
+    return frame.with_columns(pl.Series("p_holm", holm(tested)).fill_nan(None), unknown)
 
 
 SUITE = {

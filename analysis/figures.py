@@ -68,6 +68,64 @@ def convergence_figure(
         return figure
 
 
+def reached_figure(shares: pl.DataFrame, over_targets: pl.DataFrame, arms: Sequence[str], metric: str) -> Figure:
+    """Left: the share of seeds that have reached the target, over steps (Kaplan and Meier). Right: the speed-up over the baseline at each of
+    several targets; a hollow marker has seeds that miss it, so that its speed-up is a bound."""
+    with plt.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(9.2, 3.3))
+        for arm in arms:
+            colour, marker = colour_of(arms, arm)
+            part = shares.filter(pl.col("arm") == arm)
+            left.step(part["step"], part["share"], where="post", color=colour, label=arm, linewidth=1.4)
+            band = part.drop_nulls()
+            left.fill_between(
+                band["step"], band["low"], band["high"], step="post", color=colour, alpha=0.1, linewidth=0
+            )
+            faster = over_targets.filter((pl.col("arm") == arm) & pl.col("speed_up").is_not_null()).sort("target")
+            right.fill_between(faster["target"], faster["low"], faster["high"], color=colour, alpha=0.1, linewidth=0)
+            right.plot(faster["target"], faster["speed_up"], color=colour, linewidth=1.2)
+            for whole, face in ((True, colour), (False, "white")):
+                chosen = faster.filter((pl.col("reached") == pl.col("seeds")) == whole)
+                right.plot(chosen["target"], chosen["speed_up"], marker, color=colour, markerfacecolor=face, ms=4)
+        left.set_xlabel("optimiser step")
+        left.set_ylabel("share of seeds")
+        left.set_ylim(-0.03, 1.03)
+        left.set_title("target reached", fontsize=10, loc="left")
+        right.axhline(1.0, color="#666666", linestyle="--", linewidth=1)
+        right.set_xlabel(f"target: {plain(metric)}")
+        right.set_title("speed-up over the baseline", fontsize=10, loc="left")
+        _limits(right, pl.concat([over_targets["speed_up"].drop_nulls(), pl.Series("speed_up", [0.9, 1.1])]))
+        _legend(figure, left, len(arms))
+        return figure
+
+
+def aggregate_figure(table: pl.DataFrame, profiles: pl.DataFrame, arms: Sequence[str], what: str) -> Figure:
+    """Left: IQM, mean and median of all scores with their intervals. Right: the share of scores above each threshold."""
+    names = [name for name in ("median", "mean", "IQM") if name in table["aggregate"].to_list()]
+    with plt.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(9.2, 3.3))
+        for place, arm in enumerate(arms):
+            colour, marker = colour_of(arms, arm)
+            part = table.filter(pl.col("arm") == arm)
+            for y, name in enumerate(names):
+                for row in part.filter(pl.col("aggregate") == name).iter_rows(named=True):
+                    at = y - (place - (len(arms) - 1) / 2) * 0.7 / max(1, len(arms))
+                    if row["low"] is not None:
+                        left.plot([row["low"], row["high"]], [at, at], color=colour, linewidth=1.6)
+                    left.plot([row["value"]], [at], marker, color=colour, ms=4.5, label=arm if name == "IQM" else None)
+            own = profiles.filter(pl.col("arm") == arm)
+            right.plot(own["threshold"], own["share"], color=colour, linewidth=1.4)
+            right.fill_between(own["threshold"], own["low"], own["high"], color=colour, alpha=0.12, linewidth=0)
+        left.set_yticks(range(len(names)), names)
+        left.set_xlabel(what)
+        left.set_title("over all kinds and seeds", fontsize=10, loc="left")
+        right.set_xlabel(f"{what} above")
+        right.set_ylabel("share of kinds and seeds")
+        right.set_title("performance profile", fontsize=10, loc="left")
+        _legend(figure, left, len(arms))
+        return figure
+
+
 def severity_figure(curves: pl.DataFrame, arms: Sequence[str], metric: str) -> Figure:
     """One panel a kind: score over severity, 0 being undisturbed."""
     kinds = curves["kind"].unique(maintain_order=True).sort().to_list()

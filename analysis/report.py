@@ -13,10 +13,19 @@ from matplotlib.figure import Figure
 
 from analysis import figures
 from analysis.ablation import CONTRASTS, contrasts, foil_table, suite_names, suite_table
-from analysis.convergence import mean_curves, speed, target_value
+from analysis.aggregates import aggregate_table, profile_table, score_arrays
+from analysis.convergence import (
+    curve_area,
+    fraction_reached,
+    mean_curves,
+    speed,
+    speed_over_targets,
+    target_value,
+    time_profile,
+)
 from analysis.robustness import derived, mean_drops, scores, severity_curves
 from analysis.runs import Runs, read_runs
-from analysis.verdict import RULE, answer, caution, number, signed, speed_sentence, spread
+from analysis.verdict import POWER_NOTE, RULE, answer, caution, number, signed, speed_sentence, spread
 
 CURVES = ("val/itm_auc", "val/foil_accuracy", "val/mlm_accuracy", "val/synonym_mass")
 TABLED = (
@@ -33,6 +42,7 @@ TABLED = (
     "val/generator_perplexity",
     "test/itm_auc",
     "test/foil_accuracy",
+    "curve_area",
     "robustness_mean_drop",
     "corruption_error",
     "effective_robustness",
@@ -63,8 +73,23 @@ def write_report(uri: str, run_id: str, folder: Path) -> Path:
     tables = {name: contrasts(runs, name) for name in names if not runs.final(name).is_empty()}
     foils = foil_table(runs)
     speeds = speed(runs)
+    over_targets = speed_over_targets(runs, metric)
+    shares = fraction_reached(runs)
+    arrays = score_arrays(runs)
+    aggregates, profiles = aggregate_table(arrays, runs.baseline), profile_table(arrays)
     scored = scores(runs)
     drawn = _pictures(runs, (metric, target), foils, scored)
+    drawn[1:1] = _paced(runs, metric, shares, over_targets)
+    if arrays:
+        drawn.append(
+            Picture(
+                "aggregates",
+                "All foils together",
+                "Interquartile mean, mean and median of the accuracy over all kinds of foils and seeds, and the share of them above each "
+                "accuracy, with 95 % stratified bootstrap intervals (Agarwal et al. 2021).",
+                figures.aggregate_figure(aggregates, profiles, runs.arms, "accuracy"),
+            )
+        )
 
     (folder / "tables").mkdir(parents=True, exist_ok=True)
     (folder / "figures").mkdir(exist_ok=True)
@@ -72,6 +97,11 @@ def write_report(uri: str, run_id: str, folder: Path) -> Path:
         "contrasts": pl.concat([pl.DataFrame(schema=CONTRASTS), *tables.values()]),
         "foils": foils,
         "convergence": speeds,
+        "speed_over_targets": over_targets,
+        "fraction_reached": shares,
+        "time_profile": time_profile(over_targets),
+        "aggregates": aggregates,
+        "performance_profile": profiles,
         **{f"suite_{suite}": suite_table(runs, suite) for suite in suite_names(runs)},
         "robustness": mean_drops(scored),
         "robustness_by_severity": severity_curves(scored),
@@ -96,6 +126,7 @@ def write_report(uri: str, run_id: str, folder: Path) -> Path:
         "tuning": tuning(runs),
         "search": runs.experiment.get("search"),
         "rule": RULE,
+        "power_note": POWER_NOTE,
         "smoke": bool(runs.experiment.get("smoke", False)),
         "speeds": speed_sentence(speeds, metric, target),
         "target": (metric, target),
@@ -144,16 +175,28 @@ def tuning(runs: Runs) -> list[dict[str, object]]:
 
 
 def with_derived(runs: Runs) -> Runs:
-    """Adds the summaries of each trial's robustness as metrics."""
+    """Adds the summaries of each trial's curve and robustness as metrics."""
     scored = scores(runs)
-    if scored.is_empty():
-        return runs
+    metric, _ = target_value(runs)
+    area = curve_area(runs.curves(metric)).select("arm", "seed", metric=pl.lit("curve_area"), value="value")
+    summaries = [area] if scored.is_empty() else [area, derived(scored, runs.baseline)]
     rows = (
-        derived(scored, runs.baseline)
+        pl.concat(summaries)
         .join(runs.trials, on=["arm", "seed"])
         .select("run_id", "metric", step=pl.lit(0, dtype=pl.Int64), value="value")
     )
     return replace(runs, metrics=pl.concat([runs.metrics, rows]))
+
+
+def _paced(runs: Runs, metric: str, shares: pl.DataFrame, over_targets: pl.DataFrame) -> list[Picture]:
+    if shares.is_empty():
+        return []
+    told = (
+        "Left: the share of seeds that have reached the target, with 95 % intervals (Kaplan and Meier). Right: the speed-up over the baseline at "
+        "twelve targets between its first and its last value, with 95 % bootstrap intervals; where the marker is hollow some seeds miss the "
+        "target and count at the last step."
+    )
+    return [Picture("speed", "Speed", told, figures.reached_figure(shares, over_targets, runs.arms, metric))]
 
 
 def _pictures(runs: Runs, target: tuple[str, float], foils: pl.DataFrame, scored: pl.DataFrame) -> list[Picture]:

@@ -83,7 +83,7 @@ def test_the_page_is_whole_escaped_and_needs_no_network(store: tuple[str, str, T
     assert "&lt;script&gt;" in html
     assert "Is &lt;b&gt;it" in html
     assert not re.search(r"(?:src|href)=\"(?:https?:)?//", html)
-    assert html.count("data:image/svg+xml;base64,") == 4
+    assert html.count("data:image/svg+xml;base64,") == 6
     assert "+0.150" in html
     for name in ("convergence", "foils", "severity", "drops"):
         assert (tmp_path / "figures" / f"{name}.png").stat().st_size > 5000

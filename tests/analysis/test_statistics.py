@@ -6,7 +6,16 @@ import pytest
 from scipy import stats
 
 from analysis.convergence import steps_to_target
-from analysis.statistics import holm, mean_interval, paired_contrast, ratio_interval, smallest_p
+from analysis.statistics import (
+    bca_interval,
+    detectable,
+    holm,
+    mean_interval,
+    paired_contrast,
+    ratio_interval,
+    seeds_needed,
+    smallest_p,
+)
 
 
 def test_the_sign_flip_p_is_the_share_of_flips_at_least_as_extreme() -> None:
@@ -56,3 +65,44 @@ def test_a_target_must_be_held_twice() -> None:
 def test_a_ratio_of_twice_the_speed() -> None:
     ratio = ratio_interval(np.array([100.0, 120, 110, 90]), np.array([50.0, 60, 55, 45]))
     assert ratio.mean == ratio.low == ratio.high == pytest.approx(2.0)
+
+
+def test_the_bootstrap_interval_covers_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(1)
+    samples = rng.normal(0.3, 1.0, size=(400, 8))
+    held = [i.low <= 0.3 <= i.high for i in (bca_interval(sample, 999) for sample in samples)]
+    assert np.mean(held) == pytest.approx(0.945, abs=3 * math.sqrt(0.05 * 0.95 / 400))
+    plain = [
+        stats.bootstrap((s,), np.mean, method="BCa", n_resamples=999, rng=np.random.default_rng(0)).confidence_interval
+        for s in samples[:100]
+    ]
+    wide = [bca_interval(sample, 999) for sample in samples[:100]]
+    assert all(w.low <= p.low and w.high >= p.high for w, p in zip(wide, plain, strict=True))
+
+
+def test_power_is_what_it_says_when_it_is_simulated() -> None:
+    rng = np.random.default_rng(2)
+    for contrasts in (1, 4):
+        size = detectable(2.0, 8, contrasts)
+        found = stats.ttest_1samp(rng.normal(size, 2.0, size=(4000, 8)), 0, axis=1).pvalue <= 0.05 / contrasts
+        assert np.mean(found) == pytest.approx(0.8, abs=0.025)
+        seeds = seeds_needed(0.9, contrasts)
+        assert seeds is not None
+        for count, enough in ((seeds, True), (seeds - 1, False)):
+            power = np.mean(
+                stats.ttest_1samp(rng.normal(0.9, 1, size=(20000, count)), 0, axis=1).pvalue <= 0.05 / contrasts
+            )
+            assert (power > 0.79) if enough else (power < 0.81)
+    assert seeds_needed(50.0) == 6  # a sign-flip test of fewer cannot reach .05
+    assert seeds_needed(0.001) is None
+
+
+def test_equivalence_excludes_what_two_one_sided_tests_exclude() -> None:
+    arm, base = np.array([0.52, 0.49, 0.51, 0.5, 0.53, 0.48]), np.full(6, 0.5)
+    contrast = paired_contrast(arm, base)
+    differences = arm - base
+    for margin, shown in ((contrast.margin * 1.001, True), (contrast.margin * 0.999, False)):
+        above = stats.ttest_1samp(differences, -margin, alternative="greater").pvalue
+        below = stats.ttest_1samp(differences, margin, alternative="less").pvalue
+        assert bool(max(above, below) <= 0.05) is shown
+    assert contrast.effect == pytest.approx(differences.mean() / differences.std(ddof=1))
