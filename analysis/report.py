@@ -1,4 +1,4 @@
-"""A sweep or a single run -> one self-contained HTML page, Markdown, CSV tables, PNG and SVG figures."""
+"""A sweep or a single run -> one self-contained HTML page, Markdown, CSV and LaTeX tables, PNG, SVG and PDF figures."""
 
 import base64
 import io
@@ -51,6 +51,21 @@ TABLED = (
     "retrieval/image_r1",
     "retrieval/image_r5",
 )
+
+
+UNDATED: dict[str, dict[str, None]] = {
+    "svg": {"Date": None},
+    "pdf": {"CreationDate": None},
+}  # equal figures, equal files
+LATEX = {letter: f"\\{letter}" for letter in "#$%&_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "·": r"$\cdot$",
+    "–": "--",
+}
 
 
 @dataclass(frozen=True)
@@ -109,11 +124,9 @@ def write_report(uri: str, run_id: str, folder: Path) -> Path:
     for name, frame in frames.items():
         frame.write_csv(folder / "tables" / f"{name}.csv")
     for picture in drawn:
-        for form in ("png", "svg"):
+        for form in ("png", "svg", "pdf"):
             path = folder / "figures" / f"{picture.name}.{form}"
-            picture.figure.savefig(
-                path, dpi=160, bbox_inches="tight", metadata={"Date": None} if form == "svg" else None
-            )
+            picture.figure.savefig(path, dpi=160, bbox_inches="tight", metadata=UNDATED.get(form))
 
     head = tables.get(primary, pl.DataFrame(schema=CONTRASTS))
     context = {
@@ -131,6 +144,7 @@ def write_report(uri: str, run_id: str, folder: Path) -> Path:
         "speeds": speed_sentence(speeds, metric, target),
         "target": (metric, target),
         "tables": tables,
+        "speeds_table": speeds,
         "foils": foils,
         "drops": mean_drops(scored),
         "kinds": sorted(set(scored["kind"]) - {"clean"}),
@@ -145,6 +159,7 @@ def write_report(uri: str, run_id: str, folder: Path) -> Path:
     page = folder / "report.html"
     page.write_text(_render("report.html.j2", context, escape=True), encoding="utf-8")
     (folder / "report.md").write_text(_render("report.md.j2", context, escape=False), encoding="utf-8")
+    (folder / "tables" / "tables.tex").write_text(_render("tables.tex.j2", context, escape=False), encoding="utf-8")
     return page
 
 
@@ -257,7 +272,13 @@ def _inline(figure: Figure) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
+def latex(value: object) -> str:
+    """Text as LaTeX prints it."""
+    return "".join(LATEX.get(letter, letter) for letter in str(value))
+
+
 def _render(template: str, context: dict[str, object], escape: bool) -> str:
     source = (resources.files("analysis") / "templates" / template).read_text(encoding="utf-8")
     environment = Environment(autoescape=escape, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["latex"] = latex
     return environment.from_string(source).render(**context)

@@ -87,7 +87,7 @@ def bca_interval(values: np.ndarray, resamples: int = 4999) -> Interval:
     count = len(values)
     t = stats.t.ppf(0.5 + CONFIDENCE / 2, count - 1)
     level = 2 * stats.norm.cdf(t * np.sqrt(count / (count - 1))) - 1
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), np.errstate(invalid="ignore"):
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # then there is no interval, and none is shown
         made = stats.bootstrap(
             (values,),

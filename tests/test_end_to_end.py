@@ -303,7 +303,7 @@ def test_two_processes_train_one_model_and_its_run_is_reported(tmp_path: Path, p
             ["sweep", "experiments/ablation_itm.yaml", "--storage", "sqlite:///x"],
             "SQLite gives one trial to two workers",
         ),
-        (["sweep", "experiments/ablation_itm.yaml", "--study", "a/b"], "a name has no slash"),
+        (["sweep", "experiments/ablation_itm.yaml", "--study", "a/b"], "a name has letters, digits"),
         (["eval", "--run-id", "x", "--suite", "sugarcrepe"], "--annotations, and that of its pictures"),
         (["data", "prepare", "x", "--from", "/nowhere"], "there is no file or folder /nowhere"),
         (["data", "inspect", "coco"], "nothing is prepared there"),

@@ -122,3 +122,14 @@ def test_summaries_of_robustness_by_hand() -> None:
     assert made[("base", "effective_robustness")] == pytest.approx(0.0)
     assert made[("arm", "effective_robustness")] == pytest.approx((0.65 - 0.8) - (0.7 - 0.9))
     assert made[("arm", "robustness_mean_drop")] == pytest.approx((-0.1 + 0.4) / 0.8 / 2)
+
+
+def test_tables_are_written_for_latex(store: tuple[str, str, Tracker], tmp_path: Path) -> None:
+    write_report(store[0], store[1], tmp_path)
+    text = (tmp_path / "tables" / "tables.tex").read_text(encoding="utf-8")
+    assert r"ratio=\textless{}script\textgreater{}alert(1)" in text
+    assert text.count(r"\begin{tabular}") == text.count(r"\bottomrule") >= 2
+    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert {line.count("&") for line in rows} == {4, 6}
+    assert not re.search(r"(?<!\\)[_%#](?! )", "".join(rows))
+    assert len(list((tmp_path / "figures").glob("*.pdf"))) == 6

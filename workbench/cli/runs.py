@@ -48,7 +48,7 @@ def report(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write the report of a sweep or a single run: HTML, Markdown, CSV tables, PNG and SVG figures."""
+    """Write the report of a sweep or a single run: HTML, Markdown, CSV and LaTeX tables, PNG, SVG and PDF figures."""
     from analysis.report import write_report
     from workbench.tracking.runs import Tracker
     from workbench.tracking.store import tracking_uri

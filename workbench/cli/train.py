@@ -1,6 +1,7 @@
 """`wb sweep` and `wb train`."""
 
 import os
+import re
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -74,8 +75,10 @@ def sweep(
         experiment = shrink(experiment)
     cores = usable_cores()
     workers = 1 if launcher == "here" else workers or max(1, default_workers(trials_per_device) // processes)
-    if study is not None and (not study.strip() or "/" in study or study.startswith(".")):
-        raise UserError(f"--study {study}: a name has no slash and does not start with a dot.")
+    if not re.fullmatch(r"[\w+=-][\w .+=-]*", study or experiment.name):
+        raise UserError(
+            f"--study {study or experiment.name}: a name has letters, digits and - _ . + = alone, and no dot first."
+        )
     if launcher != "local" and processes > 1:
         raise UserError(
             f"--processes-per-trial: with `--launcher {launcher}` a trial is one process; take `--launcher local` or `wb worker`."

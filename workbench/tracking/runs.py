@@ -96,12 +96,13 @@ class Tracker:
             ) from error
 
     def trials_of(self, run_id: str) -> list[str]:
-        """The finished trials of a sweep; of a trial itself."""
+        """The finished trials of a sweep, but for those of a search and those that diverged; of a trial itself."""
         wanted = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run_id}' AND attributes.status = 'FINISHED'"
         found = self.client.search_runs(
             [self.experiment_id()], wanted, max_results=5000, order_by=["attributes.start_time"]
         )
-        return [str(run.info.run_id) for run in found] or [run_id]
+        compared = [run for run in found if run.data.tags.get("kind") != "search" and "outcome" not in run.data.tags]
+        return [str(run.info.run_id) for run in compared] or [run_id]
 
     def log(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
         """One batch; a value that is not finite is left out, since no reader could average it."""
