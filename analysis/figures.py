@@ -1,15 +1,20 @@
 """Frames in, matplotlib figures out; one style, readable in print and by colour-blind readers."""
 
+import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from analysis.statistics import mean_interval
 
 # Okabe and Ito (2008); the baseline is always black.
 PALETTE = ("#000000", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
@@ -123,6 +128,44 @@ def aggregate_figure(table: pl.DataFrame, profiles: pl.DataFrame, arms: Sequence
         right.set_ylabel("share of kinds and seeds")
         right.set_title("performance profile", fontsize=10, loc="left")
         _legend(figure, left, len(arms))
+        return figure
+
+
+def interaction_figure(values: dict[int, np.ndarray], levels: dict[str, list[str]], metric: str) -> Figure:
+    """One panel a pair of factors: the mean over seeds (and all other factors) at each level of the one, a line a level of the other."""
+    pairs = list(itertools.combinations(enumerate(levels), 2))[:6]
+    grid = np.stack(list(values.values()))
+    with plt.rc_context(STYLE):
+        columns = min(3, len(pairs))
+        rows = -(-len(pairs) // columns)
+        size = (6.6 if columns == 1 else 4.6 * columns, 3.8 * rows)
+        figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharey=True)
+        for axis in axes.flat[len(pairs) :]:
+            axis.set_visible(False)
+        for axis, ((one, first), (two, second)) in zip(axes.flat, pairs, strict=False):
+            others = tuple(k + 1 for k in range(len(levels)) if k not in (one, two))
+            table = grid.mean(axis=others) if others else grid
+            x = np.arange(len(levels[first]))
+            for place, level in enumerate(levels[second]):
+                colour, marker = PALETTE[place % len(PALETTE)], MARKERS[place % len(MARKERS)]
+                intervals = [mean_interval(table[:, k, place]) for k in range(len(x))]
+                at = x + (place - (len(levels[second]) - 1) / 2) * 0.06
+                means = [each.mean for each in intervals]
+                spread = np.nan_to_num(
+                    [[each.mean - each.low for each in intervals], [each.high - each.mean for each in intervals]]
+                )
+                axis.errorbar(at, means, yerr=spread, color=colour, marker=marker, ms=4.5, lw=1.2, label=level)
+            axis.set_xticks(x, levels[first])
+            axis.set_xlabel(plain(first.rsplit(".", 1)[-1]))
+            above: dict[str, Any] = {
+                "loc": "lower center",
+                "bbox_to_anchor": (0.5, 1.0),
+                "ncols": min(4, len(levels[second])),
+            }
+            axis.legend(title=plain(second.rsplit(".", 1)[-1]), fontsize=8, title_fontsize=8, **above)
+        for row in axes:
+            row[0].set_ylabel(plain(metric))
+        figure.tight_layout()
         return figure
 
 

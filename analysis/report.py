@@ -23,6 +23,7 @@ from analysis.convergence import (
     target_value,
     time_profile,
 )
+from analysis.factorial import by_seed, crossed, effects
 from analysis.robustness import derived, mean_drops, scores, severity_curves
 from analysis.runs import Runs, read_runs
 from analysis.verdict import POWER_NOTE, RULE, answer, caution, number, signed, speed_sentence, spread
@@ -91,10 +92,16 @@ def write_report(uri: str, run_id: str, folder: Path) -> Path:
     over_targets = speed_over_targets(runs, metric)
     shares = fraction_reached(runs)
     arrays = score_arrays(runs)
+    factorial = effects(runs, primary)
     aggregates, profiles = aggregate_table(arrays, runs.baseline), profile_table(arrays)
     scored = scores(runs)
     drawn = _pictures(runs, (metric, target), foils, scored)
     drawn[1:1] = _paced(runs, metric, shares, over_targets)
+    if factorial.height:
+        levels = crossed(runs)
+        told = "Mean over seeds with 95 % intervals, and over the levels of any further factor; lines that are not parallel are an interaction."
+        figure = figures.interaction_figure(by_seed(runs, primary, levels), levels, primary)
+        drawn.insert(0, Picture("interactions", "Factors", told, figure))
     if arrays:
         drawn.append(
             Picture(
@@ -115,6 +122,7 @@ def write_report(uri: str, run_id: str, folder: Path) -> Path:
         "speed_over_targets": over_targets,
         "fraction_reached": shares,
         "time_profile": time_profile(over_targets),
+        "effects": factorial,
         "aggregates": aggregates,
         "performance_profile": profiles,
         **{f"suite_{suite}": suite_table(runs, suite) for suite in suite_names(runs)},
@@ -145,6 +153,7 @@ def write_report(uri: str, run_id: str, folder: Path) -> Path:
         "target": (metric, target),
         "tables": tables,
         "speeds_table": speeds,
+        "factorial": factorial,
         "foils": foils,
         "drops": mean_drops(scored),
         "kinds": sorted(set(scored["kind"]) - {"clean"}),

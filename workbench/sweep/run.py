@@ -250,6 +250,7 @@ def describe(experiment: Experiment, plan: Plan, endings: dict[str, Ending], is_
     told = experiment.model_dump(exclude={"arms"}) | {
         "arms": labels,
         "baseline_arm": labels[0],
+        "arm_values": dict(zip(labels, experiment.arms, strict=True)),
         "cells": compared,
         "planned": len(experiment.arms) * experiment.seeds.count,
         "smoke": is_smoke,
