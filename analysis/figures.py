@@ -131,6 +131,37 @@ def aggregate_figure(table: pl.DataFrame, profiles: pl.DataFrame, arms: Sequence
         return figure
 
 
+def response_figure(
+    panels: dict[str, tuple[pl.DataFrame, pl.DataFrame]], factor: str, seeds: dict[str, pl.DataFrame], log: bool
+) -> Figure:
+    """One panel a metric: its mean at each level with the interval, the seeds as dots, and the fitted curve with its band."""
+    with plt.rc_context(STYLE):
+        columns = min(3, len(panels))
+        rows = -(-len(panels) // columns)
+        figure, axes = plt.subplots(rows, columns, figsize=(4.2 * columns, 3.1 * rows), squeeze=False)
+        for axis in axes.flat[len(panels) :]:
+            axis.set_visible(False)
+        for axis, (metric, (found, fitted)) in zip(axes.flat, panels.items(), strict=False):
+            axis.plot(seeds[metric]["level"], seeds[metric]["value"], ".", color="#888888", ms=3, alpha=0.6)
+            if fitted.height:
+                axis.fill_between(
+                    fitted["level"], fitted["low"], fitted["high"], color=PALETTE[2], alpha=0.15, linewidth=0
+                )
+                axis.plot(fitted["level"], fitted["fit"], color=PALETTE[2], linewidth=1.4)
+            spread = np.nan_to_num(
+                [(found["mean"] - found["low"]).to_numpy(), (found["high"] - found["mean"]).to_numpy()]
+            )
+            axis.errorbar(found["level"], found["mean"], yerr=spread, fmt="o", color="black", ms=4.5, lw=1.2)
+            if log:
+                axis.set_xscale("log")
+                axis.set_xticks(found["level"].to_list(), [f"{level:g}" for level in found["level"]])
+                axis.minorticks_off()
+            axis.set_title(plain(metric), fontsize=10, loc="left")
+            axis.set_xlabel(plain(factor.rsplit(".", 1)[-1]))
+        figure.tight_layout()
+        return figure
+
+
 def interaction_figure(values: dict[int, np.ndarray], levels: dict[str, list[str]], metric: str) -> Figure:
     """One panel a pair of factors: the mean over seeds (and all other factors) at each level of the one, a line a level of the other."""
     pairs = list(itertools.combinations(enumerate(levels), 2))[:6]

@@ -23,7 +23,8 @@ from analysis.convergence import (
     target_value,
     time_profile,
 )
-from analysis.factorial import by_seed, crossed, effects
+from analysis.factorial import by_seed, crossed, effects, short
+from analysis.response import POINTS, curve, logarithmic, points, varied
 from analysis.robustness import derived, mean_drops, scores, severity_curves
 from analysis.runs import Runs, read_runs
 from analysis.verdict import POWER_NOTE, RULE, answer, caution, number, signed, speed_sentence, spread
@@ -97,6 +98,8 @@ def write_report(uri: str, run_id: str, folder: Path) -> Path:
     scored = scores(runs)
     drawn = _pictures(runs, (metric, target), foils, scored)
     drawn[1:1] = _paced(runs, metric, shares, over_targets)
+    responses, drawing = _responses(runs, list(tables))
+    drawn[:0] = drawing
     if factorial.height:
         levels = crossed(runs)
         told = "Mean over seeds with 95 % intervals, and over the levels of any further factor; lines that are not parallel are an interaction."
@@ -122,6 +125,7 @@ def write_report(uri: str, run_id: str, folder: Path) -> Path:
         "speed_over_targets": over_targets,
         "fraction_reached": shares,
         "time_profile": time_profile(over_targets),
+        "response": responses,
         "effects": factorial,
         "aggregates": aggregates,
         "performance_profile": profiles,
@@ -210,6 +214,27 @@ def with_derived(runs: Runs) -> Runs:
         .select("run_id", "metric", step=pl.lit(0, dtype=pl.Int64), value="value")
     )
     return replace(runs, metrics=pl.concat([runs.metrics, rows]))
+
+
+def _responses(runs: Runs, names: list[str]) -> tuple[pl.DataFrame, list[Picture]]:
+    """The response curves of up to six metrics to the one number that is varied; nothing where none or several are."""
+    found = varied(runs)
+    schema = {"metric": pl.String} | POINTS
+    if found is None:
+        return pl.DataFrame(schema=schema), []
+    factor, levels = found
+    chosen = [name for name in names if name.startswith("val/")][:6]
+    tables = {name: points(runs, name, levels) for name in chosen}
+    placed = pl.DataFrame({"arm": list(levels), "level": list(levels.values())})
+    seeds = {name: runs.final(name).join(placed, on="arm") for name in chosen}
+    panels = {name: (table, curve(table)) for name, table in tables.items()}
+    told = (
+        "Mean over seeds with its 95 % interval at each level, single seeds as dots; between the levels a monotone interpolation of the means and of the "
+        "ends of their intervals, which is a guess."
+    )
+    figure = figures.response_figure(panels, factor, seeds, logarithmic(list(levels.values())))
+    stacked = pl.concat([table.select(pl.lit(name).alias("metric"), *POINTS) for name, table in tables.items()])
+    return stacked, [Picture("response", f"Response to {figures.plain(short(factor))}", told, figure)]
 
 
 def _paced(runs: Runs, metric: str, shares: pl.DataFrame, over_targets: pl.DataFrame) -> list[Picture]:

@@ -35,13 +35,13 @@ def test_intervals_are_those_of_rliable_but_for_chance(scores: dict[str, np.ndar
         random_state=np.random.RandomState(1),
     )  # fmt: skip
     ours = aggregates.stratified_interval(scores["arm"], aggregates.iqm, 4000)
-    assert (ours.low, ours.high) == pytest.approx(tuple(theirs["arm"][:, 0]), abs=0.006)
+    assert (ours.low, ours.high) == pytest.approx(tuple(theirs["arm"][:, 0]), abs=0.012)
     _, theirs = library.get_interval_estimates(
         {"x": (scores["arm"], scores["base"])}, reference.probability_of_improvement, reps=2000,
         random_state=np.random.RandomState(1),
     )  # fmt: skip
     found = aggregates.improvement_interval(scores["arm"], scores["base"], 2000)
-    assert (found.low, found.high) == pytest.approx(tuple(np.ravel(theirs["x"])), abs=0.02)
+    assert (found.low, found.high) == pytest.approx(tuple(np.ravel(theirs["x"])), abs=0.03)
 
 
 def test_the_middle_half_by_hand() -> None:

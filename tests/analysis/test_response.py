@@ -1,0 +1,56 @@
+import numpy as np
+import polars as pl
+import pytest
+
+from analysis.response import curve, points, varied
+from analysis.runs import METRICS, TRIALS, Runs
+
+NAME = "objectives.mlm.temperature"
+
+
+def runs_of(levels: list[float], truth: object, noise: float, seeds: int = 8) -> Runs:
+    rng = np.random.default_rng(0)
+    arms = {f"temperature={level}": {NAME: level} for level in levels}
+    trials = [(f"{arm}{seed}", "n", "FINISHED", arm, seed) for arm in arms for seed in range(seeds)]
+    rows = [
+        (f"{arm}{seed}", "val/itm_auc", 9, float(truth(at[NAME]) + rng.normal(0, noise)))  # type: ignore[operator]
+        for arm, at in arms.items()
+        for seed in range(seeds)
+    ]
+    about = {"arms": list(arms), "baseline_arm": next(iter(arms)), "arm_values": arms}
+    return Runs(
+        "r",
+        "r",
+        about,
+        pl.DataFrame(trials, schema=TRIALS, orient="row"),
+        pl.DataFrame(rows, schema=METRICS, orient="row"),
+    )
+
+
+@pytest.mark.parametrize("levels", [[0.0, 0.25, 0.5, 0.75, 1.0], [0.25, 0.5, 1.0, 2.0, 4.0, 8.0]])
+def test_the_curve_follows_the_truth_and_the_points_lie_on_it(levels: list[float]) -> None:
+    def truth(level: float) -> float:
+        return 0.8 - 0.1 * (np.log(level) if min(levels) > 0 else level - 0.4) ** 2
+
+    runs = runs_of(levels, truth, 0.01)
+    found = varied(runs)
+    assert found is not None
+    assert found[0] == NAME
+    table = points(runs, "val/itm_auc", found[1])
+    assert table["level"].to_list() == levels
+    fitted = curve(table)
+    assert all(abs(row["fit"] - truth(row["level"])) < 0.03 for row in fitted.iter_rows(named=True))
+    assert fitted["fit"].max() == pytest.approx(table["mean"].max(), abs=1e-3)  # it does not overshoot
+    for row in table.iter_rows(named=True):
+        near = fitted.sort((pl.col("level") - row["level"]).abs()).row(0, named=True)
+        assert near["fit"] == pytest.approx(row["mean"], abs=0.003)
+
+
+def test_words_few_levels_and_single_seeds_have_no_curve() -> None:
+    assert varied(runs_of([0.0, 0.5, 1.0], lambda x: x, 0.1)) is None
+    words = runs_of(["none", "ema", "frozen_lm", "unigram"], lambda _: 0.5, 0.1)  # type: ignore[list-item]
+    assert varied(words) is None
+    alone = runs_of([0.0, 0.25, 0.5, 1.0], lambda x: x, 0.1, seeds=1)
+    found = varied(alone)
+    assert found is not None
+    assert curve(points(alone, "val/itm_auc", found[1])).is_empty()
