@@ -7,15 +7,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
+from sqlalchemy import text
 
 from tests.services import free_port, mlflow_server, postgres
 from tests.soak import YAML, Value, values
 from workbench.errors import UserError
-from workbench.sweep.storage import open_storage
+from workbench.sweep.storage import IDLE_SECONDS, open_storage
 from workbench.sweep.study import Ending, Ledger
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -66,7 +68,9 @@ def started() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
     yield start
     for process in processes:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):
+            for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+                each.kill()
         process.communicate()
 
 
@@ -80,6 +84,9 @@ def test_postgresql_an_mlflow_server_on_it_and_a_worker_that_joins(
         home = tmp_path / "work"
         with pytest.raises(UserError, match="give the studies one of their own"):
             open_storage(runs, home)
+        with open_storage(studies, home).engine.connect() as connection:  # type: ignore[attr-defined]
+            (idle,) = connection.execute(text("SHOW idle_in_transaction_session_timeout")).one()
+        assert idle == f"{IDLE_SECONDS}s"
         common = ["--workspace", str(home), "--storage", studies]
         env = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": server.uri}
         sweep = started("sweep", str(yaml), "--workers", "2", *common, env=env)

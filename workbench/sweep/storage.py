@@ -17,6 +17,7 @@ from sqlalchemy.exc import IntegrityError, ProgrammingError
 from workbench.errors import UserError, first_line
 from workbench.outage import outage
 
+IDLE_SECONDS = 15
 HIDDEN = "***"  # stands for a password
 KINDS = "postgresql://USER:PASSWORD@HOST/DATABASE, grpc://HOST:PORT, or none for a journal file in the workspace"
 
@@ -67,11 +68,14 @@ def open_storage(address: str | None, workspace: Path) -> BaseStorage:
 
 
 def _postgresql(address: str) -> RDBStorage:
+    # A worker that is frozen in the middle of a transaction must not hold its locks for ever.
+    patience = {"options": f"-c idle_in_transaction_session_timeout={IDLE_SECONDS}s"}
+    engine = {"pool_pre_ping": True, "connect_args": patience}
     try:
-        return RDBStorage(address, engine_kwargs={"pool_pre_ping": True})
+        return RDBStorage(address, engine_kwargs=engine)
     except (IntegrityError, ProgrammingError):  # another process was making the tables at the same moment
         time.sleep(2)
-        return RDBStorage(address, engine_kwargs={"pool_pre_ping": True})
+        return RDBStorage(address, engine_kwargs=engine)
 
 
 def shown(address: str) -> str:
