@@ -197,7 +197,10 @@ def _values(uri: str, members: list[str]) -> list[tuple[str, str, int, float]]:
         "ORDER BY timestamp"
     ).bindparams(bindparam("ids", expanding=True), bindparam("nan", False, Boolean))
     with _connected(uri) as connection:
-        return [tuple(row) for row in connection.execute(query, {"ids": members})]
+        cursor = connection.execute(query, {"ids": members}).cursor
+        return (
+            list(cursor.fetchall()) if cursor is not None else []
+        )  # plain tuples; SQLAlchemy's rows cost as much again
 
 
 def _values_of_server(uri: str, members: list[str]) -> list[tuple[str, str, int, float]]:

@@ -1,5 +1,6 @@
 """`just bench`: ratios, each measured within this one run on one thread. Prints a line a comparison."""
 
+import sqlite3
 import tempfile
 import threading
 import time
@@ -127,6 +128,45 @@ def corpora(home: Path) -> None:
     print(f"512 JPEG files of 640 x 480, ImageFolder-style loader / prepared: {slow / fast:.0f}")
     print(f"... preparing them once / one pass of that loader: {preparing / slow:.2f}")
     print(f"({512 / slow:.0f} pictures/s from files, {512 / fast:.0f} prepared, {512 / preparing:.0f} while preparing)")
+
+
+def reading(home: Path, trials: int = 1000, metrics: int = 20, points: int = 200) -> None:
+    """Reading a sweep of 1,000 runs x 20 metrics x 200 points into frames."""
+    uri = open_store(home)
+    tracker = Tracker(uri, home)
+    parent, _ = tracker.start("big", {"study": "big", "kind": "sweep"}, {}, {})
+    experiment = tracker.experiment_id()
+    ids = [f"{k:032x}" for k in range(trials)]
+    with sqlite3.connect(home / "mlflow.db") as store:
+        columns = "run_uuid, name, status, start_time, end_time, lifecycle_stage, artifact_uri, experiment_id"
+        store.executemany(
+            f"INSERT INTO runs ({columns}) VALUES (?, 'r', 'FINISHED', 1, 2, 'active', '', {experiment})",
+            [(run,) for run in ids],
+        )
+        tags = [
+            (key, value, run)
+            for place, run in enumerate(ids)
+            for key, value in (
+                ("cell", f"arm {place % 20}"),
+                ("seed", str(place // 20)),
+                ("mlflow.parentRunId", parent),
+            )
+        ]
+        store.executemany("INSERT INTO tags (key, value, run_uuid) VALUES (?, ?, ?)", tags)
+        store.executemany(
+            "INSERT INTO metrics (key, value, timestamp, run_uuid, step, is_nan) VALUES (?, ?, ?, ?, ?, 0)",
+            (
+                (f"val/m{m}", m + 0.001 * step, 1000 * step, run, step)
+                for run in ids
+                for m in range(metrics)
+                for step in range(points)
+            ),
+        )
+    began = time.perf_counter()
+    runs = read_runs(uri, parent)
+    took = time.perf_counter() - began
+    assert runs.metrics.height == trials * metrics * points
+    print(f"reading {trials:,} runs x {metrics} metrics x {points} points: {took:.1f} s")
 
 
 TRIALS = 20
@@ -258,7 +298,9 @@ def main() -> None:
 
         ratio = seconds(through_client, 3) / seconds(lambda: read_runs(uri, parent), 3)
         print(f"5,000 metric values, MLflow's client / the report's reader: {ratio:.1f}")
-        (home / "engine").mkdir()
+        for name in ("engine", "big"):
+            (home / name).mkdir()
+        reading(home / "big")
         engine(home / "engine", apply(base, {"optimisation.steps": 60, "evaluation.every": 20, "warm_start.steps": 20}))
 
 
