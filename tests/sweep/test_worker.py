@@ -105,7 +105,7 @@ def test_a_stopped_worker_gives_its_trial_back(job: Job, place: Place, monkeypat
 
     def emit(event: Any) -> None:
         events.append(event)
-        if event[0] == "step" and event[1]["step"] == 2:
+        if event[0] == "step" and event[1]["step"] == 4:
             stop.set()
 
     worker._work(place, "s", emit, stop, threading.Event())
@@ -118,6 +118,7 @@ def test_a_stopped_worker_gives_its_trial_back(job: Job, place: Place, monkeypat
     assert run.info.status == "KILLED"
     assert (place.workspace / "checkpoints" / f"{first.key}.pt").exists()
     work(place)
+    assert {tuple(ending.curve) for ending in ledger.endings().values()} == {(3, 6)}
     assert len(ledger.endings()) == 2
 
 

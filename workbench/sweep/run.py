@@ -156,9 +156,7 @@ class _Sweep:
         before = len(self.done)
         self.patiently(self._settle)
         if kind == "tick" and self.options.launcher == "ray":
-            for at in self.ledger.running():
-                progress = {"worker": at.worker, "cell": at.name, "step": at.step, "steps": at.steps, "figures": {}}
-                self.show(("step", progress))
+            self.patiently(self._show_running)
         whole = whole_blocks(self.plan, self.endings)
         new = len(self.done) > before and whole - self.blocks and len(self.done) < self.plan.total
         if new and time.monotonic() > self.not_before:
@@ -170,6 +168,8 @@ class _Sweep:
         self.patiently(self._settle)
         ended = self._ended()
         self.outcome.finished = len(ended)
+        # One worker that was asked to stop stops nothing that the others can finish.
+        self.outcome.stopped = self.outcome.stopped and self.outcome.finished < self.outcome.planned
         for cell in self.plan.cells:
             if cell.key not in ended and (reasons := self.ledger.failures(cell, self.job.started)):
                 self.outcome.failures.append(f"{cell.name}: {reasons[-1]}")
@@ -185,6 +185,11 @@ class _Sweep:
                 self.done.add(cell.key)
                 ending = self.endings[cell.key]
                 self.show(("done", {"cell": cell.name, "outcome": ending.outcome, "value": ending.value}))
+
+    def _show_running(self) -> None:
+        for at in self.ledger.running():
+            progress = {"worker": at.worker, "cell": at.name, "step": at.step, "steps": at.steps, "figures": {}}
+            self.show(("step", progress))
 
     def _write(self) -> None:
         began = time.monotonic()

@@ -60,7 +60,9 @@ def run_cell(
     tracker = Tracker(job.uri, place.workspace)
     run_id, again = patiently(lambda: start_run(tracker, job, cell, prepared), say, stopped)
     endings = patiently(lease.ledger.endings, say, stopped) if cell.searching is not None else {}
-    curve: dict[int, float] = {}
+    primary = job.experiment.primary
+    # What an earlier attempt has measured before the checkpoint is not measured again.
+    curve = patiently(lambda: tracker.curve(run_id, primary), say, stopped) if again else {}
     steps = cell.settings.optimisation.steps
 
     def on_step(step: int, figures: dict[str, float]) -> None:
@@ -69,12 +71,14 @@ def run_cell(
         emit(("step", {"worker": place.name, "cell": cell.name, "step": step, "steps": steps, "figures": figures}))
 
     with sending(tracker, run_id, place, again, say, stopped) as sent:
+        curve |= {each["step"]: each["metrics"][primary] for each in sent.found if primary in each["metrics"]}
 
         def on_log(metrics: dict[str, float], step: int) -> None:
             sent.log(metrics, step)
-            if job.experiment.primary in metrics and step not in curve:
-                curve[step] = metrics[job.experiment.primary]
-                if step < steps and pruned_by(job.experiment, cell, endings, curve):
+            if primary in metrics:
+                curve[step] = metrics[primary]
+                known = {at: value for at, value in curve.items() if at <= step}
+                if step < steps and pruned_by(job.experiment, cell, endings, known):
                     raise Pruned
 
         def stop() -> bool:
@@ -83,7 +87,7 @@ def run_cell(
             return stopped()
 
         hooks = Hooks(on_log, on_step, stop, say, lambda action: patiently(action, say, stopped))
-        ending, remarks = _ending(cell, run_id, job.experiment.primary, prepared, checkpoint, hooks, curve, world)
+        ending, remarks = _ending(cell, run_id, primary, prepared, checkpoint, hooks, curve, world)
         patiently(lease.held, say, stopped)
         patiently(lambda: keep_weights(checkpoint) if ending.outcome == "finished" else None, say, stopped)
         sent.close()

@@ -44,7 +44,9 @@ class RunLog:
         self.sending = threading.Thread(target=self._send, daemon=True, name="mlflow")
         self.left: queue.Queue[Entry] = queue.Queue()
         file.parent.mkdir(parents=True, exist_ok=True)
-        for entry in _entries(file):
+        self.found = _entries(file)  # what an earlier attempt has written down, whether it was sent or not
+        for entry in self.found:
+            entry = dict(entry)
             entry["metrics"] = {n: v for n, v in entry["metrics"].items() if (n, entry["step"]) not in self.known}
             self._take(entry)
         self.sending.start()

@@ -45,6 +45,10 @@ class Tracker:
         names = self.client.get_run(run_id).data.metrics
         return {(name, each.step) for name in names for each in self.client.get_metric_history(run_id, name)}
 
+    def curve(self, run_id: str, metric: str) -> dict[int, float]:
+        """Step -> value of one metric of a run."""
+        return {each.step: each.value for each in self.client.get_metric_history(run_id, metric)}
+
     def find(self, tags: Mapping[str, str]) -> Run | None:
         """The newest run with all these tags, or None."""
         wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
