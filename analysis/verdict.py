@@ -12,9 +12,9 @@ RULE = (
     "there are too few seeds for that, the difference and its interval are stated without a verdict."
 )
 POWER_NOTE = (
-    "Two one-sided tests at the 5 % level exclude any difference larger than the third column. A paired test with these seeds finds a difference "
-    "of the fourth with a power of 80 %, and would need the seeds of the last to find the one that was seen (each for the whole family of arms). "
-    "The effect size is the difference in standard deviations over seeds."
+    "Effect size: the difference in standard deviations over seeds. No difference larger than: two one-sided tests at the 5 % level exclude more. "
+    "Detectable: what a paired test with these seeds finds with a power of 80 %. Seeds needed: for the difference that was seen to be found with that power. "
+    "The last two are for the whole family of arms."
 )
 
 
