@@ -28,33 +28,53 @@ def postgres_programs() -> Path | None:
     return next((path.parent for path in sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))), None)
 
 
+class Postgres:
+    """A PostgreSQL server whose data stay when it is stopped and started again."""
+
+    def __init__(self, programs: Path, home: Path) -> None:
+        self.programs, self.home, self.port = programs, home, free_port()
+        self.user = {"user": "postgres"} if os.geteuid() == 0 else {}  # it refuses to run as root
+        self.process: subprocess.Popen[bytes] | None = None
+        self._run("initdb", "-D", home / "data", "-U", "wb", "-A", "trust", "-N").wait()
+
+    def address(self, database: str) -> str:
+        return f"postgresql://wb@127.0.0.1:{self.port}/{database}"
+
+    def start(self) -> None:
+        options = ("-D", self.home / "data", "-h", "127.0.0.1", "-p", str(self.port), "-k", self.home, "-F")
+        self.process = self._run("postgres", *options)
+        _until(lambda: _made(self.address("postgres"), ()), 30)
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        if self.process is not None:
+            self.process.send_signal(how)
+            self.process.wait(timeout=30)
+            self.process = None
+
+    def _run(self, program: str, *arguments: object) -> "subprocess.Popen[bytes]":
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return subprocess.Popen([self.programs / program, *arguments], **quiet, **self.user)  # type: ignore[call-overload, no-any-return]
+
+
 @contextmanager
-def postgres(home: Path, *databases: str) -> Iterator[list[str]]:
-    """A fresh PostgreSQL server; the addresses of its databases. Skips where it is not installed."""
+def postgres(home: Path, *databases: str) -> Iterator[Postgres]:
+    """A fresh PostgreSQL server with these databases. Skips where it is not installed."""
     programs = postgres_programs()
     if programs is None:
         pytest.skip("PostgreSQL is not installed (Debian: apt install postgresql)")
-    root = os.geteuid() == 0
     home.mkdir(parents=True)
-    if root:  # it refuses to run as root
+    if os.geteuid() == 0:
         shutil.chown(home, "postgres")
         for folder in (home, *home.parents):
             if folder.stat().st_uid == 0 and folder != Path("/"):
                 folder.chmod(folder.stat().st_mode | 0o011)
-    user: dict[str, str] = {"user": "postgres"} if root else {}
-    port = free_port()
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    data = home / "data"
-    subprocess.run([programs / "initdb", "-D", data, "-U", "wb", "-A", "trust", "-N"], check=True, **quiet, **user)  # type: ignore[call-overload]
-    options = ["-D", data, "-h", "127.0.0.1", "-p", str(port), "-k", home, "-F"]
-    server = subprocess.Popen([programs / "postgres", *options], **quiet, **user)  # type: ignore[call-overload]
+    server = Postgres(programs, home)
+    server.start()
     try:
-        address = f"postgresql://wb@127.0.0.1:{port}"
-        _until(lambda: _made(f"{address}/postgres", databases), 30)
-        yield [f"{address}/{name}" for name in databases]
+        assert _made(server.address("postgres"), databases)
+        yield server
     finally:
-        server.send_signal(signal.SIGINT)
-        server.wait(timeout=30)
+        server.stop()
 
 
 class MlflowServer:
