@@ -8,6 +8,7 @@ from typing import TypeVar
 T = TypeVar("T")
 Persist = Callable[[Callable[[], None]], None]  # runs an action that writes, now or once it can be done
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL = ("No space left on device", "Disk quota exceeded", "os error 28", "disk is full")
 UNREACHABLE = {"requests", "urllib3", "psycopg", "psycopg2"}  # packages whose errors of connection mean an outage
 SERVER_AT_FAULT = ("error code 5", "TEMPORARILY_UNAVAILABLE", "database or disk is full", "database is locked")
 
@@ -21,6 +22,8 @@ def outage(error: BaseException) -> str | None:
     for cause in _chain(error):
         if isinstance(cause, OSError) and cause.errno in NO_ROOM:
             return f"no room left on the disk ({cause.filename or cause.strerror})"
+        if any(sign in str(cause) for sign in FULL):  # Polars and others tell it in words alone
+            return "no room left on the disk"
         kind = type(cause)
         package = kind.__module__.partition(".")[0]
         if isinstance(cause, ConnectionError | TimeoutError) or (

@@ -114,25 +114,6 @@ def test_postgresql_an_mlflow_server_on_it_and_a_worker_that_joins(
         assert len(_holders(ledger)) >= 2
 
 
-def test_a_database_that_is_killed_is_waited_for(
-    yaml: Path, local: Value, tmp_path: Path, started: Callable[..., subprocess.Popen[str]]
-) -> None:
-    with postgres(tmp_path / "postgres", "studies") as database:
-        storage, home = database.address("studies"), tmp_path / "work"
-        ledger = Ledger(open_storage(storage, home), "twelve")
-        arguments = ["sweep", str(yaml), "--workers", "2", "--workspace", str(home), "--storage", storage]
-        sweep = started(*arguments, env=os.environ | {"PYTHONPATH": str(ROOT)})
-        _until(lambda: len(ledger.endings()) >= 2, 180)
-        database.stop(signal.SIGQUIT)
-        time.sleep(8)
-        database.start()
-        out, _ = sweep.communicate(timeout=180)
-        assert sweep.returncode == 0, out
-        assert "waiting: a database cannot be reached" in out
-        assert results(f"sqlite:///{home / 'mlflow.db'}") == local
-        assert not [trial for trial in ledger.study.trials if trial.state.name == "FAIL"]
-
-
 def test_ray_with_a_worker_killed(yaml: Path, local: Value, tmp_path: Path) -> None:
     ray = pytest.importorskip("ray", reason="Ray is not installed")
     from ray.cluster_utils import Cluster

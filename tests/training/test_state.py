@@ -83,6 +83,7 @@ def test_only_outages_are_waited_out_and_a_stop_ends_the_wait() -> None:
     with pytest.raises(Interrupted):
         patiently(lambda: (_ for _ in ()).throw(ConnectionError()), print, lambda: True)
     assert outage(ValueError("no")) is None
+    assert outage(RuntimeError("No space left on device (os error 28)")) is not None
     assert outage(FileNotFoundError(2, "no")) is None
 
 
