@@ -36,6 +36,7 @@ from workbench.tracking.runs import Tracker
 from workbench.training.finetune import Course, Recipe, finetune, finetune_retrieval
 from workbench.training.loop import Hooks
 from workbench.training.prepare import pick_device, picture_features, precision, prepare
+from workbench.training.state import remove
 from workbench.training.warm_start import new_model
 
 Progress = Callable[[int, int], None]
@@ -276,7 +277,7 @@ def finetune_run(
         made = finetune(trained.model, trained.corpus.tokeniser, task, splits["train"], splits["val"], course)
         missing, examples = splits["train"].missing | splits["val"].missing, len(splits["val"])
     keep_weights(checkpoint)
-    checkpoint.unlink()
+    remove(checkpoint)
     return Result({f"downstream/{task}/{n}": v for n, v in made.items()}, examples, missing)
 
 
