@@ -10,7 +10,7 @@ import polars as pl
 from scipy import stats
 
 from analysis.runs import Runs
-from analysis.statistics import CONFIDENCE, Interval
+from analysis.statistics import CONFIDENCE, Interval, percentile_interval
 
 Statistic = Callable[[np.ndarray], np.ndarray]
 AGGREGATES = {"arm": pl.String, "aggregate": pl.String, "value": pl.Float64, "low": pl.Float64, "high": pl.Float64}
@@ -41,16 +41,12 @@ def resampled(scores: np.ndarray, resamples: int, rng: np.random.Generator) -> n
     return np.take_along_axis(scores[None], rng.integers(0, seeds, (resamples, seeds, tasks)), axis=1)
 
 
-def _interval(value: np.ndarray, drawn: np.ndarray) -> Interval:
-    low, high = np.quantile(drawn, [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
-    return Interval(float(value), float(low), float(high))
-
-
 def stratified_interval(scores: np.ndarray, statistic: Statistic, resamples: int = 2000, seed: int = 0) -> Interval:
     """The statistic of [seeds, tasks] with its percentile interval of the stratified bootstrap; without one where there is one seed."""
     if len(scores) < 2:
         return Interval(float(statistic(scores)), float("nan"), float("nan"))
-    return _interval(statistic(scores), statistic(resampled(scores, resamples, np.random.default_rng(seed))))
+    drawn = statistic(resampled(scores, resamples, np.random.default_rng(seed)))
+    return percentile_interval(float(statistic(scores)), drawn)
 
 
 def performance_profile(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
@@ -75,12 +71,12 @@ def probability_of_improvement(arm: np.ndarray, baseline: np.ndarray) -> np.ndar
 
 def improvement_interval(arm: np.ndarray, baseline: np.ndarray, resamples: int = 2000) -> Interval:
     """The probability of improvement with its interval of the stratified bootstrap of both."""
-    value = probability_of_improvement(arm, baseline)
+    value = float(probability_of_improvement(arm, baseline))
     if min(len(arm), len(baseline)) < 2:
-        return Interval(float(value), float("nan"), float("nan"))
+        return Interval(value, float("nan"), float("nan"))
     rng = np.random.default_rng(0)
     drawn = resampled(arm, resamples, rng), resampled(baseline, resamples, rng)
-    return _interval(value, probability_of_improvement(*drawn))
+    return percentile_interval(value, probability_of_improvement(*drawn))
 
 
 def score_arrays(runs: Runs, prefix: str = "val/foil/") -> dict[str, np.ndarray]:

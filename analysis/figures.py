@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from analysis.factorial import short
 from analysis.statistics import mean_interval
 
 # Okabe and Ito (2008); the baseline is always black.
@@ -157,7 +158,7 @@ def response_figure(
                 axis.set_xticks(found["level"].to_list(), [f"{level:g}" for level in found["level"]])
                 axis.minorticks_off()
             axis.set_title(plain(metric), fontsize=10, loc="left")
-            axis.set_xlabel(plain(factor.rsplit(".", 1)[-1]))
+            axis.set_xlabel(plain(short(factor)))
         figure.tight_layout()
         return figure
 
@@ -187,13 +188,13 @@ def interaction_figure(values: dict[int, np.ndarray], levels: dict[str, list[str
                 )
                 axis.errorbar(at, means, yerr=spread, color=colour, marker=marker, ms=4.5, lw=1.2, label=level)
             axis.set_xticks(x, levels[first])
-            axis.set_xlabel(plain(first.rsplit(".", 1)[-1]))
+            axis.set_xlabel(plain(short(first)))
             above: dict[str, Any] = {
                 "loc": "lower center",
                 "bbox_to_anchor": (0.5, 1.0),
                 "ncols": min(4, len(levels[second])),
             }
-            axis.legend(title=plain(second.rsplit(".", 1)[-1]), fontsize=8, title_fontsize=8, **above)
+            axis.legend(title=plain(short(second)), fontsize=8, title_fontsize=8, **above)
         for row in axes:
             row[0].set_ylabel(plain(metric))
         figure.tight_layout()

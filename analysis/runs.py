@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ import polars as pl
 from sqlalchemy import Boolean, Connection, bindparam, create_engine, text
 from sqlalchemy.exc import OperationalError
 
-from workbench.errors import UserError, first_line
+from workbench.errors import UserError, first_line, shown
 
 # One row a trial.
 TRIALS = {"run_id": pl.String, "name": pl.String, "status": pl.String, "arm": pl.String, "seed": pl.Int64}
@@ -104,7 +103,7 @@ def read_runs(uri: str, run_id: str) -> Runs:
         and "cell" in row.tags
         and (compared is None or row.tags.get("config_hash") in compared)
     ]
-    diverged = [row[0] for row in rows for each in found.runs if each.run_id == row[0] and "diverged_at" in each.tags]
+    diverged = [row.run_id for row in found.runs if "diverged_at" in row.tags]
     trials = pl.DataFrame(rows, schema=TRIALS, orient="row")
     if trials.is_empty():
         raise UserError(f"--run-id {run_id}: none of its trials is finished yet; there is nothing to report.")
@@ -140,7 +139,7 @@ def _members(uri: str, run_id: str) -> _Found:
             text("SELECT name, artifact_uri FROM runs WHERE run_uuid = :id"), {"id": run_id}
         ).fetchone()
         if found is None:
-            raise UserError(f"--run-id {run_id}: no such run in {_shown(uri)}; `wb runs` lists them.")
+            raise UserError(f"--run-id {run_id}: no such run in {shown(uri)}; `wb runs` lists them.")
         rows = connection.execute(
             text(
                 f"{RUN_QUERY} WHERE r.run_uuid IN (SELECT run_uuid FROM tags WHERE key = :key AND value = :id) ORDER BY r.start_time"
@@ -169,23 +168,29 @@ def _members_of_server(uri: str, run_id: str) -> _Found:
     try:
         parent = client.get_run(run_id)
     except MlflowException as error:
-        raise UserError(f"--run-id {run_id}: no such run on {_shown(uri)} ({first_line(error)}).") from error
+        raise UserError(f"--run-id {run_id}: no such run on {shown(uri)} ({first_line(error)}).") from error
     found = client.search_runs(
         [parent.info.experiment_id],
         f"tags.`{PARENT}` = '{run_id}'",
         max_results=50_000,
         order_by=["attributes.start_time"],
     )
-    experiment: dict[str, Any] = {}
-    if any(each.path == "experiment.json" for each in client.list_artifacts(run_id)):
-        with tempfile.TemporaryDirectory() as folder:
-            path = client.download_artifacts(run_id, "experiment.json", folder)
-            experiment = json.loads(Path(path).read_text(encoding="utf-8"))
-    runs = [
-        _Run(r.info.run_id, r.info.run_name or "", r.info.status, r.info.start_time, r.info.end_time, dict(r.data.tags))
-        for r in list(found) or [parent]
-    ]
-    return _Found(parent.info.run_name or run_id, experiment, bool(found), runs)
+    runs = [_of_client(run) for run in list(found) or [parent]]
+    return _Found(parent.info.run_name or run_id, _experiment_of_server(client, run_id), bool(found), runs)
+
+
+def _of_client(run: Any) -> _Run:
+    info = run.info
+    return _Run(info.run_id, info.run_name or "", info.status, info.start_time, info.end_time, dict(run.data.tags))
+
+
+def _experiment_of_server(client: Any, run_id: str) -> dict[str, Any]:
+    if all(each.path != "experiment.json" for each in client.list_artifacts(run_id)):
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = client.download_artifacts(run_id, "experiment.json", folder)
+        loaded: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+    return loaded
 
 
 def _values(uri: str, members: list[str]) -> list[tuple[str, str, int, float]]:
@@ -272,20 +277,8 @@ def _all_runs(uri: str) -> list[tuple[_Run, dict[str, Any]]]:
         client = MlflowClient(uri)
         ids = [each.experiment_id for each in client.search_experiments()]
         found = client.search_runs(ids, max_results=50_000)
-        runs = [
-            _Run(
-                r.info.run_id,
-                r.info.run_name or "",
-                r.info.status,
-                r.info.start_time,
-                r.info.end_time,
-                dict(r.data.tags),
-            )
-            for r in found
-        ]
-        return [
-            (r, _members_of_server(uri, r.run_id).experiment if r.tags.get("kind") == "sweep" else {}) for r in runs
-        ]
+        runs = [_of_client(run) for run in found]
+        return [(r, _experiment_of_server(client, r.run_id) if r.tags.get("kind") == "sweep" else {}) for r in runs]
     try:
         with _connected(uri) as connection:
             rows = connection.execute(text(f"{RUN_QUERY} WHERE r.lifecycle_stage = 'active'")).fetchall()
@@ -324,14 +317,9 @@ def _connected(uri: str) -> Iterator[Connection]:
         with engine.connect() as connection:
             yield connection
     except OperationalError as error:
-        raise UserError(f"{_shown(uri)}: the store cannot be read ({first_line(error)[:200]}).") from error
+        raise UserError(f"{shown(uri)}: the store cannot be read ({first_line(error)[:200]}).") from error
     finally:
         engine.dispose()
-
-
-def _shown(uri: str) -> str:
-    """An address without its password."""
-    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", uri)
 
 
 def _experiment(artifact_uri: str) -> dict[str, Any]:

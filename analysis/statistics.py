@@ -161,5 +161,10 @@ def ratio_interval(numerator: np.ndarray, denominator: np.ndarray, resamples: in
         return Interval(ratio, float("nan"), float("nan"))
     rows = np.random.default_rng(0).integers(0, len(numerator), size=(resamples, len(numerator)))
     ratios = numerator[rows].mean(axis=1) / denominator[rows].mean(axis=1)
-    low, high = np.quantile(ratios, [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
-    return Interval(ratio, float(low), float(high))
+    return percentile_interval(ratio, ratios)
+
+
+def percentile_interval(value: float, drawn: np.ndarray) -> Interval:
+    """A value with the percentile interval of its bootstrap draws."""
+    low, high = np.quantile(drawn, [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
+    return Interval(value, float(low), float(high))

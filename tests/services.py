@@ -1,4 +1,4 @@
-"""Real servers for tests: PostgreSQL from Debian's packages, MLflow's own. Each on the loopback, in a folder of its own."""
+"""`wb` as a process, and real servers, for tests: PostgreSQL from Debian's packages, MLflow's own. Each on the loopback, in a folder of its own."""
 
 import os
 import shutil
@@ -8,11 +8,16 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+
+def command(*arguments: str) -> list[str]:
+    """`wb` with these arguments, by this Python."""
+    return [sys.executable, "-c", "from workbench.cli import main; main()", *arguments]
 
 
 def free_port() -> int:
@@ -43,7 +48,7 @@ class Postgres:
     def start(self) -> None:
         options = ("-D", self.home / "data", "-h", "127.0.0.1", "-p", str(self.port), "-k", self.home, "-F")
         self.process = self._run("postgres", *options)
-        _until(lambda: _made(self.address("postgres"), ()), 30)
+        until(lambda: _made(self.address("postgres"), ()), 30)
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         if self.process is not None:
@@ -107,7 +112,7 @@ class MlflowServer:
             start_new_session=True,
             env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"},
         )
-        _until(self._healthy, 90)
+        until(self._healthy, 90)
 
     def stop(self) -> None:
         if self.process is not None:
@@ -146,8 +151,9 @@ def _made(address: str, databases: tuple[str, ...]) -> bool:
     return True
 
 
-def _until(ready: object, seconds: float) -> None:
+def until(ready: Callable[[], object], seconds: float) -> None:
+    """Waits for something to come true."""
     deadline = time.monotonic() + seconds
-    while not ready():  # type: ignore[operator]
-        assert time.monotonic() < deadline, "the server does not answer"
-        time.sleep(0.1)
+    while not ready():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)

@@ -22,7 +22,7 @@ import psutil
 from sqlalchemy import create_engine, text
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tests.services import MlflowServer, mlflow_server
+from tests.services import MlflowServer, command, mlflow_server
 
 ROOT = Path(__file__).resolve().parent.parent
 CELLS = 40
@@ -76,9 +76,10 @@ class Sweep:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        command = [sys.executable, "-c", "from workbench.cli import main; main()", *self.arguments]
         with open(self.log, "ab") as out:
-            self.process = subprocess.Popen(command, cwd=ROOT, env=self.env, stdout=out, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen(
+                command(*self.arguments), cwd=ROOT, env=self.env, stdout=out, stderr=subprocess.STDOUT
+            )
 
     @property
     def code(self) -> int | None:

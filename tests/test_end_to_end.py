@@ -7,26 +7,21 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
 import torch
 from PIL import Image
 
+from tests.services import command, until
 from tests.soak import YAML
 from workbench.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-c", "from workbench.cli import main; main()", *arguments]
 
 
 def wb(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -126,13 +121,6 @@ def completed(workspace: Path) -> list[str]:
     return [trial.user_attrs["cell_key"] for trial in trials if trial.state.name == "COMPLETE"]
 
 
-def wait_for(condition: Any, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)
-
-
 def test_a_killed_sweep_goes_on_and_ends_with_the_same_bits(tmp_path: Path) -> None:
     arguments = [
         "sweep",
@@ -157,7 +145,7 @@ def test_a_killed_sweep_goes_on_and_ends_with_the_same_bits(tmp_path: Path) -> N
         process = subprocess.Popen(
             command(*arguments, "--workspace", str(cut)), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        wait_for(moment, 120)
+        until(moment, 120)
         process.send_signal(signal.SIGKILL)
         process.wait()
     done = wb(*arguments, "--workspace", str(cut))
@@ -217,7 +205,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     process = subprocess.Popen(
         command(*arguments), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    wait_for(lambda: any((tmp_path / "checkpoints").glob("*.pt")), 120)
+    until(lambda: any((tmp_path / "checkpoints").glob("*.pt")), 120)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -1,4 +1,8 @@
-"""The one exception that is the user's to mend."""
+"""The one exception that is the user's to mend, and what its sentences are made of."""
+
+import re
+
+HIDDEN = "***"  # stands for a password
 
 
 class UserError(Exception):
@@ -8,3 +12,8 @@ class UserError(Exception):
 def first_line(error: Exception) -> str:
     """What an error says first, for the middle of a sentence of ours."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def shown(address: str) -> str:
+    """An address without its password."""
+    return re.sub(r"(://[^:/@]*):[^@/]*@", rf"\1:{HIDDEN}@", address)

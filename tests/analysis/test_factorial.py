@@ -1,31 +1,18 @@
 """Main effects and interactions: by hand, and against statsmodels' mixed model."""
 
-import itertools
-
 import numpy as np
-import polars as pl
 import pytest
 
 from analysis.factorial import crossed, effects
-from analysis.runs import METRICS, TRIALS, Runs
+from analysis.runs import Runs
+from tests.analysis.toy import toy_runs
 
 SOFT, RATIO = "objectives.mlm.soft_labels", "objectives.itm.hard_ratio"
 
 
 def runs_of(values: dict[tuple[str, float], list[float]], leave: int = 0) -> Runs:
     arms = {f"{soft}, {ratio}": {SOFT: soft, RATIO: ratio} for soft, ratio in list(values)[leave:]}
-    trials, rows = [], []
-    for (arm, at), seed in itertools.product(arms.items(), range(6)):
-        trials.append((f"{arm}{seed}", "n", "FINISHED", arm, seed))
-        rows.append((f"{arm}{seed}", "val/itm_auc", 9, values[at[SOFT], at[RATIO]][seed]))
-    about = {"arms": list(arms), "baseline_arm": next(iter(arms)), "arm_values": arms}
-    return Runs(
-        "r",
-        "r",
-        about,
-        pl.DataFrame(trials, schema=TRIALS, orient="row"),
-        pl.DataFrame(rows, schema=METRICS, orient="row"),
-    )
+    return toy_runs(arms, 6, lambda at, seed: values[at[SOFT], at[RATIO]][seed])
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,8 @@ import polars as pl
 import pytest
 
 from analysis.response import curve, points, varied
-from analysis.runs import METRICS, TRIALS, Runs
+from analysis.runs import Runs
+from tests.analysis.toy import toy_runs
 
 NAME = "objectives.mlm.temperature"
 
@@ -11,20 +12,7 @@ NAME = "objectives.mlm.temperature"
 def runs_of(levels: list[float], truth: object, noise: float, seeds: int = 8) -> Runs:
     rng = np.random.default_rng(0)
     arms = {f"temperature={level}": {NAME: level} for level in levels}
-    trials = [(f"{arm}{seed}", "n", "FINISHED", arm, seed) for arm in arms for seed in range(seeds)]
-    rows = [
-        (f"{arm}{seed}", "val/itm_auc", 9, float(truth(at[NAME]) + rng.normal(0, noise)))  # type: ignore[operator]
-        for arm, at in arms.items()
-        for seed in range(seeds)
-    ]
-    about = {"arms": list(arms), "baseline_arm": next(iter(arms)), "arm_values": arms}
-    return Runs(
-        "r",
-        "r",
-        about,
-        pl.DataFrame(trials, schema=TRIALS, orient="row"),
-        pl.DataFrame(rows, schema=METRICS, orient="row"),
-    )
+    return toy_runs(arms, seeds, lambda at, _: float(truth(at[NAME]) + rng.normal(0, noise)))  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("levels", [[0.0, 0.25, 0.5, 0.75, 1.0], [0.25, 0.5, 1.0, 2.0, 4.0, 8.0]])

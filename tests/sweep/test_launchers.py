@@ -3,9 +3,7 @@
 import os
 import signal
 import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +12,7 @@ import psutil
 import pytest
 from sqlalchemy import text
 
-from tests.services import free_port, mlflow_server, postgres
+from tests.services import command, free_port, mlflow_server, postgres, until
 from tests.soak import YAML, Value, values
 from workbench.errors import UserError
 from workbench.sweep.storage import IDLE_SECONDS, open_storage
@@ -29,10 +27,6 @@ def yaml(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("yaml") / "twelve.yaml"
     path.write_text(YAML.format(steps=8, ratios=[0.0, 0.5, 1.0], seeds=4))
     return path
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-c", "from workbench.cli import main; main()", *arguments]
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -92,14 +86,14 @@ def test_postgresql_an_mlflow_server_on_it_and_a_worker_that_joins(
         env = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": server.uri}
         sweep = started("sweep", str(yaml), "--workers", "2", *common, env=env)
         ledger = Ledger(open_storage(studies, home), "twelve")
-        _until(lambda: bool(ledger.study.user_attrs), 180)
+        until(lambda: bool(ledger.study.user_attrs), 180)
         joining = started("worker", "twelve", "--workers", "1", *common, env=env)
         # The sweep's own workers wait until the one that joins has done something, however late it has come.
-        _until(lambda: bool(ledger.endings()), 180)
+        until(lambda: bool(ledger.endings()), 180)
         own = [each for server in psutil.Process(sweep.pid).children() for each in server.children()]
         for each in own:
             each.suspend()
-        _until(lambda: bool(_holders(ledger) - {each.pid for each in own}), 180)
+        until(lambda: bool(_holders(ledger) - {each.pid for each in own}), 180)
         for each in own:
             each.resume()
         joined, _ = joining.communicate(timeout=120)
@@ -127,7 +121,7 @@ def test_ray_with_a_worker_killed(yaml: Path, local: Value, tmp_path: Path) -> N
 
         def kill_one() -> None:
             """The process of one of the two actors, once a few cells have ended."""
-            _until(lambda: len(ledger.endings()) >= 3, 200)
+            until(lambda: len(ledger.endings()) >= 3, 200)
             for process in psutil.process_iter(["cmdline"]):
                 if not killed and "ray::Worker.run" in " ".join(process.info["cmdline"] or []):
                     process.send_signal(signal.SIGKILL)
@@ -179,10 +173,3 @@ def test_claims_through_the_grpc_proxy_are_exclusive(proxy: str, experiment: obj
 def _holders(ledger: Ledger) -> set[int]:
     """The processes that have ended a cell."""
     return {t.user_attrs["holder"]["pid"] for t in ledger.study.trials if "ending" in t.user_attrs}
-
-
-def _until(ready: object, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not ready():  # type: ignore[operator]
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.2)

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import subprocess
 import sys
@@ -29,7 +30,7 @@ def holder(**changes: object) -> Holder:
 
 
 def sign(ledger: Ledger, trial_id: int, who: Holder, beat: int = 0, step: int = 0) -> None:
-    ledger.storage.set_trial_user_attr(trial_id, "holder", lease.as_attribute(who))
+    ledger.storage.set_trial_user_attr(trial_id, "holder", dataclasses.asdict(who))
     ledger.storage.set_trial_user_attr(trial_id, "beat", {"beat": beat, "step": step, "steps": 9})
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.config.schema import Experiment
-from workbench.errors import UserError
-from workbench.sweep.storage import HIDDEN, shown
+from workbench.errors import HIDDEN, UserError, shown
 from workbench.sweep.study import Ledger
 
 ATTRIBUTE = "job"

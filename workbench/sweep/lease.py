@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +73,6 @@ class Beating:
                 if not self.beat({"beat": count} | self.at):
                     self.lost.set()
                     return
-
-
-def as_attribute(holder: Holder) -> dict[str, Any]:
-    return asdict(holder)
 
 
 def _this_host() -> str:

@@ -1,10 +1,9 @@
 """A finished trial, run again from what its run says, and compared with it."""
 
-import json
-import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from workbench.errors import UserError
 from workbench.sweep.grid import Cell
 from workbench.sweep.job import Place, new_job
 from workbench.sweep.study import Ledger, Unleased
-from workbench.sweep.worker import Event
+from workbench.sweep.worker import Event, preparation
 from workbench.tracking.provenance import provenance
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import open_store
@@ -48,14 +47,13 @@ def reproduce_run(run_id: str, workspace: Path, show: Callable[[Event], None]) -
     if run.info.status != "FINISHED":
         raise UserError(f"--run-id {run_id}: it is {run.info.status}, not finished; there is nothing to compare with.")
     settings = Settings.model_validate(told)
-    then = _artifact(tracker, run_id, "provenance.json")
+    then: dict[str, Any] = {}
+    with suppress(MlflowException, OSError):
+        then = tracker.attached(run_id, "provenance.json")
     threads = int(then.get("torch_threads") or torch.get_num_threads())
     torch.set_flush_denormal(True)
 
-    def on_prepare(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
-        show(("prepare", {"worker": "again", "stage": stage, "done": done, "total": total, "figures": figures}))
-
-    prepared = prepare(settings, workspace / "cache", on_prepare)
+    prepared = prepare(settings, workspace / "cache", preparation(show, "again"))
     torch.set_num_threads(threads)
     warnings = differing(then, provenance())
     for name, now in (("data", prepared.corpus.fingerprint), ("warm_start", prepared.fingerprint)):
@@ -111,13 +109,3 @@ def _primary(metrics: dict[str, float]) -> str:
 def _values(tracker: Tracker, run_id: str) -> dict[tuple[str, int], float]:
     names = [name for name in tracker.client.get_run(run_id).data.metrics if not name.startswith(UNREPEATABLE)]
     return {(n, each.step): each.value for n in names for each in tracker.client.get_metric_history(run_id, n)}
-
-
-def _artifact(tracker: Tracker, run_id: str, name: str) -> dict[str, Any]:
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            path = tracker.client.download_artifacts(run_id, name, folder)
-            loaded: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-            return loaded
-    except (MlflowException, OSError):
-        return {}

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from workbench.config.schema import LOWER_IS_BETTER, Experiment, Range, Search
 from workbench.randomness import key
-from workbench.sweep.grid import Cell, expand, make_cell
+from workbench.sweep.grid import Cell, arm_label, expand, make_cell
 from workbench.sweep.study import Ending
 
 Tried = tuple[dict[str, Any], Ending]  # what a trial of a search was given, and how it ended
@@ -74,14 +74,14 @@ class Planner:
 
 def confirming_cell(experiment: Experiment, found: Found, seed: int) -> Cell:
     assert found.best is not None
-    labelled = make_cell(experiment, found.arm, seed).label
-    return replace(make_cell(experiment, found.arm | found.best, seed), label=labelled)
+    label = arm_label(found.arm, experiment.baseline)
+    return replace(make_cell(experiment, found.arm | found.best, seed), label=label)
 
 
 def search_of(experiment: Experiment, arm: dict[str, Any], endings: Mapping[str, Ending]) -> Found:
     search = experiment.search
     assert search is not None
-    label = make_cell(experiment, arm, 0).label
+    label = arm_label(arm, experiment.baseline)
     tried: list[tuple[Cell, dict[str, Any], Ending | None]] = []
     while len(tried) < search.trials and all(ending is not None for *_, ending in tried):
         known = [(given, _upwards(experiment, ending)) for _, given, ending in tried if ending is not None]

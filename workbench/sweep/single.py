@@ -14,7 +14,7 @@ from workbench.sweep.grid import make_cell
 from workbench.sweep.job import Place, new_job
 from workbench.sweep.launch.local import usable_cores
 from workbench.sweep.study import Lease, Ledger, Unleased
-from workbench.sweep.worker import Event
+from workbench.sweep.worker import Event, preparation
 from workbench.tracking.store import open_store
 from workbench.world import World
 
@@ -79,14 +79,11 @@ def run_single(
             raise UserError(f"{experiment.name}, seed {seed}: another process is training it in this workspace.")
         lease = claimed
 
-    def on_prepare(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
-        show(("prepare", {"worker": "train", "stage": stage, "done": done, "total": total, "figures": figures}))
-
     def say(message: str) -> None:
         show(("say", {"worker": "train", "message": message}))
 
     try:
-        prepared = in_turn(world, lambda: prepare(cell.settings, workspace / "cache", on_prepare))
+        prepared = in_turn(world, lambda: prepare(cell.settings, workspace / "cache", preparation(show, place.name)))
         preparing = False
         ending = run_cell(job, place, lease, prepared, show, say, stop.is_set, world)
         lease.complete(ending)

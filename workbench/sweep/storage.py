@@ -3,7 +3,6 @@
 import fcntl
 import logging
 import os
-import re
 import time
 import warnings
 from pathlib import Path
@@ -14,11 +13,10 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 
-from workbench.errors import UserError, first_line
+from workbench.errors import UserError, first_line, shown
 from workbench.outage import outage
 
 IDLE_SECONDS = 15
-HIDDEN = "***"  # stands for a password
 KINDS = "postgresql://USER:PASSWORD@HOST/DATABASE, grpc://HOST:PORT, or none for a journal file in the workspace"
 
 
@@ -76,11 +74,6 @@ def _postgresql(address: str) -> RDBStorage:
     except (IntegrityError, ProgrammingError):  # another process was making the tables at the same moment
         time.sleep(2)
         return RDBStorage(address, engine_kwargs=engine)
-
-
-def shown(address: str) -> str:
-    """An address without its password."""
-    return re.sub(r"(://[^:/@]*):[^@/]*@", rf"\1:{HIDDEN}@", address)
 
 
 class KernelLock(BaseJournalFileLock):

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from workbench.errors import UserError
 from workbench.sweep.grid import Cell
-from workbench.sweep.lease import Beating, Holder, Watch, as_attribute
+from workbench.sweep.lease import Beating, Holder, Watch
 from workbench.sweep.storage import open_storage
 
 DEATHS = 5  # workers that may die over a cell without getting it any further
@@ -154,7 +154,7 @@ class Ledger:
                 return None
         except UpdateFinishedTrialError:
             return None
-        self.storage.set_trial_user_attr(trial_id, "holder", as_attribute(Holder.me(worker)))
+        self.storage.set_trial_user_attr(trial_id, "holder", dataclasses.asdict(Holder.me(worker)))
         # Two workers may have enqueued the cell at the same moment: the older trial is the one that counts.
         others = [t for t in self._trials() if t.user_attrs["cell_key"] == cell.key and t._trial_id != trial_id]
         if any(t.state in ENDED or (t.state in OPEN and t._trial_id < trial_id) for t in others):

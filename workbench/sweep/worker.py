@@ -25,6 +25,15 @@ Emit = Callable[[Event], None]
 GRACE = 20.0  # seconds that a stopped worker may take to save
 
 
+def preparation(emit: Emit, worker: str) -> Callable[[str, int, int, dict[str, float]], None]:
+    """What tells of the progress of what trials share."""
+
+    def tell(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
+        emit(("prepare", {"worker": worker, "stage": stage, "done": done, "total": total, "figures": figures}))
+
+    return tell
+
+
 def work_as_process(place: Place, study: str, emit: Emit) -> None:
     """`work`, in a process of its own that ends with its sweep and by SIGTERM or Ctrl-C."""
     stop, preparing = threading.Event(), threading.Event()
@@ -40,10 +49,8 @@ def work_as_process(place: Place, study: str, emit: Emit) -> None:
     work(place, study, emit, stop, preparing)
 
 
-def work(place: Place, study: str, emit: Emit, stop: threading.Event, preparing: threading.Event) -> bool:
-    """Runs until every cell of the study is ended or has failed for good, or `stop` is set. Emits events; never raises. Whether all
-    went well."""
-    well = True
+def work(place: Place, study: str, emit: Emit, stop: threading.Event, preparing: threading.Event) -> None:
+    """Runs until every cell of the study is ended or has failed for good, or `stop` is set. Emits events; never raises."""
     if place.device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = place.device
     for name, value in QUIET.items():
@@ -52,14 +59,11 @@ def work(place: Place, study: str, emit: Emit, stop: threading.Event, preparing:
         _work(place, study, emit, stop, preparing)
     except UserError as error:
         emit(("user_error", {"worker": place.name, "message": str(error)}))
-        well = False
     except Interrupted:
         pass
     except Exception:
         emit(("crash", {"worker": place.name, "message": traceback.format_exc()}))
-        well = False
     emit(("end", {"worker": place.name, "stopped": stop.is_set()}))
-    return well
 
 
 def _work(place: Place, study: str, emit: Emit, stop: threading.Event, preparing: threading.Event) -> None:
@@ -113,9 +117,6 @@ def _try(
     from workbench.training.loop import Stopped
     from workbench.training.prepare import prepare
 
-    def on_prepare(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
-        emit(("prepare", {"worker": place.name, "stage": stage, "done": done, "total": total, "figures": figures}))
-
     def ready() -> "Prepared":
         """What trials share; one process's work, so it may use every core, which trials then share."""
         shared = cell.settings.model_dump_json(include={"data", "model", "warm_start"})
@@ -123,7 +124,7 @@ def _try(
             torch.set_num_threads(job.all_threads)
             prepared.clear()
             preparing.set()
-            prepared[shared] = prepare(cell.settings, place.workspace / "cache", on_prepare)
+            prepared[shared] = prepare(cell.settings, place.workspace / "cache", preparation(emit, place.name))
             preparing.clear()
             torch.set_num_threads(job.threads)
         return prepared[shared]

@@ -89,10 +89,7 @@ class Tracker:
         try:
             run = self.client.get_run(run_id)
             tags = run.data.tags
-            with tempfile.TemporaryDirectory() as folder:
-                path = self.client.download_artifacts(run_id, "config.json", folder)
-                settings: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-            return settings, int(tags["seed"]), tags["config_hash"]
+            return self.attached(run_id, "config.json"), int(tags["seed"]), tags["config_hash"]
         except (MlflowException, OSError, KeyError) as error:
             raise UserError(
                 f"--run-id {run_id}: no trial of this store; give the id of a trial or a single training, not of a sweep "
@@ -138,6 +135,13 @@ class Tracker:
 
     def attach(self, run_id: str, data: Mapping[str, Any], name: str) -> None:
         self.client.log_dict(run_id, dict(data), name)
+
+    def attached(self, run_id: str, name: str) -> dict[str, Any]:
+        """What `attach` has written."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = self.client.download_artifacts(run_id, name, folder)
+            loaded: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+        return loaded
 
     def attach_folder(self, run_id: str, folder: Path, name: str) -> None:
         self.client.log_artifacts(run_id, str(folder), name)

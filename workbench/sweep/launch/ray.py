@@ -16,12 +16,10 @@ RESTARTS = 100  # of an actor whose node or process was lost
 
 
 def run_on_ray(
-    study: str, workspace: Path, storage: str | None, workers: int, cpus: int, gpus: float, address: str | None = None
+    study: str, workspace: Path, storage: str | None, workers: int, cpus: int, gpus: float
 ) -> Iterator[Event]:
     """Yields `tick` until the last worker has ended, and what went wrong. Each has `cpus` threads and `gpus` GPUs of its node. Closing
-    the iterator stops them all.
-
-    `address`: of a running cluster (default: RAY_ADDRESS; without either, Ray uses this machine alone).
+    the iterator stops them all. RAY_ADDRESS names a running cluster; without it, Ray uses this machine alone.
     """
     try:
         import ray
@@ -29,7 +27,7 @@ def run_on_ray(
         raise UserError("--launcher ray: Ray is missing; pip install 'workbench[cluster]'.") from error
     ours = not ray.is_initialized()
     if ours:
-        found = address or os.environ.get("RAY_ADDRESS")
+        found = os.environ.get("RAY_ADDRESS")
         try:
             ray.init(address=found, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
         except (ConnectionError, ValueError, RuntimeError) as error:

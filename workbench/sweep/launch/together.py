@@ -40,12 +40,11 @@ def run_together(job: Job, place: Place, lease: Lease) -> Ending:
     from workbench.training.loop import Stopped
 
     handlers = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
+    asked = False
     try:
         made = _launch(job.processes, member)(job, place, lease.cell, lease.trial_id)
     except SignalException as error:
-        for name, handler in handlers.items():
-            signal.signal(name, handler)
-        signal.raise_signal(signal.SIGTERM)  # for this worker itself, whose handler had been replaced
+        asked = True
         raise Stopped from error
     except ChildFailedError as error:
         told = error.get_first_failure()[1].message
@@ -53,6 +52,8 @@ def run_together(job: Job, place: Place, lease: Lease) -> Ending:
     finally:
         for name, handler in handlers.items():
             signal.signal(name, handler)
+        if asked:
+            signal.raise_signal(signal.SIGTERM)  # for this worker itself, whose handler had been replaced
     kind, told = made[0]
     if kind != "ended":
         raise {"stopped": Stopped, "lost": LeaseLost, "user": UserError}[kind](told)
