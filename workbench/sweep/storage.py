@@ -48,7 +48,7 @@ def open_storage(address: str | None, workspace: Path) -> BaseStorage:
             return proxy
     except ImportError as error:
         raise UserError(
-            f"--storage {shown(address)}: {error.name} is missing; pip install 'workbench[cluster]'."
+            f"--storage {shown(address)}: {error.name or 'its driver'} is missing; pip install 'workbench[cluster]'."
         ) from error
     except UserError:
         raise
@@ -115,4 +115,4 @@ def serve(address: str | None, workspace: Path, host: str, port: int) -> None:
         logging.getLogger("optuna").setLevel(logging.WARNING)
         run_grpc_proxy_server(storage, host=host, port=port)
     except ImportError as error:
-        raise UserError(f"{error.name} is missing; pip install 'workbench[cluster]'.") from error
+        raise UserError(f"{error.name or 'its driver'} is missing; pip install 'workbench[cluster]'.") from error
