@@ -168,6 +168,8 @@ def _members_of_server(uri: str, run_id: str) -> _Found:
     try:
         parent = client.get_run(run_id)
     except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
         raise UserError(f"--run-id {run_id}: no such run on {shown(uri)} ({first_line(error)}).") from error
     found = client.search_runs(
         [parent.info.experiment_id],

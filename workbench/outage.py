@@ -9,7 +9,21 @@ T = TypeVar("T")
 Persist = Callable[[Callable[[], None]], None]  # runs an action that writes, now or once it can be done
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FULL = ("No space left on device", "Disk quota exceeded", "os error 28", "disk is full")
-UNREACHABLE = {"requests", "urllib3", "psycopg", "psycopg2"}  # packages whose errors of connection mean an outage
+UNREACHABLE = {
+    "requests",
+    "urllib3",
+    "http",
+    "psycopg",
+    "psycopg2",
+}  # packages whose errors of connection mean an outage
+BROKEN = (
+    "Connect",
+    "Timeout",
+    "Protocol",
+    "IncompleteRead",
+    "ChunkedEncoding",
+    "MaxRetry",
+)  # and what their names hold
 SERVER_AT_FAULT = ("error code 5", "TEMPORARILY_UNAVAILABLE", "database or disk is full", "database is locked")
 
 
@@ -27,7 +41,7 @@ def outage(error: BaseException) -> str | None:
         kind = type(cause)
         package = kind.__module__.partition(".")[0]
         if isinstance(cause, ConnectionError | TimeoutError) or (
-            package in UNREACHABLE and ("Connect" in kind.__name__ or "Timeout" in kind.__name__)
+            package in UNREACHABLE and any(sign in kind.__name__ for sign in BROKEN)
         ):
             return "a server cannot be reached"
         if kind.__name__ in ("OperationalError", "InterfaceError") or (

@@ -1,13 +1,16 @@
 """Metrics on their way to MLflow: nothing lost, nothing twice."""
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow.exceptions import MlflowException
 
-from workbench.outage import Interrupted
+from analysis.runs import read_runs
+from workbench.outage import Interrupted, outage
 from workbench.tracking import log
 from workbench.tracking.log import RunLog
 from workbench.tracking.runs import Tracker
@@ -27,6 +30,31 @@ def start(tracker: Tracker) -> str:
 def history(tracker: Tracker, run_id: str) -> list[tuple[str, int, float]]:
     names = tracker.client.get_run(run_id).data.metrics
     return sorted((m.key, m.step, m.value) for name in names for m in tracker.client.get_metric_history(run_id, name))
+
+
+def test_a_server_that_dies_in_the_middle_of_an_answer_is_an_outage_not_a_missing_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Dying(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "1286")
+            self.end_headers()
+            self.wfile.write(b"{")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Dying)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with pytest.raises(MlflowException) as broken:
+            read_runs(f"http://127.0.0.1:{server.server_port}", "0" * 32)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert outage(broken.value) == "a server cannot be reached"
 
 
 def test_everything_arrives_once_and_the_file_goes(tracker: Tracker, tmp_path: Path) -> None:
