@@ -6,9 +6,9 @@ import torch
 
 from workbench.config.schema import METRICS, Settings
 from workbench.evaluation import matching
-from workbench.evaluation.matching import evaluate_matching, hold_out, negatives_truth
+from workbench.evaluation.matching import blank_foil_scores, evaluate_matching, hold_out, negatives_truth
 from workbench.objectives.companions import make_companions
-from workbench.training.measures import held_out, validate
+from workbench.training.measures import final_metrics, held_out, validate
 from workbench.training.prepare import Prepared
 from workbench.training.warm_start import new_model
 
@@ -20,6 +20,36 @@ def test_every_metric_that_a_question_may_name_is_measured(settings: Settings, p
     measured = validate(model, settings, prepared, companions, "val", 24)
     assert {f"val/{name}" for name in METRICS} <= set(measured)
     assert all(np.isfinite(value) for value in measured.values())
+
+
+def test_the_end_of_a_trial_tells_what_the_text_gives_away_and_how_sure_the_model_is(
+    settings: Settings, prepared: Prepared
+) -> None:
+    model = new_model(settings, prepared.corpus, 0)
+    corpus = prepared.corpus
+    companions = make_companions(settings.objectives, model, corpus.train.token_ids, corpus.synonyms, corpus.tokeniser)
+    final = final_metrics(model, settings, prepared, companions)
+    kinds = {name.removeprefix("compositional/scenes/") for name in final if name.startswith("compositional/scenes/")}
+    assert kinds
+    assert kinds == {name.removeprefix("blank_image/scenes/") for name in final if name.startswith("blank_image/")}
+    for head in ("itm", "mlm"):
+        bins = {name.split("/")[2] for name in final if name.startswith(f"reliability/{head}/")}
+        rows = [[final[f"reliability/{head}/{b}/{n}"] for n in ("confidence", "accuracy", "share")] for b in bins]
+        assert sum(share for *_, share in rows) == pytest.approx(1.0)
+        assert sum(abs(a - b) * c for a, b, c in rows) == pytest.approx(final[f"test/{head}_ece"])
+
+
+def test_a_model_that_reads_no_picture_scores_the_same_with_a_grey_one(
+    settings: Settings, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = new_model(settings, prepared.corpus, 0)
+    data = held_out(model, prepared, "val", 32)
+    monkeypatch.setattr(matching, "match_scores", lambda m, f, rows, ids, size: ids.sum(axis=1).astype(float))
+    measured = evaluate_matching(model, data, data.token_ids, 16)
+    blank = blank_foil_scores(model, data, 16)
+    assert {f"foil/{kind}": value for kind, value in blank.items()} == {
+        name: value for name, value in measured.items() if name.startswith("foil/")
+    }
 
 
 def test_a_perfect_scorer_gets_all_and_a_random_one_chance(

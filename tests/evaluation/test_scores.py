@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from workbench.evaluation.scores import auc, expected_calibration_error, pairwise_accuracy
+from workbench.evaluation.scores import (
+    auc,
+    expected_calibration_error,
+    pairwise_accuracy,
+    reliability,
+    reliability_metrics,
+)
 
 
 def test_auc_agrees_with_scikit_learn_with_ties() -> None:
@@ -22,3 +28,6 @@ def test_calibration_error_by_hand() -> None:
     correct = np.array([True, True, True, False])
     assert expected_calibration_error(confidence, correct) == pytest.approx(0.5 * 0.05 + 0.5 * 0.05)
     assert expected_calibration_error(np.ones(4), np.zeros(4, dtype=bool)) == 1.0
+    found = reliability(confidence, correct, bins=10)
+    assert found == {5: pytest.approx((0.55, 0.5, 0.5)), 9: pytest.approx((0.95, 1.0, 0.5))}
+    assert reliability_metrics("itm", confidence, correct)["reliability/itm/14/share"] == 0.5

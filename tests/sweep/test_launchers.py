@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -106,6 +107,26 @@ def test_postgresql_an_mlflow_server_on_it_and_a_worker_that_joins(
         listed = run("runs", "--workspace", str(home), MLFLOW_TRACKING_URI=server.uri)
         assert f"{CELLS}/{CELLS}  twelve" in listed.stdout, listed.stderr
         assert len(_holders(ledger)) >= 2
+
+
+def test_a_database_that_is_killed_is_waited_for(
+    yaml: Path, local: Value, tmp_path: Path, started: Callable[..., subprocess.Popen[str]]
+) -> None:
+    with postgres(tmp_path / "postgres", "studies") as database:
+        storage, home = database.address("studies"), tmp_path / "work"
+        ledger = Ledger(open_storage(storage, home), "twelve")
+        arguments = ["sweep", str(yaml), "--workers", "2", "--workspace", str(home), "--storage", storage]
+        sweep = started(*arguments, env=os.environ | {"PYTHONPATH": str(ROOT), "WB_LEASE": "8"})
+        until(lambda: bool(ledger.endings()), 180)
+        database.stop(signal.SIGQUIT)
+        time.sleep(8)
+        database.start()
+        out, _ = sweep.communicate(timeout=180)
+        assert sweep.returncode == 0, out
+        assert "waiting: a database cannot be reached" in out
+        assert results(f"sqlite:///{home / 'mlflow.db'}") == local
+        # Attempts that came second to a cell end as failed, too, but do not count.
+        assert not [trial.user_attrs["reason"] for trial in ledger.study.trials if trial.user_attrs.get("counts")]
 
 
 def test_ray_with_a_worker_killed(yaml: Path, local: Value, tmp_path: Path) -> None:

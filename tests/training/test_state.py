@@ -11,10 +11,11 @@ from tests.soak import small_disk
 from workbench.config.load import apply
 from workbench.config.schema import Settings
 from workbench.outage import Interrupted, outage, patiently
-from workbench.training import loop
+from workbench.training import energy, loop
 from workbench.training.loop import Diverged, Hooks, Stopped, train
 from workbench.training.prepare import Prepared
 from workbench.training.state import Damaged, TrainState, before, read, restore, save
+from workbench.world import ALONE
 
 
 def state(value: float) -> TrainState:
@@ -117,3 +118,14 @@ def test_a_trial_goes_on_from_a_damaged_checkpoint_to_the_same_bits(
     )
     assert resumed == whole
     assert len(told) == 1
+
+
+def test_energy_is_what_the_device_counts_and_goes_on_after_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = iter([100.0, 160.0, 190.0])
+    monkeypatch.setattr(energy, "_counter", lambda device: next(readings))
+    joules = energy.energy_meter(torch.device("cpu"), 7.0, ALONE)
+    assert [joules(), joules()] == [67.0, 97.0]
+
+
+def test_a_device_that_does_not_tell_uses_nothing() -> None:
+    assert energy.energy_meter(torch.device("cpu"), 0.0, ALONE)() == 0.0

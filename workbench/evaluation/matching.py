@@ -10,7 +10,7 @@ from torch import Tensor
 from workbench.data.corpus import Pairs
 from workbench.data.scene_truth import says_nothing_false
 from workbench.data.text import SPECIAL, trim
-from workbench.evaluation.scores import auc, expected_calibration_error, pairwise_accuracy
+from workbench.evaluation.scores import auc, expected_calibration_error, pairwise_accuracy, reliability_metrics
 from workbench.model.vilta import ViLTA
 from workbench.randomness import generator
 
@@ -73,8 +73,8 @@ def random_caption_scores(
 
 
 def evaluate_matching(model: ViLTA, data: HeldOut, written: np.ndarray, batch_size: int) -> dict[str, float]:
-    """`itm_auc`, `itm_accuracy`, `itm_ece` against random captions; `foil/<kind>` pairwise accuracies and their mean,
-    `foil_accuracy`; `paraphrase_match` and `paraphrase_shift`; and how far captions that the language encoder wrote
+    """`itm_auc`, `itm_accuracy`, `itm_ece` against random captions, and the bins of their `reliability`; `foil/<kind>` pairwise accuracies
+    and their mean, `foil_accuracy`; `paraphrase_match` and `paraphrase_shift`; and how far captions that the language encoder wrote
     over the pairs' own (`written` int64 [N, L]) give themselves away:
     `synthesized_accuracy` with the picture and `blank_image_accuracy` without (chance 0.5)."""
     own, other = random_caption_scores(model, data, batch_size)
@@ -84,6 +84,7 @@ def evaluate_matching(model: ViLTA, data: HeldOut, written: np.ndarray, batch_si
         "itm_auc": auc(own, other),
         "itm_accuracy": float(correct.mean()),
         "itm_ece": expected_calibration_error(confidence, correct),
+        **reliability_metrics("itm", confidence, correct),
     }
     for kind, (rows, token_ids) in data.pairs.variants.items():
         kept = rows < len(data)
@@ -98,6 +99,21 @@ def evaluate_matching(model: ViLTA, data: HeldOut, written: np.ndarray, batch_si
     if by_kind:
         metrics["foil_accuracy"] = float(np.mean(by_kind))
     return metrics | _detectability(model, data, own, written, batch_size)
+
+
+@torch.no_grad()
+def blank_foil_scores(model: ViLTA, data: HeldOut, batch_size: int) -> dict[str, float]:
+    """Pairwise accuracy on each kind of foil with a grey picture: what the text gives away (chance 0.5)."""
+    blank = _grey_features(model, data)
+    own = match_scores(model, blank, np.zeros(len(data), dtype=np.int64), data.token_ids, batch_size)
+    accuracies = {}
+    for kind, (rows, token_ids) in data.pairs.variants.items():
+        if kind != "paraphrase":
+            kept = rows < len(data)
+            nowhere = np.zeros(kept.sum(), dtype=np.int64)
+            scores = match_scores(model, blank, nowhere, token_ids[kept], batch_size)
+            accuracies[kind] = pairwise_accuracy(own[rows[kept]], scores)
+    return accuracies
 
 
 def negatives_truth(data: HeldOut, written: np.ndarray) -> dict[str, float]:
@@ -121,10 +137,7 @@ def _detectability(
 ) -> dict[str, float]:
     changed = np.flatnonzero((written != data.token_ids).any(axis=1))
     with_picture = match_scores(model, data.features, changed, written[changed], batch_size)
-    side = data.pairs.images.shape[-1]
-    grey = torch.full((1, 3, side, side), BLANK, dtype=torch.uint8, device=data.features.device)
-    with torch.no_grad():
-        blank = model.image_features(grey)
+    blank = _grey_features(model, data)
     nowhere = np.zeros(len(changed), dtype=np.int64)
     return {
         "synthesized_accuracy": pairwise_accuracy(own[changed], with_picture),
@@ -133,3 +146,10 @@ def _detectability(
             match_scores(model, blank, nowhere, written[changed], batch_size),
         ),
     }
+
+
+@torch.no_grad()
+def _grey_features(model: ViLTA, data: HeldOut) -> Tensor:
+    """Features float [1, T, C] of a picture that shows nothing."""
+    side = data.pairs.images.shape[-1]
+    return model.image_features(torch.full((1, 3, side, side), BLANK, dtype=torch.uint8, device=data.features.device))

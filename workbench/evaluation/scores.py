@@ -17,13 +17,31 @@ def pairwise_accuracy(true: np.ndarray, false: np.ndarray) -> float:
     return float(np.mean(true > false)) if len(true) else float("nan")
 
 
-def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
-    """ECE (Guo et al. 2017, eq. 3): mean gap between confidence and accuracy over equal-width bins, in [0, 1]."""
+def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> dict[int, tuple[float, float, float]]:
+    """What a reliability diagram draws (Guo et al. 2017): mean confidence, accuracy and share of all answers, for each equal-width bin
+    that holds any."""
+    bucket = np.minimum((confidence * bins).astype(int), bins - 1)
+    return {
+        int(b): (
+            float(confidence[bucket == b].mean()),
+            float(correct[bucket == b].mean()),
+            float(np.mean(bucket == b)),
+        )
+        for b in np.unique(bucket)
+    }
+
+
+def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
+    """ECE (Guo et al. 2017, eq. 3): mean gap between confidence and accuracy over the bins, in [0, 1]."""
     if len(confidence) == 0:
         return float("nan")
-    bucket = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = [
-        abs(confidence[bucket == b].mean() - correct[bucket == b].mean()) * np.mean(bucket == b)
-        for b in np.unique(bucket)
-    ]
-    return float(sum(gaps))
+    return sum(abs(said - right) * share for said, right, share in reliability(confidence, correct).values())
+
+
+def reliability_metrics(head: str, confidence: np.ndarray, correct: np.ndarray) -> dict[str, float]:
+    """`reliability/<head>/<bin>/confidence`, `.../accuracy` and `.../share`."""
+    return {
+        f"reliability/{head}/{place:02d}/{name}": value
+        for place, row in reliability(confidence, correct).items()
+        for name, value in zip(("confidence", "accuracy", "share"), row, strict=True)
+    }

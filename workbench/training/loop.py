@@ -19,6 +19,7 @@ from workbench.outage import Persist, at_once
 from workbench.randomness import key
 from workbench.training.batches import FoilTable, on_device, plan_batch, read_pictures
 from workbench.training.distributed import check_cut, speed_up, spread_over, without_exchange
+from workbench.training.energy import energy_meter
 from workbench.training.measures import final_metrics, validate
 from workbench.training.prepare import Prepared, precision
 from workbench.training.schedule import adamw, rate, set_rate
@@ -77,11 +78,16 @@ def train(
     state = TrainState(model, optimiser_for(model, settings), companions.ema, companions.queue)
     restore(state, checkpoint, hooks.say)
     reader = read_pictures(settings, prepared, order, world, state.step)
+    joules = energy_meter(prepared.device, state.joules, world)
     started = time.perf_counter() - state.seconds
+
+    def keep() -> None:
+        state.joules = joules()
+        save(state, checkpoint, world.rank == 0, hooks.persist)
 
     while state.step < optimisation.steps:
         if world.any(hooks.stop(), device):
-            save(state, checkpoint, world.rank == 0, hooks.persist)
+            keep()
             raise Stopped
         step = state.step
         train_mode(model, settings)
@@ -121,15 +127,18 @@ def train(
             )
             started = time.perf_counter() - state.seconds
         if state.step % optimisation.checkpoint_every == 0 or state.step == optimisation.steps:
-            save(state, checkpoint, world.rank == 0, hooks.persist)
+            keep()
             started = time.perf_counter() - state.seconds
     final = _measure(call, final_metrics, settings, prepared, companions)
     seconds = max(state.seconds, 1e-9)
-    speed = {
+    cost = {
+        "perf/device_seconds": seconds * world.size,
         "perf/pairs_per_second": state.step * order.size / seconds,
         "perf/data_wait": state.waited / seconds,  # share of the training time
     }
-    hooks.log(final | speed, state.step)  # what was measured at the last step already is the same once more
+    if used := joules():
+        cost["perf/energy_joules"] = used  # evaluation included
+    hooks.log(final | cost, state.step)  # what was measured at the last step already is the same once more
     return final
 
 

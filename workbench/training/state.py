@@ -19,7 +19,7 @@ from workbench.world import whole
 class TrainState:
     """`step` optimiser steps are done. Randomness is keyed by (seed, step), so no generator state is needed.
 
-    `seconds` is training time, evaluation excluded, of which `waited` for data; `sums` and `counted` hold the training metrics since they were
+    `seconds` is training time, evaluation excluded, of which `waited` for data; `joules` the devices' energy; `sums` and `counted` hold the training metrics since they were
     last logged.
     """
 
@@ -30,6 +30,7 @@ class TrainState:
     step: int = 0
     seconds: float = 0.0
     waited: float = 0.0
+    joules: float = 0.0
     counted: int = 0
     sums: dict[str, float] = field(default_factory=dict)
 
@@ -63,6 +64,7 @@ def save(state: TrainState, path: Path, writes: bool = True, persist: Persist = 
             "step": state.step,
             "seconds": state.seconds,
             "waited": state.waited,
+            "joules": state.joules,
             "counted": state.counted,
             "sums": state.sums,
         },
