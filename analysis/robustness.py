@@ -3,7 +3,7 @@
 import polars as pl
 
 from analysis.runs import Runs
-from analysis.statistics import mean_interval
+from analysis.statistics import holm, mean_interval, paired_contrast
 
 # `wb eval --suite robustness` measures every kind; the end of a trial a few of them.
 EVERY, FEW = "robustness_all/", "robustness/"
@@ -86,10 +86,44 @@ def derived(scored: pl.DataFrame, baseline: str) -> pl.DataFrame:
     return pl.concat([frame.select(*keys, metric=pl.lit(name), value="value") for name, frame in named.items()])
 
 
-def mean_drops(scored: pl.DataFrame) -> pl.DataFrame:
-    """`arm`, `kind`, `mean`, `low`, `high` of the relative drop over seeds."""
+DROPS = {
+    "arm": pl.String,
+    "kind": pl.String,
+    "mean": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "difference": pl.Float64,
+    "difference_low": pl.Float64,
+    "difference_high": pl.Float64,
+    "p": pl.Float64,
+    "p_holm": pl.Float64,
+}
+
+
+def drop_table(runs: Runs, scored: pl.DataFrame) -> pl.DataFrame:
+    """A row an arm and kind: the relative drop over seeds with its interval, and its difference from the baseline's, paired by seed. All
+    of them together are one family for Holm's adjustment."""
+    drops = relative_drops(scored)
+    base = drops.filter(pl.col("arm") == runs.baseline).select("kind", "seed", base="drop")
+    paired = drops.join(base, on=["kind", "seed"], how="left").sort("seed")
     rows = []
-    for (arm, kind), group in relative_drops(scored).group_by("arm", "kind", maintain_order=True):
-        interval = mean_interval(group["drop"].to_numpy())
-        rows.append({"arm": arm, "kind": kind, "mean": interval.mean, "low": interval.low, "high": interval.high})
-    return pl.DataFrame(rows, schema={name: SEVERITY[name] for name in ("arm", "kind", "mean", "low", "high")})
+    for arm in runs.arms:
+        for (kind,), group in paired.filter(pl.col("arm") == arm).sort("kind").group_by("kind", maintain_order=True):
+            interval = mean_interval(group["drop"].to_numpy())
+            row = {"arm": arm, "kind": kind, "mean": interval.mean, "low": interval.low, "high": interval.high}
+            both = group.drop_nulls("base")
+            if arm != runs.baseline and both.height:
+                found = paired_contrast(both["drop"].to_numpy(), both["base"].to_numpy(), resampled=False)
+                row |= {"difference": found.difference.mean, "difference_low": found.difference.low}
+                row |= {"difference_high": found.difference.high, "p": found.p}
+            rows.append(row)
+    frame = pl.DataFrame(rows, schema=DROPS)
+    adjusted = pl.Series("p_holm", holm(frame["p"].fill_null(float("nan")).to_list()), dtype=pl.Float64)
+    return frame.with_columns(pl.col("p").fill_nan(None), adjusted.fill_nan(None))
+
+
+def clean_and_disturbed(scored: pl.DataFrame) -> pl.DataFrame:
+    """`arm`, `seed`, `clean`, `disturbed`: the undisturbed score, and the mean of all disturbed ones."""
+    clean = scored.filter(pl.col("kind") == "clean").select("arm", "seed", clean="value")
+    disturbed = scored.filter(pl.col("kind") != "clean").group_by("arm", "seed", maintain_order=True)
+    return clean.join(disturbed.agg(disturbed=pl.col("value").mean()), on=["arm", "seed"])

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +16,15 @@ import polars as pl
 from sqlalchemy import Boolean, Connection, bindparam, create_engine, text
 from sqlalchemy.exc import OperationalError
 
+from workbench.config.schema import LOWER_IS_BETTER
 from workbench.errors import UserError, first_line, shown
 
 # One row a trial.
 TRIALS = {"run_id": pl.String, "name": pl.String, "status": pl.String, "arm": pl.String, "seed": pl.Int64}
 # One row a (trial, metric, step): the last value that was logged.
 METRICS = {"run_id": pl.String, "metric": pl.String, "step": pl.Int64, "value": pl.Float64}
+# One row a trial of a search that went to its end; `settings` as JSON, their levels as text.
+SEARCHED = {"run_id": pl.String, "arm": pl.String, "settings": pl.String, "score": pl.Float64}
 
 # One row a sweep or single training; `started` in ms of the epoch.
 LISTED = {
@@ -36,14 +40,18 @@ LISTED = {
     "best": pl.Float64,
     "best_arm": pl.String,
 }
+LOCAL_UI = "http://127.0.0.1:5000"  # where `wb ui` shows a local store
 PARENT = "mlflow.parentRunId"
 RUN_QUERY = "SELECT r.run_uuid, r.name, r.status, r.start_time, r.end_time, t.key, t.value FROM runs r JOIN tags t ON t.run_uuid = r.run_uuid"
+
+
+UNITS = {"steps": "optimiser steps", "pairs": "pairs seen", "seconds": "device-seconds of training"}  # of time
 
 
 @dataclass(frozen=True)
 class Runs:
     """A sweep (or one trial) as frames; `experiment` is the resolved experiment as it was logged. `diverged`: the runs that ended because
-    their loss was no longer a number."""
+    their loss was no longer a number. `over`: the unit of time in which curves are read, one of `UNITS`."""
 
     run_id: str
     name: str
@@ -51,6 +59,9 @@ class Runs:
     trials: pl.DataFrame
     metrics: pl.DataFrame
     diverged: list[str] = field(default_factory=list)
+    over: str = "steps"
+    searched: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=SEARCHED))
+    home: str = ""  # where MLflow's UI shows a run, but for the run's id
 
     @property
     def arms(self) -> list[str]:
@@ -65,18 +76,29 @@ class Runs:
 
     def final(self, metric: str) -> pl.DataFrame:
         """`arm`, `seed`, `value`: the metric at each trial's last step; trials that diverged have none."""
-        whole = self.trials.filter(~pl.col("run_id").is_in(self.diverged)).select("arm", "seed")
-        curves = self.curves(metric).join(whole, on=["arm", "seed"], maintain_order="left")
-        return curves.sort("step").group_by("arm", "seed", maintain_order=True).agg(pl.col("value").last())
+        whole = self.trials.filter(~pl.col("run_id").is_in(self.diverged))
+        found = self.metrics.filter(pl.col("metric") == metric).join(whole, on="run_id")
+        ordered = found.sort("arm", "seed", "step")
+        return ordered.group_by("arm", "seed", maintain_order=True).agg(pl.col("value").last())
 
     def curves(self, metric: str) -> pl.DataFrame:
-        """`arm`, `seed`, `step`, `value` of one metric."""
-        return (
-            self.metrics.filter(pl.col("metric") == metric)
-            .join(self.trials, on="run_id")
-            .select("arm", "seed", "step", "value")
-            .sort("arm", "seed", "step")
-        )
+        """`arm`, `seed`, `step`, `time`, `value` of one metric; evaluations whose time was not logged are left out."""
+        found = self.metrics.filter(pl.col("metric") == metric).join(self.trials, on="run_id")
+        if self.over == "steps":
+            found = found.with_columns(time=pl.col("step").cast(pl.Float64))
+        else:
+            found = found.join(self._times(), on=["run_id", "step"])
+        return found.select("arm", "seed", "step", "time", "value").sort("arm", "seed", "step")
+
+    def _times(self) -> pl.DataFrame:
+        """`run_id`, `step`, `time` in pairs or device-seconds."""
+        logged = {"pairs": "samples_seen", "seconds": "seconds"}[self.over]
+        times = self.metrics.filter(pl.col("metric") == logged).select("run_id", "step", time="value")
+        if self.over == "pairs":
+            return times
+        whole = self.metrics.filter(pl.col("metric") == "perf/device_seconds").select("run_id", whole="value")
+        devices = pl.col("whole").fill_null(pl.col("time").max().over("run_id")) / pl.col("time").max().over("run_id")
+        return times.join(whole, on="run_id", how="left").select("run_id", "step", time=pl.col("time") * devices)
 
     def names(self, prefix: str) -> list[str]:
         return sorted(name for name in self.metrics["metric"].unique() if name.startswith(prefix))
@@ -104,12 +126,45 @@ def read_runs(uri: str, run_id: str) -> Runs:
         and (compared is None or row.tags.get("config_hash") in compared)
     ]
     diverged = [row.run_id for row in found.runs if "diverged_at" in row.tags]
+    tried = {
+        row.run_id: row.tags.get("cell", "")
+        for row in found.runs
+        if row.tags.get("kind") == "search" and row.status == "FINISHED" and "outcome" not in row.tags
+    }
     trials = pl.DataFrame(rows, schema=TRIALS, orient="row")
     if trials.is_empty():
         raise UserError(f"--run-id {run_id}: none of its trials is finished yet; there is nothing to report.")
     metrics = pl.DataFrame(_values(uri, trials["run_id"].to_list()), schema=METRICS, orient="row")
     metrics = metrics.unique(["run_id", "metric", "step"], keep="last", maintain_order=True)
-    return Runs(run_id, found.name, experiment, trials, metrics, diverged)
+    searched = _searched(uri, tried, str(experiment.get("primary", ""))) if tried else pl.DataFrame(schema=SEARCHED)
+    host = uri.rstrip("/") if uri.startswith("http") else LOCAL_UI
+    home = f"{re.sub('//[^/@]*@', '//', host)}/#/experiments/{found.experiment_id}/runs/"
+    return Runs(run_id, found.name, experiment, trials, metrics, diverged, searched=searched, home=home)
+
+
+def _searched(uri: str, arms: dict[str, str], metric: str) -> pl.DataFrame:
+    """The trials of searches, given as run id -> arm, with their settings and their last value of the metric."""
+    scores = dict(_last(uri, metric, list(arms)))
+    settings = _settings(uri, list(arms))
+    rows = [(run, arm, json.dumps(settings.get(run, {})), scores[run]) for run, arm in arms.items() if run in scores]
+    return pl.DataFrame(rows, schema=SEARCHED, orient="row")
+
+
+def _settings(uri: str, members: list[str]) -> dict[str, dict[str, str]]:
+    """Run id -> its parameters."""
+    if uri.startswith("http"):
+        from mlflow.tracking import MlflowClient
+
+        client = MlflowClient(uri)
+        return {run_id: dict(client.get_run(run_id).data.params) for run_id in members}
+    query = text("SELECT run_uuid, key, value FROM params WHERE run_uuid IN :ids")
+    found: dict[str, dict[str, str]] = {}
+    with _connected(uri) as connection:
+        for run_id, key, value in connection.execute(
+            query.bindparams(bindparam("ids", expanding=True)), {"ids": members}
+        ):
+            found.setdefault(run_id, {})[key] = value
+    return found
 
 
 @dataclass(frozen=True)
@@ -125,6 +180,7 @@ class _Run:
 @dataclass(frozen=True)
 class _Found:
     name: str
+    experiment_id: str
     experiment: dict[str, Any]
     children: bool
     runs: list[_Run]  # the children by their start, or the run itself
@@ -136,7 +192,7 @@ def _members(uri: str, run_id: str) -> _Found:
         return _members_of_server(uri, run_id)
     with _connected(uri) as connection:
         found = connection.execute(
-            text("SELECT name, artifact_uri FROM runs WHERE run_uuid = :id"), {"id": run_id}
+            text("SELECT name, artifact_uri, experiment_id FROM runs WHERE run_uuid = :id"), {"id": run_id}
         ).fetchone()
         if found is None:
             raise UserError(f"--run-id {run_id}: no such run in {shown(uri)}; `wb runs` lists them.")
@@ -149,7 +205,7 @@ def _members(uri: str, run_id: str) -> _Found:
         children = bool(rows)
         if not rows:
             rows = connection.execute(text(f"{RUN_QUERY} WHERE r.run_uuid = :id"), {"id": run_id}).fetchall()
-    return _Found(found[0] or run_id, _experiment(found[1]), children, _collected(rows))
+    return _Found(found[0] or run_id, str(found[2]), _experiment(found[1]), children, _collected(rows))
 
 
 def _collected(rows: Iterable[Any]) -> list[_Run]:
@@ -178,7 +234,8 @@ def _members_of_server(uri: str, run_id: str) -> _Found:
         order_by=["attributes.start_time"],
     )
     runs = [_of_client(run) for run in list(found) or [parent]]
-    return _Found(parent.info.run_name or run_id, _experiment_of_server(client, run_id), bool(found), runs)
+    name, home = parent.info.run_name or run_id, parent.info.experiment_id
+    return _Found(name, home, _experiment_of_server(client, run_id), bool(found), runs)
 
 
 def _of_client(run: Any) -> _Run:
@@ -265,7 +322,8 @@ def _listed(uri: str, run: _Run, children: list[_Run], experiment: dict[str, Any
         for run_id, value in _last(uri, str(primary), list(arm_of)):
             values.setdefault(arm_of[run_id], []).append(value)
         if values:
-            arm, found = max(values.items(), key=lambda each: sum(each[1]) / len(each[1]))
+            better = min if str(primary).rpartition("/")[2] in LOWER_IS_BETTER else max
+            arm, found = better(values.items(), key=lambda each: sum(each[1]) / len(each[1]))
             best = sum(found) / len(found)
     counts = (len(ended), states.count("RUNNING"), states.count("FAILED"), planned)
     return (run.run_id, run.name, run.status, *counts, run.started, left, best, arm)

@@ -1,14 +1,12 @@
 """The answer in words, made from the statistics by stated rules."""
 
-from collections.abc import Callable
-
 import polars as pl
 
-from analysis.figures import plain
 from analysis.statistics import LEVEL, smallest_p
+from analysis.wording import number, plain, signed, spread
 
 RULE = (
-    f"An arm is said to raise or lower a metric where Holm's adjusted exact sign-flip p is at most {LEVEL}; where "
+    f"An arm is said to raise or lower a metric, or to be faster or slower, where Holm's adjusted exact sign-flip p is at most {LEVEL}; where "
     "there are too few seeds for that, the difference and its interval are stated without a verdict."
 )
 POWER_NOTE = (
@@ -16,20 +14,6 @@ POWER_NOTE = (
     "Detectable: what a paired test with these seeds finds with a power of 80 %. Seeds needed: for the difference that was seen to be found with that power. "
     "The last two are for the whole family of arms."
 )
-
-
-def number(value: float | None) -> str:
-    """Three significant digits, or a dash."""
-    return "–" if value is None or value != value else f"{value:.3f}"
-
-
-def signed(value: float | None) -> str:
-    return "–" if value is None or value != value else f"{value:+.3f}"
-
-
-def spread(low: float | None, high: float | None, form: Callable[[float | None], str] = number) -> str:
-    """An interval in brackets, or a dash where one seed says nothing of it."""
-    return "–" if low is None or low != low else f"[{form(low)}, {form(high)}]"
 
 
 def answer(table: pl.DataFrame, metric: str, baseline: str) -> list[str]:
@@ -78,16 +62,26 @@ def caution(table: pl.DataFrame) -> str | None:
     )
 
 
-def speed_sentence(speed: pl.DataFrame, metric: str, target: float) -> list[str]:
-    """What the steps to the target say, one sentence an arm."""
+def speed_sentences(speed: pl.DataFrame, metric: str, target: float) -> list[str]:
+    """What the times to the target say, one sentence an arm; faster or slower by the same rule as the answer."""
     sentences = []
+    family = int(speed["p"].is_not_null().sum())
     for row in speed.iter_rows(named=True):
         reached = f"{row['reached']} of {row['seeds']} seeds reach {plain(metric)} {number(target)}"
         if row["speed_up"] is None:
-            sentences.append(f"{row['arm']}: {reached}, after {row['steps']:.0f} steps on average.")
+            sentences.append(f"{row['arm']}: {reached}, after {row['time']:,.0f} on average.")
+            continue
+        bound = "at most " if row["reached"] < row["seeds"] else ""  # misses are counted at the horizon
+        ratio = f"ratio {bound}{row['speed_up']:.2f} {spread(row['low'], row['high'])}".removesuffix(" –")
+        if row["p_holm"] is None:
+            sentences.append(f"{row['arm']}: {reached}; {ratio}.")
+            continue
+        outside = row["low"] > 1 or row["high"] < 1
+        if row["p_holm"] <= LEVEL:
+            verdict = "faster, " if row["speed_up"] > 1 else "slower, "
+        elif smallest_p(row["seeds"]) * family <= LEVEL:
+            verdict = "no faster or slower as far as is shown, "
         else:
-            clear = ", the interval excludes 1" if row["low"] > 1 or row["high"] < 1 else ""
-            ratio = f"{row['speed_up']:.2f} {spread(row['low'], row['high'])}".removesuffix(" –")
-            bound = "at most " if row["reached"] < row["seeds"] else ""  # misses are counted at the horizon
-            sentences.append(f"{row['arm']}: {reached}; speed-up {bound}{ratio}{clear}.")
+            verdict = "the interval excludes 1, " if outside else ""
+        sentences.append(f"{row['arm']}: {verdict}{ratio}, Holm p = {number(row['p_holm'])}; {reached}.")
     return sentences

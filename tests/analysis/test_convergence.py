@@ -1,5 +1,7 @@
 """Times to a target: against lifelines, and by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from analysis.convergence import (
     curve_area,
     fraction_reached,
+    mean_curves,
     speed,
     speed_over_targets,
     target_value,
@@ -52,16 +55,16 @@ def test_the_share_that_has_reached_it_is_kaplan_and_meiers(runs: Runs) -> None:
     found = fraction_reached(runs)
     times, horizon = times_to(runs.curves("val/itm_auc"), 0.78)
     for arm in runs.arms:
-        own = times.filter(pl.col("arm") == arm)["steps"]
+        own = times.filter(pl.col("arm") == arm)["time"]
         fitter = lifelines.KaplanMeierFitter().fit(own.fill_null(horizon).to_list(), own.is_not_null().to_list())
         for row in found.filter(pl.col("arm") == arm).iter_rows(named=True):
-            assert row["share"] == pytest.approx(1 - float(fitter.predict(row["step"])), abs=1e-9)
+            assert row["share"] == pytest.approx(1 - float(fitter.predict(row["time"])), abs=1e-9)
         inner = found.filter((pl.col("arm") == arm) & (pl.col("share") > 0) & (pl.col("share") < 1))
         for row in inner.iter_rows(named=True):
-            theirs = fitter.confidence_interval_.loc[row["step"]].to_list()
+            theirs = fitter.confidence_interval_.loc[row["time"]].to_list()
             assert (1 - row["high"], 1 - row["low"]) == pytest.approx(tuple(theirs), abs=1e-6)
         mean = lifelines.utils.restricted_mean_survival_time(fitter, t=horizon)
-        assert speed(runs).filter(pl.col("arm") == arm)["steps"].item() == pytest.approx(mean, abs=1e-6)
+        assert speed(runs).filter(pl.col("arm") == arm)["time"].item() == pytest.approx(mean, abs=1e-6)
 
 
 def test_speed_at_one_target_and_over_many(runs: Runs) -> None:
@@ -85,8 +88,8 @@ def test_by_hand() -> None:
     )
     assert target_value(made) == ("val/itm_auc", 0.8)
     rows = {row["arm"]: row for row in speed(made).iter_rows(named=True)}
-    assert (rows["base"]["reached"], rows["base"]["steps"]) == (1, 40.0)  # 30 and a miss at 50
-    assert (rows["arm"]["steps"], rows["arm"]["speed_up"]) == (15.0, pytest.approx(40 / 15))
+    assert (rows["base"]["reached"], rows["base"]["time"]) == (1, 40.0)  # 30 and a miss at 50
+    assert (rows["arm"]["time"], rows["arm"]["speed_up"]) == (15.0, pytest.approx((30 / 10 * 50 / 20) ** 0.5))
     area = curve_area(made.curves("val/itm_auc"))
     assert area.filter(arm="base", seed=1)["value"].item() == pytest.approx((0.05 + 0.15 + 0.25 + 0.35) / 4)
 
@@ -97,3 +100,29 @@ def test_where_nothing_rises_there_are_no_targets() -> None:
     assert speed_over_targets(flat, "val/itm_auc").is_empty()
     assert time_profile(speed_over_targets(flat, "val/itm_auc")).is_empty()
     assert fraction_reached(flat)["share"].max() == 0.0
+
+
+def test_time_is_read_in_steps_pairs_or_device_seconds() -> None:
+    made = runs_of({"base": [[0.0, 0.5, 0.9, 0.9, 0.9]] * 2, "arm": [[0.9] * 5] * 2}, 0.8)
+    rate = {"base0": 1.0, "base1": 3.0, "arm0": 0.5, "arm1": 0.5}  # seconds a step
+    beside = [(run, "seconds", step, rate[run] * step) for run in rate for step in STEPS]
+    beside += [(run, "samples_seen", step, 8.0 * step) for run in rate for step in STEPS]
+    beside += [(run, "perf/device_seconds", 50, 2 * rate[run] * 50) for run in rate]  # two devices each
+    metrics = pl.concat([made.metrics, pl.DataFrame(beside, schema=METRICS, orient="row")])
+    by_pairs = speed(replace(made, metrics=metrics, over="pairs"))
+    assert by_pairs["time"].to_list() == [240.0, 80.0]
+    by_seconds = {row["arm"]: row for row in speed(replace(made, metrics=metrics, over="seconds")).to_dicts()}
+    # All arms had 50 device-seconds, in which no seed of the baseline reaches the target (60 and 180).
+    assert (by_seconds["base"]["reached"], by_seconds["base"]["time"]) == (0, 50.0)
+    assert (by_seconds["arm"]["reached"], by_seconds["arm"]["time"]) == (2, 10.0)
+    curve = mean_curves(replace(made, metrics=metrics, over="seconds"), "val/itm_auc")
+    assert curve.filter(pl.col("arm") == "base")["time"].to_list() == [40.0, 80.0, 120.0, 160.0, 200.0]
+
+
+def test_a_target_of_a_loss_is_reached_from_above() -> None:
+    made = runs_of({"base": [[3.0, 2.0, 1.0, 1.0, 1.0]] * 2, "arm": [[3.0, 1.0, 0.9, 0.8, 0.7]] * 2}, 1.5)
+    about = made.experiment | {"target": {"metric": "val/mlm_loss", "value": 1.5}}
+    losses = made.metrics.with_columns(metric=pl.lit("val/mlm_loss"))
+    made = replace(made, experiment=about, metrics=losses)
+    assert speed(made)["time"].to_list() == [30.0, 20.0]
+    assert targets(made, "val/mlm_loss")[0] > targets(made, "val/mlm_loss")[-1] > 1.0

@@ -1,16 +1,21 @@
 """The report on a store that is written here, with known numbers."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 from analysis.ablation import contrasts
+from analysis.calibration import reliability_table
+from analysis.compare import differing_settings, merged
 from analysis.convergence import speed
+from analysis.cost import cost_table
+from analysis.published import against_published
 from analysis.report import write_report
 from analysis.robustness import derived
-from analysis.runs import list_runs, read_runs
+from analysis.runs import METRICS, Runs, list_runs, read_runs
 from analysis.verdict import answer, caution
 from workbench.errors import UserError
 from workbench.tracking.runs import Tracker
@@ -45,6 +50,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, Tracker]:
                 tracker.log(run, {"val/itm_auc": 9.9 if step == 10 else value, "val/foil/swap_colours": value}, step)
                 tracker.log(run, {"val/itm_auc": value}, step)  # a resumed run logs a step again
             scores = {"robustness/clean/0": 0.8} | {f"robustness/contrast/{s}": 0.8 - 0.04 * s for s in range(1, 6)}
+            scores |= {"compositional/scenes/swap_colours": 0.9 + 0.01 * place, "blank_image/scenes/swap_colours": 0.5}
+            scores |= {"seconds": 50.0 + 10 * place + seed, "samples_seen": 240.0}
+            scores |= {"perf/device_seconds": 2 * (50.0 + 10 * place + seed), "perf/energy_joules": 4000.0}
+            scores |= {"reliability/itm/14/confidence": 0.95, "reliability/itm/14/accuracy": 0.9}
+            scores |= {"reliability/itm/14/share": 0.7, "reliability/itm/08/confidence": 0.55}
+            scores |= {"reliability/itm/08/accuracy": 0.5 + 0.02 * seed, "reliability/itm/08/share": 0.3}
             tracker.log(run, scores, 30)
             tracker.finish(run)
     unfinished, _ = tracker.start("cut", {"study": "toy", "cell": ARMS[0], "seed": "7"}, {}, {}, parent)
@@ -79,13 +90,15 @@ def test_a_faster_arm_has_a_speed_up_above_one(store: tuple[str, str, Tracker]) 
 def test_the_page_is_whole_escaped_and_needs_no_network(store: tuple[str, str, Tracker], tmp_path: Path) -> None:
     page = write_report(store[0], store[1], tmp_path)
     html = page.read_text(encoding="utf-8")
-    assert "<script" not in html
+    assert html.count("<script") == 1  # the page's own
+    assert html.count("&lt;script&gt;alert(1)") >= 5
     assert "&lt;script&gt;" in html
     assert "Is &lt;b&gt;it" in html
-    assert not re.search(r"(?:src|href)=\"(?:https?:)?//", html)
-    assert html.count("data:image/svg+xml;base64,") == 6
+    assert not re.search(r"src=\"(?!data:)", html)
+    assert set(re.findall(r"href=\"([a-z]+://[^/]*)", html)) == {"http://127.0.0.1:5000"}  # MLflow's UI
+    assert html.count("data:image/svg+xml;base64,") == 9
     assert "+0.150" in html
-    for name in ("convergence", "foils", "severity", "drops"):
+    for name in ("convergence", "suite_scenes", "severity", "drops", "clean_disturbed", "reliability", "cost"):
         assert (tmp_path / "figures" / f"{name}.png").stat().st_size > 5000
         assert (tmp_path / "figures" / f"{name}.svg").exists()
     drops = pl.read_csv(tmp_path / "tables" / "robustness.csv")
@@ -132,4 +145,84 @@ def test_tables_are_written_for_latex(store: tuple[str, str, Tracker], tmp_path:
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert {line.count("&") for line in rows} == {4, 6}
     assert not re.search(r"(?<!\\)[_%#](?! )", "".join(rows))
-    assert len(list((tmp_path / "figures").glob("*.pdf"))) == 6
+    assert len(list((tmp_path / "figures").glob("*.pdf"))) == 9
+
+
+def test_every_number_of_a_table_is_the_mean_of_values_that_name_their_runs(
+    store: tuple[str, str, Tracker], tmp_path: Path
+) -> None:
+    html = write_report(store[0], store[1], tmp_path).read_text(encoding="utf-8")
+    values = pl.read_csv(tmp_path / "tables" / "values.csv")
+    means = values.group_by("metric", "arm").agg(pl.col("value").mean())
+    tables = pl.read_csv(tmp_path / "tables" / "contrasts.csv").join(means, on=["metric", "arm"])
+    assert len(tables) >= 4
+    assert tables["mean"].to_list() == pytest.approx(tables["value"].to_list())
+    for run in values["run_id"].unique():
+        assert f'href="#run-{run}"' in html
+        assert f'<tr id="run-{run}">' in html
+        assert re.search(rf'href="http://127.0.0.1:5000/#/experiments/\d+/runs/{run}"', html)
+
+
+def test_cost_is_told_with_the_arms_that_none_beats(store: tuple[str, str, Tracker]) -> None:
+    table = cost_table(read_runs(store[0], store[1]), "val/itm_auc")
+    assert table["seconds"].to_list() == pytest.approx([53.0, 63.0])
+    assert table["device_hours"].to_list() == pytest.approx([7 * 106 / 3600, 7 * 126 / 3600])
+    assert table["kilojoules"].to_list() == [4.0, 4.0]
+    assert table["front"].to_list() == [True, True]  # the second arm is dearer and better
+    assert cost_table(read_runs(store[0], store[1]), "blank_image/scenes/swap_colours")["front"].to_list() == [
+        True,
+        False,
+    ]
+
+
+def test_reliability_is_pooled_over_seeds(store: tuple[str, str, Tracker]) -> None:
+    table = reliability_table(read_runs(store[0], store[1])).filter(pl.col("arm") == ARMS[0])
+    assert table["bin"].to_list() == [8, 14]
+    assert table["accuracy"].to_list() == pytest.approx([0.56, 0.9])
+    assert table["share"].to_list() == pytest.approx([0.3, 0.7])
+    assert table["low"][0] < 0.56 < table["high"][0]
+
+
+def test_sweeps_are_set_beside_each_other(store: tuple[str, str, Tracker]) -> None:
+    read = read_runs(store[0], store[1])
+    one = replace(read, experiment=read.experiment | {"settings": {"optimisation": {"steps": 30, "clip": 1.0}}})
+    other = Runs(
+        "other",
+        "later",
+        read.experiment | {"settings": {"optimisation": {"steps": 60, "clip": 1.0}}},
+        read.trials.with_columns(pl.col("run_id") + "x"),
+        read.metrics.with_columns(pl.col("run_id") + "x", pl.col("value") + 0.01),
+    )
+    runs = merged([one, other])
+    assert runs.arms == [f"toy: {arm}" for arm in ARMS] + [f"later: {arm}" for arm in ARMS]
+    table = contrasts(runs, "val/itm_auc")
+    assert table["difference"].to_list()[1:] == pytest.approx([0.15, 0.01, 0.16])
+    assert differing_settings([one, other]) == [("optimisation.steps", ["30", "60"])]
+    with pytest.raises(UserError, match="named twice"):
+        merged([one, one])
+    with pytest.raises(UserError, match="has no val/itm_auc"):
+        merged([one, replace(other, metrics=other.metrics.clear())])
+
+
+def test_published_numbers_stand_beside_ours_with_their_provenance(
+    store: tuple[str, str, Tracker], tmp_path: Path
+) -> None:
+    runs = read_runs(store[0], store[1])
+    measured = [(run, "downstream/vqa/accuracy", 30, 0.7) for run in runs.trials["run_id"]]
+    rows = pl.DataFrame(measured, schema=METRICS, orient="row")
+    about = runs.experiment | {"settings": {"data": {"source": "scenes"}}}
+    peers = against_published(replace(runs, experiment=about, metrics=pl.concat([runs.metrics, rows])))
+    ours = peers.frame.filter(pl.col("images") == "this sweep")
+    assert ours["value"].to_list() == pytest.approx([70.0, 70.0])
+    assert ours["benchmark"].to_list() == ["VQAv2 test-dev"] * 2
+    assert "do not compare" in peers.caution
+    assert set(peers.frame["provenance"]) == {"measured", "seen", "recalled"}
+    html = write_report(store[0], store[1], tmp_path, published=True).read_text(encoding="utf-8")
+    assert "<em>75.70</em>" in html  # recalled
+    assert ">71.26</td>" in html  # read
+    assert "was measured on any of these" in html
+
+
+def test_time_can_be_seconds(store: tuple[str, str, Tracker], tmp_path: Path) -> None:
+    html = write_report(store[0], store[1], tmp_path, over="seconds").read_text(encoding="utf-8")
+    assert "device-seconds of training until" in html

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.convergence import steps_to_target
+from analysis.convergence import time_to_target
 from analysis.statistics import (
     bca_interval,
     detectable,
     holm,
     mean_interval,
     paired_contrast,
-    ratio_interval,
+    paired_ratio,
     seeds_needed,
     smallest_p,
 )
@@ -57,14 +57,15 @@ def test_holm_by_hand() -> None:
 
 def test_a_target_must_be_held_twice() -> None:
     steps = np.array([10, 20, 30, 40, 50])
-    assert steps_to_target(steps, np.array([0.1, 0.9, 0.1, 0.9, 0.9]), 0.8) == 40
-    assert steps_to_target(steps, np.array([0.1, 0.1, 0.1, 0.1, 0.9]), 0.8) == 50
-    assert steps_to_target(steps, np.array([0.1, 0.9, 0.1, 0.1, 0.1]), 0.8) is None
+    assert time_to_target(steps, np.array([0.1, 0.9, 0.1, 0.9, 0.9]), 0.8) == 40
+    assert time_to_target(steps, np.array([0.1, 0.1, 0.1, 0.1, 0.9]), 0.8) == 50
+    assert time_to_target(steps, np.array([0.1, 0.9, 0.1, 0.1, 0.1]), 0.8) is None
 
 
 def test_a_ratio_of_twice_the_speed() -> None:
-    ratio = ratio_interval(np.array([100.0, 120, 110, 90]), np.array([50.0, 60, 55, 45]))
-    assert ratio.mean == ratio.low == ratio.high == pytest.approx(2.0)
+    ratio, p = paired_ratio(np.array([100.0, 120, 110, 90]), np.array([50.0, 60, 55, 45]))
+    assert (ratio.mean, ratio.low, ratio.high) == pytest.approx((2.0, 2.0, 2.0))
+    assert p == pytest.approx(2 / 16)
 
 
 def test_the_bootstrap_interval_covers_about_as_often_as_it_says() -> None:

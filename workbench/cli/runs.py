@@ -38,9 +38,21 @@ def runs(workspace: Workspace = DEFAULT, as_json: Json = False, debug: Debug = F
         )
 
 
-@app.command(epilog="Example: `wb report --run-id 1f0c...`; `wb runs` lists the ids.")
+@app.command(
+    epilog="Examples: `wb report --run-id 1f0c...`; `wb report --compare 1f0c... 77ab...`; `wb report --run-id 1f0c... --over seconds`. "
+    "`wb runs` lists the ids."
+)
 def report(
-    run_id: Annotated[str, typer.Option(help="A sweep's run or a single trial's.")],
+    others: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN_ID]...", help="With --compare: the sweeps.")
+    ] = None,
+    run_id: Annotated[str | None, typer.Option(help="A sweep's run or a single trial's.")] = None,
+    compare: Annotated[
+        bool,
+        typer.Option("--compare", help="Set the arms of several sweeps side by side; the first one's baseline counts."),
+    ] = False,
+    over: Annotated[str, typer.Option(help="What curves and speeds are read over: steps, pairs or seconds.")] = "steps",
+    against: Annotated[str | None, typer.Option(help="`published`: with the peers' published numbers.")] = None,
     workspace: Workspace = DEFAULT,
     out: Annotated[
         Path | None, typer.Option(help="Folder to write to; default reports/RUN_ID in the workspace.")
@@ -49,13 +61,27 @@ def report(
     debug: Debug = False,
 ) -> None:
     """Write the report of a sweep or a single run: HTML, Markdown, CSV and LaTeX tables, PNG, SVG and PDF figures."""
+    ids = [*([run_id] if run_id else []), *(others or [])]
+    if compare and len(ids) < 2:
+        raise UserError("--compare: give at least two runs, as in `wb report --compare A B`; `wb runs` lists them.")
+    if not compare and len(ids) != 1:
+        raise UserError("give one run, as in `wb report --run-id A`, or several with --compare; `wb runs` lists them.")
+    if against not in (None, "published"):
+        raise UserError(
+            f"--against {against}: there is `published` alone; to set sweeps beside each other use --compare."
+        )
     from analysis.report import write_report
+    from analysis.runs import UNITS
     from workbench.tracking.runs import Tracker
     from workbench.tracking.store import tracking_uri
 
+    if over not in UNITS:
+        raise UserError(f"--over {over}: it is one of {', '.join(UNITS)}.")
     uri = tracking_uri(workspace)
-    page = write_report(uri, run_id, out or workspace / "reports" / run_id)
-    Tracker(uri, workspace).attach_folder(run_id, page.parent, "report")
+    folder = out or workspace / "reports" / "-".join(ids if len(ids) == 1 else [each[:8] for each in ids])
+    page = write_report(uri, ids[0], folder, ids[1:], over, against == "published")
+    if not compare:
+        Tracker(uri, workspace).attach_folder(ids[0], page.parent, "report")
     if as_json:
         print_json({"report": str(page)})
     else:

@@ -1,0 +1,75 @@
+"""Several sweeps as one, so that every table and figure sets their arms side by side."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import polars as pl
+
+from analysis.convergence import target_value
+from analysis.runs import Runs
+from workbench.errors import UserError
+
+Differences = list[tuple[str, list[str]]]  # a setting, and its value in each sweep
+
+
+def merged(sweeps: Sequence[Runs]) -> Runs:
+    """The trials of all sweeps, each arm named after its sweep, with the first one's baseline, primary metric and target.
+
+    Raises UserError where a sweep is given twice, or lacks the first one's primary metric.
+    """
+    first = sweeps[0]
+    if len({each.run_id for each in sweeps}) < len(sweeps):
+        raise UserError("--compare: the same run is named twice; name each sweep once.")
+    primary = str(first.experiment.get("primary", "val/itm_auc"))
+    for each in sweeps:
+        if each.final(primary).is_empty():
+            raise UserError(f"--compare {each.run_id}: it has no {primary}, which the first sweep is about.")
+    names = titles(sweeps)
+    labelled = [[f"{name}: {arm}" for arm in each.arms] for name, each in zip(names, sweeps, strict=True)]
+    metric, target = target_value(first)
+    about = {
+        "question": f"How do {', '.join(names[:-1])} and {names[-1]} differ?",
+        "arms": [arm for arms in labelled for arm in arms],
+        "baseline_arm": f"{names[0]}: {first.baseline}",
+        "primary": primary,
+        "target": {"metric": metric, "value": target},
+        "smoke": any(each.experiment.get("smoke") for each in sweeps),
+        "settings": first.experiment.get("settings", {}),
+    }
+    trials = pl.concat(
+        [
+            each.trials.with_columns(arm=pl.format("{}: {}", pl.lit(name), "arm"))
+            for name, each in zip(names, sweeps, strict=True)
+        ]
+    )
+    metrics = pl.concat([each.metrics for each in sweeps])
+    diverged = [run for each in sweeps for run in each.diverged]
+    run_ids = " + ".join(each.run_id for each in sweeps)
+    return replace(Runs(run_ids, " + ".join(names), about, trials, metrics, diverged), over=first.over, home=first.home)
+
+
+def titles(sweeps: Sequence[Runs]) -> list[str]:
+    """The sweeps' names; with the beginning of the run's id where two are called alike."""
+    names = [each.name for each in sweeps]
+    return [f"{each.name} {each.run_id[:6]}" if names.count(each.name) > 1 else each.name for each in sweeps]
+
+
+def differing_settings(sweeps: Sequence[Runs]) -> Differences:
+    """The fixed settings in which sweeps differ, by their dotted keys; what one of them varies is not among them."""
+    varied = {name for each in sweeps for values in each.experiment.get("arm_values", {}).values() for name in values}
+    flat = [_flat(each.experiment.get("settings", {})) for each in sweeps]
+    found = []
+    for name in dict.fromkeys(name for each in flat for name in each):
+        values = [str(each.get(name, "–")) for each in flat]
+        if len(set(values)) > 1 and name not in varied:
+            found.append((name, values))
+    return found
+
+
+def _flat(settings: dict[str, Any], before: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        dotted = f"{before}{name}"
+        found |= _flat(value, f"{dotted}.") if isinstance(value, dict) and value else {dotted: value}
+    return found

@@ -1,0 +1,1 @@
+"""Frames in, matplotlib figures out; one style, readable in print and by colour-blind readers."""

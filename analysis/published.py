@@ -1,0 +1,86 @@
+"""The peers' published numbers beside a sweep's own."""
+
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import polars as pl
+import yaml
+
+from analysis.runs import Runs
+
+PUBLISHED = {
+    "model": pl.String,
+    "images": pl.String,
+    "benchmark": pl.String,
+    "value": pl.Float64,
+    "provenance": pl.String,
+}
+OWN = "this sweep"
+# Our metric of each column, and the corpus that the pictures must come from for the two to be about the same benchmark. Recall is
+# fine-tuned, as it is in the published columns.
+OURS = {
+    "vqa_dev": ("downstream/vqa/accuracy", None),
+    "nlvr2_dev": ("downstream/nlvr2/accuracy", None),
+    "snli_ve_dev": ("downstream/snli_ve/accuracy", None),
+    "coco_tr1": ("downstream/retrieval/text_r1", "coco"),
+    "coco_ir1": ("downstream/retrieval/image_r1", "coco"),
+    "flickr_tr1": ("downstream/retrieval/text_r1", "flickr"),
+    "flickr_ir1": ("downstream/retrieval/image_r1", "flickr"),
+}
+
+
+@dataclass(frozen=True)
+class Peers:
+    """`columns`: benchmarks in order, key -> name; `rows`: model, images and a cell a column; `caution`: how far they compare."""
+
+    columns: dict[str, str]
+    rows: list[dict[str, Any]]
+    frame: pl.DataFrame
+    caution: str
+
+
+def against_published(runs: Runs) -> Peers:
+    """Each arm's mean in per cent, in the columns that it was measured in, then the models of `published.yaml` with their provenance."""
+    source = (resources.files("analysis") / "published.yaml").read_text(encoding="utf-8")
+    told = yaml.safe_load(source)
+    columns: dict[str, str] = told["columns"]
+    data = runs.experiment.get("settings", {}).get("data", {})
+    rows = [{"name": arm, "images": OWN} | _measured(runs, arm, data) for arm in runs.arms]
+    measured = any(len(row) > 2 for row in rows)
+    rows += [
+        {"name": model.pop("name"), "images": model.pop("images")}
+        | {column: (value, provenance) for column, (value, provenance) in model.items()}
+        for model in told["models"]
+    ]
+    cells = [
+        (row["name"], row["images"], columns[key], row[key][0], row[key][1])
+        for row in rows
+        for key in columns
+        if key in row
+    ]
+    return Peers(columns, rows, pl.DataFrame(cells, schema=PUBLISHED, orient="row"), _caution(data, measured))
+
+
+def _measured(runs: Runs, arm: str, data: dict[str, Any]) -> dict[str, tuple[float, str]]:
+    """Column -> the arm's mean in per cent."""
+    names = " ".join(str(name).lower() for name in data.get("mix", {}))
+    found = {}
+    for column, (metric, corpus) in OURS.items():
+        values = runs.final(metric).filter(pl.col("arm") == arm)["value"]
+        if len(values) and (corpus is None or corpus in names):
+            found[column] = (100 * float(values.mean()), "measured")  # type: ignore[arg-type]
+    return found
+
+
+def _caution(data: dict[str, Any], measured: bool) -> str:
+    source = ", ".join(data.get("mix", {})) or str(data.get("source", "unknown data"))
+    if not measured:
+        return (
+            f"No arm of this sweep (data: {source}) was measured on any of these benchmarks; `wb finetune` does that. The published numbers stand "
+            "alone."
+        )
+    told = f"This sweep was pre-trained on {source}, the published models on the pictures that their row names."
+    if data.get("source") == "scenes":
+        told += " Tasks that were fine-tuned without `--annotations` are made of rendered scenes and do not compare with the published ones at all."
+    return told
