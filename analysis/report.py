@@ -78,6 +78,8 @@ def _write(folder: Path, frames: dict[str, pl.DataFrame], drawn: list[Picture]) 
         frame.write_csv(folder / "tables" / f"{name}.csv")
     sources = {}
     for picture in drawn:
+        if picture.figure.get_layout_engine() is not None:
+            picture.figure.draw_without_rendering()  # lays it out
         box = picture.figure.get_tightbbox().padded(0.1)  # once for all forms, since finding it draws everything
         for form, more in FORMS.items():
             buffer = io.BytesIO()
