@@ -23,4 +23,4 @@ soak:
 
 # Ratios measured in one run; nothing here can fail a test
 bench:
-    {{python}} tests/benchmarks/bench.py
+    {{python}} -m tests.benchmarks.bench

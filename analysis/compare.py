@@ -14,7 +14,8 @@ Differences = list[tuple[str, list[str]]]  # a setting, and its value in each sw
 
 
 def merged(sweeps: Sequence[Runs]) -> Runs:
-    """The trials of all sweeps, each arm named after its sweep, with the first one's baseline, primary metric and target.
+    """The trials of all sweeps, each arm named after its sweep, with the first one's baseline, primary metric and target. An arm whose cells an
+    earlier sweep has, too, is left out of the later one: it is the same, and no contrast of Holm's family.
 
     Raises UserError where a sweep is given twice, or lacks the first one's primary metric.
     """
@@ -26,6 +27,7 @@ def merged(sweeps: Sequence[Runs]) -> Runs:
         if each.final(primary).is_empty():
             raise UserError(f"--compare {each.run_id}: it has no {primary}, which the first sweep is about.")
     names = titles(sweeps)
+    sweeps = _without_repeats(sweeps)
     labelled = [[f"{name}: {arm}" for arm in each.arms] for name, each in zip(names, sweeps, strict=True)]
     metric, target = target_value(first)
     about = {
@@ -47,6 +49,19 @@ def merged(sweeps: Sequence[Runs]) -> Runs:
     diverged = [run for each in sweeps for run in each.diverged]
     run_ids = " + ".join(each.run_id for each in sweeps)
     return replace(Runs(run_ids, " + ".join(names), about, trials, metrics, diverged), over=first.over, home=first.home)
+
+
+def _without_repeats(sweeps: Sequence[Runs]) -> list[Runs]:
+    seen: set[str] = set()
+    kept = []
+    for each in sweeps:
+        cells: dict[str, set[str]] = {}
+        for cell, arm in each.experiment.get("cells", {}).items():
+            cells.setdefault(arm, set()).add(cell)
+        repeated = [arm for arm, found in cells.items() if found <= seen]
+        kept.append(replace(each, trials=each.trials.filter(~pl.col("arm").is_in(repeated))))
+        seen |= {cell for found in cells.values() for cell in found}
+    return kept
 
 
 def titles(sweeps: Sequence[Runs]) -> list[str]:

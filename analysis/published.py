@@ -77,10 +77,10 @@ def _caution(data: dict[str, Any], measured: bool) -> str:
     source = ", ".join(data.get("mix", {})) or str(data.get("source", "unknown data"))
     if not measured:
         return (
-            f"No arm of this sweep (data: {source}) was measured on any of these benchmarks; `wb finetune` does that. The published numbers stand "
+            f"No arm of this sweep (data: {source}) was measured on any of these benchmarks; wb finetune does that. The published numbers stand "
             "alone."
         )
     told = f"This sweep was pre-trained on {source}, the published models on the pictures that their row names."
     if data.get("source") == "scenes":
-        told += " Tasks that were fine-tuned without `--annotations` are made of rendered scenes and do not compare with the published ones at all."
+        told += " Tasks that were fine-tuned without annotations are made of rendered scenes and do not compare with the published ones at all."
     return told

@@ -39,7 +39,7 @@ def convergence_figure(
             axis.set_title(plain(metric), fontsize=10, loc="left")
             axis.set_xlabel(unit)
             axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        legend(figure, axes.flat[0], len(arms))
+        legend(figure, axes.flat[0])
         return figure
 
 
@@ -86,5 +86,5 @@ def reached_figure(
         right.set_title("performance profile", fontsize=10, loc="left")
         for axis in (left, right):
             axis.set_ylim(-0.03, 1.03)
-        legend(figure, left, len(arms))
+        legend(figure, left)
         return figure

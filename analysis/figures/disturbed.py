@@ -34,7 +34,7 @@ def severity_figure(curves: pl.DataFrame, arms: Sequence[str], metric: str) -> F
             axis.set_xlabel("severity")
         for row in axes:
             row[0].set_ylabel(metric)
-        legend(figure, axes.flat[0], len(arms))
+        legend(figure, axes.flat[0])
         return figure
 
 
@@ -56,7 +56,7 @@ def drop_figure(drops: pl.DataFrame, arms: Sequence[str]) -> Figure:
             for x, cell in enumerate(row):
                 if cell is not None:
                     dark = cell["mean"] > 0.55 * highest
-                    told = f"{100 * cell['mean']:.1f}{mark(cell)}"
+                    told = f"{round(100 * cell['mean'], 1) + 0.0:.1f}{mark(cell)}"  # no minus before a zero
                     axis.text(x, y, told, ha="center", va="center", color="white" if dark else "black")
         axis.set_xticks(range(len(columns)), [plain(name) for name in columns], rotation=30, ha="right")
         axis.set_yticks(range(len(rows)), [plain(name) for name in rows])
@@ -110,5 +110,5 @@ def scatter_figure(points: pl.DataFrame, arms: Sequence[str], baseline: str, met
             )
         axis.set_xlabel(f"undisturbed {metric}")
         axis.set_ylabel(f"mean disturbed {metric}")
-        legend(figure, axis, min(3, len(arms)))
+        legend(figure, axis, most=3)
         return figure

@@ -33,7 +33,7 @@ def aggregate_figure(table: pl.DataFrame, profiles: pl.DataFrame, arms: Sequence
         right.set_xlabel(f"{what} above")
         right.set_ylabel("share of kinds and seeds")
         right.set_title("performance profile", fontsize=10, loc="left")
-        legend(figure, left, len(arms))
+        legend(figure, left)
         return figure
 
 
@@ -59,7 +59,7 @@ def suite_figure(table: pl.DataFrame, arms: Sequence[str]) -> Figure:
         axis.axhline(0.5, color="#666666", linestyle="--", linewidth=1)
         axis.set_ylabel("score (bar: grey picture)")
         axis.set_ylim(0.0, 1.02)
-        legend(figure, axis, len(arms))
+        legend(figure, axis)
         return figure
 
 
@@ -93,7 +93,7 @@ def reliability_figure(table: pl.DataFrame, arms: Sequence[str]) -> Figure:
             axis.set_title(HEADS[head], fontsize=10, loc="left")
             axis.set_xlabel("confidence")
         axes[0, 0].set_ylabel("accuracy")
-        legend(figure, axes[0, 0], len(arms))
+        legend(figure, axes[0, 0])
         return figure
 
 
@@ -110,7 +110,7 @@ def cost_figure(table: pl.DataFrame, arms: Sequence[str], metric: str) -> Figure
         axis.set_xlabel("device-seconds a trial")
         axis.set_ylabel(plain(metric))
         axis.margins(0.12)
-        legend(figure, axis, min(3, len(arms)))
+        legend(figure, axis, most=3)
         return figure
 
 
@@ -129,5 +129,5 @@ def importance_figure(table: pl.DataFrame, arms: Sequence[str]) -> Figure:
         axis.set_yticks(range(len(settings)), [plain(name) for name in settings])
         axis.set_xlim(0, 1)
         axis.set_xlabel("share of the variance explained")
-        legend(figure, axis, min(3, len(shown)))
+        legend(figure, axis, most=3)
         return figure

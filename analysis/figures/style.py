@@ -51,7 +51,10 @@ def limits(axis: Axes, values: pl.Series) -> None:
         axis.set_ylim(low - margin, high + margin)
 
 
-def legend(figure: Figure, axis: Axes, arms: int) -> None:
+def legend(figure: Figure, axis: Axes, most: int = 5) -> None:
+    """One legend for all axes, above them and no wider than they are; long names take fewer columns, `most` at most."""
     handles, labels = axis.get_legend_handles_labels()
     figure.tight_layout()
-    figure.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(5, max(1, arms)))
+    inches = 0.5 + 0.075 * max((len(label) for label in labels), default=1)
+    columns = max(1, min(most, len(labels), int(figure.get_figwidth() / inches)))
+    figure.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from typer.testing import CliRunner
 
 from analysis.ablation import contrasts
 from analysis.calibration import reliability_table
@@ -17,6 +18,8 @@ from analysis.report import write_report
 from analysis.robustness import derived
 from analysis.runs import METRICS, Runs, list_runs, read_runs
 from analysis.verdict import answer, caution
+from tests.analysis.toy import toy_store
+from workbench.cli import app
 from workbench.errors import UserError
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import open_store
@@ -198,6 +201,13 @@ def test_sweeps_are_set_beside_each_other(store: tuple[str, str, Tracker]) -> No
     table = contrasts(runs, "val/itm_auc")
     assert table["difference"].to_list()[1:] == pytest.approx([0.15, 0.01, 0.16])
     assert differing_settings([one, other]) == [("optimisation.steps", ["30", "60"])]
+    cells = {f"{arm} {seed}": arm for arm in ARMS for seed in range(7)}
+    changed = {(cell if arm == ARMS[0] else f"{cell}'"): arm for cell, arm in cells.items()}
+    begun = replace(one, experiment=one.experiment | {"cells": cells})
+    same = replace(other, experiment=other.experiment | {"cells": changed})
+    assert merged([begun, same]).arms[2:] == [f"later: {ARMS[1]}"]
+    more = replace(other, experiment=other.experiment | {"cells": changed | {"an eighth seed": ARMS[0]}})
+    assert merged([begun, more]).arms[2:] == [f"later: {arm}" for arm in ARMS]
     with pytest.raises(UserError, match="named twice"):
         merged([one, one])
     with pytest.raises(UserError, match="has no val/itm_auc"):
@@ -226,3 +236,29 @@ def test_published_numbers_stand_beside_ours_with_their_provenance(
 def test_time_can_be_seconds(store: tuple[str, str, Tracker], tmp_path: Path) -> None:
     html = write_report(store[0], store[1], tmp_path, over="seconds").read_text(encoding="utf-8")
     assert "device-seconds of training until" in html
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([], "give one run"),
+        (["--compare", "--run-id", "a"], "at least two runs"),
+        (["--run-id", "a", "--over", "days"], "one of steps, pairs, seconds"),
+        (["--run-id", "a", "--against", "me"], "there is `published` alone"),
+    ],
+)
+def test_what_a_report_cannot_be_asked_is_said_in_a_sentence(given: list[str], said: str) -> None:
+    found = CliRunner().invoke(app, ["report", *given])
+    assert isinstance(found.exception, UserError)
+    assert said in str(found.exception)
+
+
+def test_sweeps_are_compared_from_the_command_line(tmp_path: Path) -> None:
+    uri, one = toy_store(tmp_path, arms=2, seeds=3)
+    other = toy_store(tmp_path, arms=3, seeds=2, name="later")[1]
+    assert uri == f"sqlite:///{tmp_path / 'mlflow.db'}"
+    found = CliRunner().invoke(app, ["report", "--compare", one, other, "--workspace", str(tmp_path)])
+    assert found.exit_code == 0, found.output
+    page = (tmp_path / "reports" / f"{one[:8]}-{other[:8]}" / "report.html").read_text(encoding="utf-8")
+    assert "toy: hard_ratio=0.5" in page
+    assert "later: hard_ratio=0.667" in page

@@ -98,17 +98,17 @@ def toy_findings_runs(arms: int = 3, seeds: int = 4) -> Runs:
     return Runs("r", "toy", toy_experiment(arms), *frames)
 
 
-def toy_store(workspace: Path, arms: int, seeds: int) -> tuple[str, str]:
+def toy_store(workspace: Path, arms: int, seeds: int, name: str = "toy") -> tuple[str, str]:
     """A local store that holds it; its address and the sweep's run."""
     uri = open_store(workspace)
     tracker = Tracker(uri, workspace)
-    parent, _ = tracker.start("toy", {"study": "toy", "kind": "sweep"}, {}, {})
+    parent, _ = tracker.start(name, {"study": name, "kind": "sweep"}, {}, {})
     tracker.attach(parent, toy_experiment(arms), "experiment.json")
     logged: dict[tuple[str, int], list[Metric]] = {}
-    for arm, _, seed, name, step, value in toy_metrics(arms, seeds):
-        logged.setdefault((arm, seed), []).append(Metric(name, value, step, step))
+    for arm, _, seed, metric, step, value in toy_metrics(arms, seeds):
+        logged.setdefault((arm, seed), []).append(Metric(metric, value, step, step))
     for (arm, seed), metrics in logged.items():
-        tags = {"study": "toy", "cell": arm, "seed": str(seed)}
+        tags = {"study": name, "cell": arm, "seed": str(seed)}
         run_id, _ = tracker.start(f"{arm} · seed {seed}", tags, {}, {}, parent)
         tracker.client.log_batch(run_id, metrics=metrics)
         tracker.finish(run_id)

@@ -19,7 +19,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from analysis.report import write_report
 from analysis.runs import read_runs
+from tests.analysis.toy import toy_store
 from workbench.config.load import apply
 from workbench.config.schema import Experiment, Seeds, Settings
 from workbench.data.captions import read_source
@@ -169,6 +171,16 @@ def reading(home: Path, trials: int = 1000, metrics: int = 20, points: int = 200
     print(f"reading {trials:,} runs x {metrics} metrics x {points} points: {took:.1f} s")
 
 
+def reporting(home: Path) -> None:
+    """The report of 100 runs, with all its figures: 5 arms x 20 seeds, and 20 arms x 5 seeds."""
+    for arms, seeds in ((5, 20), (20, 5)):
+        uri, run_id = toy_store(home / str(arms), arms, seeds)
+        began = time.perf_counter()
+        page = write_report(uri, run_id, home / f"report{arms}")
+        took, size = time.perf_counter() - began, page.stat().st_size / 1e6
+        print(f"report of {arms} arms x {seeds} seeds: {took:.1f} s, {size:.1f} MB")
+
+
 TRIALS = 20
 LOGGED = {f"val/m{k}": float(k) for k in range(40)}  # what a trial logs at each of its evaluations
 EVALUATIONS = 8
@@ -301,6 +313,7 @@ def main() -> None:
         for name in ("engine", "big"):
             (home / name).mkdir()
         reading(home / "big")
+        reporting(home / "reports")
         engine(home / "engine", apply(base, {"optimisation.steps": 60, "evaluation.every": 20, "warm_start.steps": 20}))
 
 
