@@ -41,6 +41,7 @@ LISTED = {
     "best_arm": pl.String,
 }
 LOCAL_UI = "http://127.0.0.1:5000"  # where `wb ui` shows a local store
+SEARCH_LABEL = " · search "  # between the arm and the number of a trial of its search
 PARENT = "mlflow.parentRunId"
 RUN_QUERY = "SELECT r.run_uuid, r.name, r.status, r.start_time, r.end_time, t.key, t.value FROM runs r JOIN tags t ON t.run_uuid = r.run_uuid"
 
@@ -123,11 +124,12 @@ def read_runs(uri: str, run_id: str) -> Runs:
         for row in found.runs
         if row.status == "FINISHED"
         and "cell" in row.tags
+        and row.tags.get("kind") != "search"
         and (compared is None or row.tags.get("config_hash") in compared)
     ]
     diverged = [row.run_id for row in found.runs if "diverged_at" in row.tags]
     tried = {
-        row.run_id: row.tags.get("cell", "")
+        row.run_id: row.tags.get("cell", "").partition(SEARCH_LABEL)[0]
         for row in found.runs
         if row.tags.get("kind") == "search" and row.status == "FINISHED" and "outcome" not in row.tags
     }
