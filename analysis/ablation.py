@@ -104,7 +104,10 @@ def suite_table(runs: Runs, suite: str) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=SUITE)
 
 
-def foil_table(runs: Runs, prefix: str = "val/foil/") -> pl.DataFrame:
+FOILS = "val/foil/"  # and a kind
+
+
+def foil_table(runs: Runs, prefix: str = FOILS) -> pl.DataFrame:
     """`contrasts` of every foil kind, stacked; `metric` is the kind."""
     frames = [
         contrasts(runs, name).with_columns(metric=pl.lit(name.removeprefix(prefix))) for name in runs.names(prefix)

@@ -6,16 +6,18 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from analysis.ablation import contrasts, foil_table, suite_names, suite_table
+from analysis.ablation import FOILS, contrasts, foil_table, suite_names, suite_table
 from analysis.aggregates import aggregate_table, profile_table, score_arrays
 from analysis.calibration import reliability_table
 from analysis.convergence import (
     curve_area,
     fraction_reached,
+    lower_is_better,
     speed,
     speed_over_targets,
     target_value,
     time_profile,
+    times_to,
 )
 from analysis.cost import cost_table
 from analysis.factorial import Levels, by_seed, crossed, effects
@@ -54,7 +56,7 @@ MOST_RESPONSES = 6
 
 @dataclass(frozen=True)
 class Findings:
-    """`tables`: metric -> `contrasts`, the primary first; `values`: what these are the means of. `suites`: name -> scores by kind; `levels` of
+    """`tables`: metric -> `contrasts`, the primary first; `values`: what these and the foils' are the means of, `trials`: the same of speed and cost. `suites`: name -> scores by kind; `levels` of
     factors that are crossed, and `cells` by seed; `responses`: metric -> points, to the one `varied` number."""
 
     runs: Runs
@@ -62,6 +64,7 @@ class Findings:
     target: tuple[str, float]
     tables: dict[str, pl.DataFrame]
     values: pl.DataFrame
+    trials: pl.DataFrame
     foils: pl.DataFrame
     suites: dict[str, pl.DataFrame]
     speeds: pl.DataFrame
@@ -89,6 +92,7 @@ class Findings:
         return {
             "contrasts": pl.concat(self.tables.values()) if self.tables else pl.DataFrame(),
             "values": self.values,
+            "trials": self.trials,
             "foils": self.foils,
             "convergence": self.speeds,
             "speed_over_targets": self.over_targets,
@@ -101,6 +105,7 @@ class Findings:
             **{f"suite_{name}": table for name, table in self.suites.items()},
             "robustness": self.drops,
             "robustness_by_severity": self.severity,
+            "robustness_values": self.scored,
             "reliability": self.reliability,
             "cost": self.cost,
             "importances": self.importances,
@@ -125,7 +130,8 @@ def analyse(runs: Runs) -> Findings:
         primary=primary,
         target=target,
         tables=tables,
-        values=_values(runs, list(tables)),
+        values=_values(runs, [*tables, *runs.names(FOILS)]),
+        trials=_trials(runs, primary, target),
         foils=foil_table(runs),
         suites={suite: suite_table(runs, suite) for suite in suite_names(runs)},
         speeds=speed(runs),
@@ -172,3 +178,17 @@ def _values(runs: Runs, names: list[str]) -> pl.DataFrame:
         for name in names
     ]
     return pl.concat(frames) if frames else pl.DataFrame(schema=VALUES)
+
+
+def _trials(runs: Runs, primary: str, target: tuple[str, float]) -> pl.DataFrame:
+    """A row a trial: its primary metric, its time to the target (null for a miss), its seconds of training, and whether it diverged."""
+    times, _ = times_to(runs.curves(target[0]), target[1], lower_is_better(target[0]))
+    found = runs.trials.select("arm", "seed", "run_id").with_columns(diverged=pl.col("run_id").is_in(runs.diverged))
+    parts = (
+        runs.final(primary).rename({"value": "primary"}),
+        times.rename({"time": "to_target"}),
+        runs.final("seconds").rename({"value": "seconds"}),
+    )
+    for part in parts:
+        found = found.join(part, on=["arm", "seed"], how="left", maintain_order="left")
+    return found

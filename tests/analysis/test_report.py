@@ -160,6 +160,14 @@ def test_every_number_of_a_table_is_the_mean_of_values_that_name_their_runs(
     tables = pl.read_csv(tmp_path / "tables" / "contrasts.csv").join(means, on=["metric", "arm"])
     assert len(tables) >= 4
     assert tables["mean"].to_list() == pytest.approx(tables["value"].to_list())
+    trials = pl.read_csv(tmp_path / "tables" / "trials.csv")
+    speeds = pl.read_csv(tmp_path / "tables" / "convergence.csv")
+    whole = (
+        trials.with_columns(pl.col("to_target").fill_null(30.0))
+        .group_by("arm", maintain_order=True)
+        .agg(pl.col("to_target").mean())
+    )
+    assert whole["to_target"].to_list() == pytest.approx(speeds["time"].to_list())
     for run in values["run_id"].unique():
         assert f'href="#run-{run}"' in html
         assert f'<tr id="run-{run}">' in html
