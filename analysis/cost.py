@@ -15,13 +15,15 @@ COST = {
     "device_hours": pl.Float64,
     "kilojoules": pl.Float64,
     "mean": pl.Float64,
+    "mean_low": pl.Float64,
+    "mean_high": pl.Float64,
     "front": pl.Boolean,
 }
 
 
 def cost_table(runs: Runs, metric: str) -> pl.DataFrame:
     """A row an arm: mean `seconds` of training a trial (evaluation excluded) with their Student interval, `device_hours` of all its trials,
-    mean `kilojoules` a trial where the device tells (NVML; null elsewhere), the metric's `mean`, and whether the arm is on the `front`:
+    mean `kilojoules` a trial where the device tells (NVML; null elsewhere), the metric's `mean` with its interval, and whether the arm is on the `front`:
     no other arm is at least as good for less device time. Arms whose time was not logged have no row."""
     seconds, values = runs.final("seconds"), runs.final(metric)
     whole = runs.final("perf/device_seconds")
@@ -37,9 +39,12 @@ def cost_table(runs: Runs, metric: str) -> pl.DataFrame:
         time = mean_interval(own.to_numpy())
         energy = used.mean() / 1000 if isinstance(used.mean(), float) else None  # type: ignore[operator]
         hours = spent.sum() / 3600
-        rows.append((arm, len(own), time.mean, time.low, time.high, hours, energy, reached.mean(), False))
+        good = mean_interval(reached.to_numpy())
+        times = (time.mean, time.low, time.high)
+        rows.append((arm, len(own), *times, hours, energy, good.mean, good.low, good.high, False))
     frame = pl.DataFrame(rows, schema=COST, orient="row")
-    return frame.with_columns(pl.col("low", "high").fill_nan(None), front=_front(frame, lower_is_better(metric)))
+    intervals = pl.col("low", "high", "mean_low", "mean_high").fill_nan(None)
+    return frame.with_columns(intervals, front=_front(frame, lower_is_better(metric)))
 
 
 def _front(frame: pl.DataFrame, lower: bool) -> pl.Series:

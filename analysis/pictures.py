@@ -151,7 +151,7 @@ def _scatter(found: Findings) -> Picture | None:
 def _cost(found: Findings) -> Picture | None:
     if found.cost.is_empty():
         return None
-    told = "Mean over seeds against the device time of a trial's training; the dashed line joins the arms that no other one beats at their cost."
+    told = "Means over seeds with 95 % intervals, against the device time of a trial's training; the dashed line joins the arms whose means no other one beats at their cost."
     return Picture("cost", "Cost", told, scores.cost_figure(found.cost, found.runs.arms, found.primary))
 
 

@@ -15,6 +15,7 @@ from jinja2 import Environment
 
 from analysis.ablation import CONTRASTS
 from analysis.compare import Differences, differing_settings, merged, titles
+from analysis.convergence import target_value
 from analysis.findings import Findings, analyse
 from analysis.pictures import Picture, pictures
 from analysis.published import Peers, against_published
@@ -54,7 +55,7 @@ def write_report(
     """
     sweeps = [replace(read_runs(uri, each), over=over) for each in (run_id, *compare)]
     runs = merged(sweeps) if compare else sweeps[0]
-    if runs.curves(str(runs.experiment.get("target", {}).get("metric", "val/itm_auc"))).is_empty():
+    if over != "steps" and runs.curves(target_value(runs)[0]).is_empty():
         raise UserError(f"--over {over}: run {run_id} has no curve of its target over {UNITS[over]}; use --over steps.")
     found = analyse(runs)
     peers = against_published(runs) if published else None

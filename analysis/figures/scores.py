@@ -98,7 +98,8 @@ def reliability_figure(table: pl.DataFrame, arms: Sequence[str]) -> Figure:
 
 
 def cost_figure(table: pl.DataFrame, arms: Sequence[str], metric: str) -> Figure:
-    """What an arm reaches against the device time of a trial; the line joins the arms that no other one beats at their cost."""
+    """What an arm reaches against the device time of a trial, both with their intervals; the line joins the arms that no other one beats at
+    their cost."""
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(5.6, 3.6))
         placed = table.with_columns(cost=pl.col("device_hours") * 3600 / pl.col("trials"))
@@ -106,6 +107,12 @@ def cost_figure(table: pl.DataFrame, arms: Sequence[str], metric: str) -> Figure
         axis.plot(front["cost"], front["mean"], color="#666666", linestyle="--", linewidth=1, zorder=1)
         for row in placed.iter_rows(named=True):
             colour, marker = colour_of(arms, row["arm"])
+            if row["low"] is not None and row["mean_low"] is not None:
+                devices = row["cost"] / row["seconds"]
+                axis.plot(
+                    [row["low"] * devices, row["high"] * devices], [row["mean"]] * 2, color=colour, alpha=0.5, lw=1
+                )
+                axis.plot([row["cost"]] * 2, [row["mean_low"], row["mean_high"]], color=colour, alpha=0.5, lw=1)
             axis.plot([row["cost"]], [row["mean"]], marker, color=colour, ms=7, label=row["arm"], linestyle="none")
         axis.set_xlabel("device-seconds a trial")
         axis.set_ylabel(plain(metric))

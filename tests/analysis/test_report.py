@@ -244,6 +244,13 @@ def test_published_numbers_stand_beside_ours_with_their_provenance(
 def test_time_can_be_seconds(store: tuple[str, str, Tracker], tmp_path: Path) -> None:
     html = write_report(store[0], store[1], tmp_path, over="seconds").read_text(encoding="utf-8")
     assert "device-seconds of training until" in html
+    tracker = store[2]
+    bare, _ = tracker.start("bare", {"study": "bare", "cell": "a", "seed": "0"}, {}, {})
+    tracker.log(bare, {"val/itm_auc": 0.5}, 10)
+    tracker.finish(bare)
+    assert write_report(store[0], bare, tmp_path).exists()
+    with pytest.raises(UserError, match="use --over steps"):
+        write_report(store[0], bare, tmp_path, over="pairs")
 
 
 @pytest.mark.parametrize(
