@@ -1,6 +1,7 @@
 """`wb` as a process, and real servers, for tests: PostgreSQL from Debian's packages, MLflow's own. Each on the loopback, in a folder of its own."""
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -9,7 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,13 @@ def command(*arguments: str) -> list[str]:
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    """A port that nobody listens on, from below those that the system gives to clients: a server that is stopped and started again would find
+    one of these taken by whoever has tried to reach it meanwhile."""
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 50):
+        with socket.socket() as found, suppress(OSError):
+            found.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("no port is free between 20000 and 32000")
 
 
 def postgres_programs() -> Path | None:
@@ -47,8 +52,16 @@ class Postgres:
 
     def start(self) -> None:
         options = ("-D", self.home / "data", "-h", "127.0.0.1", "-p", str(self.port), "-k", self.home, "-F")
-        self.process = self._run("postgres", *options)
-        until(lambda: _made(self.address("postgres"), ()), 30)
+
+        def answers() -> bool:
+            if self.process is None or self.process.poll() is not None:  # it gives up where something is in its way
+                self.process = self._run("postgres", *options)
+            return _made(self.address("postgres"), ())
+
+        try:
+            until(answers, 60)
+        except AssertionError as error:
+            raise AssertionError((self.home / "log").read_text(errors="replace")[-3000:]) from error
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         if self.process is not None:
@@ -57,8 +70,9 @@ class Postgres:
             self.process = None
 
     def _run(self, program: str, *arguments: object) -> "subprocess.Popen[bytes]":
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        return subprocess.Popen([self.programs / program, *arguments], **quiet, **self.user)  # type: ignore[call-overload, no-any-return]
+        with open(self.home / "log", "ab") as log:
+            said = {"stdout": log, "stderr": log}
+            return subprocess.Popen([self.programs / program, *arguments], **said, **self.user)  # type: ignore[call-overload, no-any-return]
 
 
 @contextmanager
