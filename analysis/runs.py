@@ -246,10 +246,16 @@ def _of_client(run: Any) -> _Run:
 
 
 def _experiment_of_server(client: Any, run_id: str) -> dict[str, Any]:
+    """The run's experiment; empty where it has none. Raises ConnectionError where there is one that the server does not give."""
+    from mlflow.exceptions import MlflowException
+
     if all(each.path != "experiment.json" for each in client.list_artifacts(run_id)):
         return {}
     with tempfile.TemporaryDirectory() as folder:
-        path = client.download_artifacts(run_id, "experiment.json", folder)
+        try:
+            path = client.download_artifacts(run_id, "experiment.json", folder)
+        except MlflowException as error:  # MLflow calls it missing, whatever has happened; but it was listed just now
+            raise ConnectionError(f"run {run_id}: its experiment.json cannot be read ({first_line(error)})") from error
         loaded: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
     return loaded
 

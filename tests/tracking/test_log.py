@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
-from analysis.runs import read_runs
+from analysis.runs import _experiment_of_server, read_runs
 from workbench.outage import Interrupted, outage
 from workbench.tracking import log
 from workbench.tracking.log import RunLog
@@ -54,6 +55,23 @@ def test_a_server_that_dies_in_the_middle_of_an_answer_is_an_outage_not_a_missin
     finally:
         server.shutdown()
         server.server_close()
+    assert outage(broken.value) == "a server cannot be reached"
+
+
+def test_an_attachment_that_is_listed_and_not_given_is_an_outage(tracker: Tracker) -> None:
+    run_id = start(tracker)
+    assert _experiment_of_server(tracker.client, run_id) == {}
+    tracker.attach(run_id, {"question": "?"}, "experiment.json")
+    assert _experiment_of_server(tracker.client, run_id) == {"question": "?"}
+
+    class Dying:
+        list_artifacts = tracker.client.list_artifacts
+
+        def download_artifacts(self, *_: object) -> str:
+            raise MlflowException("please ensure that the path is correct", error_code=RESOURCE_DOES_NOT_EXIST)
+
+    with pytest.raises(ConnectionError) as broken:
+        _experiment_of_server(Dying(), run_id)
     assert outage(broken.value) == "a server cannot be reached"
 
 
