@@ -3,7 +3,7 @@
 import polars as pl
 
 from analysis.runs import Runs
-from analysis.statistics import detectable, holm, mean_interval, paired_contrast, seeds_needed
+from analysis.statistics import detectable, mean_interval, paired_contrast, seeds_needed, with_holm
 
 CONTRASTS = {
     "arm": pl.String,
@@ -62,10 +62,8 @@ def contrasts(runs: Runs, metric: str) -> pl.DataFrame:
                 "seeds_needed": seeds_needed(contrast.effect, family),
             }
         rows.append(row)
-    frame = pl.DataFrame(rows, schema=CONTRASTS)
-    tested = frame["p"].fill_null(float("nan")).to_list()
-    unknown = pl.col("p", "bca_low", "bca_high", "effect", "margin", "detectable").fill_nan(None)
-    return frame.with_columns(pl.Series("p_holm", holm(tested)).fill_nan(None), unknown)
+    unknown = pl.col("bca_low", "bca_high", "effect", "margin", "detectable").fill_nan(None)
+    return with_holm(pl.DataFrame(rows, schema=CONTRASTS)).with_columns(unknown)
 
 
 SUITE = {

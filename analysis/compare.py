@@ -48,7 +48,7 @@ def merged(sweeps: Sequence[Runs]) -> Runs:
     metrics = pl.concat([each.metrics for each in sweeps])
     diverged = [run for each in sweeps for run in each.diverged]
     run_ids = " + ".join(each.run_id for each in sweeps)
-    return replace(Runs(run_ids, " + ".join(names), about, trials, metrics, diverged), over=first.over, home=first.home)
+    return Runs(run_ids, " + ".join(names), about, trials, metrics, diverged, over=first.over, home=first.home)
 
 
 def _without_repeats(sweeps: Sequence[Runs]) -> list[Runs]:

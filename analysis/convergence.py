@@ -7,8 +7,8 @@ import polars as pl
 from scipy import stats
 
 from analysis.runs import Runs
-from analysis.statistics import holm, mean_interval, paired_ratio
-from workbench.config.schema import LOWER_IS_BETTER
+from analysis.statistics import mean_interval, paired_ratio, with_holm
+from workbench.config.schema import lower_is_better
 
 TIMES = {"arm": pl.String, "seed": pl.Int64, "time": pl.Float64}
 SPEED = {
@@ -32,10 +32,6 @@ CURVES = {
     "high": pl.Float64,
 }
 PERSISTENCE = 2  # evaluations in a row that must hold the target, so that one lucky value does not count
-
-
-def lower_is_better(metric: str) -> bool:
-    return metric.rpartition("/")[2] in LOWER_IS_BETTER
 
 
 def mean_curves(runs: Runs, metric: str) -> pl.DataFrame:
@@ -110,9 +106,7 @@ def _speeds(runs: Runs, times: pl.DataFrame, horizon: float) -> pl.DataFrame:
             ratio, p = paired_ratio(both["base"].to_numpy(), both["time"].to_numpy())
             row |= {"speed_up": ratio.mean, "low": ratio.low, "high": ratio.high, "p": p}
         rows.append(row)
-    frame = pl.DataFrame(rows, schema=SPEED)
-    adjusted = pl.Series("p_holm", holm(frame["p"].fill_null(float("nan")).to_list()), dtype=pl.Float64)
-    return frame.with_columns(pl.col("p").fill_nan(None), adjusted.fill_nan(None))
+    return with_holm(pl.DataFrame(rows, schema=SPEED))
 
 
 def targets(runs: Runs, metric: str, count: int = 12) -> list[float]:

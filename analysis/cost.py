@@ -2,9 +2,9 @@
 
 import polars as pl
 
-from analysis.convergence import lower_is_better
 from analysis.runs import Runs
 from analysis.statistics import mean_interval
+from workbench.config.schema import lower_is_better
 
 COST = {
     "arm": pl.String,

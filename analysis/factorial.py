@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from analysis.runs import Runs
-from analysis.statistics import holm, paired_contrast
+from analysis.statistics import paired_contrast, with_holm
 
 EFFECTS = {
     "effect": pl.String,
@@ -80,11 +80,8 @@ def effects(runs: Runs, metric: str) -> pl.DataFrame:
             label = f"{short(first)}={levels[first][a]} × {short(second)}={levels[second][b]}"
             rows.append({"kind": "interaction", "effect": label} | _against_zero(changed - before))
     frame = pl.DataFrame(rows, schema={name: kind for name, kind in EFFECTS.items() if name != "p_holm"})
-    adjusted = [
-        part.with_columns(pl.Series("p_holm", holm(part["p"].fill_null(float("nan")).to_list())).fill_nan(None))
-        for (_,), part in frame.group_by("kind", maintain_order=True)
-    ]
-    return pl.concat(adjusted).select(list(EFFECTS)).with_columns(pl.col("p", "low", "high").fill_nan(None))
+    adjusted = [with_holm(part) for _, part in frame.group_by("kind", maintain_order=True)]
+    return pl.concat(adjusted).select(list(EFFECTS)).with_columns(pl.col("low", "high").fill_nan(None))
 
 
 def short(factor: str) -> str:
@@ -98,7 +95,7 @@ def _mean(grid: np.ndarray, at: Mapping[int, int]) -> np.ndarray:
 
 
 def _against_zero(per_seed: np.ndarray) -> dict[str, Any]:
-    contrast = paired_contrast(per_seed, np.zeros_like(per_seed))
+    contrast = paired_contrast(per_seed, np.zeros_like(per_seed), resampled=False)
     return {
         "seeds": contrast.seeds,
         "difference": contrast.difference.mean,

@@ -12,7 +12,6 @@ from analysis.calibration import reliability_table
 from analysis.convergence import (
     curve_area,
     fraction_reached,
-    lower_is_better,
     speed,
     speed_over_targets,
     target_value,
@@ -25,6 +24,7 @@ from analysis.response import POINTS, points, varied
 from analysis.robustness import derived, drop_table, scores, severity_curves
 from analysis.runs import Runs
 from analysis.tuning import importances
+from workbench.config.schema import lower_is_better
 
 TABLED = (
     "val/itm_auc",
@@ -56,8 +56,9 @@ MOST_RESPONSES = 6
 
 @dataclass(frozen=True)
 class Findings:
-    """`tables`: metric -> `contrasts`, the primary first; `values`: what these and the foils' are the means of, `trials`: the same of speed and cost. `suites`: name -> scores by kind; `levels` of
-    factors that are crossed, and `cells` by seed; `responses`: metric -> points, to the one `varied` number."""
+    """`tables`: metric -> `contrasts`, the primary first; `values`: what these and the foils' are the means of, `trials`: the same of speed
+    and cost. `suites`: name -> scores by kind; `levels` of factors that are crossed, and `cells` by seed; `responses`: metric -> points, to
+    the one `varied` number."""
 
     runs: Runs
     primary: str

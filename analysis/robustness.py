@@ -3,7 +3,7 @@
 import polars as pl
 
 from analysis.runs import Runs
-from analysis.statistics import holm, mean_interval, paired_contrast
+from analysis.statistics import mean_interval, paired_contrast, with_holm
 
 # `wb eval --suite robustness` measures every kind; the end of a trial a few of them.
 EVERY, FEW = "robustness_all/", "robustness/"
@@ -77,9 +77,7 @@ def derived(scored: pl.DataFrame, baseline: str) -> pl.DataFrame:
     reference = by_kind.filter(pl.col("arm") == baseline).select("seed", "kind", base="value")
     errors = by_kind.join(reference, on=["seed", "kind"]).group_by(*keys, maintain_order=True)
     corruption = errors.agg(value=((1 - pl.col("value")) / (1 - pl.col("base")).clip(1e-6)).mean())
-    clean = scored.filter(pl.col("kind") == "clean").select(*keys, clean="value")
-    gap = disturbed.group_by(*keys, maintain_order=True).agg(gap=pl.col("value").mean()).join(clean, on=keys)
-    gap = gap.select(*keys, gap=pl.col("gap") - pl.col("clean"))
+    gap = clean_and_disturbed(scored).select(*keys, gap=pl.col("disturbed") - pl.col("clean"))
     base = gap.filter(pl.col("arm") == baseline).select("seed", base="gap")
     effective = gap.join(base, on="seed").select(*keys, value=pl.col("gap") - pl.col("base"))
     named = {"robustness_mean_drop": drops, "corruption_error": corruption, "effective_robustness": effective}
@@ -117,9 +115,7 @@ def drop_table(runs: Runs, scored: pl.DataFrame) -> pl.DataFrame:
                 row |= {"difference": found.difference.mean, "difference_low": found.difference.low}
                 row |= {"difference_high": found.difference.high, "p": found.p}
             rows.append(row)
-    frame = pl.DataFrame(rows, schema=DROPS)
-    adjusted = pl.Series("p_holm", holm(frame["p"].fill_null(float("nan")).to_list()), dtype=pl.Float64)
-    return frame.with_columns(pl.col("p").fill_nan(None), adjusted.fill_nan(None))
+    return with_holm(pl.DataFrame(rows, schema=DROPS))
 
 
 def clean_and_disturbed(scored: pl.DataFrame) -> pl.DataFrame:

@@ -16,7 +16,7 @@ import polars as pl
 from sqlalchemy import Boolean, Connection, bindparam, create_engine, text
 from sqlalchemy.exc import OperationalError
 
-from workbench.config.schema import LOWER_IS_BETTER
+from workbench.config.schema import lower_is_better
 from workbench.errors import UserError, first_line, shown
 
 # One row a trial.
@@ -330,7 +330,7 @@ def _listed(uri: str, run: _Run, children: list[_Run], experiment: dict[str, Any
         for run_id, value in _last(uri, str(primary), list(arm_of)):
             values.setdefault(arm_of[run_id], []).append(value)
         if values:
-            better = min if str(primary).rpartition("/")[2] in LOWER_IS_BETTER else max
+            better = min if lower_is_better(str(primary)) else max
             arm, found = better(values.items(), key=lambda each: sum(each[1]) / len(each[1]))
             best = sum(found) / len(found)
     counts = (len(ended), states.count("RUNNING"), states.count("FAILED"), planned)

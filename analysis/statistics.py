@@ -5,6 +5,7 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 from scipy import stats
 
 CONFIDENCE = 0.95
@@ -163,6 +164,14 @@ def paired_ratio(numerator: np.ndarray, denominator: np.ndarray) -> tuple[Interv
     made = paired_contrast(np.log(numerator), np.log(denominator), resampled=False)
     low, mean, high = (float(np.exp(x)) for x in (made.difference.low, made.difference.mean, made.difference.high))
     return Interval(mean, low, high), made.p
+
+
+def with_holm(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame's column `p` as one family: with `p_holm` beside it, both null where there is no test."""
+    adjusted = holm(frame["p"].fill_null(float("nan")).to_list())
+    return frame.with_columns(
+        pl.col("p").fill_nan(None), pl.Series("p_holm", adjusted, dtype=pl.Float64).fill_nan(None)
+    )
 
 
 def percentile_interval(value: float, drawn: np.ndarray) -> Interval:

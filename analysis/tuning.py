@@ -5,8 +5,8 @@ from typing import Any
 
 import polars as pl
 
-from analysis.convergence import lower_is_better
 from analysis.runs import Runs
+from workbench.config.schema import lower_is_better
 
 IMPORTANCE = {"arm": pl.String, "setting": pl.String, "importance": pl.Float64, "trials": pl.Int64}
 FEWEST = 4  # finished trials of an arm, below which an importance says nothing

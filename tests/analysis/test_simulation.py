@@ -31,10 +31,12 @@ def none() -> list[tuple[bool, list[bool]]]:
 
 
 def test_the_family_wise_error_is_at_most_five_per_cent(none: list[tuple[bool, list[bool]]]) -> None:
+    print(f"family-wise error {np.mean([claimed for claimed, _ in none]):.4f}")
     assert np.mean([claimed for claimed, _ in none]) <= LEVEL + error(LEVEL, SWEEPS)
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say(none: list[tuple[bool, list[bool]]]) -> None:
+    print(f"coverage {np.mean([held for _, held in none]):.4f}")
     assert 0.93 <= np.mean([held for _, held in none]) <= 0.97
 
 
@@ -49,6 +51,7 @@ def test_ratios_of_times_hold_the_truth_as_often_as_they_say() -> None:
         )
         ratio, _ = paired_ratio(slow, fast)
         held.append(ratio.low <= 1.25 <= ratio.high)
+    print(f"coverage of ratios {np.mean(held):.4f}")
     assert 0.93 <= np.mean(held) <= 0.97
 
 
@@ -64,6 +67,7 @@ def test_power_rises_as_theory_says() -> None:
             by_interval.append(made.difference.low > 0 or made.difference.high < 0)
             by_signs.append(made.p <= LEVEL)
         theory = float(TTestPower().power(effect, SEEDS, LEVEL))
+        print(f"d_z {effect}: power {np.mean(by_interval):.3f}, by signs {np.mean(by_signs):.3f}, theory {theory:.3f}")
         assert np.mean(by_interval) == pytest.approx(theory, abs=error(theory, draws))
         assert np.mean(by_signs) == pytest.approx(theory, abs=error(theory, draws) + 0.04)
         powers.append(float(np.mean(by_signs)))

@@ -328,6 +328,11 @@ METRICS = (
 )
 
 
+def lower_is_better(metric: str) -> bool:
+    """Whether less of a metric, named with its split, is better."""
+    return metric.rpartition("/")[2] in LOWER_IS_BETTER
+
+
 def outcome_metrics(source: str) -> list[str]:
     """What a question may be about: the validation metrics that this data source has."""
     return [f"val/{name}" for name in METRICS if source == "scenes" or name not in SCENES_ONLY]

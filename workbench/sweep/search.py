@@ -15,7 +15,7 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from workbench.config.schema import LOWER_IS_BETTER, Experiment, Range, Search
+from workbench.config.schema import Experiment, Range, Search, lower_is_better
 from workbench.randomness import key
 from workbench.sweep.grid import Cell, arm_label, expand, make_cell
 from workbench.sweep.study import Ending
@@ -114,7 +114,7 @@ def pruned_by(experiment: Experiment, cell: Cell, endings: Mapping[str, Ending],
 
 def _upwards(experiment: Experiment, ending: Ending) -> Ending:
     """The ending with its values turned so that more is better."""
-    if experiment.primary.rpartition("/")[2] not in LOWER_IS_BETTER:
+    if not lower_is_better(experiment.primary):
         return ending
     value = None if ending.value is None else -ending.value
     return replace(ending, value=value, curve={step: -each for step, each in ending.curve.items()})

@@ -19,8 +19,8 @@ from workbench.world import whole
 class TrainState:
     """`step` optimiser steps are done. Randomness is keyed by (seed, step), so no generator state is needed.
 
-    `seconds` is training time, evaluation excluded, of which `waited` for data; `joules` the devices' energy; `sums` and `counted` hold the training metrics since they were
-    last logged.
+    `seconds` is training time, evaluation excluded, of which `waited` for data; `joules` the devices' energy; `sums` and `counted` hold
+    the training metrics since they were last logged.
     """
 
     model: nn.Module
