@@ -7,6 +7,8 @@ from workbench.config.schema import Settings
 from workbench.errors import UserError
 from workbench.sweep.grid import expand
 
+ROOT = Path(__file__).resolve().parents[2]
+
 GOOD = """question: Does it help?
 preset: tiny
 fixed:
@@ -67,6 +69,28 @@ def test_an_override_wins_over_the_file(tmp_path: Path) -> None:
             "preset: tiny\nprimary: val/itm_acu",
             "unknown metric `val/itm_acu` (did you mean `val/itm_auc`?)",
         ),
+        (
+            "preset: tiny",
+            "preset: tiny\nprimary: test/foil_acuracy",
+            "e.yaml:3: unknown metric `test/foil_acuracy` (did you mean `test/foil_accuracy`?)",
+        ),
+        (
+            "preset: tiny",
+            "preset: tiny\ntarget: {metric: test/itm_auc}",
+            "e.yaml:3: `target.metric` is `test/itm_auc`, but the test split is measured once and has no curve "
+            "(did you mean `val/itm_auc`?)",
+        ),
+        (
+            "preset: tiny",
+            "preset: tiny\ntarget: {metric: test/itm_acu}",
+            "e.yaml:3: unknown metric `test/itm_acu` (did you mean `val/itm_auc`?)",
+        ),
+        ("preset: tiny", "preset: tiny\nmargin: 0", "e.yaml:3: `margin` is 0; give the smallest difference"),
+        ("preset: tiny", "preset: tiny\nmargin: -0.02", "e.yaml:3: `margin` is -0.02; give"),
+        ("preset: tiny", "preset: tiny\nmargin: two points", "e.yaml:3: `margin` is 'two points'; give"),
+        ("preset: tiny", "preset: tiny\nmargin: true", "e.yaml:3: `margin` is True; give"),
+        ("preset: tiny", "preset: tiny\nmargin: .inf", "e.yaml:3: `margin` is inf; give"),
+        ("preset: tiny", "preset: tiny\nmargn: 0.02", "unknown key `margn` (did you mean `margin`?)"),
     ],
 )
 def test_a_mistake_is_named_in_one_sentence(tmp_path: Path, old: str, new: str, said: str) -> None:
@@ -76,6 +100,27 @@ def test_a_mistake_is_named_in_one_sentence(tmp_path: Path, old: str, new: str, 
     message = str(caught.value)
     assert said in message
     assert "\n" not in message
+
+
+def test_the_answer_may_be_about_the_test_split_and_state_which_difference_matters(tmp_path: Path) -> None:
+    experiment = load_experiment(write(tmp_path, GOOD + "primary: test/foil_accuracy\nmargin: 0.02\n"))
+    assert (experiment.primary, experiment.margin) == ("test/foil_accuracy", 0.02)
+    assert load_experiment(write(tmp_path, GOOD)).margin is None
+    assert load_experiment(write(tmp_path, GOOD + "margin: 1\nprimary: test/mlm_loss\n")).margin == 1.0
+
+
+def test_what_needs_known_facts_is_no_metric_of_a_folder(tmp_path: Path) -> None:
+    text = GOOD + "primary: test/foil_accuracy\n"
+    with pytest.raises(UserError, match="unknown metric `test/foil_accuracy`"):
+        load_experiment(write(tmp_path, text), ["data.source=folder", "data.path=pictures"])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_experiment_answers_on_the_test_split_and_says_which_difference_matters(path: Path) -> None:
+    experiment = load_experiment(path)
+    assert experiment.primary.startswith("test/")
+    assert experiment.target.metric.startswith("val/")
+    assert experiment.margin == 0.02
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

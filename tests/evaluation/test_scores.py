@@ -4,6 +4,7 @@ from sklearn.metrics import roc_auc_score
 
 from workbench.evaluation.scores import (
     auc,
+    calibration_floor,
     expected_calibration_error,
     pairwise_accuracy,
     reliability,
@@ -31,3 +32,20 @@ def test_calibration_error_by_hand() -> None:
     found = reliability(confidence, correct, bins=10)
     assert found == {5: pytest.approx((0.55, 0.5, 0.5)), 9: pytest.approx((0.95, 1.0, 0.5))}
     assert reliability_metrics("itm", confidence, correct)["reliability/itm/14/share"] == 0.5
+
+
+@pytest.mark.parametrize(("answers", "low", "off"), [(64, 0.5, 0.08), (512, 0.5, 0.03), (2000, 0.01, 0.03)])
+def test_the_floor_of_the_calibration_error_is_what_a_calibrated_model_gets(
+    answers: int, low: float, off: float
+) -> None:
+    rng = np.random.default_rng(answers)
+    confidence = low + (1 - low) * rng.beta(2, 1, answers)
+    drawn = [expected_calibration_error(confidence, rng.random(answers) < confidence) for _ in range(2000)]
+    assert calibration_floor(confidence) == pytest.approx(np.mean(drawn), rel=off)
+
+
+def test_the_floor_of_the_calibration_error_falls_with_the_answers_and_is_none_where_all_is_certain() -> None:
+    confidence = np.linspace(0.5, 1.0, 100)
+    assert calibration_floor(np.tile(confidence, 4)) == pytest.approx(calibration_floor(confidence) / 2)
+    assert calibration_floor(np.ones(8)) == 0.0
+    assert np.isnan(calibration_floor(np.empty(0)))

@@ -3,8 +3,10 @@ from typing import Any
 import pytest
 
 from workbench.config.schema import Experiment, Search
+from workbench.record import SweepRecord
 from workbench.sweep.grid import Cell
-from workbench.sweep.search import Plan, planned, pruned_by, search_of
+from workbench.sweep.run import describe
+from workbench.sweep.search import Plan, course_metric, planned, pruned_by, search_of, value_metric
 from workbench.sweep.study import Ending
 
 RATE = "optimisation.learning_rate"
@@ -94,3 +96,45 @@ def test_diverged_and_pruned_trials_are_never_the_best(experiment: Experiment) -
     for arm in searched.arms:
         found = search_of(searched, arm, endings)
         assert [given for _, given, e in found.tried if e and e.outcome == "finished" and given == found.best]
+
+
+def test_a_search_goes_by_the_validation_split_and_only_what_confirms_by_the_test_split(experiment: Experiment) -> None:
+    searched = tuned(experiment).model_copy(update={"primary": "test/foil_accuracy"})
+    plan, _, _ = play(searched)
+    assert course_metric(searched) == "val/foil_accuracy"
+    asked = {(cell.searching is not None, value_metric(searched, cell)) for cell in plan.cells}
+    assert asked == {(True, "val/foil_accuracy"), (False, "test/foil_accuracy")}
+
+
+def test_less_is_better_on_the_validation_split_too(experiment: Experiment) -> None:
+    searched = tuned(experiment).model_copy(update={"primary": "test/mlm_loss"})
+    _, endings, _ = play(searched)
+    found = search_of(searched, searched.arms[0], endings)
+    worst = min(found.tried, key=lambda row: row[2].value if row[2] and row[2].value else 0)
+    assert found.best == worst[1]
+
+
+def test_every_trial_names_its_arm_also_in_a_search(experiment: Experiment) -> None:
+    plan, _, _ = play(tuned(experiment))
+    assert {cell.arm for cell in plan.cells} == {"hard_ratio=0.0", "hard_ratio=0.25"}
+    assert any(cell.label == "hard_ratio=0.25 · search 1" and cell.arm == "hard_ratio=0.25" for cell in plan.cells)
+
+
+def test_a_sweep_records_what_its_readers_need(experiment: Experiment) -> None:
+    searched = tuned(experiment)
+    plan, endings, _ = play(searched)
+    record = describe(searched, plan, endings, is_smoke=True)
+    assert SweepRecord.model_validate_json(record.model_dump_json()) == record
+    assert SweepRecord.model_validate(record.model_dump(mode="json")) == record
+    assert (record.version, record.margin, record.smoke) == (2, 0.02, True)
+    assert record.arms == ["hard_ratio=0.0", "hard_ratio=0.25"]
+    assert record.arm_values["hard_ratio=0.25"] == {"objectives.itm.hard_ratio": 0.25}
+    compared = [cell for cell in plan.cells if cell.searching is None]
+    assert record.cells == {cell.key: cell.arm for cell in compared}
+    assert record.planned == len(compared)
+    assert [(row.arm, row.tried, row.value) for row in record.tuned] == [
+        (arm, 6, max(e.value for _, _, e in search_of(searched, values, endings).tried if e and e.value))
+        for arm, values in record.arm_values.items()
+    ]
+    assert record.setting("optimisation.steps") == searched.settings.optimisation.steps
+    assert describe(experiment, planned(experiment, {}), {}, False).tuned == []

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from workbench.config.schema import Experiment
+from workbench.config.schema import Experiment, Search
+from workbench.record import EXAMPLES, read_tags
 from workbench.sweep import trial, worker
 from workbench.sweep.grid import expand
 from workbench.sweep.job import Job, Place, new_job
+from workbench.sweep.search import planned
 from workbench.sweep.study import Ledger
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import open_store
@@ -97,6 +99,73 @@ def test_divergence_is_an_outcome_and_memory_halves_the_micro_batch(
     assert runs[0].data.tags["diverged_at"] == "5"
     assert runs[1] is not None
     assert runs[1].data.tags["micro_batches"] == "2"
+
+
+def test_a_trial_tells_what_it_is_and_what_it_made_of_a_few_pairs(job: Job, place: Place) -> None:
+    work(place)
+    tracker = Tracker(job.uri, place.workspace)
+    for cell in expand(job.experiment):
+        run = tracker.find({"config_hash": cell.key})
+        assert run is not None
+        tags = read_tags(run.data.tags)
+        assert tags is not None
+        assert (tags.cell, tags.arm, tags.seed, tags.kind, tags.outcome) == (
+            cell.label,
+            cell.arm,
+            0,
+            "trial",
+            "finished",
+        )
+        assert tags.pairs == {"train": 256, "val": 48, "test": 48}
+        assert tags.study == "s"
+        made = tracker.attached(run.info.run_id, EXAMPLES)
+        assert (made["split"], len(made["pairs"])) == ("test", 48)
+        ending = Ledger.of_workspace(place.workspace, "s").endings()[cell.key]
+        assert job.experiment.primary == "test/foil_accuracy"
+        assert ending.value == run.data.metrics["test/foil_accuracy"]
+        assert ending.curve[6] == run.data.metrics["val/foil_accuracy"]
+
+
+def test_a_search_is_scored_and_pruned_on_the_validation_split(
+    experiment: Experiment, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[int, float]] = []
+
+    def train(settings: Any, seed: int, prepared: Any, checkpoint: Path, hooks: Any, *_: object) -> dict[str, float]:
+        hooks.log({"val/foil_accuracy": 0.25}, 3)
+        final = {"val/foil_accuracy": 0.5, "test/foil_accuracy": 0.75}
+        hooks.log(final, 6)
+        return final
+
+    def pruned_by(job: Any, cell: Any, endings: Any, curve: dict[int, float]) -> bool:
+        seen.append(dict(curve))
+        return False
+
+    monkeypatch.setattr(trial, "train", train)
+    monkeypatch.setattr(trial, "pruned_by", pruned_by)
+    monkeypatch.setattr(trial, "keep_weights", lambda _: None)
+    uri = open_store(place.workspace)
+    parent, _ = Tracker(uri, place.workspace).start("s", {"study": "s", "kind": "sweep"}, {}, {})
+    searched = experiment.model_copy(
+        update={
+            "arms": experiment.arms[:2],
+            "seeds": experiment.seeds.model_copy(update={"count": 1}),
+            "search": Search.model_validate({"settings": {"objectives.mlm.mask_ratio": [0.2, 0.3]}, "trials": 2}),
+        }
+    )
+    ledger = Ledger.of_workspace(place.workspace, "s")
+    new_job("s", searched, parent, uri).publish(ledger)
+    work(place)
+    cells = planned(searched, ledger.endings()).cells
+    values = {(cell.searching is not None, ledger.endings()[cell.key].value) for cell in cells}
+    assert values == {(True, 0.5), (False, 0.75)}
+    assert {ending.curve[6] for ending in ledger.endings().values()} == {0.5}
+    assert all(curve == {3: 0.25} for curve in seen)
+    runs = [Tracker(uri, place.workspace).find({"config_hash": cell.key}) for cell in cells]
+    tags = [read_tags(run.data.tags) for run in runs if run is not None]
+    assert [(told.arm, told.cell, told.kind) for told in tags if told] == [
+        (cell.arm, cell.label, "search" if cell.searching is not None else "trial") for cell in cells
+    ]
 
 
 def test_a_stopped_worker_gives_its_trial_back(job: Job, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

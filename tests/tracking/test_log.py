@@ -10,8 +10,10 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
-from analysis.runs import _experiment_of_server, read_runs
+from analysis.runs import read_runs
+from analysis.stores.server import artifact
 from workbench.outage import Interrupted, outage
+from workbench.record import FILE
 from workbench.tracking import log
 from workbench.tracking.log import RunLog
 from workbench.tracking.runs import Tracker
@@ -60,9 +62,9 @@ def test_a_server_that_dies_in_the_middle_of_an_answer_is_an_outage_not_a_missin
 
 def test_an_attachment_that_is_listed_and_not_given_is_an_outage(tracker: Tracker) -> None:
     run_id = start(tracker)
-    assert _experiment_of_server(tracker.client, run_id) == {}
-    tracker.attach(run_id, {"question": "?"}, "experiment.json")
-    assert _experiment_of_server(tracker.client, run_id) == {"question": "?"}
+    assert artifact(tracker.client, run_id, FILE) is None
+    tracker.attach(run_id, {"question": "?"}, FILE)
+    assert json.loads(artifact(tracker.client, run_id, FILE) or b"") == {"question": "?"}
 
     class Dying:
         list_artifacts = tracker.client.list_artifacts
@@ -71,7 +73,7 @@ def test_an_attachment_that_is_listed_and_not_given_is_an_outage(tracker: Tracke
             raise MlflowException("please ensure that the path is correct", error_code=RESOURCE_DOES_NOT_EXIST)
 
     with pytest.raises(ConnectionError) as broken:
-        _experiment_of_server(Dying(), run_id)
+        artifact(Dying(), run_id, FILE)
     assert outage(broken.value) == "a server cannot be reached"
 
 

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -6,6 +7,7 @@ import torch
 from workbench.config.load import apply, dotted_keys
 from workbench.config.schema import Settings
 from workbench.errors import UserError
+from workbench.training import loop, measures
 from workbench.training.batches import FoilTable
 from workbench.training.loop import Hooks, Stopped, train
 from workbench.training.prepare import Prepared
@@ -47,6 +49,53 @@ def test_a_stopped_and_resumed_trial_ends_with_the_same_bits(
     curve = {key: value for key, value in logged.items() if not key[0].startswith(("perf/", "seconds"))}
     assert all(curve[key] == logged_again[key] for key in curve if key[1] > 4)
     assert len(whole) > 60
+
+
+def test_no_split_is_measured_twice_and_the_end_is_about_the_test_split(
+    settings: Settings, prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = {"evaluation.pairs": 24, "evaluation.final_pairs": 40, "evaluation.robustness_pairs": 8}
+    settings = apply(settings, counts)
+    validated: list[tuple[str, int]] = []
+    disturbed: list[Any] = []
+    real, real_robustness = measures.validate, measures.evaluate_robustness
+
+    def validate(*arguments: Any) -> dict[str, float]:
+        validated.append(arguments[-2:])
+        return real(*arguments)
+
+    def robustness(model: Any, data: Any, size: int) -> dict[str, float]:
+        disturbed.append(data)
+        return real_robustness(model, data, size)
+
+    monkeypatch.setattr(loop, "validate", validate)
+    monkeypatch.setattr(measures, "validate", validate)
+    monkeypatch.setattr(measures, "evaluate_robustness", robustness)
+    final, logged = run(settings, prepared, tmp_path / "x.pt")
+    assert validated == [("val", 24), ("val", 24), ("test", 40)]
+    assert [(data.pairs is prepared.corpus.test, len(data)) for data in disturbed] == [(True, 8)]
+    last = {name: value for (name, step), value in logged.items() if step == 6}
+    assert all(last[name] == value for name, value in final.items())
+    assert {"val/itm_auc", "test/itm_auc"} <= set(final)
+    # A process that goes on from the last step's state has no validation of its own yet.
+    validated.clear()
+    again, _ = run(settings, prepared, tmp_path / "x.pt")
+    assert validated == [("val", 24), ("test", 40)]
+    assert again == final
+
+
+def test_examples_are_given_once_and_are_alike_for_trials_of_the_same_data(
+    settings: Settings, prepared: Prepared, tmp_path: Path
+) -> None:
+    kept: list[dict[str, Any]] = []
+    small = {"evaluation.robustness_pairs": 0, "optimisation.steps": 3}
+    for name, change in (("a", {}), ("b", {"objectives.itm.hard_ratio": 1.0})):
+        hooks = Hooks(lambda *_: None, lambda *_: None, keep_examples=kept.append)
+        train(apply(settings, small | change), 0, prepared, tmp_path / name, hooks)
+    assert len(kept) == 2
+    shown = [[(pair["caption"], pair["other"], pair["kind"], pair["image"]) for pair in made["pairs"]] for made in kept]
+    assert shown[0] == shown[1]
+    assert [pair["match"] for pair in kept[0]["pairs"]] != [pair["match"] for pair in kept[1]["pairs"]]
 
 
 def test_another_seed_gives_other_numbers(settings: Settings, prepared: Prepared, tmp_path: Path) -> None:

@@ -104,7 +104,8 @@ def export(
         out.mkdir(parents=True, exist_ok=True)
         runs.trials.write_parquet(out / "trials.parquet")
         runs.metrics.write_parquet(out / "metrics.parquet")
-        (out / "experiment.json").write_text(json.dumps(runs.experiment, indent=2), encoding="utf-8")
+        record = json.dumps(runs.record.model_dump(mode="json"), indent=2)
+        (out / "experiment.json").write_text(record, encoding="utf-8")
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error}).") from error
     told = {"trials": len(runs.trials), "metrics": len(runs.metrics), "out": str(out)}

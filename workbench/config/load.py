@@ -2,6 +2,7 @@
 
 import difflib
 import itertools
+import math
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from workbench.config.schema import Experiment, Search, Seeds, Settings, Target, outcome_metrics
+from workbench.config.schema import Experiment, Search, Seeds, Settings, Target
 from workbench.errors import UserError
+from workbench.metrics import on_validation, outcomes
 
 M = TypeVar("M", bound=BaseModel)
 KEYS = (
@@ -27,6 +29,7 @@ KEYS = (
     "search",
     "target",
     "primary",
+    "margin",
 )
 
 
@@ -83,10 +86,9 @@ def load_experiment(path: Path, overrides: Iterable[str] = ()) -> Experiment:
     target = _validate(Target, _mapping(path, lines, document, "target"), path, lines, "target")
     seeds = _validate(Seeds, _mapping(path, lines, document, "seeds"), path, lines, "seeds")
     search = _search(path, lines, document, settings, arms, seeds)
-    metrics = outcome_metrics(settings.data.source)
-    for key, metric in (("primary", primary), ("target", target.metric)):
-        if metric not in metrics:
-            raise UserError(f"{_at(path, lines, key)}: unknown metric `{metric}`{_nearest(metric, metrics)}.")
+    source = settings.data.source
+    _check_metric(_at(path, lines, "primary"), primary, list(outcomes(source)))
+    _check_target(_at(path, lines, "target"), target.metric, source)
     return Experiment(
         name=path.stem,
         question=" ".join(question.split()),
@@ -99,6 +101,7 @@ def load_experiment(path: Path, overrides: Iterable[str] = ()) -> Experiment:
         search=search,
         target=target,
         primary=primary,
+        margin=_margin(path, lines, document),
     )
 
 
@@ -203,6 +206,33 @@ def _search(
     if seeds.first <= search.seed < seeds.first + seeds.count:
         raise UserError(f"{_at(path, lines, 'search')}: `search.seed` {search.seed} is among the seeds that confirm.")
     return search
+
+
+def _check_metric(where: str, metric: str, allowed: list[str]) -> None:
+    if metric not in allowed:
+        raise UserError(f"{where}: unknown metric `{metric}`{_nearest(metric, allowed)}.")
+
+
+def _check_target(where: str, metric: str, source: str) -> None:
+    if metric in outcomes(source, ("test",)):
+        raise UserError(
+            f"{where}: `target.metric` is `{metric}`, but the test split is measured once and has no curve "
+            f"(did you mean `{on_validation(metric)}`?)."
+        )
+    _check_metric(where, metric, list(outcomes(source, ("val",))))
+
+
+def _margin(path: Path, lines: Mapping[str, int], document: Mapping[str, Any]) -> float | None:
+    """The smallest difference that matters, where the file states one."""
+    margin = document.get("margin")
+    if margin is None:
+        return None
+    if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0 < margin < math.inf:
+        raise UserError(
+            f"{_at(path, lines, 'margin')}: `margin` is {margin!r}; give the smallest difference of the primary metric that "
+            "matters, a number above 0 such as 0.02."
+        )
+    return float(margin)
 
 
 def _combinations(

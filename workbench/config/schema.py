@@ -248,10 +248,14 @@ class Optimisation(Block):
 
 class Evaluation(Block):
     every: Count = Field(50, description="steps between evaluations on held-out pairs")
-    pairs: Count = Field(256, description="validation pairs during training")
-    final_pairs: Count = Field(512, description="pairs of each held-out split at the end")
+    pairs: Count = Field(
+        256, description="at most so many validation pairs at each evaluation; that of the last step is the trial's"
+    )
+    final_pairs: Count = Field(512, description="at most so many test pairs, measured once, after the last step")
     batch_size: Count = 256
-    robustness_pairs: Annotated[int, Field(ge=0)] = Field(256, description="0 leaves robustness out")
+    robustness_pairs: Annotated[int, Field(ge=0)] = Field(
+        256, description="at most so many test pairs, disturbed after the last step; 0 leaves robustness out"
+    )
 
 
 class Settings(Block):
@@ -304,38 +308,8 @@ class Search(Block):
 class Target(Block):
     """Convergence: the first step from which `metric` stays at or above `value`."""
 
-    metric: str = "val/itm_auc"
+    metric: str = Field("val/itm_auc", description="of the validation split, which alone has a curve")
     value: float | Literal["baseline_final"] = "baseline_final"
-
-
-SCENES_ONLY = ("foil_accuracy", "paraphrase_match", "false_negative_share")  # they need known facts
-LOWER_IS_BETTER = ("itm_ece", "mlm_loss", "mlm_ece", "false_negative_share", "generator_perplexity")
-METRICS = (
-    "itm_auc",
-    "itm_accuracy",
-    "itm_ece",
-    "foil_accuracy",
-    "paraphrase_match",
-    "synthesized_accuracy",
-    "blank_image_accuracy",
-    "unchanged_share",
-    "false_negative_share",
-    "mlm_accuracy",
-    "mlm_loss",
-    "mlm_ece",
-    "synonym_mass",
-    "generator_perplexity",
-)
-
-
-def lower_is_better(metric: str) -> bool:
-    """Whether less of a metric, named with its split, is better."""
-    return metric.rpartition("/")[2] in LOWER_IS_BETTER
-
-
-def outcome_metrics(source: str) -> list[str]:
-    """What a question may be about: the validation metrics that this data source has."""
-    return [f"val/{name}" for name in METRICS if source == "scenes" or name not in SCENES_ONLY]
 
 
 class Experiment(Block):
@@ -351,4 +325,10 @@ class Experiment(Block):
     seeds: Seeds = Seeds()
     search: Search | None = None
     target: Target = Target()
-    primary: str = Field("val/itm_auc", description="the metric that the answer is about")
+    primary: str = Field(
+        "val/itm_auc",
+        description="the metric that the answer is about, on the validation or the test split; a search tunes on the validation split",
+    )
+    margin: Positive | None = Field(
+        None, description="the smallest difference of the primary metric that matters, in its unit"
+    )

@@ -65,7 +65,7 @@ def mask_tokens(
     return Masked(torch.from_numpy(replaced), torch.from_numpy(positions))
 
 
-def hide_tokens(token_ids: np.ndarray, ratio: float, rng: Random) -> Masked:
+def hide_tokens(token_ids: np.ndarray, ratio: float, rng: Random, word_starts: np.ndarray | None = None) -> Masked:
     """Every chosen token becomes <mask>: the form that evaluation and synthesis use."""
-    positions = choose_positions(token_ids, ratio, rng)
+    positions = choose_positions(token_ids, ratio, rng, word_starts)
     return Masked(torch.from_numpy(np.where(positions, MASK, token_ids)), torch.from_numpy(positions))

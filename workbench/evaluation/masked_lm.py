@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from workbench.data.masking import hide_tokens
 from workbench.data.text import trim
 from workbench.evaluation.matching import HeldOut
-from workbench.evaluation.scores import expected_calibration_error, reliability_metrics
+from workbench.evaluation.scores import calibration_floor, expected_calibration_error, reliability_metrics
 from workbench.model.vilta import ViLTA
 from workbench.randomness import generator
 
@@ -16,8 +16,9 @@ from workbench.randomness import generator
 def evaluate_masked_lm(
     model: ViLTA, data: HeldOut, mask_ratio: float, synonyms: np.ndarray, batch_size: int
 ) -> dict[str, float]:
-    """Over masked tokens: `mlm_accuracy`, `mlm_loss` (nats), `mlm_ece` and the bins of its `reliability`; `synonym_mass`, the probability on the true
-    word or a synonym, over the words that have one; `generator_perplexity` of the language encoder without picture."""
+    """Over masked tokens: `mlm_accuracy`, `mlm_loss` (nats), `mlm_ece` with its noise floor `mlm_ece_floor`, and the bins of its
+    `reliability`; `synonym_mass`, the probability on the true word or a synonym, over the words that have one;
+    `generator_perplexity` of the language encoder without picture."""
     device = data.features.device
     table = torch.from_numpy(synonyms).to(device)
     gathered: dict[str, list[torch.Tensor]] = {name: [] for name in ("loss", "right", "confidence", "mass", "blind")}
@@ -48,6 +49,7 @@ def evaluate_masked_lm(
         "mlm_accuracy": float(values["right"].mean()),
         "mlm_loss": float(values["loss"].mean()),
         "mlm_ece": expected_calibration_error(values["confidence"], values["right"]),
+        "mlm_ece_floor": calibration_floor(values["confidence"]),
         **reliability_metrics("mlm", values["confidence"], values["right"]),
         "synonym_mass": float(values["mass"].mean()) if len(values["mass"]) else float("nan"),
         "generator_perplexity": float(np.exp(values["blind"].mean())),

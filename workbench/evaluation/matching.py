@@ -10,7 +10,13 @@ from torch import Tensor
 from workbench.data.corpus import Pairs
 from workbench.data.scene_truth import says_nothing_false
 from workbench.data.text import SPECIAL, trim
-from workbench.evaluation.scores import auc, expected_calibration_error, pairwise_accuracy, reliability_metrics
+from workbench.evaluation.scores import (
+    auc,
+    calibration_floor,
+    expected_calibration_error,
+    pairwise_accuracy,
+    reliability_metrics,
+)
 from workbench.model.vilta import ViLTA
 from workbench.randomness import generator
 
@@ -73,9 +79,9 @@ def random_caption_scores(
 
 
 def evaluate_matching(model: ViLTA, data: HeldOut, written: np.ndarray, batch_size: int) -> dict[str, float]:
-    """`itm_auc`, `itm_accuracy`, `itm_ece` against random captions, and the bins of their `reliability`; `foil/<kind>` pairwise accuracies
-    and their mean, `foil_accuracy`; `paraphrase_match` and `paraphrase_shift`; and how far captions that the language encoder wrote
-    over the pairs' own (`written` int64 [N, L]) give themselves away:
+    """`itm_auc`, `itm_accuracy`, `itm_ece` with its noise floor `itm_ece_floor` against random captions, and the bins of their
+    `reliability`; `foil/<kind>` pairwise accuracies and their mean, `foil_accuracy`; `paraphrase_match` and `paraphrase_shift`; and
+    how far captions that the language encoder wrote over the pairs' own (`written` int64 [N, L]) give themselves away:
     `synthesized_accuracy` with the picture and `blank_image_accuracy` without (chance 0.5)."""
     own, other = random_caption_scores(model, data, batch_size)
     confidence = expit(np.abs(np.concatenate([own, other])))
@@ -84,6 +90,7 @@ def evaluate_matching(model: ViLTA, data: HeldOut, written: np.ndarray, batch_si
         "itm_auc": auc(own, other),
         "itm_accuracy": float(correct.mean()),
         "itm_ece": expected_calibration_error(confidence, correct),
+        "itm_ece_floor": calibration_floor(confidence),
         **reliability_metrics("itm", confidence, correct),
     }
     for kind, (rows, token_ids) in data.pairs.variants.items():

@@ -20,7 +20,7 @@ def pairwise_accuracy(true: np.ndarray, false: np.ndarray) -> float:
 def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> dict[int, tuple[float, float, float]]:
     """What a reliability diagram draws (Guo et al. 2017): mean confidence, accuracy and share of all answers, for each equal-width bin
     that holds any."""
-    bucket = np.minimum((confidence * bins).astype(int), bins - 1)
+    bucket = _bucket(confidence, bins)
     return {
         int(b): (
             float(confidence[bucket == b].mean()),
@@ -36,6 +36,23 @@ def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray) -> f
     if len(confidence) == 0:
         return float("nan")
     return sum(abs(said - right) * share for said, right, share in reliability(confidence, correct).values())
+
+
+def calibration_floor(confidence: np.ndarray, bins: int = 15) -> float:
+    """The ECE that a perfectly calibrated model with these confidences is expected to have: answers that are right with just the
+    probability that was said still miss it by chance, the more the fewer there are.
+
+    Of a bin's n answers the mean of `right - said` has the deviation sqrt(sum p (1 - p)) / n; a normal variable is sqrt(2 / pi) of its
+    deviation away from 0 on average.
+    """
+    if len(confidence) == 0:
+        return float("nan")
+    variance = np.bincount(_bucket(confidence, bins), weights=confidence * (1 - confidence), minlength=bins)
+    return float(np.sqrt(2 / np.pi) * np.sqrt(variance).sum() / len(confidence))
+
+
+def _bucket(confidence: np.ndarray, bins: int) -> np.ndarray:
+    return np.minimum((confidence * bins).astype(int), bins - 1)
 
 
 def reliability_metrics(head: str, confidence: np.ndarray, correct: np.ndarray) -> dict[str, float]:

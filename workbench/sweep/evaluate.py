@@ -70,8 +70,8 @@ def load_trained(tracker: Tracker, run_id: str, workspace: Path, image_size: int
 
     Raises UserError where there is no such run, or its weights are gone.
     """
-    settings, seed, cell = tracker.settings_of(run_id)
-    weights = workspace / "checkpoints" / f"{cell}.safetensors"
+    settings, tags = tracker.settings_of(run_id)
+    weights = workspace / "checkpoints" / f"{tags.config_hash}.safetensors"
     if not weights.is_file():
         raise UserError(
             f"--run-id {run_id}: its weights {weights} are missing; the run is not finished, or they were removed."
@@ -81,7 +81,7 @@ def load_trained(tracker: Tracker, run_id: str, workspace: Path, image_size: int
     device = pick_device()
     if image_size:
         made = made.model_copy(update={"data": made.data.model_copy(update={"image_size": image_size})})
-    model = new_model(made, corpus, seed)
+    model = new_model(made, corpus, tags.seed)
     model.load_state_dict(at_resolution(load_file(weights), model.state_dict(), model.vision.prefix_tokens))
     stores = stores_of(made.data.mix, workspace / "data")
     fit: Fit = stores[0].facts["fit"] if stores else "pad"

@@ -32,14 +32,15 @@ IRRELEVANT = {"optimisation": {"checkpoint_every"}, "data": {"workers"}}  # sett
 
 @dataclass(frozen=True)
 class Cell:
-    """One trial to run: `values` are its factor levels, `key` the hash of all that decides its result, `label` its levels as
-    people read them, such as `hard_ratio=0.5`; all seeds of an arm share it."""
+    """One trial to run: `values` are its factor levels, `key` the hash of all that decides its result, `arm` the levels of its arm as
+    people read them, such as `hard_ratio=0.5`; `label` is the same, with its number where it is a trial of a search."""
 
     values: dict[str, Any]
     seed: int
     settings: Settings
     key: str
     label: str
+    arm: str
     searching: int | None = None  # its number within the search of its arm; None for a trial that the answer rests on
 
     @property
@@ -76,7 +77,7 @@ def expand(experiment: Experiment) -> list[Cell]:
 def make_cell(experiment: Experiment, values: dict[str, Any], seed: int) -> Cell:
     settings = apply(experiment.settings, values)
     label = arm_label(values, experiment.baseline)
-    return Cell(values, seed, settings, f"{key('cell', settings_key(settings), seed):016x}", label)
+    return Cell(values, seed, settings, f"{key('cell', settings_key(settings), seed):016x}", label, label)
 
 
 def settings_key(settings: Settings) -> str:

@@ -42,7 +42,7 @@ def reproduce_run(run_id: str, workspace: Path, show: Callable[[Event], None]) -
     from workbench.training.prepare import prepare
 
     tracker = Tracker(open_store(workspace), workspace)
-    told, seed, key = tracker.settings_of(run_id)
+    told, tags = tracker.settings_of(run_id)
     run = tracker.client.get_run(run_id)
     if run.info.status != "FINISHED":
         raise UserError(f"--run-id {run_id}: it is {run.info.status}, not finished; there is nothing to compare with.")
@@ -56,11 +56,16 @@ def reproduce_run(run_id: str, workspace: Path, show: Callable[[Event], None]) -
     prepared = prepare(settings, workspace / "cache", preparation(show, "again"))
     torch.set_num_threads(threads)
     warnings = differing(then, provenance())
-    for name, now in (("data", prepared.corpus.fingerprint), ("warm_start", prepared.fingerprint)):
-        if run.data.tags.get(name) != now:
-            warnings.append(f"{name}: {run.data.tags.get(name)} then, {now} now")
+    for name, was, now in (
+        ("data", tags.data, prepared.corpus.fingerprint),
+        ("warm_start", tags.warm_start, prepared.fingerprint),
+    ):
+        if was != now:
+            warnings.append(f"{name}: {was} then, {now} now")
     # A key of its own, so that neither weights nor checkpoints of the first run are touched.
-    cell = Cell({}, seed, settings, f"{key}-again-{int(time.time())}", f"again: {run.info.run_name}")
+    cell = Cell(
+        {}, tags.seed, settings, f"{tags.config_hash}-again-{int(time.time())}", f"again: {run.info.run_name}", tags.arm
+    )
     experiment = Experiment(
         name=f"reproduce {run_id}",
         question="",

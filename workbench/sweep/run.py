@@ -12,6 +12,7 @@ from typing import Any, Literal
 from workbench.config.schema import Experiment
 from workbench.errors import UserError
 from workbench.outage import Interrupted, patiently
+from workbench.record import FILE, VERSION, SweepRecord, Tuned
 from workbench.sweep.grid import arm_label, differences, make_cell
 from workbench.sweep.job import new_job, published
 from workbench.sweep.launch.local import places, run_here, run_workers
@@ -202,8 +203,8 @@ class _Sweep:
         self.not_before = time.monotonic() + (time.monotonic() - began) / REPORTING
 
     def _describe(self) -> None:
-        told = describe(self.experiment, self.plan, self.endings, self.options.is_smoke)
-        self.tracker.attach(str(self.job.parent_run), told, "experiment.json")
+        record = describe(self.experiment, self.plan, self.endings, self.options.is_smoke)
+        self.tracker.attach(str(self.job.parent_run), record.model_dump(mode="json"), FILE)
 
     def _ended(self) -> dict[str, Ending]:
         return {cell.key: self.endings[cell.key] for cell in self.plan.cells if cell.key in self.endings}
@@ -248,37 +249,44 @@ def _note(page: Path) -> str:
     return f"**{title.removeprefix('# ')}**\n{shown}\n\nThe whole report is under artifacts: `report/{page.name}`."
 
 
-def describe(experiment: Experiment, plan: Plan, endings: dict[str, Ending], is_smoke: bool) -> dict[str, Any]:
-    """What the report must know of the experiment, as JSON. `cells`: hash of each compared cell -> its arm's label."""
-    compared = {cell.key: cell.label for cell in plan.cells if cell.searching is None}
+def describe(experiment: Experiment, plan: Plan, endings: dict[str, Ending], is_smoke: bool) -> SweepRecord:
+    """What the report must know of the experiment."""
     labels = [arm_label(arm, experiment.baseline) for arm in experiment.arms]  # the baseline comes first
-    told = experiment.model_dump(exclude={"arms"}) | {
-        "arms": labels,
-        "baseline_arm": labels[0],
-        "arm_values": dict(zip(labels, experiment.arms, strict=True)),
-        "cells": compared,
-        "planned": len(experiment.arms) * experiment.seeds.count,
-        "smoke": is_smoke,
-    }
-    if experiment.search is not None:
-        told["tuned"] = [_tuned(experiment, arm, endings) for arm in experiment.arms]
-    return told
+    return SweepRecord(
+        version=VERSION,
+        name=experiment.name,
+        question=experiment.question,
+        preset=experiment.preset,
+        settings=experiment.settings.model_dump(mode="json"),
+        arms=labels,
+        baseline_arm=labels[0],
+        arm_values=dict(zip(labels, experiment.arms, strict=True)),
+        cells={cell.key: cell.arm for cell in plan.cells if cell.searching is None},
+        planned=len(experiment.arms) * experiment.seeds.count,
+        seeds=experiment.seeds,
+        search=experiment.search,
+        tuned=[_tuned(experiment, arm, endings) for arm in experiment.arms] if experiment.search else [],
+        target=experiment.target,
+        primary=experiment.primary,
+        margin=experiment.margin,
+        smoke=is_smoke,
+    )
 
 
-def _tuned(experiment: Experiment, arm: dict[str, Any], endings: dict[str, Ending]) -> dict[str, Any]:
+def _tuned(experiment: Experiment, arm: dict[str, Any], endings: dict[str, Ending]) -> Tuned:
     found = search_of(experiment, arm, endings)
     ended = [ending.outcome for *_, ending in found.tried if ending is not None]
     value = next(
         (e.value for _, given, e in found.tried if e and given == found.best and e.outcome == "finished"), None
     )
-    return {
-        "arm": arm_label(arm, experiment.baseline),
-        "tried": len(ended),
-        "pruned": ended.count("pruned"),
-        "diverged": ended.count("diverged"),
-        "best": found.best,
-        "value": value,
-    }
+    return Tuned(
+        arm=arm_label(arm, experiment.baseline),
+        tried=len(ended),
+        pruned=ended.count("pruned"),
+        diverged=ended.count("diverged"),
+        best=found.best,
+        value=value,
+    )
 
 
 def _notify(command: str | None, study: str, run_id: str, status: str, page: Path | None) -> None:

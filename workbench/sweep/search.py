@@ -15,7 +15,8 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from workbench.config.schema import Experiment, Range, Search, lower_is_better
+from workbench.config.schema import Experiment, Range, Search
+from workbench.metrics import lower_is_better, on_validation
 from workbench.randomness import key
 from workbench.sweep.grid import Cell, arm_label, expand, make_cell
 from workbench.sweep.study import Ending
@@ -75,7 +76,7 @@ class Planner:
 def confirming_cell(experiment: Experiment, found: Found, seed: int) -> Cell:
     assert found.best is not None
     label = arm_label(found.arm, experiment.baseline)
-    return replace(make_cell(experiment, found.arm | found.best, seed), label=label)
+    return replace(make_cell(experiment, found.arm | found.best, seed), label=label, arm=label)
 
 
 def search_of(experiment: Experiment, arm: dict[str, Any], endings: Mapping[str, Ending]) -> Found:
@@ -89,7 +90,7 @@ def search_of(experiment: Experiment, arm: dict[str, Any], endings: Mapping[str,
         for given in _suggested(search, experiment.settings.optimisation.steps, known, size):
             cell = make_cell(experiment, arm | given, search.seed)
             number = len(tried)
-            cell = replace(cell, label=f"{label} · search {number + 1}", searching=number)
+            cell = replace(cell, label=f"{label} · search {number + 1}", arm=label, searching=number)
             tried.append((cell, given, endings.get(cell.key)))
     all_ended = [(given, _upwards(experiment, e)) for _, given, e in tried if e is not None]
     ended = [(given, e) for given, e in all_ended if e.outcome == "finished" and e.value is not None]
@@ -98,8 +99,19 @@ def search_of(experiment: Experiment, arm: dict[str, Any], endings: Mapping[str,
     return Found(arm, tried, best)
 
 
+def course_metric(experiment: Experiment) -> str:
+    """The metric by which trials of a search are pruned and chosen: the primary one on the validation split, so that no search ever
+    sees the test split."""
+    return on_validation(experiment.primary)
+
+
+def value_metric(experiment: Experiment, cell: Cell) -> str:
+    """The metric whose last value is a trial's: the primary one, for a trial of a search on the validation split."""
+    return experiment.primary if cell.searching is None else course_metric(experiment)
+
+
 def pruned_by(experiment: Experiment, cell: Cell, endings: Mapping[str, Ending], curve: Mapping[int, float]) -> bool:
-    """Whether a trial of a search should end after `curve` (step -> primary metric). Trials that confirm never do."""
+    """Whether a trial of a search should end after `curve` (step -> `course_metric`). Trials that confirm never do."""
     search = experiment.search
     if search is None or cell.searching is None or search.pruner == "none":
         return False
@@ -114,7 +126,7 @@ def pruned_by(experiment: Experiment, cell: Cell, endings: Mapping[str, Ending],
 
 def _upwards(experiment: Experiment, ending: Ending) -> Ending:
     """The ending with its values turned so that more is better."""
-    if not lower_is_better(experiment.primary):
+    if not lower_is_better(course_metric(experiment)):
         return ending
     value = None if ending.value is None else -ending.value
     return replace(ending, value=value, curve={step: -each for step, each in ending.curve.items()})

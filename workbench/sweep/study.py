@@ -36,7 +36,8 @@ class LeaseLost(Exception):
 
 @dataclass(frozen=True)
 class Ending:
-    """How a cell ended. `value` is the primary metric (None where it diverged), `curve` its course: step -> value."""
+    """How a cell ended. `value` is the primary metric, of a trial of a search on the validation split (None where it diverged);
+    `curve` the course of the primary metric on the validation split: step -> value."""
 
     run_id: str
     outcome: Literal["finished", "diverged", "pruned"]

@@ -13,11 +13,13 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from safetensors.torch import save_file
 
 from workbench.config.load import apply
+from workbench.data.corpus import SPLITS
 from workbench.objectives.plan import BLOCK
 from workbench.outage import patiently
+from workbench.record import EXAMPLES, TrialTags
 from workbench.sweep.grid import Cell
 from workbench.sweep.job import Job, Place
-from workbench.sweep.search import pruned_by
+from workbench.sweep.search import course_metric, pruned_by, value_metric
 from workbench.sweep.study import Ending, Lease, LeaseLost
 from workbench.tracking.log import RunLog
 from workbench.tracking.provenance import provenance
@@ -30,6 +32,7 @@ from workbench.world import ALONE, World
 if TYPE_CHECKING:
     from workbench.sweep.worker import Emit
 
+IDENTITY = ("study", "seed", "config_hash")  # the tags by which a trial's run is found again
 SYSTEM_EVERY = 10  # seconds between two readings of processor, memory and GPU
 
 
@@ -54,15 +57,16 @@ def run_cell(
     """
     cell = lease.cell
     checkpoint = place.workspace / "checkpoints" / f"{cell.key}.pt"
+    judged_by = value_metric(job.experiment, cell)
     if world.rank > 0:
         silent = Hooks(log=lambda *_: None, progress=lambda *_: None, stop=stopped)
-        return _ending(cell, "", job.experiment.primary, prepared, checkpoint, silent, {}, world)[0]
+        return _ending(cell, "", judged_by, prepared, checkpoint, silent, {}, world)[0]
     tracker = Tracker(job.uri, place.workspace)
     run_id, again = patiently(lambda: start_run(tracker, job, cell, prepared), say, stopped)
     endings = patiently(lease.ledger.endings, say, stopped) if cell.searching is not None else {}
-    primary = job.experiment.primary
+    course = course_metric(job.experiment)
     # What an earlier attempt has measured before the checkpoint is not measured again.
-    curve = patiently(lambda: tracker.curve(run_id, primary), say, stopped) if again else {}
+    curve = patiently(lambda: tracker.curve(run_id, course), say, stopped) if again else {}
     steps = cell.settings.optimisation.steps
 
     def on_step(step: int, figures: dict[str, float]) -> None:
@@ -71,12 +75,12 @@ def run_cell(
         emit(("step", {"worker": place.name, "cell": cell.name, "step": step, "steps": steps, "figures": figures}))
 
     with sending(tracker, run_id, place, again, say, stopped) as sent:
-        curve |= {each["step"]: each["metrics"][primary] for each in sent.found if primary in each["metrics"]}
+        curve |= {each["step"]: each["metrics"][course] for each in sent.found if course in each["metrics"]}
 
         def on_log(metrics: dict[str, float], step: int) -> None:
             sent.log(metrics, step)
-            if primary in metrics:
-                curve[step] = metrics[primary]
+            if course in metrics:
+                curve[step] = metrics[course]
                 known = {at: value for at, value in curve.items() if at <= step}
                 if step < steps and pruned_by(job.experiment, cell, endings, known):
                     raise Pruned
@@ -86,8 +90,11 @@ def run_cell(
                 lease.held()  # raises, so that nothing more is written
             return stopped()
 
-        hooks = Hooks(on_log, on_step, stop, say, lambda action: patiently(action, say, stopped))
-        ending, remarks = _ending(cell, run_id, primary, prepared, checkpoint, hooks, curve, world)
+        def keep_examples(made: dict[str, Any]) -> None:
+            patiently(lambda: tracker.attach(run_id, made, EXAMPLES), say, stopped)
+
+        hooks = Hooks(on_log, on_step, stop, say, lambda action: patiently(action, say, stopped), keep_examples)
+        ending, remarks = _ending(cell, run_id, judged_by, prepared, checkpoint, hooks, curve, world)
         patiently(lease.held, say, stopped)
         patiently(lambda: keep_weights(checkpoint) if ending.outcome == "finished" else None, say, stopped)
         sent.close()
@@ -97,14 +104,23 @@ def run_cell(
 
 def start_run(tracker: Tracker, job: Job, cell: Cell, prepared: Prepared) -> tuple[str, bool]:
     """The cell's run, and whether it has been started before. Safe to repeat."""
-    identity = {"study": job.study, "seed": str(cell.seed), "config_hash": cell.key}
-    kind = "train" if job.parent_run is None else "search" if cell.searching is not None else "trial"
-    tags = {"cell": cell.label, "kind": kind, "data": prepared.corpus.fingerprint, "warm_start": prepared.fingerprint}
+    sizes = {split: len(getattr(prepared.corpus, split)) for split in SPLITS}
+    tags = TrialTags(
+        study=job.study,
+        seed=cell.seed,
+        config_hash=cell.key,
+        cell=cell.label,
+        arm=cell.arm,
+        kind="train" if job.parent_run is None else "search" if cell.searching is not None else "trial",
+        data=prepared.corpus.fingerprint,
+        warm_start=prepared.fingerprint,
+        pairs=sizes,
+    ).written()
+    identity = {name: tags.pop(name) for name in IDENTITY}
     params: dict[str, Any] = dict(cell.values) | {"seed": cell.seed, "steps": cell.settings.optimisation.steps}
     name = cell.name if job.parent_run else f"{job.study} · seed {cell.seed}"
     run_id, again = tracker.start(name, identity, tags, params, job.parent_run)
     if not again:
-        sizes = {split: len(getattr(prepared.corpus, split)) for split in ("train", "val", "test")}
         source = str(cell.settings.data.path or cell.settings.data.source)
         tracker.add_input(run_id, cell.settings.data.source, prepared.corpus.fingerprint, source, sizes)
     tracker.attach(run_id, cell.settings.model_dump(), "config.json")
@@ -151,7 +167,7 @@ def sending(
 def _ending(
     cell: Cell,
     run_id: str,
-    primary: str,
+    judged_by: str,
     prepared: Prepared,
     checkpoint: Path,
     hooks: Hooks,
@@ -164,7 +180,7 @@ def _ending(
     while True:
         try:
             final = train(settings, cell.seed, prepared, checkpoint, hooks, world)
-            return Ending(run_id, "finished", final[primary], curve), remarks
+            return Ending(run_id, "finished", final[judged_by], curve), remarks
         except Diverged as end:
             hooks.say(f"{cell.name} diverged: {end}")
             return Ending(run_id, "diverged", None, curve), {"outcome": "diverged", "diverged_at": str(end.step)}

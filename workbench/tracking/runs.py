@@ -21,6 +21,7 @@ from mlflow.utils.mlflow_tags import (
 )
 
 from workbench.errors import UserError, first_line
+from workbench.record import TrialTags, read_tags
 
 EXPERIMENT = "workbench"
 ATTEMPTS = 5
@@ -84,13 +85,13 @@ class Tracker:
         )
         return run_id, again
 
-    def settings_of(self, run_id: str) -> tuple[dict[str, Any], int, str]:
-        """The settings, the seed and the cell's key of a trial. Raises UserError where there is no such trial."""
+    def settings_of(self, run_id: str) -> tuple[dict[str, Any], TrialTags]:
+        """The settings and the tags of a trial. Raises UserError where there is no such trial."""
         try:
-            run = self.client.get_run(run_id)
-            tags = run.data.tags
-            return self.attached(run_id, "config.json"), int(tags["seed"]), tags["config_hash"]
-        except (MlflowException, OSError, KeyError) as error:
+            if (tags := read_tags(self.client.get_run(run_id).data.tags)) is None:
+                raise LookupError("it has no cell and no seed")
+            return self.attached(run_id, "config.json"), tags
+        except (MlflowException, OSError, LookupError) as error:
             raise UserError(
                 f"--run-id {run_id}: no trial of this store; give the id of a trial or a single training, not of a sweep "
                 f"({first_line(error)})."
@@ -102,8 +103,11 @@ class Tracker:
         found = self.client.search_runs(
             [self.experiment_id()], wanted, max_results=5000, order_by=["attributes.start_time"]
         )
-        compared = [run for run in found if run.data.tags.get("kind") != "search" and "outcome" not in run.data.tags]
-        return [str(run.info.run_id) for run in compared] or [run_id]
+        tags = {str(run.info.run_id): read_tags(run.data.tags) for run in found}
+        compared = [
+            each for each, told in tags.items() if told and told.kind != "search" and told.outcome == "finished"
+        ]
+        return compared or [run_id]
 
     def log(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
         """One batch; a value that is not finite is left out, since no reader could average it."""

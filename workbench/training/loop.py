@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +21,14 @@ from workbench.randomness import key
 from workbench.training.batches import FoilTable, on_device, plan_batch, read_pictures
 from workbench.training.distributed import check_cut, speed_up, spread_over, without_exchange
 from workbench.training.energy import energy_meter
-from workbench.training.measures import final_metrics, validate
+from workbench.training.measures import examples, final_metrics, validate
 from workbench.training.prepare import Prepared, precision
 from workbench.training.schedule import adamw, rate, set_rate
 from workbench.training.state import TrainState, restore, save
 from workbench.training.warm_start import new_model
 from workbench.world import ALONE, World, whole
 
+T = TypeVar("T")
 Log = Callable[[dict[str, float], int], None]
 Progress = Callable[[int, dict[str, float]], None]
 
@@ -46,13 +48,15 @@ class Diverged(Exception):
 @dataclass(frozen=True)
 class Hooks:
     """How a trial speaks to whoever runs it: `log(metrics, step)`, `progress(step, figures)`, `stop()`, `say(sentence)`; `persist` runs
-    what writes a checkpoint, and may wait until there is room for it."""
+    what writes a checkpoint, and may wait until there is room for it; `keep_examples` is given what the trained model makes of a few
+    test pairs."""
 
     log: Log
     progress: Progress
     stop: Callable[[], bool] = lambda: False
     say: Callable[[str], None] = lambda _: None
     persist: Persist = at_once
+    keep_examples: Callable[[dict[str, Any]], None] = lambda _: None
 
 
 def train(
@@ -61,8 +65,8 @@ def train(
     """Trains to the last step and gives the final metrics; goes on from `checkpoint` where there is one.
 
     Same settings, seed, machine, thread and process count: same numbers, also when it was stopped and resumed.
-    Every process of the `world` must call this; only the first one's `log` and `progress` are heard. Raises Stopped
-    and Diverged.
+    The validation metrics are those of the last step. Every process of the `world` must call this; only the first one's `log`,
+    `progress` and `keep_examples` are heard. Raises Stopped and Diverged.
     """
     device, pairs = prepared.device, prepared.corpus.train
     optimisation, evaluation, objectives = settings.optimisation, settings.evaluation, settings.objectives
@@ -85,6 +89,10 @@ def train(
         state.joules = joules()
         save(state, checkpoint, world.rank == 0, hooks.persist)
 
+    def measure_validation() -> dict[str, float]:
+        return _measure(call, validate, settings, prepared, companions, "val", evaluation.pairs)
+
+    measured: dict[str, float] = {}
     while state.step < optimisation.steps:
         if world.any(hooks.stop(), device):
             keep()
@@ -120,7 +128,7 @@ def train(
         hooks.progress(state.step, parts)
 
         if state.step % evaluation.every == 0 or state.step == optimisation.steps:
-            measured = _measure(call, validate, settings, prepared, companions, "val", evaluation.pairs)
+            measured = measure_validation()
             hooks.log(
                 state.means() | measured | {"seconds": state.seconds, "samples_seen": state.step * order.size},
                 state.step,
@@ -129,7 +137,9 @@ def train(
         if state.step % optimisation.checkpoint_every == 0 or state.step == optimisation.steps:
             keep()
             started = time.perf_counter() - state.seconds
-    final = _measure(call, final_metrics, settings, prepared, companions)
+    # A process that went on from the last step's checkpoint has not measured it.
+    validated = measured or measure_validation()
+    final = validated | _measure(call, final_metrics, settings, prepared, companions)
     seconds = max(state.seconds, 1e-9)
     cost = {
         "perf/device_seconds": seconds * world.size,
@@ -139,6 +149,9 @@ def train(
     if used := joules():
         cost["perf/energy_joules"] = used  # evaluation included
     hooks.log(final | cost, state.step)  # what was measured at the last step already is the same once more
+    made_of_pairs = _measure(call, examples, settings, prepared, companions)
+    if world.rank == 0:
+        hooks.keep_examples(made_of_pairs)
     return final
 
 
@@ -183,9 +196,9 @@ def _add_up(made: list[dict[str, Tensor]], world: World) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _measure(call: nn.Module, function: Callable[..., dict[str, float]], *arguments: object) -> dict[str, float]:
+def _measure(call: nn.Module, function: Callable[..., T], *arguments: object) -> T:
     """A measurement on the model; every process makes it, so that none has to send its numbers to the others."""
-    measured: dict[str, float] = call(function, *arguments)
+    measured: T = call(function, *arguments)
     return measured
 
 

@@ -1,13 +1,17 @@
 """What is measured on held-out pairs, during training and at its end."""
 
+from typing import Any
+
 import numpy as np
 import torch
 
 from workbench.config.schema import Settings
 from workbench.data.corpus import Pairs
+from workbench.evaluation.examples import SHOWN, make_examples
 from workbench.evaluation.masked_lm import evaluate_masked_lm
 from workbench.evaluation.matching import HeldOut, blank_foil_scores, evaluate_matching, hold_out, negatives_truth
 from workbench.evaluation.robustness import evaluate_robustness
+from workbench.metrics import filed
 from workbench.model.vilta import ViLTA
 from workbench.objectives.companions import Companions
 from workbench.objectives.matching import written_captions
@@ -18,8 +22,8 @@ from workbench.training.prepare import Prepared, picture_features
 def validate(
     model: ViLTA, settings: Settings, prepared: Prepared, companions: Companions, split: str, count: int
 ) -> dict[str, float]:
-    """Matching and masked language modelling on the first `count` pairs of a split, as `<split>/<metric>`; on the test split, which is
-    measured once, also the bins of reliability diagrams, and the foils with a grey picture."""
+    """Matching and masked language modelling on the first `count` pairs of a split, by the names under which they are logged; on the
+    test split, which is measured once, also the bins of reliability diagrams, and the foils with a grey picture."""
     model.eval()
     data = held_out(model, prepared, split, count)
     size = settings.evaluation.batch_size
@@ -42,7 +46,7 @@ def validate(
         measured |= {f"blank_foil/{kind}": value for kind, value in blank_foil_scores(model, data, size).items()}
     else:
         measured = {name: value for name, value in measured.items() if not name.startswith("reliability/")}
-    return {f"{split}/{name}": value for name, value in measured.items()}
+    return {filed(split, name): value for name, value in measured.items()}
 
 
 def held_out(model: ViLTA, prepared: Prepared, split: str, count: int) -> HeldOut:
@@ -54,24 +58,18 @@ def held_out(model: ViLTA, prepared: Prepared, split: str, count: int) -> HeldOu
     return hold_out(pairs, features)
 
 
-def _filed(name: str) -> str:
-    """The name under which a metric of the test split is logged: foils as a suite like the published ones."""
-    for measured, filed in (
-        ("test/foil/", "compositional/scenes/"),
-        ("test/blank_foil/", "blank_image/scenes/"),
-        ("test/reliability/", "reliability/"),
-    ):
-        name = name.replace(measured, filed)
-    return name
-
-
 def final_metrics(model: ViLTA, settings: Settings, prepared: Prepared, companions: Companions) -> dict[str, float]:
-    """The last word on a trial: the validation split once more, the test split, and robustness."""
+    """What is measured once, after the last step: the test split, and robustness on its first pairs."""
     evaluation = settings.evaluation
-    metrics = validate(model, settings, prepared, companions, "val", evaluation.pairs)
-    tested = validate(model, settings, prepared, companions, "test", evaluation.final_pairs)
-    metrics |= {_filed(name): value for name, value in tested.items()}
+    metrics = validate(model, settings, prepared, companions, "test", evaluation.final_pairs)
     if evaluation.robustness_pairs:
-        data = held_out(model, prepared, "val", evaluation.robustness_pairs)
+        data = held_out(model, prepared, "test", evaluation.robustness_pairs)
         metrics |= evaluate_robustness(model, data, evaluation.batch_size)
     return metrics
+
+
+def examples(model: ViLTA, settings: Settings, prepared: Prepared, companions: Companions) -> dict[str, Any]:
+    """What the model makes of a few test pairs, for people to look at."""
+    model.eval()
+    data = held_out(model, prepared, "test", SHOWN)
+    return {"split": "test"} | make_examples(model, data, settings, companions)

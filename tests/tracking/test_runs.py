@@ -1,0 +1,44 @@
+"""Which runs of a store are trials, whichever version wrote them."""
+
+from pathlib import Path
+
+import pytest
+
+from workbench.errors import UserError
+from workbench.record import TrialTags
+from workbench.tracking.runs import Tracker
+from workbench.tracking.store import open_store
+
+OLD = {"cell": "a=1", "kind": "trial", "data": "d", "warm_start": "w"}
+
+
+@pytest.fixture
+def tracker(tmp_path: Path) -> Tracker:
+    return Tracker(open_store(tmp_path), tmp_path)
+
+
+def test_the_trials_of_a_sweep_are_those_that_the_answer_rests_on(tracker: Tracker) -> None:
+    parent, _ = tracker.start("s", {"study": "s", "kind": "sweep"}, {}, {})
+
+    def trial(seed: int, tags: dict[str, str], **ending: str) -> str:
+        run_id, _ = tracker.start("t", {"study": "s", "seed": str(seed), "config_hash": f"c{seed}"}, tags, {}, parent)
+        tracker.finish(run_id, tags=ending)
+        return run_id
+
+    new = TrialTags(study="s", seed=1, cell="a=1", arm="a=1", pairs={"test": 4}).written()
+    searching = TrialTags(study="s", seed=2, cell="a=1 · search 1", arm="a=1", kind="search").written()
+    kept = [trial(0, OLD), trial(1, {name: new[name] for name in ("cell", "arm", "kind", "pairs")})]
+    trial(2, {name: searching[name] for name in ("cell", "arm", "kind")})
+    trial(3, OLD | {"kind": "search", "cell": "a=1 · search 2"})
+    trial(4, OLD, outcome="diverged", diverged_at="5")
+    assert tracker.trials_of(parent) == kept
+
+
+def test_the_settings_of_a_trial_come_with_its_tags(tracker: Tracker) -> None:
+    run_id, _ = tracker.start("t", {"study": "s", "seed": "3", "config_hash": "c"}, OLD, {})
+    tracker.attach(run_id, {"data": {}}, "config.json")
+    settings, tags = tracker.settings_of(run_id)
+    assert (settings, tags.seed, tags.config_hash, tags.arm) == ({"data": {}}, 3, "c", "a=1")
+    sweep, _ = tracker.start("s", {"study": "s", "kind": "sweep"}, {}, {})
+    with pytest.raises(UserError, match="not of a sweep"):
+        tracker.settings_of(sweep)

@@ -1,0 +1,164 @@
+"""What a model makes of a few held-out pairs, for people to look at: its matches, the soft labels and the written negatives."""
+
+import base64
+import io
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from workbench.config.schema import Mlm, Settings
+from workbench.data.masking import hide_tokens
+from workbench.data.text import SPECIAL, Tokeniser, trim
+from workbench.evaluation.matching import HeldOut, match_scores
+from workbench.model.vilta import ViLTA
+from workbench.objectives.companions import Companions
+from workbench.objectives.matching import written_captions
+from workbench.objectives.plan import plan_rewriting
+from workbench.objectives.step import teacher_logits
+from workbench.randomness import RowRandom
+
+SHOWN = 48  # pairs
+SIDE = 64  # pixels of the long side of a picture
+QUALITY = 80  # of its JPEG
+SEVERAL = 6  # words that the caption of the method's example has, if any has so many
+MASKED = 2  # words that are masked in it at least
+LIKELIEST = 5  # words of a distribution
+WRITTEN = 3  # captions that are written over it
+ATTEMPTS = 12  # at captions that differ
+ANOTHER = "another caption"
+
+
+@torch.no_grad()
+def make_examples(model: ViLTA, data: HeldOut, settings: Settings, companions: Companions) -> dict[str, Any]:
+    """As JSON takes it: `pairs`, each with a false caption and the log odds that the model gives both, and `method`, what the objectives
+    make of one caption. Which pairs, false captions and masks depends on the data and the mask ratio alone, so that trials compare."""
+    pictures = [picture_url(image) for image in np.array(data.pairs.images[: len(data)])]
+    return {
+        "pairs": _pairs(model, data, pictures, settings.evaluation.batch_size),
+        "method": _method(model, data, pictures, settings, companions),
+    }
+
+
+def picture_url(image: np.ndarray) -> str:
+    """A picture uint8 [3, H, W] as a small JPEG in a `data:` address."""
+    picture = Image.fromarray(image.transpose(1, 2, 0))
+    picture.thumbnail((SIDE, SIDE))
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def false_captions(data: HeldOut) -> list[tuple[str, str]]:
+    """(kind, caption) for each pair: of its foils one of the kind that was taken least so far; where it has none, another's caption."""
+    captions = data.pairs.captions
+    kinds = [kind for kind in captions.columns if kind not in ("caption", "paraphrase")]
+    taken: Counter[str] = Counter()
+    chosen = []
+    for row, other in enumerate(data.shuffled.tolist()):
+        foils = {kind: captions[kind][row] for kind in kinds if captions[kind][row] is not None}
+        kind = min(foils, key=taken.__getitem__, default=ANOTHER)
+        taken[kind] += 1
+        chosen.append((kind, foils.get(kind, captions["caption"][other])))
+    return chosen
+
+
+def _pairs(model: ViLTA, data: HeldOut, pictures: list[str], batch_size: int) -> list[dict[str, Any]]:
+    rows = np.arange(len(data))
+    false = false_captions(data)
+    false_ids = data.pairs.tokeniser.encode([caption for _, caption in false])
+    own = match_scores(model, data.features, rows, data.token_ids, batch_size)
+    other = match_scores(model, data.features, rows, false_ids, batch_size)
+    return [
+        {
+            "row": row,
+            "caption": data.pairs.captions["caption"][row],
+            "other": caption,
+            "kind": kind,
+            "image": pictures[row],
+            "match": round(float(own[row]), 4),
+            "other_match": round(float(other[row]), 4),
+        }
+        for row, (kind, caption) in enumerate(false)
+    ]
+
+
+def _method(
+    model: ViLTA, data: HeldOut, pictures: list[str], settings: Settings, companions: Companions
+) -> dict[str, Any]:
+    mlm, device, tokeniser = settings.objectives.mlm, data.features.device, data.pairs.tokeniser
+    row = int(np.minimum(_words(data.token_ids, None), SEVERAL).argmax())
+    caption_ids = trim(data.token_ids[row : row + 1]).astype(np.int64)
+    word_starts = companions.word_starts if mlm.whole_word else None
+    ratio = min(1.0, max(mlm.mask_ratio, MASKED / max(1, int(_words(caption_ids, word_starts)[0]))))
+    hidden = hide_tokens(caption_ids, ratio, RowRandom(np.array([row]), "example masks"), word_starts)
+    token_ids = torch.from_numpy(caption_ids).to(device)
+    masked_ids, positions = hidden.token_ids.to(device), hidden.positions.to(device)
+    features = data.features[row : row + 1]
+    true = token_ids[positions]
+    fused, _ = model.fuse(model.encode_text(masked_ids), model.adapt_image(features), masked_ids)
+    predicted = model.mlm_logits(fused[positions]).float().softmax(dim=-1)
+    labels = soft_labels(mlm, companions, features, token_ids, masked_ids, positions)
+    return {
+        "caption": data.pairs.captions["caption"][row],
+        "image": pictures[row],
+        "masked": [
+            {
+                "word": tokeniser.decode([word]),
+                "label": _likeliest(tokeniser, label),
+                "model": _likeliest(tokeniser, guess),
+            }
+            for word, label, guess in zip(true.tolist(), labels, predicted, strict=True)
+        ],
+        "written": _written(model, caption_ids, settings, companions, tokeniser),
+    }
+
+
+def soft_labels(
+    mlm: Mlm, companions: Companions, features: Tensor, token_ids: Tensor, masked_ids: Tensor, positions: Tensor
+) -> Tensor:
+    """The distributions [M, V] that masked words are trained towards besides the words themselves; without soft labels the words."""
+    if mlm.soft_labels == "none":
+        return torch.nn.functional.one_hot(token_ids[positions], len(companions.unigram)).float()
+    read = token_ids if mlm.teacher_input == "full" else masked_ids
+    logits = teacher_logits(mlm, companions, features, read, positions)
+    return (logits.float() / mlm.temperature).softmax(dim=-1)
+
+
+def _written(
+    model: ViLTA, caption_ids: np.ndarray, settings: Settings, companions: Companions, tokeniser: Tokeniser
+) -> list[str]:
+    """Different captions that the generator writes over `caption_ids` int64 [1, L]; none where it writes no negatives."""
+    itm = settings.objectives.itm
+    if itm.negatives != "synthesized":
+        return []
+    repeated = np.repeat(caption_ids, ATTEMPTS, axis=0)
+    rewriting = plan_rewriting(repeated, itm.synthesis_mask_ratio, np.arange(ATTEMPTS), seed=-1, epoch=0)
+    original = torch.from_numpy(repeated).to(companions.unigram.device)
+    made = written_captions(model, original, rewriting, settings.objectives, companions).tolist()
+
+    def text(token_ids: list[int]) -> str:
+        return tokeniser.decode([token for token in token_ids if token >= len(SPECIAL)])
+
+    distinct = dict.fromkeys(map(text, made))
+    distinct.pop(text(caption_ids[0].tolist()), None)
+    return list(distinct)[:WRITTEN]
+
+
+def _words(token_ids: np.ndarray, word_starts: np.ndarray | None) -> np.ndarray:
+    """How many ordinary tokens each caption int64 [B, L] has, or with `word_starts` [V] how many of them begin a word."""
+    counted = token_ids >= len(SPECIAL)
+    return (counted if word_starts is None else counted & word_starts[token_ids]).sum(axis=1)
+
+
+def _likeliest(tokeniser: Tokeniser, probabilities: Tensor) -> list[list[Any]]:
+    """The likeliest words of a distribution [V], special tokens left out; of equals the first."""
+    ordered, words = probabilities[len(SPECIAL) :].sort(descending=True, stable=True)
+    return [
+        [tokeniser.decode([word + len(SPECIAL)]), round(probability, 6)]
+        for probability, word in zip(ordered[:LIKELIEST].tolist(), words[:LIKELIEST].tolist(), strict=True)
+        if probability > 0
+    ]

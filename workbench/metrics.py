@@ -1,0 +1,154 @@
+"""Every metric in one row: its name, its title for people, its unit, chance level, direction, and the data that it needs.
+
+A metric is logged as `<split>/<name>` (`val/itm_auc`), or under a prefix of its own (`compositional/sugarcrepe/swap_obj`). A row whose
+name ends in `/` stands for a family: all metrics that begin with it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+SPLITS = {"val": "validation", "test": "test"}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What readers must know of a metric. `chance`: the score of guessing, where there is one; `bounds`: values that it cannot leave;
+    `needs`: the data source without which it is not measured; `outcome`: it is measured at every evaluation, so that a
+    question can be about it; `headline`: it has a column in the ablation table; `brief`: its title in the column of a paper; `filed`: the name, or the prefix of a family, under
+    which it is logged on the test split, where that is not `test/<name>`."""
+
+    name: str
+    title: str
+    better: Literal["higher", "lower", "neither"] = "higher"
+    unit: str = "share"
+    chance: float | None = None
+    bounds: tuple[float, float] = (0.0, 1.0)
+    needs: Literal["scenes"] | None = None
+    outcome: bool = False
+    headline: bool = False
+    filed: str | None = None
+    brief: str = ""
+
+    @property
+    def lower_is_better(self) -> bool:
+        return self.better == "lower"
+
+    @property
+    def arrow(self) -> str:
+        """Which way is better, as a table's head shows it."""
+        return {"higher": "↑", "lower": "↓", "neither": ""}[self.better]
+
+
+INFINITY = float("inf")
+ANY, POSITIVE = (-INFINITY, INFINITY), (0.0, INFINITY)
+# In the order of tables.
+METRICS = (
+    Metric("foil_accuracy", "foil accuracy", chance=0.5, needs="scenes", outcome=True, headline=True, brief="Foils"),
+    Metric("itm_auc", "matching AUC", chance=0.5, outcome=True, headline=True, brief="AUC"),
+    Metric("itm_accuracy", "matching accuracy", chance=0.5, outcome=True),
+    Metric("mlm_accuracy", "masked words right", outcome=True, headline=True, brief="MLM"),
+    Metric("mlm_loss", "masked-word loss", "lower", "nats", bounds=POSITIVE, outcome=True),
+    Metric("synonym_mass", "probability of the word or a synonym", outcome=True),
+    Metric("itm_ece", "matching calibration error", "lower", outcome=True, headline=True, brief="ECE"),
+    Metric("itm_ece_floor", "noise floor of the matching calibration error", "neither"),
+    Metric("mlm_ece", "masked-word calibration error", "lower", outcome=True),
+    Metric("mlm_ece_floor", "noise floor of the masked-word calibration error", "neither"),
+    Metric("paraphrase_match", "paraphrases matched", needs="scenes", outcome=True),
+    Metric("paraphrase_shift", "change of confidence by a paraphrase", "lower", needs="scenes"),
+    Metric("synthesized_accuracy", "accuracy on written negatives", chance=0.5, outcome=True),
+    Metric("blank_image_accuracy", "accuracy on written negatives, grey image", "neither", chance=0.5, outcome=True),
+    Metric("unchanged_share", "written captions left unchanged", "neither", outcome=True),
+    Metric("false_negative_share", "false negatives among written captions", "lower", needs="scenes", outcome=True),
+    Metric("generator_perplexity", "perplexity of the generator", "lower", "perplexity", bounds=POSITIVE, outcome=True),
+    Metric("curve_area", "mean height of the curve of the target metric", bounds=ANY),
+    Metric("robustness_mean_drop", "loss under disturbance", "lower", bounds=ANY, headline=True, brief="Loss"),
+    Metric("corruption_error", "corruption error relative to the baseline", "lower", "ratio", bounds=POSITIVE),
+    Metric("effective_robustness", "effective robustness", unit="logits", bounds=ANY),
+    Metric("retrieval/text_r1", "text retrieval R@1", chance=0.0, headline=True, brief="TR@1"),
+    Metric("retrieval/text_r5", "text retrieval R@5", chance=0.0),
+    Metric("retrieval/text_r10", "text retrieval R@10", chance=0.0),
+    Metric("retrieval/image_r1", "image retrieval R@1", chance=0.0, headline=True, brief="IR@1"),
+    Metric("retrieval/image_r5", "image retrieval R@5", chance=0.0),
+    Metric("retrieval/image_r10", "image retrieval R@10", chance=0.0),
+    Metric("seconds", "seconds of training", "lower", "s", bounds=POSITIVE),
+    # Families.
+    Metric("foil/", "foils, {}", chance=0.5, needs="scenes", filed="compositional/scenes/"),
+    Metric(
+        "blank_foil/", "foils with a grey image, {}", "neither", chance=0.5, needs="scenes", filed="blank_image/scenes/"
+    ),
+    Metric("reliability/", "reliability, {}", "neither", filed="reliability/"),
+    Metric("compositional/", "{}", chance=0.5),
+    Metric("blank_image/", "{} with a grey image", "neither", chance=0.5),
+    Metric("robustness_loss/", "loss under {}", "lower", bounds=ANY),
+    Metric("robustness/", "matching AUC under {}", chance=0.5),
+    Metric("robustness_all/", "matching AUC under {}", chance=0.5),
+    Metric("downstream/", "fine-tuned, {}"),
+    Metric("perf/", "{}", "neither", "", bounds=POSITIVE),
+    Metric("train/", "training: {}", "neither", "", bounds=ANY),
+)
+_ROWS = {row.name: row for row in METRICS}
+_FAMILIES = tuple(row for row in METRICS if row.name.endswith("/"))
+
+
+def metric(logged: str) -> Metric:
+    """The row of a metric by its logged name, with or without its split; of a family with the title of its member. A name that has no
+    row gets one without chance level, bounds or direction."""
+    name = bare(logged)
+    if name in _ROWS:
+        return _ROWS[name]
+    for row in _FAMILIES:
+        if name.startswith(row.name):
+            return replace(row, name=name, title=row.title.format(spaced(name.removeprefix(row.name))))
+    return Metric(name, spaced(name), "neither", "", bounds=ANY)
+
+
+def bare(logged: str) -> str:
+    """`itm_auc` of `val/itm_auc`."""
+    split, _, name = logged.partition("/")
+    return name if split in SPLITS else logged
+
+
+def split_of(logged: str) -> str | None:
+    """`val` or `test`; None for a metric that is logged without its split."""
+    split = logged.partition("/")[0]
+    return split if split in SPLITS else None
+
+
+def title(logged: str) -> str:
+    """A metric as people read it, with its split: `matching AUC (validation)`."""
+    split = split_of(logged)
+    return f"{metric(logged).title} ({SPLITS[split]})" if split else metric(logged).title
+
+
+def spaced(name: str) -> str:
+    """`replace_object` as people write it."""
+    return name.replace("_", " ").replace("/", ", ")
+
+
+def filed(split: str, name: str) -> str:
+    """The name under which a measurement of a split is logged: on the test split, foils and what belongs to them are a suite like the
+    published ones."""
+    if split == "test":
+        for row in _FAMILIES:
+            if row.filed and name.startswith(row.name):
+                return row.filed + name.removeprefix(row.name)
+    return f"{split}/{name}"
+
+
+def on_validation(logged: str) -> str:
+    """The counterpart on the validation split, which has a curve and may be tuned on."""
+    return f"val/{bare(logged)}" if split_of(logged) else logged
+
+
+def outcomes(source: str, splits: tuple[str, ...] = ("val", "test")) -> Iterator[str]:
+    """What a question may be about with this data source, by logged name."""
+    for split in splits:
+        for row in METRICS:
+            if row.outcome and row.needs in (None, source):
+                yield f"{split}/{row.name}"
+
+
+def lower_is_better(logged: str) -> bool:
+    """Whether less of a metric is better."""
+    return metric(logged).lower_is_better

@@ -1,0 +1,101 @@
+"""What a sweep and a trial record of themselves: the only contract between what runs and what reads the runs."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from workbench.config.schema import Search, Seeds, Target
+
+FILE = "experiment.json"  # the artifact of a sweep's run that holds its record
+EXAMPLES = "examples.json"  # the artifact of a trial that holds what it made of a few held-out pairs
+VERSION = 2
+
+
+class Tuned(BaseModel):
+    """What the search of an arm came to; `value` is on the validation split."""
+
+    arm: str
+    tried: int
+    pruned: int
+    diverged: int
+    best: dict[str, Any] | None
+    value: float | None
+
+
+class SweepRecord(BaseModel):
+    """A sweep, as the artifact `experiment.json` of its run. Version 1 measured robustness on the validation split and logged no examples.
+
+    `arms`: labels in the order of the grid, the baseline first; `arm_values`: label -> factor levels; `cells`: hash of each compared
+    cell -> label of its arm; `planned`: how many trials the answer rests on; `settings`: the resolved settings of the baseline.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    version: int = 1
+    name: str = ""
+    question: str = ""
+    preset: str = ""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    arms: list[str] = Field(default_factory=list)
+    baseline_arm: str = ""
+    arm_values: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    cells: dict[str, str] | None = None
+    planned: int | None = None
+    seeds: Seeds = Seeds()
+    search: Search | None = None
+    tuned: list[Tuned] = Field(default_factory=list)
+    target: Target = Target()
+    primary: str = "val/itm_auc"
+    margin: float | None = None
+    smoke: bool = False
+
+    def setting(self, dotted: str, default: Any = None) -> Any:
+        """A setting by its dotted key."""
+        found: Any = self.settings
+        for part in dotted.split("."):
+            if not isinstance(found, dict) or part not in found:
+                return default
+            found = found[part]
+        return found
+
+
+class TrialTags(BaseModel):
+    """The tags of a trial's run. `config_hash`: the hash of the cell, of all that decides its result; `arm`: the label that all seeds
+    of an arm share; `pairs`: how many each split holds."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    study: str
+    seed: int
+    config_hash: str = ""
+    cell: str
+    arm: str
+    kind: Literal["trial", "search", "train"] = "trial"
+    data: str = ""
+    warm_start: str = ""
+    pairs: dict[str, int] = Field(default_factory=dict)
+    outcome: Literal["finished", "diverged", "pruned"] = "finished"
+    diverged_at: int | None = None
+
+    def written(self) -> dict[str, str]:
+        """As MLflow takes them: texts, without what is not set."""
+        told = self.model_dump(exclude_defaults=True) | {"kind": self.kind}
+        return {name: json.dumps(value) if isinstance(value, dict) else str(value) for name, value in told.items()}
+
+
+def read_tags(tags: Mapping[str, str]) -> TrialTags | None:
+    """The tags of a run as MLflow has them; None where it is no trial."""
+    if "cell" not in tags or "seed" not in tags:
+        return None
+    given: dict[str, Any] = {"study": "", **tags}
+    if "pairs" in given:
+        given["pairs"] = json.loads(given["pairs"])
+    given.setdefault("arm", _arm_of_version_1(given["cell"]))
+    return TrialTags.model_validate(given)
+
+
+def _arm_of_version_1(cell: str) -> str:
+    """Version 1 had no tag for the arm; the cell's label was the arm's, with its number within a search."""
+    return cell.partition(" · search ")[0]
