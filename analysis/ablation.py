@@ -1,113 +1,88 @@
-"""What each arm reached, and how far that is from the baseline: runs in, frames out."""
+"""The ablation table: arms by headline metrics, as a paper prints it."""
+
+from typing import Any
 
 import polars as pl
 
+from analysis.paired import BASELINE, compare, sure
 from analysis.runs import Runs
-from analysis.statistics import detectable, mean_interval, paired_contrast, seeds_needed, with_holm
+from analysis.section import Row, Section, Table
+from analysis.wording import DASH, listed, number
+from workbench.metrics import METRICS, SPLITS, metric, split_of
 
-CONTRASTS = {
-    "arm": pl.String,
-    "metric": pl.String,
-    "seeds": pl.Int64,
-    "mean": pl.Float64,
-    "low": pl.Float64,
-    "high": pl.Float64,
-    "difference": pl.Float64,
-    "difference_low": pl.Float64,
-    "difference_high": pl.Float64,
-    "p": pl.Float64,
-    "p_holm": pl.Float64,
-    "bca_low": pl.Float64,
-    "bca_high": pl.Float64,
-    "effect": pl.Float64,
-    "margin": pl.Float64,
-    "detectable": pl.Float64,
-    "seeds_needed": pl.Int64,
-}
+BETTER, WORSE, OTHER, GUESS = "▲", "▼", "◆", "†"
+NOTE = (
+    f"Mean over seeds. {BETTER} better and {WORSE} worse than the baseline, {OTHER} different from it: the adjusted p is at most .05, for the metric "
+    "that the answer is about over the arms, and for all other columns together over all their contrasts. "
+    f"{GUESS} some trials diverged and have no value. Arrows in the head say which way is better."
+)
 
 
-def contrasts(runs: Runs, metric: str) -> pl.DataFrame:
-    """One row an arm: its mean over seeds and its contrast with the baseline, paired by seed; then what so many seeds can show. The arms of
-    one metric are one family for Holm's adjustment."""
-    final = runs.final(metric)
-    base = final.filter(pl.col("arm") == runs.baseline).select("seed", base="value")
-    rows = []
-    family = max(1, len(runs.arms) - 1)
-    for arm in runs.arms:
-        values = final.filter(pl.col("arm") == arm)
-        if values.is_empty():
-            continue
-        reached = mean_interval(values["value"].to_numpy())
-        row: dict[str, object] = {
-            "arm": arm,
-            "metric": metric,
-            "seeds": len(values),
-            "mean": reached.mean,
-            "low": reached.low,
-            "high": reached.high,
-        }
-        paired = values.join(base, on="seed").sort("seed")
-        if arm != runs.baseline and not paired.is_empty():
-            contrast = paired_contrast(paired["value"].to_numpy(), paired["base"].to_numpy())
-            row |= {
-                "difference": contrast.difference.mean,
-                "difference_low": contrast.difference.low,
-                "difference_high": contrast.difference.high,
-                "p": contrast.p,
-                "bca_low": contrast.bca.low,
-                "bca_high": contrast.bca.high,
-                "effect": contrast.effect,
-                "margin": contrast.margin,
-                "detectable": detectable(contrast.spread, contrast.seeds, family),
-                "seeds_needed": seeds_needed(contrast.effect, family),
-            }
-        rows.append(row)
-    unknown = pl.col("bca_low", "bca_high", "effect", "margin", "detectable").fill_nan(None)
-    return with_holm(pl.DataFrame(rows, schema=CONTRASTS)).with_columns(unknown)
+def section(runs: Runs) -> Section | None:
+    """Arms by headline metrics."""
+    names = headlines(runs)
+    if not names:
+        return None
+    primary = runs.record.primary
+    first = compare(runs, [primary]) if primary in names else None
+    rest = compare(runs, [name for name in names if name != primary])
+    frame = pl.concat([each for each in (first, rest) if each is not None])
+    known = {(row["arm"], row["metric"]): row for row in frame.iter_rows(named=True)}
+    rows = [Row([arm, *(_cell(known.get((arm, name)), name) for name in names)]) for arm in runs.arms]
+    heads = [_head(name) for name in names]
+    splits = sorted({SPLITS[split] for name in names if (split := split_of(name))})
+    table = Table(
+        "",
+        ("arm", *heads),
+        rows,
+        NOTE,
+        paper=True,
+        paper_heads=(
+            "",
+            *(f"{metric(name).brief or metric(name).title} {metric(name).arrow}".strip() for name in names),
+        ),
+        paper_rows=[Row([_short(runs, row.cells[0]), *row.cells[1:]]) for row in rows],
+    )
+    return Section(
+        "ablation", "Ablation table", tables=[table], split=listed(splits) if splits else "", frames={"ablation": frame}
+    )
 
 
-SUITE = {
-    "arm": pl.String,
-    "kind": pl.String,
-    "seeds": pl.Int64,
-    "mean": pl.Float64,
-    "low": pl.Float64,
-    "high": pl.Float64,
-    "blank_image": pl.Float64,
-}
-
-
-def suite_names(runs: Runs) -> list[str]:
-    """The published suites that some trial was measured on with `wb eval`."""
-    return sorted({name.split("/")[1] for name in runs.names("blank_image/")})
-
-
-def suite_table(runs: Runs, suite: str) -> pl.DataFrame:
-    """One row an arm and kind: the suite's score with its interval over seeds, and the mean score with a grey picture."""
-    prefix = f"compositional/{suite}/"
-    rows = []
-    for name in runs.names(prefix):
-        kind = name.removeprefix(prefix)
-        seen, blank = runs.final(name), runs.final(f"blank_image/{suite}/{kind}")
-        for arm in runs.arms:
-            values = seen.filter(pl.col("arm") == arm)["value"].to_numpy()
-            if not len(values):
-                continue
-            reached = mean_interval(values)
-            unseen = blank.filter(pl.col("arm") == arm)["value"].to_numpy()
-            rows.append(
-                {"arm": arm, "kind": kind, "seeds": len(values), "mean": reached.mean, "low": reached.low}
-                | {"high": reached.high, "blank_image": float(unseen.mean()) if len(unseen) else None}
+def headlines(runs: Runs) -> list[str]:
+    """The primary metric and the headline metrics that were measured, each on the test split where it was measured there."""
+    found = [runs.record.primary]
+    for row in METRICS:
+        if row.headline:
+            logged = next(
+                (
+                    name
+                    for name in (f"test/{row.name}", row.name, f"val/{row.name}")
+                    if runs.names(name) and not runs.final(name).is_empty()
+                ),
+                None,
             )
-    return pl.DataFrame(rows, schema=SUITE)
+            if logged and metric(logged).name not in {metric(name).name for name in found}:
+                found.append(logged)
+    return [name for name in found if not runs.final(name).is_empty()]
 
 
-FOILS = "val/foil/"  # and a kind
+def _head(name: str) -> str:
+    row = metric(name)
+    return f"{row.title} {row.arrow}".strip()
 
 
-def foil_table(runs: Runs, prefix: str = FOILS) -> pl.DataFrame:
-    """`contrasts` of every foil kind, stacked; `metric` is the kind."""
-    frames = [
-        contrasts(runs, name).with_columns(metric=pl.lit(name.removeprefix(prefix))) for name in runs.names(prefix)
-    ]
-    return pl.concat(frames) if frames else pl.DataFrame(schema=CONTRASTS)
+def _cell(row: dict[str, Any] | None, name: str) -> str:
+    if row is None:
+        return DASH
+    mark = ""
+    if row["verdict"] != BASELINE and sure(row):
+        better = {"higher": row["verdict"] == "higher", "lower": row["verdict"] == "lower"}.get(metric(name).better)
+        mark = OTHER if better is None else BETTER if better else WORSE
+    return number(row["mean"]) + mark + (GUESS if row["diverged"] else "")
+
+
+def _short(runs: Runs, arm: object) -> str:
+    """An arm's label without what all arms share."""
+    label = str(arm)
+    values = runs.record.arm_values.get(label, {})
+    return label.rpartition("=")[2] if len(values) == 1 and label.count("=") == 1 else label

@@ -1,20 +1,62 @@
-"""Many scores of each run as one number with its interval, after rliable (Agarwal et al. 2021): arrays in, frames out.
+"""All kinds of foils together: many scores of each run as one number with its interval, after rliable (Agarwal et al. 2021).
 
-A score array is [seeds, tasks]: here the tasks are kinds of foils, disturbances or suites, on a scale from 0 to 1.
+A score array is [seeds, tasks]: here the tasks are kinds of foils, on a scale from 0 to 1. One run scores all of them, so that the bootstrap
+draws whole seeds (rliable draws each task's on its own, which takes scores of one run for independent).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
+import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
+from matplotlib.figure import Figure
 from scipy import stats
 
+from analysis.foils import PREFIX, SCENES, at_chance, suite_table
 from analysis.runs import Runs
-from analysis.statistics import CONFIDENCE, Interval, percentile_interval
+from analysis.section import Plot, Row, Section, Table
+from analysis.statistics import Interval, percentile_interval
+from analysis.style import STYLE, colour_of, dash_of, legend
+from analysis.wording import listed, number, spread
+from workbench.metrics import spaced
 
+FOILS = f"{PREFIX}{SCENES}/"
+CAPTION = (
+    "Left: interquartile mean, mean and median of the accuracy over kinds of foils and seeds. Right: the share of kinds and seeds above each "
+    "accuracy. 95 % intervals of a bootstrap of whole seeds (after Agarwal et al. 2021)."
+)
 Statistic = Callable[[np.ndarray], np.ndarray]
 AGGREGATES = {"arm": pl.String, "aggregate": pl.String, "value": pl.Float64, "low": pl.Float64, "high": pl.Float64}
 PROFILE = {"arm": pl.String, "threshold": pl.Float64, "share": pl.Float64, "low": pl.Float64, "high": pl.Float64}
+
+
+def section(runs: Runs) -> Section | None:
+    """Aggregates and the performance profile over the kinds of foils that some arm tells from chance."""
+    names = runs.names(FOILS)
+    guessed = at_chance(suite_table(runs, SCENES)) if names else []
+    kept = [name for name in names if name.removeprefix(FOILS) not in guessed]
+    arrays = score_arrays(runs, kept)
+    if not arrays:
+        return None
+    table, profile = aggregate_table(arrays, runs.baseline), profile_table(arrays)
+    lead = [f"Over {len(kept)} kinds of foils."]
+    if guessed:
+        lead = [
+            f"Over {len(kept)} kinds of foils; left out, being at chance in every arm: {listed([spaced(kind) for kind in guessed])}."
+        ]
+    rows = [
+        Row([row["arm"], row["aggregate"], number(row["value"]), spread(row["low"], row["high"])])
+        for row in table.iter_rows(named=True)
+    ]
+    return Section(
+        "aggregates",
+        "All foils together",
+        lead,
+        tables=[Table("Aggregates", ("arm", "aggregate", "value", "95 % interval"), rows, folded=True)],
+        plots=[Plot("aggregates", CAPTION, aggregate_figure(table, profile, runs.arms, "accuracy"))],
+        split="test",
+        frames={"aggregates": table, "performance_profile": profile},
+    )
 
 
 def mean(scores: np.ndarray) -> np.ndarray:
@@ -36,17 +78,17 @@ STATISTICS: dict[str, Statistic] = {"IQM": iqm, "mean": mean, "median": median}
 
 
 def resampled(scores: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """Stratified bootstrap, [resamples, seeds, tasks]: the seeds of each task are drawn anew, independently of the other tasks."""
-    seeds, tasks = scores.shape
-    return np.take_along_axis(scores[None], rng.integers(0, seeds, (resamples, seeds, tasks)), axis=1)
+    """Bootstrap of whole seeds, [resamples, seeds, tasks]: one run scores all tasks, which therefore are not independent."""
+    seeds = len(scores)
+    return scores[rng.integers(0, seeds, (resamples, seeds))]
 
 
-def stratified_interval(scores: np.ndarray, statistic: Statistic, resamples: int = 2000, seed: int = 0) -> Interval:
-    """The statistic of [seeds, tasks] with its percentile interval of the stratified bootstrap; without one where there is one seed."""
+def seed_interval(scores: np.ndarray, statistic: Statistic, resamples: int = 2000, seed: int = 0) -> Interval:
+    """The statistic of [seeds, tasks] with its interval of a bootstrap of seeds; without one where there is one seed."""
     if len(scores) < 2:
         return Interval(float(statistic(scores)), float("nan"), float("nan"))
     drawn = statistic(resampled(scores, resamples, np.random.default_rng(seed)))
-    return percentile_interval(float(statistic(scores)), drawn)
+    return percentile_interval(float(statistic(scores)), drawn, len(scores))
 
 
 def performance_profile(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
@@ -57,10 +99,13 @@ def performance_profile(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarra
 def profile_interval(
     scores: np.ndarray, thresholds: np.ndarray, resamples: int = 1000
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The profile, and its pointwise interval of the stratified bootstrap."""
+    """The profile, and its pointwise interval of a bootstrap of seeds."""
     drawn = performance_profile(resampled(scores, resamples, np.random.default_rng(0)), thresholds)
-    low, high = np.quantile(drawn, [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2], axis=0)
-    return performance_profile(scores, thresholds), low, high
+    whole = performance_profile(scores, thresholds)
+    if len(scores) < 2:
+        return whole, np.full_like(whole, np.nan), np.full_like(whole, np.nan)
+    ends = [percentile_interval(0.0, draws, len(scores)) for draws in drawn.T]
+    return whole, np.array([each.low for each in ends]), np.array([each.high for each in ends])
 
 
 def probability_of_improvement(arm: np.ndarray, baseline: np.ndarray) -> np.ndarray:
@@ -70,23 +115,21 @@ def probability_of_improvement(arm: np.ndarray, baseline: np.ndarray) -> np.ndar
 
 
 def improvement_interval(arm: np.ndarray, baseline: np.ndarray, resamples: int = 2000) -> Interval:
-    """The probability of improvement with its interval of the stratified bootstrap of both."""
+    """The probability of improvement with its interval of a bootstrap of the seeds of both."""
     value = float(probability_of_improvement(arm, baseline))
     if min(len(arm), len(baseline)) < 2:
         return Interval(value, float("nan"), float("nan"))
     rng = np.random.default_rng(0)
     drawn = resampled(arm, resamples, rng), resampled(baseline, resamples, rng)
-    return percentile_interval(value, probability_of_improvement(*drawn))
+    return percentile_interval(value, probability_of_improvement(*drawn), min(len(arm), len(baseline)))
 
 
-def score_arrays(runs: Runs, prefix: str = "val/foil/") -> dict[str, np.ndarray]:
-    """Arm -> [seeds, tasks], the tasks being all metrics that begin with `prefix`; seeds that lack one of them are left out."""
-    names = runs.names(prefix)
+def score_arrays(runs: Runs, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Arm -> [seeds, tasks], the tasks being the metrics; seeds that lack one of them are left out."""
     arrays = {}
     for arm in runs.arms if names else []:
-        table = pl.concat(
-            [runs.final(name).filter(pl.col("arm") == arm).with_columns(task=pl.lit(name)) for name in names]
-        ).pivot("task", on_columns=names, index="seed", values="value")
+        found = [runs.final(name).filter(pl.col("arm") == arm).with_columns(task=pl.lit(name)) for name in names]
+        table = pl.concat(found).pivot("task", on_columns=names, index="seed", values="value")
         whole = table.sort("seed").drop("seed").drop_nulls()
         if whole.height:
             arrays[arm] = whole.to_numpy()
@@ -97,7 +140,7 @@ def aggregate_table(arrays: Mapping[str, np.ndarray], baseline: str) -> pl.DataF
     """A row an arm and aggregate: IQM, mean and median over all tasks, and the probability of improvement over the baseline."""
     rows = []
     for arm, scores in arrays.items():
-        found = {name: stratified_interval(scores, statistic) for name, statistic in STATISTICS.items()}
+        found = {name: seed_interval(scores, statistic) for name, statistic in STATISTICS.items()}
         if arm != baseline and baseline in arrays:
             found["probability of improvement"] = improvement_interval(scores, arrays[baseline])
         rows += [
@@ -117,4 +160,32 @@ def profile_table(arrays: Mapping[str, np.ndarray], points: int = 81) -> pl.Data
         for arm, scores in arrays.items():
             for each in zip(thresholds, *profile_interval(scores, thresholds), strict=True):
                 rows.append({"arm": arm} | dict(zip(list(PROFILE)[1:], map(float, each), strict=True)))
-    return pl.DataFrame(rows, schema=PROFILE)
+    return pl.DataFrame(rows, schema=PROFILE).with_columns(pl.col("low", "high").fill_nan(None))
+
+
+def aggregate_figure(table: pl.DataFrame, profiles: pl.DataFrame, arms: Sequence[str], what: str) -> Figure:
+    """Left: IQM, mean and median of all scores with their intervals. Right: the share of scores above each threshold."""
+    names = [name for name in ("median", "mean", "IQM") if name in table["aggregate"].to_list()]
+    with plt.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(9.2, 3.3))
+        for place, arm in enumerate(arms):
+            colour, marker = colour_of(arms, arm)
+            part = table.filter(pl.col("arm") == arm)
+            for y, name in enumerate(names):
+                for row in part.filter(pl.col("aggregate") == name).iter_rows(named=True):
+                    at = y - (place - (len(arms) - 1) / 2) * 0.7 / max(1, len(arms))
+                    if row["low"] is not None:
+                        left.plot([row["low"], row["high"]], [at, at], color=colour, linewidth=1.6)
+                    left.plot([row["value"]], [at], marker, color=colour, ms=4.5, label=arm if name == "IQM" else None)
+            own = profiles.filter(pl.col("arm") == arm)
+            right.plot(own["threshold"], own["share"], color=colour, linewidth=1.4, linestyle=dash_of(arms, arm))
+            own = own.drop_nulls()
+            right.fill_between(own["threshold"], own["low"], own["high"], color=colour, alpha=0.12, linewidth=0)
+        left.set_yticks(range(len(names)), names)
+        left.set_xlabel(what)
+        left.set_title("over all kinds and seeds", fontsize=10, loc="left")
+        right.set_xlabel(f"{what} above")
+        right.set_ylabel("share of kinds and seeds")
+        right.set_title("performance profile", fontsize=10, loc="left")
+        legend(figure, left)
+        return figure

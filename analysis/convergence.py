@@ -1,28 +1,59 @@
-"""How fast each arm gets there: runs in, frames out. `time` is in the unit of `runs.over`: optimiser steps, pairs or device-seconds."""
+"""How fast each arm reaches a target. `time` is in the unit of `runs.over`: optimiser steps, pairs or device-seconds.
 
-import warnings
+A trial reaches the target at a time, misses it (then the time is later than its own last evaluation), or diverges before (then it never
+reaches it). What a ratio of times can say follows from which side is only bounded.
+"""
 
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
-from scipy import stats
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from analysis.runs import Runs
-from analysis.statistics import mean_interval, paired_ratio, with_holm
-from workbench.config.schema import lower_is_better
+from analysis.families import judge
+from analysis.paired import FEW, UNDECIDED
+from analysis.runs import UNITS, Runs
+from analysis.section import Plot, Row, Section, Table
+from analysis.statistics import LEVEL, fewest_seeds, incidence, mean_interval
+from analysis.style import SOFT, STYLE, colour_of, dash_of, legend, limits
+from analysis.wording import counted, number, probability, spread
+from workbench.metrics import METRICS, lower_is_better, metric, title
 
-TIMES = {"arm": pl.String, "seed": pl.Int64, "time": pl.Float64}
-SPEED = {
+REACHED, LEFT, MISSED, DIVERGED = "reached", "from the start", "missed", "diverged"
+FASTER, SLOWER, INCOMPARABLE = "faster", "slower", "not comparable"
+AT_MOST, AT_LEAST = "at most", "at least"
+TIMES = {
+    "arm": pl.String,
+    "seed": pl.Int64,
+    "event": pl.String,
+    "time": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "end": pl.Float64,
+}
+RATIO = {
     "arm": pl.String,
     "reached": pl.Int64,
+    "diverged": pl.Int64,
     "seeds": pl.Int64,
     "time": pl.Float64,
+    "paired": pl.Int64,
+    "bound": pl.String,
     "speed_up": pl.Float64,
     "low": pl.Float64,
     "high": pl.Float64,
-    "p": pl.Float64,
-    "p_holm": pl.Float64,
 }
-REACHED = {"arm": pl.String, "time": pl.Float64, "share": pl.Float64, "low": pl.Float64, "high": pl.Float64}
+SPEED = RATIO | {
+    "all_low": pl.Float64,
+    "all_high": pl.Float64,
+    "p": pl.Float64,
+    "p_adjusted": pl.Float64,
+    "verdict": pl.String,
+}
+SHARES = {"arm": pl.String, "time": pl.Float64, "share": pl.Float64, "low": pl.Float64, "high": pl.Float64}
 CURVES = {
     "arm": pl.String,
     "step": pl.Int64,
@@ -32,132 +63,344 @@ CURVES = {
     "high": pl.Float64,
 }
 PERSISTENCE = 2  # evaluations in a row that must hold the target, so that one lucky value does not count
+WAY = 0.8  # `baseline_final`: the share of the baseline's way from chance to its last value
+CREDIT = 0.5  # the share of seeds that must reach a target for a time to count in the profile
 
 
-def mean_curves(runs: Runs, metric: str) -> pl.DataFrame:
-    """`arm`, `step`, mean `time`, `mean`, `low`, `high` over seeds; steps that only some seeds have logged are left out."""
-    curves = runs.curves(metric)
-    seeds = dict(runs.trials.group_by("arm").len().iter_rows())
+def section(runs: Runs) -> Section | None:
+    """Curves, times to the target, speed-ups, and the performance profile."""
+    name, target = target_value(runs)
+    curves = {each: runs.curves(each) for each in dict.fromkeys((name, *_shown()))}
+    curves = {each: frame for each, frame in curves.items() if not frame.is_empty()}
+    if not curves:
+        return None
+    unit = UNITS[runs.over]
+    means = {each: mean_curves(runs, each) for each in curves}
+    told = "Mean over seeds with its 95 % interval; single seeds are faint; the dotted line is the target."
+    plots = [Plot("convergence", told, curves_figure(curves, means, runs.arms, (name, target), unit))]
+    frames: dict[str, pl.DataFrame] = {}
+    lead, points, tables = [], [], []
+    if name in curves and np.isfinite(target):
+        times = times_to(runs, name, target)
+        speeds, over_targets = speed(runs, times), speed_over_targets(runs, name)
+        shares, profile = fraction_reached(runs, times), time_profile(over_targets)
+        lead = [
+            f"{unit.capitalize()} until {metric(name).title} holds {number(target)}{_origin(runs)}; above 1 is faster than the baseline."
+        ]
+        points, tables = sentences(speeds), [_table(speeds, unit)]
+        frames = {
+            "convergence": speeds,
+            "times_to_target": times,
+            "speed_over_targets": over_targets,
+            "fraction_reached": shares,
+            "time_profile": profile,
+        }
+        plots.append(Plot("speed", SPEED_CAPTION, reached_figure(shares, over_targets, profile, runs.arms, name, unit)))
+    return Section(
+        "convergence",
+        "Convergence",
+        lead,
+        points,
+        tables=tables,
+        plots=plots,
+        notes=NOTES,
+        split="validation",
+        frames=frames,
+    )
+
+
+SPEED_CAPTION = (
+    "Left: the share of seeds that have reached the target, with 95 % intervals; a trial that diverges never reaches it (Aalen and "
+    "Johansen 1978). Middle: the speed-up over the baseline at up to twelve targets, with 95 % intervals; where the marker is hollow it is a "
+    f"bound. Right: for how many of these targets an arm is within a factor of the fastest; without credit where fewer than {CREDIT:.0%} of its "
+    "seeds reach it (AlgoPerf, Dahl et al. 2023)."
+)
+NOTES = (
+    "A target is reached where two evaluations in a row hold it; the time is interpolated between the last evaluation below and the first "
+    "above. A trial that misses it is censored at its own last evaluation. `at most` and `at least` say which side of a ratio has misses; with "
+    "misses on both sides, or where nobody reaches it, there is no ratio. The restricted mean counts no time beyond what every arm was given.",
+)
+
+
+def _shown() -> list[str]:
+    """The metrics whose curves are drawn."""
+    return [f"val/{row.name}" for row in METRICS if row.outcome and row.headline and row.better == "higher"]
+
+
+def _origin(runs: Runs) -> str:
+    return (
+        f", {WAY:.0%} of the baseline's way from chance to its last value"
+        if runs.record.target.value == "baseline_final"
+        else ""
+    )
+
+
+def mean_curves(runs: Runs, name: str) -> pl.DataFrame:
+    """`arm`, `step`, mean `time`, `mean`, `low`, `high` over the seeds that did not diverge; steps that only some of these have logged are
+    left out."""
+    kept = runs.outcomes().filter(pl.col("outcome") != "diverged")
+    seeds = dict(kept.group_by("arm").len().iter_rows())
+    curves = runs.curves(name).join(kept, on=["arm", "seed"], how="semi")
     rows = []
     for (arm, step), group in curves.group_by("arm", "step", maintain_order=True):
         if len(group) == seeds[arm]:
-            interval = mean_interval(group["value"].to_numpy())
+            interval = mean_interval(group["value"].to_numpy(), metric(name).bounds)
             rows.append((arm, step, group["time"].mean(), interval.mean, interval.low, interval.high))
     return pl.DataFrame(rows, schema=CURVES, orient="row").sort("arm", "step")
 
 
-def time_to_target(times: np.ndarray, values: np.ndarray, target: float, lower: bool = False) -> float | None:
-    """The first evaluation that holds the target together with the next one; None where none does. `lower`: values below it hold it."""
+def crossing(times: np.ndarray, values: np.ndarray, target: float, lower: bool = False) -> tuple[str, float]:
+    """The event (`reached`, `from the start`, `missed`) and its time: where the curve crosses the target for two evaluations in a row,
+    interpolated linearly; the first evaluation where that holds it already; the last one where none does. `lower`: values below hold it."""
     held = values <= target if lower else values >= target
     for place in range(len(held)):
-        if held[place : place + PERSISTENCE].all() and (place + PERSISTENCE <= len(held) or place == len(held) - 1):
-            return float(times[place])
-    return None
+        if held[place : place + PERSISTENCE].all():
+            if place == 0:
+                return LEFT, float(times[0])
+            before, after = values[place - 1], values[place]
+            share = (target - before) / (after - before)
+            return REACHED, float(times[place - 1] + share * (times[place] - times[place - 1]))
+    return MISSED, float(times[-1])
 
 
 def target_value(runs: Runs) -> tuple[str, float]:
-    """The metric and the value that the experiment names; `baseline_final` is the baseline's mean final value."""
-    target = runs.experiment.get("target", {})
-    metric = str(target.get("metric", "val/itm_auc"))
-    value = target.get("value", "baseline_final")
-    if value == "baseline_final":
-        value = runs.final(metric).filter(pl.col("arm") == runs.baseline)["value"].mean()
-    return metric, float(value) if value is not None else float("nan")
+    """The metric and the value that the experiment names. `baseline_final`: `WAY` of the way from chance (where the metric has no chance
+    level, from the baseline's first evaluation) to the baseline's last value, medians over seeds, so that it is reached well before the end."""
+    target = runs.record.target
+    name = target.metric
+    if target.value != "baseline_final":
+        return name, float(target.value)
+    last = runs.final(name).filter(pl.col("arm") == runs.baseline)["value"].median()
+    base = runs.curves(name).filter(pl.col("arm") == runs.baseline)
+    if last is None or base.is_empty():
+        return name, float("nan")
+    first = base.filter(pl.col("step") == base["step"].min())["value"].median()
+    start = metric(name).chance if metric(name).chance is not None else first
+    return name, float(start + WAY * (last - start))  # type: ignore[operator]
 
 
-def speed(runs: Runs) -> pl.DataFrame:
-    """One row an arm: how many seeds reached the target, the restricted mean of the time to it (a miss counts as the horizon, so it is a
-    lower bound), and the speed-up over the baseline with its interval, exact sign-flip p and Holm's p over the arms."""
-    metric, target = target_value(runs)
-    times, horizon = times_to(runs.curves(metric), target, lower_is_better(metric))
-    return _speeds(runs, times, horizon)
-
-
-def times_to(curves: pl.DataFrame, target: float, lower: bool = False) -> tuple[pl.DataFrame, float]:
-    """`arm`, `seed`, `time` to the target (null for a miss), and the horizon: the longest time that every arm was given. What is reached
-    after it is a miss."""
-    rows = [
-        (arm, seed, time_to_target(curve["time"].to_numpy(), curve["value"].to_numpy(), target, lower))
-        for (arm, seed), curve in curves.group_by("arm", "seed", maintain_order=True)
-    ]
-    times = pl.DataFrame(rows, schema=TIMES, orient="row")
-    if times.is_empty():
-        return times, float("nan")
-    horizon = float(curves.group_by("arm").agg(pl.col("time").max())["time"].min())  # type: ignore[arg-type]
-    return times.with_columns(time=pl.when(pl.col("time") <= horizon).then(pl.col("time"))), horizon
-
-
-def _speeds(runs: Runs, times: pl.DataFrame, horizon: float) -> pl.DataFrame:
+def times_to(runs: Runs, name: str, target: float) -> pl.DataFrame:
+    """A row per trial, as `TIMES`: what happened, its `time` where it reached the target, and the range `low` to `high` that the time is in."""
+    diverged = set(runs.outcomes().filter(pl.col("outcome") == "diverged").select("arm", "seed").iter_rows())
     rows = []
-    restricted = times.with_columns(pl.col("time").fill_null(horizon))
-    base = restricted.filter(pl.col("arm") == runs.baseline).select("seed", base="time")
+    for (arm, seed), curve in runs.curves(name).group_by("arm", "seed", maintain_order=True):
+        times, values = curve["time"].to_numpy(), curve["value"].to_numpy()
+        event, at = crossing(times, values, target, lower_is_better(name))
+        end = float(times[-1])
+        if event == MISSED and (arm, seed) in diverged:
+            event = DIVERGED
+        low, high = {REACHED: (at, at), LEFT: (0.0, at)}.get(event, (end, np.inf))
+        rows.append((arm, seed, event, at if event in (REACHED, LEFT) else None, low, high, end))
+    for arm, seed in sorted(diverged - {(row[0], row[1]) for row in rows}):  # before its first evaluation
+        rows.append((arm, seed, DIVERGED, None, 0.0, np.inf, 0.0))
+    return pl.DataFrame(rows, schema=TIMES, orient="row")
+
+
+def horizon(times: pl.DataFrame) -> float:
+    """The longest time that every arm was given: of each arm that of its longest trial that did not diverge."""
+    whole = times.filter(pl.col("event") != DIVERGED)
+    if whole.is_empty():
+        return float(times["end"].max()) if times.height else float("nan")  # type: ignore[arg-type]
+    return float(whole.group_by("arm").agg(pl.col("end").max())["end"].min())  # type: ignore[arg-type]
+
+
+def speed(runs: Runs, times: pl.DataFrame) -> pl.DataFrame:
+    """One row per arm, as `SPEED`: how many seeds reached the target, the restricted mean of the time to it, and the speed-up over the
+    baseline with its intervals, bound and verdict. All arms are one family."""
+    frame = ratios(runs, times)
+    arms = frame.filter(pl.col("paired") > 0)["arm"].to_list()
+    more: dict[str, dict[str, object]] = {}
+    if arms:
+        logs = _substituted(runs, times, arms)
+        family = judge(logs)
+        for place, arm in enumerate(arms):
+            row = frame.row(by_predicate=pl.col("arm") == arm, named=True)
+            p, adjusted = float(family.p[place]), float(family.adjusted[place])
+            told = {
+                "p": p,
+                "p_adjusted": adjusted,
+                "verdict": _verdict(row["bound"], adjusted, float(np.nanmean(logs[:, place]))),
+            }
+            low, high = float(np.exp(family.low[place])), float(np.exp(family.high[place]))
+            more[arm] = told | {
+                "all_low": None if row["bound"] in (AT_MOST, INCOMPARABLE) else low,
+                "all_high": None if row["bound"] in (AT_LEAST, INCOMPARABLE) else high,
+            }
+    rows = [row | more.get(row["arm"], {}) for row in frame.iter_rows(named=True)]
+    return pl.DataFrame(rows, schema=SPEED).with_columns(pl.col(pl.Float64).fill_nan(None))
+
+
+def _verdict(bound: str, adjusted: float, direction: float) -> str:
+    if bound == INCOMPARABLE:
+        return INCOMPARABLE
+    if np.isnan(adjusted):
+        return FEW
+    if adjusted <= LEVEL and direction < 0 and bound in ("", AT_MOST):
+        return SLOWER
+    if adjusted <= LEVEL and direction > 0 and bound in ("", AT_LEAST):
+        return FASTER
+    return UNDECIDED
+
+
+def ratios(runs: Runs, times: pl.DataFrame) -> pl.DataFrame:
+    """Speed, as `RATIO`, without what depends on the other arms. A ratio is the baseline's time by the arm's: the geometric mean over
+    paired seeds with the Student interval of the logarithms, or a bound on it, whose other end is open."""
+    limit = horizon(times)
+    base = times.filter(pl.col("arm") == runs.baseline).select("seed", "event", base_low="low", base_high="high")
+    rows: list[dict[str, object]] = []
     for arm in runs.arms:
-        own = restricted.filter(pl.col("arm") == arm)
+        own = times.filter(pl.col("arm") == arm)
         if own.is_empty():
             continue
+        restricted = own.select(
+            pl.when(pl.col("event") == DIVERGED)
+            .then(limit)
+            .otherwise(pl.coalesce("time", "end"))
+            .clip(upper_bound=limit)
+        ).to_series()
         row: dict[str, object] = {
             "arm": arm,
-            "reached": times.filter(pl.col("arm") == arm)["time"].drop_nulls().len(),
+            "reached": own["time"].is_not_null().sum(),
+            "diverged": (own["event"] == DIVERGED).sum(),
             "seeds": own.height,
-            "time": own["time"].mean(),
+            "time": restricted.mean(),
         }
-        both = own.join(base, on="seed").sort("seed")
-        if arm != runs.baseline and both.height:
-            ratio, p = paired_ratio(both["base"].to_numpy(), both["time"].to_numpy())
-            row |= {"speed_up": ratio.mean, "low": ratio.low, "high": ratio.high, "p": p}
+        both = own.join(base, on="seed", suffix="_base").sort("seed")
+        if arm != runs.baseline:
+            row |= {"paired": both.height} | _ratio(both, limit)
         rows.append(row)
-    return with_holm(pl.DataFrame(rows, schema=SPEED))
+    return pl.DataFrame(rows, schema=RATIO).with_columns(pl.col(pl.Float64).fill_nan(None))
 
 
-def targets(runs: Runs, metric: str, count: int = 12) -> list[float]:
+def _ratio(both: pl.DataFrame, limit: float) -> dict[str, object]:
+    """The ratio of paired times, each known to be in a range; those of trials that diverged are beyond any limit."""
+    if both.is_empty():
+        return {}
+    arm_low, base_low = (
+        np.maximum(both[low].to_numpy(), np.where(both[event] == DIVERGED, limit, 0.0))
+        for low, event in (("low", "event"), ("base_low", "event_base"))
+    )
+    arm_high, base_high = both["high"].to_numpy(), both["base_high"].to_numpy()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        highest, lowest = np.log(base_high) - np.log(arm_low), np.log(base_low) - np.log(arm_high)
+    if np.isfinite(highest).all() and np.isfinite(lowest).all():
+        made, bound = mean_interval(highest), ""
+        low, high = made.low, made.high
+    elif np.isfinite(highest).all():
+        made, bound = mean_interval(highest), AT_MOST
+        low, high = float("nan"), made.high
+    elif np.isfinite(lowest).all():
+        made, bound = mean_interval(lowest), AT_LEAST
+        low, high = made.low, float("nan")
+    else:
+        return {"bound": INCOMPARABLE}
+    return {"bound": bound, "speed_up": np.exp(made.mean), "low": np.exp(low), "high": np.exp(high)}
+
+
+def _substituted(runs: Runs, times: pl.DataFrame, arms: Sequence[str]) -> np.ndarray:
+    """log(baseline's time / arm's time), [seeds, arms], nan where a seed is not paired. A miss counts at its last evaluation and a
+    divergence at the horizon: exchanging arm and baseline changes the sign alone, which is what sign flips need."""
+    limit = horizon(times)
+    at = {
+        (arm, seed): np.log(max(limit if event == DIVERGED else end if time is None else time, 1e-12))
+        for arm, seed, event, time, end in times.select("arm", "seed", "event", "time", "end").iter_rows()
+    }
+    seeds = sorted({seed for _, seed in at})
+    nan = float("nan")
+    return np.array(
+        [[at.get((runs.baseline, seed), nan) - at.get((arm, seed), nan) for arm in arms] for seed in seeds], dtype=float
+    )
+
+
+def sentences(speeds: pl.DataFrame) -> list[str]:
+    """What the times to the target say, one sentence per arm."""
+    said = []
+    for row in speeds.iter_rows(named=True):
+        reached = f"{row['reached']} of {counted(row['seeds'], 'seed')} reach it"
+        if row["diverged"]:
+            reached += f", {row['diverged']} diverge before"
+        if row["bound"] is None:
+            said.append(f"{row['arm']}: {reached}.")
+        elif row["bound"] == INCOMPARABLE:
+            said.append(
+                f"{row['arm']}: {reached}; no ratio, since {'misses stand on both sides' if row['reached'] else 'it is bounded on neither side'}."
+            )
+        else:
+            ratio = f"{row['bound']} {number(row['speed_up'], 2)} times as fast".strip()
+            inside = spread(row["low"], row["high"], lambda end: number(end, 2))
+            interval = f" {inside}" if inside != "–" else ""
+            verdict = f"{row['verdict']}, " if row["verdict"] in (FASTER, SLOWER) else ""
+            p = f", adjusted p = {probability(row['p_adjusted'])}" if row["p_adjusted"] is not None else ""
+            few = f", too few seeds for a verdict ({fewest_seeds()} are needed)" if row["verdict"] == FEW else ""
+            open_ = "; undecided" if row["verdict"] == UNDECIDED else ""
+            said.append(f"{row['arm']}: {verdict}{ratio}{interval}{p}{few}{open_}; {reached}.")
+    return said
+
+
+def _table(speeds: pl.DataFrame, unit: str) -> Table:
+    rows = []
+    for row in speeds.iter_rows(named=True):
+        bounds = (row["low"], row["high"]), (row["all_low"], row["all_high"])
+        rows.append(
+            Row(
+                [
+                    row["arm"],
+                    f"{row['reached']} of {row['seeds']}"
+                    + (f", {row['diverged']} diverged" if row["diverged"] else ""),
+                    number(row["time"], 1),
+                    f"{row['bound']} {number(row['speed_up'])}".strip()
+                    if row["speed_up"] is not None
+                    else number(None),
+                    *(spread(*each) for each in bounds),
+                    probability(row["p_adjusted"]),
+                    row["verdict"] or "–",
+                ],
+                row["verdict"] in (FASTER, SLOWER),
+            )
+        )
+    heads = ("arm", "seeds that reach it", f"restricted mean, {unit}", "speed-up", "95 %, this arm alone")
+    note = "Bold: the adjusted p is at most .05 in the direction that the bound allows; p is adjusted over the arms (step-down max-T)."
+    return Table("Times to the target", (*heads, "95 %, all arms at once", "adjusted p", "verdict"), rows, note)
+
+
+def targets(runs: Runs, name: str, count: int = 12) -> list[float]:
     """Levels of the metric at even distances from where the baseline is at its first evaluation to where it ends, both left out."""
-    base = runs.curves(metric).filter(pl.col("arm") == runs.baseline)
+    base = runs.curves(name).filter(pl.col("arm") == runs.baseline)
     steps = base["step"].unique().sort()
     if len(steps) < 2:
         return []
     start = base.filter(pl.col("step") == steps[0])["value"].mean()
-    end = runs.final(metric).filter(pl.col("arm") == runs.baseline)["value"].mean()
+    end = runs.final(name).filter(pl.col("arm") == runs.baseline)["value"].mean()
     if not isinstance(start, float) or not isinstance(end, float):
         return []
-    gain = start - end if lower_is_better(metric) else end - start
+    gain = start - end if lower_is_better(name) else end - start
     return [float(each) for each in np.linspace(start, end, count + 2)[1:-1]] if gain > 0 else []
 
 
-def speed_over_targets(runs: Runs, metric: str) -> pl.DataFrame:
-    """`speed` of every arm at each of `targets`, with the column `target`."""
-    curves = runs.curves(metric)
-    made = []
-    for target in targets(runs, metric):
-        times, horizon = times_to(curves, target, lower_is_better(metric))
-        made.append(_speeds(runs, times, horizon).with_columns(target=pl.lit(target)))
-    return pl.concat(made) if made else pl.DataFrame(schema=SPEED | {"target": pl.Float64})
+def speed_over_targets(runs: Runs, name: str) -> pl.DataFrame:
+    """`ratios` of every arm at each of `targets`, with the column `target`."""
+    made = [
+        ratios(runs, times_to(runs, name, target)).with_columns(target=pl.lit(target)) for target in targets(runs, name)
+    ]
+    return pl.concat(made) if made else pl.DataFrame(schema=RATIO | {"target": pl.Float64})
 
 
-def fraction_reached(runs: Runs) -> pl.DataFrame:
-    """`arm`, `time`, `share`, `low`, `high`: Kaplan and Meier's estimate of the share of seeds that have reached the target by a time, with its
-    log-log interval; seeds that miss it are censored at their last evaluation, or at the horizon."""
-    metric, target = target_value(runs)
-    curves = runs.curves(metric)
-    times, horizon = times_to(curves, target, lower_is_better(metric))
-    lasts = curves.group_by("arm", "seed").agg(last=pl.col("time").max().clip(upper_bound=horizon))
+def fraction_reached(runs: Runs, times: pl.DataFrame) -> pl.DataFrame:
+    """`arm`, `time`, `share`, `low`, `high`: Aalen and Johansen's estimate of the share of seeds that have reached the target by a time, with
+    its log-log interval. Divergence competes with reaching; a miss is censored at its last evaluation."""
     rows = []
     for arm in runs.arms:
-        own = times.filter(pl.col("arm") == arm).join(lasts, on=["arm", "seed"])
+        own = times.filter(pl.col("arm") == arm)
         if own.is_empty():
             continue
-        reached = own["time"].drop_nulls().to_numpy()
-        missed = own.filter(pl.col("time").is_null())["last"].to_numpy()
-        rows.append({"arm": arm, "time": 0.0, "share": 0.0, "low": 0.0, "high": 0.0})
-        if len(reached):
-            survival = stats.ecdf(stats.CensoredData(uncensored=reached, right=missed)).sf
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # where all have reached it, the interval is not defined
-                interval = survival.confidence_interval(method="log-log")
-            low, high = interval.low.probabilities, interval.high.probabilities
-            for at, left, under, over in zip(survival.quantiles, survival.probabilities, low, high, strict=True):
-                rows.append({"arm": arm, "time": at, "share": 1 - left, "low": 1 - over, "high": 1 - under})
-        rows.append({"arm": arm, "time": horizon} | {name: rows[-1][name] for name in ("share", "low", "high")})
-    return pl.DataFrame(rows, schema=REACHED).with_columns(pl.col("low", "high").fill_nan(None))
+        rows.append((arm, 0.0, 0.0, 0.0, 0.0))
+        at = own.select(pl.coalesce("time", "end")).to_series().to_numpy()
+        kind = (
+            own["event"].replace_strict({REACHED: 1, LEFT: 1, DIVERGED: 2, MISSED: 0}, return_dtype=pl.Int64).to_numpy()
+        )
+        rows += [(arm, *row) for row in incidence(at, kind)]
+        rows.append((arm, float(own["end"].max()), *rows[-1][2:]))  # type: ignore[arg-type]
+    return pl.DataFrame(rows, schema=SHARES, orient="row").with_columns(pl.col("low", "high").fill_nan(None))
 
 
 def curve_area(curves: pl.DataFrame) -> pl.DataFrame:
@@ -172,17 +415,106 @@ def curve_area(curves: pl.DataFrame) -> pl.DataFrame:
 
 
 def time_profile(over_targets: pl.DataFrame, points: int = 81) -> pl.DataFrame:
-    """AlgoPerf's performance profile (Dahl et al. 2023): `arm`, `tau`, `share` of the targets for which the arm's restricted mean of times is at
-    most `tau` times the fastest arm's; a target that none of an arm's seeds reaches is never within reach."""
+    """AlgoPerf's performance profile (Dahl et al. 2023): `arm`, `tau`, `share` of the targets for which the arm's restricted mean of times is
+    at most `tau` times the fastest arm's; a target that fewer than `CREDIT` of an arm's seeds reach is never within reach."""
     if over_targets.is_empty():
         return pl.DataFrame(schema={"arm": pl.String, "tau": pl.Float64, "share": pl.Float64})
-    timed = over_targets.with_columns(time=pl.when(pl.col("reached") > 0).then(pl.col("time")).otherwise(float("inf")))
-    ratios = timed.with_columns(ratio=pl.col("time") / pl.col("time").min().over("target"))
-    finite = ratios.filter(pl.col("ratio").is_finite())["ratio"]
+    credited = pl.col("reached") >= CREDIT * pl.col("seeds")
+    timed = over_targets.with_columns(time=pl.when(credited).then("time").otherwise(float("inf")))
+    ratio = timed.with_columns(ratio=pl.col("time") / pl.col("time").min().over("target"))
+    finite = ratio.filter(pl.col("ratio").is_finite())["ratio"]
     most = max(1.1, float(finite.max())) if len(finite) else 1.1  # type: ignore[arg-type]
     rows = [
-        {"arm": arm, "tau": float(tau), "share": float((part["ratio"] <= tau + 1e-12).mean())}
-        for (arm,), part in ratios.group_by("arm", maintain_order=True)
+        {"arm": arm, "tau": float(tau), "share": float((part["ratio"] <= tau + 1e-12).mean())}  # type: ignore[arg-type]
+        for (arm,), part in ratio.group_by("arm", maintain_order=True)
         for tau in np.linspace(1.0, most, points)
     ]
     return pl.DataFrame(rows, schema={"arm": pl.String, "tau": pl.Float64, "share": pl.Float64})
+
+
+def curves_figure(
+    seeds: dict[str, pl.DataFrame],
+    means: dict[str, pl.DataFrame],
+    arms: Sequence[str],
+    target: tuple[str, float],
+    unit: str,
+) -> Figure:
+    """One panel per metric: the mean of each arm with its 95 % band over time, its seeds faint behind it."""
+    with plt.rc_context(STYLE):
+        columns = min(2, max(1, len(means)))
+        rows = -(-len(means) // columns)
+        figure, axes = plt.subplots(rows, columns, figsize=(4.6 * columns, 3.1 * rows), squeeze=False)
+        for axis in axes.flat[len(means) :]:
+            axis.set_visible(False)
+        for axis, (name, mean) in zip(axes.flat, means.items(), strict=False):
+            for arm in arms:
+                colour, marker = colour_of(arms, arm)
+                for _, curve in seeds[name].filter(pl.col("arm") == arm).group_by("seed", maintain_order=True):
+                    axis.plot(curve["time"], curve["value"], color=colour, alpha=0.15, linewidth=0.7)
+                part = mean.filter(pl.col("arm") == arm)
+                axis.fill_between(part["time"], part["low"], part["high"], color=colour, alpha=0.12, linewidth=0)
+                axis.plot(part["time"], part["mean"], color=colour, marker=marker, markersize=3.5, label=arm)
+            if name == target[0] and np.isfinite(target[1]):
+                axis.axhline(target[1], color=SOFT, linestyle=":", linewidth=1)
+            limits(axis, seeds[name]["value"])
+            axis.set_title(title(name), fontsize=10, loc="left")
+            axis.set_xlabel(unit)
+            _ticks(axis, seeds[name]["time"])
+        legend(figure, axes.flat[0])
+        return figure
+
+
+def _ticks(axis: Axes, times: pl.Series) -> None:
+    """Ticks where something was measured, as far as they fit."""
+    places = sorted(set(times.to_list()))
+    if len(places) > 40:
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    elif places:
+        axis.set_xticks(places[::-1][:: -(-len(places) // 5)])
+
+
+def reached_figure(
+    shares: pl.DataFrame,
+    over_targets: pl.DataFrame,
+    profile: pl.DataFrame,
+    arms: Sequence[str],
+    name: str,
+    unit: str,
+) -> Figure:
+    """Left: the share of seeds that have reached the target, over time. Middle: the speed-up over the baseline at each of several targets; a
+    hollow marker is a bound. Right: AlgoPerf's performance profile over those targets."""
+    with plt.rc_context(STYLE):
+        figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11.4, 3.3))
+        for arm in arms:
+            colour, marker = colour_of(arms, arm)
+            dashes = dash_of(arms, arm)
+            part = shares.filter(pl.col("arm") == arm)
+            left.step(part["time"], part["share"], where="post", color=colour, linewidth=1.4, linestyle=dashes)
+            band = part.drop_nulls()
+            left.fill_between(
+                band["time"], band["low"], band["high"], step="post", color=colour, alpha=0.1, linewidth=0
+            )
+            faster = over_targets.filter((pl.col("arm") == arm) & pl.col("speed_up").is_not_null()).sort("target")
+            whole = faster.drop_nulls(["low", "high"])
+            middle.fill_between(whole["target"], whole["low"], whole["high"], color=colour, alpha=0.1, linewidth=0)
+            middle.plot(faster["target"], faster["speed_up"], color=colour, linewidth=1.2)
+            for exact, face in ((True, colour), (False, "white")):
+                chosen = faster.filter((pl.col("bound") == "") == exact)
+                middle.plot(chosen["target"], chosen["speed_up"], marker, color=colour, markerfacecolor=face, ms=4)
+            own = profile.filter(pl.col("arm") == arm)
+            right.step(own["tau"], own["share"], where="post", color=colour, linewidth=1.4, linestyle=dashes)
+            left.plot([], [], marker, color=colour, linestyle=dashes, ms=4, label=arm)
+        left.set_xlabel(unit)
+        left.set_ylabel("share of seeds")
+        left.set_title("target reached", fontsize=10, loc="left")
+        middle.axhline(1.0, color=SOFT, linestyle="--", linewidth=1)
+        middle.set_xlabel(f"target: {metric(name).title}")
+        middle.set_title("speed-up over the baseline", fontsize=10, loc="left")
+        limits(middle, pl.concat([over_targets["speed_up"].drop_nulls(), pl.Series("speed_up", [0.9, 1.1])]))
+        right.set_xlabel("times the fastest arm's time")
+        right.set_ylabel("share of targets")
+        right.set_title("performance profile", fontsize=10, loc="left")
+        for axis in (left, right):
+            axis.set_ylim(-0.03, 1.03)
+        legend(figure, left)
+        return figure

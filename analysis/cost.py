@@ -1,17 +1,26 @@
-"""What each arm costs, and which arms no other one beats at their cost: runs in, frames out."""
+"""What each arm costs, and which arms no other one beats at their cost."""
 
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
 import polars as pl
+from matplotlib.figure import Figure
 
 from analysis.runs import Runs
+from analysis.section import Plot, Row, Section, Table
 from analysis.statistics import mean_interval
-from workbench.config.schema import lower_is_better
+from analysis.style import SOFT, STYLE, colour_of, legend
+from analysis.wording import counted, number, spread
+from workbench.metrics import lower_is_better, metric
 
 COST = {
     "arm": pl.String,
     "trials": pl.Int64,
+    "diverged": pl.Int64,
     "seconds": pl.Float64,
     "low": pl.Float64,
     "high": pl.Float64,
+    "device_seconds": pl.Float64,
     "device_hours": pl.Float64,
     "kilojoules": pl.Float64,
     "mean": pl.Float64,
@@ -19,41 +28,105 @@ COST = {
     "mean_high": pl.Float64,
     "front": pl.Boolean,
 }
+SECONDS = (0.0, float("inf"))
+CAPTION = (
+    "Means over seeds with 95 % intervals, against the device time of a trial's training; the dashed line joins the arms whose means no other "
+    "one beats at their cost."
+)
 
 
-def cost_table(runs: Runs, metric: str) -> pl.DataFrame:
-    """A row an arm: mean `seconds` of training a trial (evaluation excluded) with their Student interval, `device_hours` of all its trials,
-    mean `kilojoules` a trial where the device tells (NVML; null elsewhere), the metric's `mean` with its interval, and whether the arm is on the `front`:
-    no other arm is at least as good for less device time. Arms whose time was not logged have no row."""
-    seconds, values = runs.final("seconds"), runs.final(metric)
+def section(runs: Runs) -> Section | None:
+    """Time, device-hours, energy, and the arms on the front."""
+    table = cost_table(runs, runs.record.primary)
+    if table.is_empty():
+        return None
+    hours = float(table["device_hours"].sum())
+    diverged = int(table["diverged"].sum())
+    more = f", {counted(diverged, 'diverged trial')} included" if diverged else ""
+    return Section(
+        "cost",
+        "Cost",
+        [f"All trials together took {number(hours, 2)} device-hours of training{more}; evaluation is not in it."],
+        tables=[_table(table, runs.record.primary)],
+        plots=[Plot("cost", CAPTION, cost_figure(table, runs.arms, runs.record.primary))],
+        frames={"cost": table},
+    )
+
+
+def cost_table(runs: Runs, name: str) -> pl.DataFrame:
+    """A row per arm: mean `seconds` of training per trial (evaluation excluded) with their Student interval and the same in `device_seconds`,
+    over the trials that went to their end; `device_hours` of all its trials, those that diverged included; mean `kilojoules` per trial
+    where the device tells (NVML; null elsewhere); the metric's `mean` with its interval; and whether the arm is on the `front`: no
+    other arm is at least as good for less device time. Arms whose time was not logged have no row."""
+    seconds, spent, values = runs.final("seconds"), runs.last("seconds"), runs.final(name)
     whole = runs.final("perf/device_seconds")
-    device = whole if len(whole) == len(seconds) else seconds
     joules = runs.final("perf/energy_joules")
+    ended = runs.outcomes()
     rows = []
     for arm in runs.arms:
-        own, spent, used, reached = (
-            frame.filter(pl.col("arm") == arm)["value"] for frame in (seconds, device, joules, values)
+        own, every, device, used, reached = (
+            frame.filter(pl.col("arm") == arm)["value"] for frame in (seconds, spent, whole, joules, values)
         )
         if own.is_empty() or reached.is_empty():
             continue
-        time = mean_interval(own.to_numpy())
+        time, good = mean_interval(own.to_numpy(), SECONDS), mean_interval(reached.to_numpy(), metric(name).bounds)
+        devices = float(device.sum() / own.sum()) if len(device) == len(own) and own.sum() else 1.0
         energy = used.mean() / 1000 if isinstance(used.mean(), float) else None  # type: ignore[operator]
-        hours = spent.sum() / 3600
-        good = mean_interval(reached.to_numpy())
-        times = (time.mean, time.low, time.high)
-        rows.append((arm, len(own), *times, hours, energy, good.mean, good.low, good.high, False))
+        outcomes = ended.filter(pl.col("arm") == arm)["outcome"]
+        counts = (len(outcomes), int((outcomes == "diverged").sum()))
+        times = (time.mean, time.low, time.high, time.mean * devices, float(every.sum()) * devices / 3600)
+        rows.append((arm, *counts, *times, energy, good.mean, good.low, good.high, False))
     frame = pl.DataFrame(rows, schema=COST, orient="row")
-    intervals = pl.col("low", "high", "mean_low", "mean_high").fill_nan(None)
-    return frame.with_columns(intervals, front=_front(frame, lower_is_better(metric)))
+    return frame.with_columns(pl.col(pl.Float64).fill_nan(None), front=_front(frame, lower_is_better(name)))
 
 
 def _front(frame: pl.DataFrame, lower: bool) -> pl.Series:
-    """Whether each row is undominated in device time a trial and in its mean."""
-    times = (frame["device_hours"] / frame["trials"]).to_list()
+    """Whether each row is undominated in device time per trial and in its mean."""
     goods = [-value if lower else value for value in frame["mean"]]
-    points = list(zip(times, goods, strict=True))
+    points = list(zip(frame["device_seconds"].to_list(), goods, strict=True))
     return pl.Series(
         "front",
         [not any(t <= time and g >= good and (t, g) != (time, good) for t, g in points) for time, good in points],
         dtype=pl.Boolean,
     )
+
+
+def _table(table: pl.DataFrame, name: str) -> Table:
+    rows = [
+        Row(
+            [
+                row["arm"],
+                str(row["trials"]) + (f" ({row['diverged']} diverged)" if row["diverged"] else ""),
+                number(row["seconds"], 1),
+                spread(row["low"], row["high"], lambda end: number(end, 1)),
+                number(row["device_hours"]),
+                "not measured" if row["kilojoules"] is None else number(row["kilojoules"], 1),
+                number(row["mean"]),
+                "yes" if row["front"] else "no",
+            ]
+        )
+        for row in table.iter_rows(named=True)
+    ]
+    heads = ("arm", "trials", "seconds per trial", "95 % interval", "device-hours of all", "kilojoules per trial")
+    return Table("Training", (*heads, metric(name).title, "unbeaten"), rows)
+
+
+def cost_figure(table: pl.DataFrame, arms: Sequence[str], name: str) -> Figure:
+    """What an arm reaches against the device time of a trial, both with their intervals; the line joins the arms on the front."""
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(5.6, 3.6))
+        front = table.filter(pl.col("front")).sort("device_seconds", "mean")
+        axis.plot(front["device_seconds"], front["mean"], color=SOFT, linestyle="--", linewidth=1, zorder=1)
+        for row in table.iter_rows(named=True):
+            colour, marker = colour_of(arms, row["arm"])
+            at, mean = row["device_seconds"], row["mean"]
+            if row["low"] is not None and row["mean_low"] is not None:
+                devices = at / row["seconds"] if row["seconds"] else 1.0
+                axis.plot([row["low"] * devices, row["high"] * devices], [mean, mean], color=colour, alpha=0.5, lw=1)
+                axis.plot([at, at], [row["mean_low"], row["mean_high"]], color=colour, alpha=0.5, lw=1)
+            axis.plot([at], [mean], marker, color=colour, ms=7, label=row["arm"], linestyle="none")
+        axis.set_xlabel("device-seconds per trial")
+        axis.set_ylabel(metric(name).title)
+        axis.margins(0.12)
+        legend(figure, axis, most=3)
+        return figure

@@ -8,6 +8,7 @@ import polars as pl
 import yaml
 
 from analysis.runs import Runs
+from analysis.section import Cell, Row, Section, Table
 
 PUBLISHED = {
     "model": pl.String,
@@ -17,7 +18,7 @@ PUBLISHED = {
     "provenance": pl.String,
 }
 OWN = "this sweep"
-# Our metric of each column, and the corpus that the pictures must come from for the two to be about the same benchmark. Recall is
+# Our metric of each column, and the corpus that the images must come from for the two to be about the same benchmark. Recall is
 # fine-tuned, as it is in the published columns.
 OURS = {
     "vqa_dev": ("downstream/vqa/accuracy", None),
@@ -32,7 +33,7 @@ OURS = {
 
 @dataclass(frozen=True)
 class Peers:
-    """`columns`: benchmarks in order, key -> name; `rows`: model, images and a cell a column; `caution`: how far they compare."""
+    """`columns`: benchmarks in order, key -> name; `rows`: model, images and a cell per column; `caution`: how far they compare."""
 
     columns: dict[str, str]
     rows: list[dict[str, Any]]
@@ -40,12 +41,35 @@ class Peers:
     caution: str
 
 
+def section(runs: Runs) -> Section:
+    """The published numbers and ours in one table."""
+    peers = against_published(runs)
+    rows = []
+    for row in peers.rows:
+        cells: list[Cell | str] = [str(row["name"]), str(row["images"])]
+        for key in peers.columns:
+            value, provenance = row.get(key, (None, ""))
+            cells.append(
+                "–" if value is None else Cell(f"{value:.2f}", title=provenance, italic=provenance == "recalled")
+            )
+        rows.append(Row(cells))
+    heads = ("model", "images", *peers.columns.values())
+    note = "In per cent. Italics: recalled from memory and unchecked; upright: read in a copy of the source, or measured here."
+    return Section(
+        "published",
+        "Published numbers",
+        [peers.caution],
+        tables=[Table("", heads, rows, note)],
+        frames={"published": peers.frame},
+    )
+
+
 def against_published(runs: Runs) -> Peers:
     """Each arm's mean in per cent, in the columns that it was measured in, then the models of `published.yaml` with their provenance."""
     source = (resources.files("analysis") / "published.yaml").read_text(encoding="utf-8")
     told = yaml.safe_load(source)
     columns: dict[str, str] = told["columns"]
-    data = runs.experiment.get("settings", {}).get("data", {})
+    data = runs.record.setting("data", {})
     rows = [{"name": arm, "images": OWN} | _measured(runs, arm, data) for arm in runs.arms]
     measured = any(len(row) > 2 for row in rows)
     rows += [
@@ -80,7 +104,7 @@ def _caution(data: dict[str, Any], measured: bool) -> str:
             f"No arm of this sweep (data: {source}) was measured on any of these benchmarks; wb finetune does that. The published numbers stand "
             "alone."
         )
-    told = f"This sweep was pre-trained on {source}, the published models on the pictures that their row names."
+    told = f"This sweep was pre-trained on {source}, the published models on the images that their row names."
     if data.get("source") == "scenes":
         told += " Tasks that were fine-tuned without annotations are made of rendered scenes and do not compare with the published ones at all."
     return told

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib import resources
@@ -10,18 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-import polars as pl
 from jinja2 import Environment
+from markupsafe import Markup, escape
 
-from analysis.ablation import CONTRASTS
-from analysis.compare import Differences, differing_settings, merged, titles
+from analysis import compare, published
 from analysis.convergence import target_value
-from analysis.findings import Findings, analyse
-from analysis.pictures import Picture, pictures
-from analysis.published import Peers, against_published
 from analysis.runs import UNITS, Runs, read_runs
-from analysis.verdict import POWER_NOTE, RULE, answer, caution, speed_sentences
-from analysis.wording import number, plain, signed, spread
+from analysis.section import Cell, Plot, Section
+from analysis.style import following
+from analysis.summaries import with_summaries
+from analysis.topics import sections
 from workbench.errors import UserError
 
 FORMS: dict[str, dict[str, Any]] = {  # undated: equal figures, equal files
@@ -37,6 +36,16 @@ LATEX = {letter: f"\\{letter}" for letter in "#$%&_{}"} | {
     ">": r"\textgreater{}",
     "·": r"$\cdot$",
     "–": "--",
+    "−": "$-$",
+    "×": r"$\times$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    "▲": "$^{+}$",
+    "▼": "$^{-}$",
+    "◆": r"$^{\neq}$",
+    "†": r"$^{\dagger}$",
+    "“": "``",
+    "”": "''",
 }
 
 
@@ -44,127 +53,69 @@ def write_report(
     uri: str,
     run_id: str,
     folder: Path,
-    compare: Sequence[str] = (),
+    compare_with: Sequence[str] = (),
     over: str = "steps",
-    published: bool = False,
+    against_published: bool = False,
 ) -> Path:
     """Writes `report.html`, `report.md`, `tables/` and `figures/` into `folder`; gives the page's path.
 
-    `compare`: further sweeps whose arms are set beside. `over`: what curves and speeds are read over, one of `UNITS`. `published`: with the
-    peers' published numbers. Raises UserError where there is no finished trial to report, or its time was not logged.
+    `compare_with`: further sweeps whose arms are set beside. `over`: what curves and speeds are read over, one of `UNITS`.
+    `against_published`: with the peers' published numbers. Raises UserError where there is no finished trial to report, or its time was
+    not logged.
     """
-    sweeps = [replace(read_runs(uri, each), over=over) for each in (run_id, *compare)]
-    runs = merged(sweeps) if compare else sweeps[0]
+    sweeps = [replace(read_runs(uri, each), over=over) for each in (run_id, *compare_with)]
+    runs = compare.merged(sweeps) if compare_with else sweeps[0]
     if over != "steps" and runs.curves(target_value(runs)[0]).is_empty():
         raise UserError(f"--over {over}: run {run_id} has no curve of its target over {UNITS[over]}; use --over steps.")
-    found = analyse(runs)
-    peers = against_published(runs) if published else None
-    frames = found.frames | ({"published": peers.frame} if peers else {})
-    drawn = pictures(found)
-    sources = _write(folder, frames, drawn)
-    differences = (titles(sweeps), differing_settings(sweeps)) if compare else ([], [])
-    context = _context(found, peers, differences, drawn, sources)
+    runs = with_summaries(runs)
+    extra = [compare.section(sweeps)] if compare_with else []
+    extra += [published.section(runs)] if against_published else []
+    first, *others = sections(runs)
+    return render([first, *extra, *others], runs, folder)
+
+
+def render(found: Sequence[Section], runs: Runs, folder: Path) -> Path:
+    """Writes the sections in all forms; gives the page's path."""
+    (folder / "tables").mkdir(parents=True, exist_ok=True)
+    (folder / "figures").mkdir(exist_ok=True)
+    for section in found:
+        for name, frame in section.frames.items():
+            frame.write_csv(folder / "tables" / f"{name}.csv")
+    images = {plot.name: _draw(plot, folder / "figures") for section in found for plot in section.plots}
+    script = _text("report.js")
+    context = {
+        "sections": found,
+        "runs": runs,
+        "question": runs.record.question or runs.name,
+        "images": images,
+        "script": script,
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    }
     page = folder / "report.html"
-    page.write_text(_render("report.html.j2", context, escape=True), encoding="utf-8")
-    (folder / "report.md").write_text(_render("report.md.j2", context, escape=False), encoding="utf-8")
-    (folder / "tables" / "tables.tex").write_text(_render("tables.tex.j2", context, escape=False), encoding="utf-8")
+    page.write_text(_filled("report.html.j2", context, autoescape=True), encoding="utf-8")
+    (folder / "report.md").write_text(_filled("report.md.j2", context, autoescape=False), encoding="utf-8")
+    (folder / "tables" / "tables.tex").write_text(_filled("tables.tex.j2", context, autoescape=False), encoding="utf-8")
     return page
 
 
-def _write(folder: Path, frames: dict[str, pl.DataFrame], drawn: list[Picture]) -> dict[str, str]:
-    """Writes tables and figures; gives each figure as a data URI, so that the page needs nothing beside it."""
-    (folder / "tables").mkdir(parents=True, exist_ok=True)
-    (folder / "figures").mkdir(exist_ok=True)
-    for name, frame in frames.items():
-        frame.write_csv(folder / "tables" / f"{name}.csv")
-    sources = {}
-    for picture in drawn:
-        if picture.figure.get_layout_engine() is not None:
-            picture.figure.draw_without_rendering()  # lays it out
-        box = picture.figure.get_tightbbox().padded(0.1)  # once for all forms, since finding it draws everything
-        for form, more in FORMS.items():
-            buffer = io.BytesIO()
-            picture.figure.savefig(buffer, format=form, dpi=160, bbox_inches=box, **more)
-            (folder / "figures" / f"{picture.name}.{form}").write_bytes(buffer.getvalue())
-            if form == "svg":
-                sources[picture.name] = "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
-        plt.close(picture.figure)
-    return sources
+def _draw(plot: Plot, folder: Path) -> str:
+    """Writes a figure in all forms; gives it as a data URI that follows the page's colours, so that the page needs nothing beside it."""
+    if plot.figure.get_layout_engine() is not None:
+        plot.figure.draw_without_rendering()  # lays it out
+    box = plot.figure.get_tightbbox().padded(0.1)  # once for all forms, since finding it draws everything
+    made = {}
+    for form, more in FORMS.items():
+        buffer = io.BytesIO()
+        plot.figure.savefig(buffer, format=form, dpi=160, bbox_inches=box, **more)
+        made[form] = buffer.getvalue()
+        (folder / f"{plot.name}.{form}").write_bytes(made[form])
+    plt.close(plot.figure)
+    return "data:image/svg+xml;base64," + base64.b64encode(following(made["svg"].decode()).encode()).decode()
 
 
-def _context(
-    found: Findings,
-    peers: Peers | None,
-    differences: tuple[list[str], Differences],
-    drawn: list[Picture],
-    sources: dict[str, str],
-) -> dict[str, object]:
-    """What the templates show."""
-    runs = found.runs
-    head = found.tables.get(found.primary, pl.DataFrame(schema=CONTRASTS))
-    script = (resources.files("analysis") / "templates" / "report.js").read_text(encoding="utf-8")
-    return {
-        "found": found,
-        "runs": runs,
-        "question": str(runs.experiment.get("question", runs.name)),
-        "answers": answer(head, found.primary, runs.baseline),
-        "caution": caution(head),
-        "diverged": diverged_sentences(runs),
-        "tuning": tuning(runs),
-        "search": runs.experiment.get("search"),
-        "rule": RULE,
-        "power_note": POWER_NOTE,
-        "smoke": bool(runs.experiment.get("smoke", False)),
-        "speeds": speed_sentences(found.speeds, *found.target),
-        "unit": UNITS[runs.over],
-        "kinds": found.foils["metric"].unique(maintain_order=True).to_list(),
-        "peers": peers,
-        "compared": differences[0],
-        "differing": differences[1],
-        "pictures": drawn,
-        "sources": sources,
-        "script": script,
-        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        "values": _by_arm(found.values),
-        "number": number,
-        "signed": signed,
-        "spread": spread,
-        "plain": plain,
-    }
-
-
-def _by_arm(values: pl.DataFrame) -> dict[str, dict[str, list[tuple[int, str, float]]]]:
-    """Metric -> arm -> seed, run and value."""
-    found: dict[str, dict[str, list[tuple[int, str, float]]]] = {}
-    for metric, arm, seed, run_id, value in values.iter_rows():
-        found.setdefault(metric, {}).setdefault(arm, []).append((seed, run_id, value))
-    return found
-
-
-def diverged_sentences(runs: Runs) -> list[str]:
-    """How many trials of each arm have diverged, since the others alone are compared."""
-    counts = runs.trials.group_by("arm", maintain_order=True).agg(
-        pl.len(), pl.col("run_id").is_in(runs.diverged).sum().alias("diverged")
-    )
-    return [
-        f"{row['diverged']} of {row['len']} trials of {row['arm']} diverged; means, intervals and p-values are about the others."
-        for row in counts.iter_rows(named=True)
-        if row["diverged"]
-    ]
-
-
-def tuning(runs: Runs) -> list[dict[str, object]]:
-    """A row an arm: what its search tried, and what it is compared with."""
-    return [
-        row
-        | {
-            "best": ", ".join(
-                f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
-                for name, value in (row["best"] or {}).items()
-            )
-        }
-        for row in runs.experiment.get("tuned", [])
-    ]
+def cell(value: Cell | str) -> Cell:
+    """A table's cell, which may be given as its text alone."""
+    return value if isinstance(value, Cell) else Cell(value)
 
 
 def latex(value: object) -> str:
@@ -172,8 +123,21 @@ def latex(value: object) -> str:
     return "".join(LATEX.get(letter, letter) for letter in str(value))
 
 
-def _render(template: str, context: dict[str, object], escape: bool) -> str:
-    source = (resources.files("analysis") / "templates" / template).read_text(encoding="utf-8")
-    environment = Environment(autoescape=escape, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["latex"] = latex
-    return environment.from_string(source).render(**context)
+def markdown(value: object) -> str:
+    """Text within a cell of a Markdown table."""
+    return str(value).replace("|", r"\|").replace("\n", " ")
+
+
+def code(value: object) -> Markup:
+    """Text for the page, what stands between backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(str(value)))))
+
+
+def _text(name: str) -> str:
+    return (resources.files("analysis") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _filled(template: str, context: dict[str, object], autoescape: bool) -> str:
+    environment = Environment(autoescape=autoescape, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"latex": latex, "cell": cell, "code": code, "markdown": markdown}
+    return environment.from_string(_text(template)).render(**context)

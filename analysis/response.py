@@ -1,22 +1,91 @@
-"""How a metric responds to a number that is varied, such as a temperature or a ratio: runs in, frames out."""
+"""How metrics respond to a number that is varied, such as a temperature or a ratio, and whether they rise or fall with it."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
+from matplotlib.figure import Figure
 from scipy.interpolate import PchipInterpolator
 
 from analysis.runs import Runs
-from analysis.statistics import mean_interval
+from analysis.section import Plot, Section
+from analysis.statistics import LEVEL, Contrast, fewest_seeds, mean_interval, paired_contrast, smallest_p
+from analysis.style import INK, PALETTE, SOFT, STYLE
+from analysis.wording import counted, probability, short, signed, spread
+from workbench.metrics import METRICS, metric, title
 
 POINTS = {"level": pl.Float64, "seeds": pl.Int64, "mean": pl.Float64, "low": pl.Float64, "high": pl.Float64}
 CURVE = {"level": pl.Float64, "fit": pl.Float64, "low": pl.Float64, "high": pl.Float64}
+RESPONSES = {"metric": pl.String, **POINTS}
 FEWEST = 4  # levels that a curve is fitted to
+TREND = 3  # levels that a trend is tested over
+MOST = 6  # metrics that are drawn
+CAPTION = (
+    "Mean over seeds with its 95 % interval at each level, single seeds as dots; between the levels a monotone interpolation of the means and of "
+    "the ends of their intervals, which is a guess."
+)
 WIDE = 20.0  # ratio of the levels from which on they are spaced by their logarithms
 
 
+def section(runs: Runs) -> Section | None:
+    """The trend of the primary metric, and response curves."""
+    found = varied(runs)
+    if found is None:
+        return None
+    factor, levels = found
+    told = trend(runs, runs.record.primary, levels)
+    names = list(dict.fromkeys((runs.record.primary, *(f"val/{row.name}" for row in METRICS if row.outcome))))
+    shown = [name for name in names if not runs.final(name).is_empty()][:MOST]
+    tables = {name: points(runs, name, levels) for name in shown}
+    plots = []
+    if len(levels) >= FEWEST:
+        placed = pl.DataFrame({"arm": list(levels), "level": list(levels.values())})
+        seeds = {name: runs.final(name).join(placed, on="arm") for name in shown}
+        panels = {name: (table, curve(table)) for name, table in tables.items()}
+        figure = response_figure(panels, factor, seeds, logarithmic(list(levels.values())))
+        plots = [Plot("response", CAPTION, figure)]
+    frames = [table.select(pl.lit(name).alias("metric"), *POINTS) for name, table in tables.items()]
+    return Section(
+        "response",
+        f"Response to {short(factor)}",
+        [trend_sentence(told, runs.record.primary, factor, logarithmic(list(levels.values())))],
+        plots=plots,
+        frames={"response": pl.concat(frames) if frames else pl.DataFrame(schema=RESPONSES)},
+    )
+
+
+def trend(runs: Runs, name: str, levels: dict[str, float]) -> Contrast:
+    """The slope of the metric over the levels (over their logarithms to base 10 where they are spaced so), by least squares within each seed
+    that has all levels, against zero."""
+    x = np.array(list(levels.values()))
+    x = np.log10(x) if logarithmic(list(levels.values())) else x
+    weights = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
+    found = {(arm, seed): value for arm, seed, value in runs.final(name).iter_rows()}
+    seeds = sorted({seed for _, seed in found})
+    whole = [seed for seed in seeds if all((arm, seed) in found for arm in levels)]
+    slopes = np.array([sum(w * found[arm, seed] for w, arm in zip(weights, levels, strict=True)) for seed in whole])
+    return paired_contrast(slopes, np.zeros_like(slopes))
+
+
+def trend_sentence(found: Contrast, name: str, factor: str, log: bool) -> str:
+    """The trend in words."""
+    what, per = metric(name).title, "per factor of ten" if log else "per unit"
+    if found.seeds == 0:
+        return f"No seed has {what} at every level of {short(factor)}: there is no trend to test."
+    slope = f"{signed(found.difference.mean)} {spread(found.difference.low, found.difference.high, signed)} {per}"
+    counts = f"exact p = {probability(found.p)}, {counted(found.seeds, 'seed')}, one test"
+    if smallest_p(found.seeds) > LEVEL:
+        return (
+            f"Slope of {what} over {short(factor)}: {slope}; too few seeds for a verdict ({fewest_seeds()} are needed)."
+        )
+    if found.p > LEVEL:
+        return f"Whether {what} rises or falls with {short(factor)} is undecided: slope {slope} ({counts})."
+    return f"{what[0].upper()}{what[1:]} {'rises' if found.difference.mean > 0 else 'falls'} with {short(factor)}: slope {slope} ({counts})."
+
+
 def varied(runs: Runs) -> tuple[str, dict[str, float]] | None:
-    """The one factor that is varied, where it is a number with at least `FEWEST` levels, and the level of each arm."""
-    arms = {arm: values for arm, values in runs.experiment.get("arm_values", {}).items() if arm in runs.arms}
-    if len(arms) < FEWEST:
+    """The one factor that is varied, where it is a number with at least `TREND` levels, and the level of each arm."""
+    arms = {arm: values for arm, values in runs.record.arm_values.items() if arm in runs.arms}
+    if len(arms) < TREND:
         return None
     changing = [name for name in next(iter(arms.values())) if len({str(values[name]) for values in arms.values()}) > 1]
     if len(changing) != 1:
@@ -27,14 +96,14 @@ def varied(runs: Runs) -> tuple[str, dict[str, float]] | None:
     return changing[0], {arm: float(level) for arm, level in levels.items()}
 
 
-def points(runs: Runs, metric: str, levels: dict[str, float]) -> pl.DataFrame:
-    """A row a level: the mean over seeds with its Student interval."""
-    final = runs.final(metric)
+def points(runs: Runs, name: str, levels: dict[str, float]) -> pl.DataFrame:
+    """A row per level: the mean over seeds with its Student interval."""
+    final = runs.final(name)
     rows = []
     for arm, level in sorted(levels.items(), key=lambda each: each[1]):
         values = final.filter(pl.col("arm") == arm)["value"].to_numpy()
         if len(values):
-            reached = mean_interval(values)
+            reached = mean_interval(values, metric(name).bounds)
             rows.append((level, len(values), reached.mean, reached.low, reached.high))
     return pl.DataFrame(rows, schema=POINTS, orient="row")
 
@@ -58,3 +127,34 @@ def curve(found: pl.DataFrame, count: int = 121) -> pl.DataFrame:
     parts = [PchipInterpolator(x, known[name].to_numpy())(at) for name in ("mean", "low", "high")]
     rows = zip(np.exp(at) if log else at, *parts, strict=True)
     return pl.DataFrame([tuple(map(float, row)) for row in rows], schema=CURVE, orient="row")
+
+
+def response_figure(
+    panels: dict[str, tuple[pl.DataFrame, pl.DataFrame]], factor: str, seeds: dict[str, pl.DataFrame], log: bool
+) -> Figure:
+    """One panel per metric: its mean at each level with the interval, the seeds as dots, and the fitted curve with its band."""
+    with plt.rc_context(STYLE):
+        columns = min(3, len(panels))
+        rows = -(-len(panels) // columns)
+        figure, axes = plt.subplots(rows, columns, figsize=(4.2 * columns, 3.1 * rows), squeeze=False)
+        for axis in axes.flat[len(panels) :]:
+            axis.set_visible(False)
+        for axis, (name, (found, fitted)) in zip(axes.flat, panels.items(), strict=False):
+            axis.plot(seeds[name]["level"], seeds[name]["value"], ".", color=SOFT, ms=3, alpha=0.6)
+            if fitted.height:
+                axis.fill_between(
+                    fitted["level"], fitted["low"], fitted["high"], color=PALETTE[2], alpha=0.15, linewidth=0
+                )
+                axis.plot(fitted["level"], fitted["fit"], color=PALETTE[2], linewidth=1.4)
+            spread = np.nan_to_num(
+                [(found["mean"] - found["low"]).to_numpy(), (found["high"] - found["mean"]).to_numpy()]
+            )
+            axis.errorbar(found["level"], found["mean"], yerr=spread, fmt="o", color=INK, ms=4.5, lw=1.2)
+            if log:
+                axis.set_xscale("log")
+                axis.minorticks_off()
+            axis.set_xticks(found["level"].to_list(), [f"{level:g}" for level in found["level"]])
+            axis.set_title(title(name), fontsize=10, loc="left")
+            axis.set_xlabel(short(factor))
+        figure.tight_layout()
+        return figure

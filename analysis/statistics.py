@@ -1,17 +1,15 @@
-"""Paired contrasts and intervals: arrays in, numbers out. The mathematics is scipy's and statsmodels'."""
+"""Intervals and exact tests over seeds: arrays in, numbers out. The mathematics is scipy's."""
 
-import gc
-import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import polars as pl
 from scipy import stats
 
 CONFIDENCE = 0.95
 LEVEL = 0.05
-POWER = 0.8
-MOST_SEEDS = 10_000
+MOST_FLIPS = 8192  # sign flips that are enumerated; of more than 14 seeds so many are drawn
+NAN = float("nan")
 
 
 @dataclass(frozen=True)
@@ -25,156 +23,116 @@ class Interval:
 
 @dataclass(frozen=True)
 class Contrast:
-    """An arm against the baseline, paired by seed; all but the mean is nan with fewer than two seeds.
-
-    `bca` is the difference's bootstrap interval, `spread` its standard deviation over seeds. `effect` is the difference in standard deviations over seeds (d_z). `margin` is the smallest
-    d for which two one-sided tests say 'no difference larger than d' at the 5 % level.
-    """
+    """An arm against the baseline, paired by seed: the mean difference with its Student interval, the exact two-sided sign-flip p, the
+    number of paired seeds, and the standard deviation of the differences. What needs two seeds is nan with fewer."""
 
     difference: Interval
     p: float
     seeds: int
-    bca: Interval
     spread: float
-    effect: float
-    margin: float
 
 
-def mean_interval(values: np.ndarray) -> Interval:
-    """The mean and its Student interval; the values are one a seed."""
-    mean = float(np.mean(values)) if len(values) else float("nan")
+def mean_interval(values: np.ndarray, bounds: tuple[float, float] = (-np.inf, np.inf)) -> Interval:
+    """The mean and its Student interval, cut where the quantity itself ends (`bounds`); the values are one per seed."""
+    mean = float(np.mean(values)) if len(values) else NAN
     if len(values) < 2:
-        return Interval(mean, float("nan"), float("nan"))
+        return Interval(mean, NAN, NAN)
     half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1) * stats.sem(values))
-    return Interval(mean, mean - half, mean + half)
+    low, high = bounds
+    return Interval(mean, max(low, mean - half), min(high, mean + half))
 
 
-def paired_contrast(arm: np.ndarray, baseline: np.ndarray, resampled: bool = True) -> Contrast:
+def ratio_interval(numerators: np.ndarray, denominators: np.ndarray, bounds: tuple[float, float]) -> Interval:
+    """The ratio of two sums over seeds, with the Student interval of its linearisation over seeds (Cochran 1977, 6.3), so that the
+    interval is about the very estimate; nan ends with fewer than two seeds."""
+    whole = float(denominators.sum())
+    if whole <= 0:
+        return Interval(NAN, NAN, NAN)
+    ratio = float(numerators.sum()) / whole
+    count = len(numerators)
+    if count < 2:
+        return Interval(ratio, NAN, NAN)
+    residuals = (numerators - ratio * denominators) / (whole / count)
+    error = float(np.std(residuals, ddof=1)) / np.sqrt(count)
+    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, count - 1)) * error
+    return Interval(ratio, max(bounds[0], ratio - half), min(bounds[1], ratio + half))
+
+
+def paired_contrast(arm: np.ndarray, baseline: np.ndarray) -> Contrast:
     """Mean of `arm - baseline` over seeds, its Student interval, and the exact two-sided sign-flip p.
 
-    Both arrays hold one value a seed, in the same order of seeds. Not `resampled`: without the bootstrap interval, which takes longest.
+    Both arrays hold one value per seed, in the same order of seeds. A value that is nan makes all of it nan.
     """
-    differences = arm - baseline
-    nan = float("nan")
-    if len(differences) < 2:
-        alone = mean_interval(differences)
-        return Contrast(alone, nan, len(differences), Interval(alone.mean, nan, nan), nan, nan, nan)
-    flipped = stats.permutation_test(
-        (differences,),
-        np.mean,
-        permutation_type="samples",
-        n_resamples=10_000,
-        rng=np.random.default_rng(0),
-        vectorized=True,
-    )
-    mean, spread = float(np.mean(differences)), float(np.std(differences, ddof=1))
-    half = float(stats.t.ppf(1 - LEVEL, len(differences) - 1) * stats.sem(differences))
-    return Contrast(
-        mean_interval(differences),
-        float(flipped.pvalue),
-        len(differences),
-        bca_interval(differences) if resampled else Interval(mean, nan, nan),
-        spread,
-        mean / spread if spread > 0 else nan,
-        abs(mean) + half,
-    )
+    differences = np.asarray(arm, dtype=float) - np.asarray(baseline, dtype=float)
+    count = len(differences)
+    if count < 2 or np.isnan(differences).any():
+        mean = float(np.mean(differences)) if count else NAN
+        return Contrast(Interval(mean, NAN, NAN), NAN, count, NAN)
+    flipped = np.abs(signs(count) @ differences)
+    p = float(np.mean(flipped >= flipped[0] - 1e-9 * np.abs(differences).sum()))
+    return Contrast(mean_interval(differences), p, count, float(np.std(differences, ddof=1)))
 
 
-def bca_interval(values: np.ndarray, resamples: int = 4999) -> Interval:
-    """The mean and its BCa bootstrap interval, widened for few values as Hesterberg (2015, section 5.3) widens the percentile interval, since
-    without that it covers 83 to 92 % at 6 to 12 values instead of 95 %."""
-    mean = float(np.mean(values))
-    if len(values) < 3 or np.ptp(values) == 0:
-        return Interval(mean, float("nan"), float("nan"))
-    count = len(values)
-    t = stats.t.ppf(0.5 + CONFIDENCE / 2, count - 1)
-    level = 2 * stats.norm.cdf(t * np.sqrt(count / (count - 1))) - 1
-    with warnings.catch_warnings(), np.errstate(invalid="ignore"):
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # then there is no interval, and none is shown
-        made = stats.bootstrap(
-            (values,),
-            np.mean,
-            method="BCa",
-            confidence_level=float(level),
-            n_resamples=resamples,
-            rng=np.random.default_rng(0),
-            vectorized=True,
-        ).confidence_interval
-    return Interval(mean, float(made.low), float(made.high))
-
-
-def detectable(spread: float, seeds: int, contrasts: int = 1) -> float:
-    """The smallest difference that a paired t-test finds with a power of 80 %, `spread` being the standard deviation of differences over seeds
-    and `contrasts` the size of the family (Bonferroni, the worst case of Holm)."""
-    from statsmodels.stats.power import TTestPower
-
-    if seeds < 2 or not spread > 0:
-        return float("nan")
-    return float(TTestPower().solve_power(nobs=seeds, alpha=LEVEL / contrasts, power=POWER)) * spread
-
-
-def seeds_needed(effect: float, contrasts: int = 1) -> int | None:
-    """How many seeds a difference of `effect` standard deviations needs for that; None where more than 10,000."""
-    from statsmodels.stats.power import TTestPower
-
-    if not abs(effect) > 0:
-        return None
-    level = LEVEL / contrasts
-
-    def enough(seeds: int) -> bool:
-        # The tail on the other side is nothing, and statsmodels cannot compute it for large effects.
-        return bool(TTestPower().power(abs(effect), seeds, level / 2, alternative="larger") >= POWER)
-
-    high = 2
-    while not enough(high):
-        high *= 2
-        if high > MOST_SEEDS:
-            return None
-    low = max(2, high // 2)
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle + 1, high)
-    # An exact sign-flip test can reach the level only from so many seeds on.
-    while smallest_p(low) > level:
-        low += 1
-    return low
+def signs(seeds: int, most: int = MOST_FLIPS) -> np.ndarray:
+    """Sign flips of so many seeds, float [flips, seeds], the first one the identity. A flip and its opposite give the same two-sided
+    statistic, so that one of each two is enough. All of them where they are at most `most`, else so many drawn ones."""
+    if 2 ** (seeds - 1) <= most:
+        return 1.0 - 2.0 * ((np.arange(2 ** (seeds - 1))[:, None] >> np.arange(seeds)) & 1)
+    drawn = np.random.default_rng(0).integers(0, 2, (most, seeds))
+    drawn[0] = 0
+    return 1.0 - 2.0 * drawn
 
 
 def smallest_p(seeds: int) -> float:
-    """The smallest two-sided p that `seeds` sign flips can give."""
-    return 2.0 ** (1 - seeds)
+    """The smallest two-sided p that so many sign flips can give."""
+    return 2.0 ** (1 - seeds) if seeds > 0 else 1.0
 
 
-def holm(p_values: list[float]) -> list[float]:
-    """Holm's adjustment within one family; nan stays nan and does not count."""
-    from statsmodels.stats.multitest import multipletests
-
-    given = np.array(p_values, dtype=float)
-    known = ~np.isnan(given)
-    if known.any():
-        gc.freeze()  # it collects garbage each time, which takes a tenth of a second unless what there is need not be looked at
-        given[known] = multipletests(given[known], method="holm")[1]
-        gc.unfreeze()
-    return [float(value) for value in given]
+def fewest_seeds() -> int:
+    """The number of paired seeds from which on a sign-flip test can reach the level."""
+    return next(count for count in range(1, 64) if smallest_p(count) <= LEVEL)
 
 
-def paired_ratio(numerator: np.ndarray, denominator: np.ndarray) -> tuple[Interval, float]:
-    """The geometric mean of the seeds' ratios, with the Student interval of their logarithms and the exact two-sided sign-flip p of a ratio
-    of one. All values are positive."""
-    made = paired_contrast(np.log(numerator), np.log(denominator), resampled=False)
-    low, mean, high = (float(np.exp(x)) for x in (made.difference.low, made.difference.mean, made.difference.high))
-    return Interval(mean, low, high), made.p
-
-
-def with_holm(frame: pl.DataFrame) -> pl.DataFrame:
-    """The frame's column `p` as one family: with `p_holm` beside it, both null where there is no test."""
-    adjusted = holm(frame["p"].fill_null(float("nan")).to_list())
-    return frame.with_columns(
-        pl.col("p").fill_nan(None), pl.Series("p_holm", adjusted, dtype=pl.Float64).fill_nan(None)
-    )
-
-
-def percentile_interval(value: float, drawn: np.ndarray) -> Interval:
-    """A value with the percentile interval of its bootstrap draws."""
-    low, high = np.quantile(drawn, [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
+def percentile_interval(value: float, drawn: np.ndarray, seeds: int) -> Interval:
+    """A value with the percentile interval of its bootstrap draws over so many seeds, widened as Hesterberg (2015, section 5.3) widens it,
+    since of few seeds the plain one is too narrow."""
+    t = stats.t.ppf(0.5 + CONFIDENCE / 2, seeds - 1)
+    tail = float(stats.norm.sf(t * np.sqrt(seeds / (seeds - 1))))
+    low, high = np.quantile(drawn, [tail, 1 - tail])
     return Interval(value, float(low), float(high))
+
+
+def incidence(times: np.ndarray, kinds: np.ndarray) -> list[tuple[float, float, float, float]]:
+    """The cumulative incidence of kind 1 beside the competing kind 2; 0 is censored. Rows of time, share and the ends of its 95 % interval
+    (variance of Aalen's kind, complementary log-log), nan where it is not defined."""
+    survival, share = 1.0, 0.0
+    past: list[
+        tuple[float, float, float, float, float]
+    ] = []  # share, survival before, at risk, all events, events of kind 1
+    rows = []
+    for time in np.unique(times[kinds > 0]):
+        risk = float((times >= time).sum())
+        own, every = float(((times == time) & (kinds == 1)).sum()), float(((times == time) & (kinds > 0)).sum())
+        share += survival * own / risk
+        past.append((share, survival, risk, every, own))
+        survival *= 1 - every / risk
+        if own:
+            rows.append((float(time), share, *_loglog(share, _variance(share, past))))
+    return rows
+
+
+def _variance(share: float, past: Sequence[tuple[float, float, float, float, float]]) -> float:
+    total = 0.0
+    for then, survival, risk, every, own in past:
+        if every < risk:
+            total += (share - then) ** 2 * every / (risk * (risk - every))
+        total += survival**2 * own * (risk - own) / risk**3
+        total -= 2 * (share - then) * survival * own / risk**2
+    return total
+
+
+def _loglog(share: float, variance: float) -> tuple[float, float]:
+    if not 0 < share < 1 - 1e-12 or variance <= 0:
+        return float("nan"), float("nan")
+    half = stats.norm.ppf(0.975) * np.sqrt(variance) / abs(share * np.log(share))
+    return float(share ** np.exp(half)), float(share ** np.exp(-half))

@@ -1,30 +1,76 @@
-"""Which of the settings that a search tuned mattered: runs in, frames out. The mathematics is Optuna's."""
+"""What a search tuned, and which of the settings mattered. The mathematics is Optuna's."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
+import matplotlib.pyplot as plt
 import polars as pl
+from matplotlib.figure import Figure
 
 from analysis.runs import Runs
-from workbench.config.schema import lower_is_better
+from analysis.section import Plot, Row, Section, Table
+from analysis.style import STYLE, colour_of, legend
+from analysis.wording import number, short
+from workbench.config.schema import Range
+from workbench.metrics import lower_is_better, metric, on_validation
 
 IMPORTANCE = {"arm": pl.String, "setting": pl.String, "importance": pl.Float64, "trials": pl.Int64}
 FEWEST = 4  # finished trials of an arm, below which an importance says nothing
 
 
+CAPTION = "The share of the variance of the tuned metric over each arm's search that a setting explains (fANOVA, Hutter et al. 2014)."
+
+
+def section(runs: Runs) -> Section | None:
+    """What each arm's search tried and chose, and which setting mattered."""
+    search = runs.record.search
+    if search is None or not runs.record.tuned:
+        return None
+    found = importances(runs)
+    name = on_validation(runs.record.primary)
+    lead = (
+        f"Each arm was tuned with the same budget of {search.trials} trials ({search.sampler}, pruner: {search.pruner}, seed {search.seed}) "
+        "on the validation split, then run with fresh seeds, on which alone the answer rests."
+    )
+    rows = [
+        Row([each.arm, str(each.tried), str(each.pruned), str(each.diverged), _best(each.best), number(each.value)])
+        for each in runs.record.tuned
+    ]
+    heads = ("arm", "trials", "pruned", "diverged", "best setting", f"its {metric(name).title}")
+    plots = [Plot("importances", CAPTION, importance_figure(found, runs.arms))] if found.height else []
+    return Section(
+        "tuning",
+        "Tuning",
+        [lead],
+        tables=[Table("Searches", heads, rows)],
+        plots=plots,
+        split="validation",
+        frames={"importances": found},
+    )
+
+
+def _best(best: dict[str, Any] | None) -> str:
+    told = [
+        f"{short(name)}={value:.3g}" if isinstance(value, float) else f"{short(name)}={value}"
+        for name, value in (best or {}).items()
+    ]
+    return ", ".join(told) or "none yet"
+
+
 def importances(runs: Runs) -> pl.DataFrame:
-    """A row an arm and tuned setting: the share of the variance of the primary metric over the arm's search that the setting explains (fANOVA,
+    """A row per arm and tuned setting: the share of the variance of the primary metric over the arm's search that the setting explains (fANOVA,
     Hutter et al. 2014). Pruned and diverged trials are left out, having no final value."""
-    search: dict[str, Any] = runs.experiment.get("search") or {}
+    search = runs.record.search
     rows = []
     for (arm,), trials in runs.searched.group_by("arm", maintain_order=True):
-        if search and len(trials) >= FEWEST:
-            found = _importances(search["settings"], trials, str(runs.experiment.get("primary", "")))
+        if search is not None and len(trials) >= FEWEST:
+            found = _importances(search.settings, trials, on_validation(runs.record.primary))
             rows += [(arm, setting, share, len(trials)) for setting, share in found.items()]
     return pl.DataFrame(rows, schema=IMPORTANCE, orient="row")
 
 
-def _importances(ranges: dict[str, Any], trials: pl.DataFrame, primary: str) -> dict[str, float]:
+def _importances(ranges: dict[str, Range | list[Any]], trials: pl.DataFrame, primary: str) -> dict[str, float]:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -41,14 +87,14 @@ def _importances(ranges: dict[str, Any], trials: pl.DataFrame, primary: str) -> 
     return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
 
 
-def _distribution(given: Any) -> Any:
+def _distribution(given: Range | list[Any]) -> Any:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if isinstance(given, list):
         return CategoricalDistribution(given)
-    whole = all(isinstance(given[end], int) for end in ("low", "high"))
-    kind = IntDistribution if whole else FloatDistribution
-    return kind(given["low"], given["high"], log=bool(given.get("log")))
+    if isinstance(given.low, int) and isinstance(given.high, int):
+        return IntDistribution(given.low, given.high, log=given.log)
+    return FloatDistribution(given.low, given.high, log=given.log)
 
 
 def _level(space: Any, text: str) -> Any:
@@ -56,3 +102,22 @@ def _level(space: Any, text: str) -> Any:
     if hasattr(space, "choices"):
         return next((choice for choice in space.choices if str(choice) == text), space.choices[0])
     return int(text) if isinstance(space.low, int) else float(text)
+
+
+def importance_figure(table: pl.DataFrame, arms: Sequence[str]) -> Figure:
+    """How much of the variance over each arm's search a tuned setting explains, by arm."""
+    settings = table["setting"].unique().sort().to_list()
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(6.4, 1.2 + 0.45 * len(settings)))
+        shown = [arm for arm in arms if arm in table["arm"].to_list()]
+        for place, arm in enumerate(shown):
+            colour, _ = colour_of(arms, arm)
+            part = table.filter(pl.col("arm") == arm)
+            height = 0.8 / len(shown)
+            at = [settings.index(name) + (place - (len(shown) - 1) / 2) * height for name in part["setting"]]
+            axis.barh(at, part["importance"], height * 0.9, color=colour, label=arm)
+        axis.set_yticks(range(len(settings)), [short(name) for name in settings])
+        axis.set_xlim(0, 1)
+        axis.set_xlabel("share of the variance explained")
+        legend(figure, axis, most=3)
+        return figure

@@ -1,22 +1,67 @@
 """How names and numbers are written, in tables, figures and sentences alike."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from workbench.metrics import Metric
+
+DASH = "–"
 
 
-def plain(name: str) -> str:
-    """`replace_object` as people write it."""
-    return name.replace("_", " ")
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with so many decimals, or a dash; a value that rounds to zero has no sign."""
+    if value is None or not math.isfinite(value):
+        return DASH
+    text = f"{value:.{digits}f}"
+    if float(text) == 0:
+        text = text.removeprefix("-")
+    return text.replace("-", "−")
 
 
-def number(value: float | None) -> str:
-    """Three significant digits, or a dash."""
-    return "–" if value is None or value != value else f"{value:.3f}"
+def signed(value: float | None, digits: int = 3) -> str:
+    """The same with its sign."""
+    text = number(value, digits)
+    return text if text == DASH or text.startswith("−") or float(text) == 0 else f"+{text}"
 
 
-def signed(value: float | None) -> str:
-    return "–" if value is None or value != value else f"{value:+.3f}"
+def probability(value: float | None) -> str:
+    """A p-value."""
+    if value is None or value != value:
+        return DASH
+    return "< .001" if value < 0.001 else f"{value:.3f}"
 
 
 def spread(low: float | None, high: float | None, form: Callable[[float | None], str] = number) -> str:
-    """An interval in brackets, or a dash where one seed says nothing of it."""
-    return "–" if low is None or low != low else f"[{form(low)}, {form(high)}]"
+    """An interval in brackets, or a dash where one seed says nothing of it. An end that is not known is open."""
+    known = [end is not None and end == end for end in (low, high)]
+    if not any(known):
+        return DASH
+    return f"[{form(low) if known[0] else '…'}, {form(high) if known[1] else '…'}]"
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 seed`, `2 seeds`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def listed(items: Sequence[str], word: str = "and") -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} {word} {items[-1]}" if items else ""
+
+
+def amount(value: float, row: Metric) -> str:
+    """How large a difference of a metric is, in words: shares in points of a hundred."""
+    if row.unit == "share":
+        return f"{number(100 * abs(value), 1)} points"
+    return f"{number(abs(value))} {row.unit}".strip()
+
+
+def short(factor: str) -> str:
+    """The last part of a dotted key, as people write it."""
+    return factor.rsplit(".", 1)[-1].replace("_", " ")
+
+
+def level(value: Any) -> str:
+    """A factor's level as people write it."""
+    return f"{value:g}" if isinstance(value, float) else str(value).replace("_", " ")

@@ -2,7 +2,7 @@
 // Sorts a table by a column: numbers by their value (of an interval the lower end), all else as text; dashes last.
 function key(cell) {
   const text = cell.textContent.trim();
-  const value = parseFloat(text.replace(/^[[+]+/, "").replace("−", "-"));
+  const value = parseFloat(text.replace(/^[[+]+/, "").replace(/^(at most|at least|<) */, "").replace("−", "-"));
   return { text, value: Number.isNaN(value) ? null : value };
 }
 function sort(table, column, descending) {
@@ -44,7 +44,9 @@ for (const figure of document.querySelectorAll("figure[data-name]")) {
   const image = figure.querySelector("img");
   const place = figure.querySelector(".downloads");
   place.textContent = "Save as";
-  offer(place, `${figure.dataset.name}.svg`, image.src);
+  // Saved, it no longer follows a page: its light colours stay.
+  const plain = atob(image.src.slice(image.src.indexOf(",") + 1)).replace(/var\(--c\d+, (#\w+)\)/g, "$1");
+  offer(place, `${figure.dataset.name}.svg`, `data:image/svg+xml;base64,${btoa(plain)}`);
   offer(place, `${figure.dataset.name}.png`, "#").addEventListener("click", (event) => {
     if (event.currentTarget.href.startsWith("data:")) return;
     const canvas = document.createElement("canvas");

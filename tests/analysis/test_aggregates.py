@@ -1,11 +1,16 @@
 """Aggregates against the rliable package, and by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
 
 from analysis import aggregates
+from analysis.foils import at_chance, suite_table
 from analysis.runs import METRICS, TRIALS, Runs
+from tests.analysis.toy import toy_findings_runs
+from workbench.record import SweepRecord
 
 library = pytest.importorskip("rliable.library", reason="rliable is not installed")
 reference = pytest.importorskip("rliable.metrics", reason="rliable is not installed")
@@ -29,18 +34,20 @@ def test_aggregates_are_those_of_rliable(scores: dict[str, np.ndarray]) -> None:
     assert aggregates.performance_profile(scores["arm"], thresholds) == pytest.approx(theirs["arm"], abs=1e-9)
 
 
-def test_intervals_are_those_of_rliable_but_for_chance(scores: dict[str, np.ndarray]) -> None:
+def test_intervals_are_those_of_rliable_where_there_is_one_kind(scores: dict[str, np.ndarray]) -> None:
+    """Of one kind rliable draws whole seeds, too; ours are widened for few seeds."""
+    one = {name: np.repeat(each[:, :1], 40, axis=0) for name, each in scores.items()}
     _, theirs = library.get_interval_estimates(
-        {"arm": scores["arm"]}, lambda x: np.array([reference.aggregate_iqm(x)]), reps=4000,
+        {"arm": one["arm"]}, lambda x: np.array([reference.aggregate_iqm(x)]), reps=4000,
         random_state=np.random.RandomState(1),
     )  # fmt: skip
-    ours = aggregates.stratified_interval(scores["arm"], aggregates.iqm, 4000)
+    ours = aggregates.seed_interval(one["arm"], aggregates.iqm, 4000)
     assert (ours.low, ours.high) == pytest.approx(tuple(theirs["arm"][:, 0]), abs=0.012)
     _, theirs = library.get_interval_estimates(
-        {"x": (scores["arm"], scores["base"])}, reference.probability_of_improvement, reps=2000,
+        {"x": (one["arm"], one["base"])}, reference.probability_of_improvement, reps=2000,
         random_state=np.random.RandomState(1),
     )  # fmt: skip
-    found = aggregates.improvement_interval(scores["arm"], scores["base"], 2000)
+    found = aggregates.improvement_interval(one["arm"], one["base"], 2000)
     assert (found.low, found.high) == pytest.approx(tuple(np.ravel(theirs["x"])), abs=0.03)
 
 
@@ -51,7 +58,7 @@ def test_the_middle_half_by_hand() -> None:
 
 def test_tables_take_whole_seeds_only() -> None:
     trials = pl.DataFrame(
-        [(f"{arm}{seed}", "n", "FINISHED", arm, seed) for arm in ("base", "arm") for seed in range(3)],
+        [(f"{arm}{seed}", "n", "FINISHED", arm, seed, "finished") for arm in ("base", "arm") for seed in range(3)],
         schema=TRIALS,
         orient="row",
     )
@@ -62,8 +69,8 @@ def test_tables_take_whole_seeds_only() -> None:
         for kind in ("swap", "add")
         if (arm, seed, kind) != ("arm", 2, "swap")
     ]
-    runs = Runs("r", "r", {"baseline_arm": "base"}, trials, pl.DataFrame(rows, schema=METRICS, orient="row"))
-    arrays = aggregates.score_arrays(runs)
+    runs = Runs("r", "r", SweepRecord(baseline_arm="base"), trials, pl.DataFrame(rows, schema=METRICS, orient="row"))
+    arrays = aggregates.score_arrays(runs, runs.names("val/foil/"))
     assert {arm: each.shape for arm, each in arrays.items()} == {"base": (3, 2), "arm": (2, 2)}
     table = aggregates.aggregate_table(arrays, "base")
     assert table.filter(aggregate="probability of improvement", arm="arm")["value"].item() == 1.0
@@ -71,3 +78,31 @@ def test_tables_take_whole_seeds_only() -> None:
     profile = aggregates.profile_table(arrays, 11)
     assert profile.group_by("arm").agg(pl.col("share").first())["share"].max() == 1.0
     assert profile.height == 22
+
+
+def test_kinds_that_every_arm_guesses_are_shown_apart_and_do_not_enter_the_mean() -> None:
+    runs = toy_findings_runs(3, 4)
+    guessed = runs.metrics.with_columns(
+        value=pl.when(pl.col("metric") == "compositional/scenes/swap_arguments")
+        .then(0.5 + 0.002 * pl.col("value"))
+        .otherwise("value")
+    ).with_columns(
+        value=pl.when(pl.col("metric") == "compositional/scenes/swap_arguments")
+        .then(pl.col("value") - 0.0016)
+        .otherwise("value")
+    )
+    runs = replace(runs, metrics=guessed)
+    assert at_chance(suite_table(runs, "scenes")) == ["swap_arguments"]
+    section = aggregates.section(runs)
+    assert section is not None
+    assert "left out, being at chance in every arm: swap arguments" in section.lead[0]
+    found = section.frames["aggregates"].filter(aggregate="mean", arm=runs.baseline)["value"].item()
+    kept = [runs.final(f"compositional/scenes/{kind}").filter(arm=runs.baseline)["value"].mean() for kind in ("replace_colour", "replace_object")]
+    assert found == pytest.approx(np.mean(kept))
+
+
+def test_a_kind_is_not_called_guessed_for_want_of_seeds() -> None:
+    table = pl.DataFrame(
+        {"arm": ["a", "b"] * 2, "kind": ["wide", "wide", "near", "near"], "low": [0.3, 0.4, 0.48, 0.47], "high": [0.9, 0.8, 0.52, 0.51]}
+    )
+    assert at_chance(table) == ["near"]

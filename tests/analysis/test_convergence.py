@@ -1,4 +1,4 @@
-"""Times to a target: against lifelines, and by hand."""
+"""Times to a target: by hand, and against lifelines."""
 
 from dataclasses import replace
 
@@ -7,35 +7,38 @@ import polars as pl
 import pytest
 
 from analysis.convergence import (
+    AT_LEAST,
+    AT_MOST,
+    DIVERGED,
+    FASTER,
+    INCOMPARABLE,
+    LEFT,
+    MISSED,
+    REACHED,
+    SLOWER,
+    crossing,
     curve_area,
     fraction_reached,
+    horizon,
     mean_curves,
+    ratios,
+    sentences,
     speed,
     speed_over_targets,
     target_value,
     targets,
     time_profile,
+    times_to,
 )
-from analysis.runs import METRICS, TRIALS, Runs
+from analysis.runs import METRICS, Runs
+from tests.analysis.toy import curves_of
 
 STEPS = (10, 20, 30, 40, 50)
+AUC = "val/itm_auc"
 
 
-def runs_of(curves: dict[str, list[list[float]]], target: float) -> Runs:
-    trials = [(f"{arm}{seed}", "n", "FINISHED", arm, seed) for arm, rows in curves.items() for seed in range(len(rows))]
-    rows = [
-        (f"{arm}{seed}", "val/itm_auc", step, value)
-        for arm, seeds in curves.items()
-        for seed, curve in enumerate(seeds)
-        for step, value in zip(STEPS, curve, strict=False)
-    ]
-    about = {
-        "arms": list(curves),
-        "baseline_arm": next(iter(curves)),
-        "target": {"metric": "val/itm_auc", "value": target},
-    }
-    frames = pl.DataFrame(trials, schema=TRIALS, orient="row"), pl.DataFrame(rows, schema=METRICS, orient="row")
-    return Runs("r", "r", about, *frames)
+def at(runs: Runs, target: float = 0.8) -> dict[str, dict[str, object]]:
+    return {row["arm"]: row for row in speed(runs, times_to(runs, AUC, target)).iter_rows(named=True)}
 
 
 @pytest.fixture(scope="module")
@@ -45,84 +48,141 @@ def runs() -> Runs:
         arm: [list(0.5 + 0.4 * (1 - np.exp(-np.array(STEPS) / scale)) + rng.normal(0, 0.01, 5)) for _ in range(9)]
         for arm, scale in (("base", 25), ("fast", 12), ("slow", 60))
     }
-    return runs_of(curves, 0.78)
+    return curves_of(curves, STEPS, 0.78)
 
 
-def test_the_share_that_has_reached_it_is_kaplan_and_meiers(runs: Runs) -> None:
+def test_a_target_must_be_held_twice_and_its_time_is_interpolated() -> None:
+    steps = np.array([10.0, 20, 30, 40, 50])
+    assert crossing(steps, np.array([0.1, 0.9, 0.1, 0.7, 0.9]), 0.8) == (REACHED, pytest.approx(45.0))
+    assert crossing(steps, np.array([0.1, 0.7, 0.9, 0.9, 0.9]), 0.8) == (REACHED, pytest.approx(25.0))
+    assert crossing(steps, np.array([0.9, 0.9, 0.1, 0.1, 0.1]), 0.8) == (LEFT, 10.0)
+    assert crossing(steps, np.array([0.1, 0.9, 0.1, 0.1, 0.1]), 0.8) == (MISSED, 50.0)
+    assert crossing(steps, np.array([3.0, 2.0, 1.0, 1.0, 1.0]), 1.5, lower=True) == (REACHED, pytest.approx(25.0))
+
+
+def test_the_restricted_mean_is_lifelines(runs: Runs) -> None:
     lifelines = pytest.importorskip("lifelines", reason="lifelines is not installed")
-    from analysis.convergence import times_to
-
-    found = fraction_reached(runs)
-    times, horizon = times_to(runs.curves("val/itm_auc"), 0.78)
-    for arm in runs.arms:
-        own = times.filter(pl.col("arm") == arm)["time"]
-        fitter = lifelines.KaplanMeierFitter().fit(own.fill_null(horizon).to_list(), own.is_not_null().to_list())
-        for row in found.filter(pl.col("arm") == arm).iter_rows(named=True):
-            assert row["share"] == pytest.approx(1 - float(fitter.predict(row["time"])), abs=1e-9)
-        inner = found.filter((pl.col("arm") == arm) & (pl.col("share") > 0) & (pl.col("share") < 1))
-        for row in inner.iter_rows(named=True):
-            theirs = fitter.confidence_interval_.loc[row["time"]].to_list()
-            assert (1 - row["high"], 1 - row["low"]) == pytest.approx(tuple(theirs), abs=1e-6)
-        mean = lifelines.utils.restricted_mean_survival_time(fitter, t=horizon)
-        assert speed(runs).filter(pl.col("arm") == arm)["time"].item() == pytest.approx(mean, abs=1e-6)
+    times = times_to(runs, AUC, 0.78)
+    for row in ratios(runs, times).iter_rows(named=True):
+        own = times.filter(pl.col("arm") == row["arm"])["time"]
+        fitter = lifelines.KaplanMeierFitter().fit(own.fill_null(50.0).to_list(), own.is_not_null().to_list())
+        mean = lifelines.utils.restricted_mean_survival_time(fitter, t=horizon(times))
+        assert row["time"] == pytest.approx(mean, abs=1e-6)
 
 
 def test_speed_at_one_target_and_over_many(runs: Runs) -> None:
-    at_one = {row["arm"]: row for row in speed(runs).iter_rows(named=True)}
-    assert at_one["fast"]["speed_up"] > 1 > at_one["slow"]["speed_up"]
-    many = speed_over_targets(runs, "val/itm_auc")
-    levels = targets(runs, "val/itm_auc")
-    assert many["target"].unique().sort().to_list() == pytest.approx(sorted(levels))
-    assert all(many.filter(pl.col("arm") == "fast")["speed_up"].to_numpy() >= 1)
-    profile = time_profile(many)
-    best = {arm: part["share"].to_list() for (arm,), part in profile.group_by("arm")}
+    found = at(runs, 0.78)
+    assert found["fast"]["speed_up"] > 1 > found["slow"]["speed_up"]  # type: ignore[operator]
+    assert (found["fast"]["verdict"], found["slow"]["verdict"]) == (FASTER, SLOWER)
+    many = speed_over_targets(runs, AUC)
+    assert many["target"].unique().sort().to_list() == pytest.approx(sorted(targets(runs, AUC)))
+    best = {arm: part["share"].to_list() for (arm,), part in time_profile(many).group_by("arm")}
     assert best["fast"][0] == 1.0
     assert best["slow"][0] < 1.0
     assert all(share == sorted(share) for share in best.values())
 
 
 def test_by_hand() -> None:
-    made = runs_of(
-        {"base": [[0.0, 0.5, 0.9, 0.9, 0.9], [0.0, 0.1, 0.2, 0.3, 0.4]], "arm": [[0.9] * 5, [0.0, 0.9, 0.9, 0.9, 0.9]]},
-        0.8,
+    made = curves_of(
+        {"base": [[0.0, 0.6, 1.0, 0.9, 0.9], [0.0, 0.1, 0.2, 0.3, 0.4]], "arm": [[0.6, 1.0, 0.9, 0.9, 0.9]] * 2}, STEPS, 0.8
     )
-    assert target_value(made) == ("val/itm_auc", 0.8)
-    rows = {row["arm"]: row for row in speed(made).iter_rows(named=True)}
-    assert (rows["base"]["reached"], rows["base"]["time"]) == (1, 40.0)  # 30 and a miss at 50
-    assert (rows["arm"]["time"], rows["arm"]["speed_up"]) == (15.0, pytest.approx((30 / 10 * 50 / 20) ** 0.5))
-    area = curve_area(made.curves("val/itm_auc"))
+    rows = at(made)
+    assert (rows["base"]["reached"], rows["base"]["time"]) == (1, (25 + 50) / 2)
+    assert (rows["arm"]["time"], rows["arm"]["bound"]) == (15.0, AT_LEAST)
+    assert rows["arm"]["speed_up"] == pytest.approx((25 / 15 * 50 / 15) ** 0.5)
+    area = curve_area(made.curves(AUC))
     assert area.filter(arm="base", seed=1)["value"].item() == pytest.approx((0.05 + 0.15 + 0.25 + 0.35) / 4)
 
 
+RISES, LATE, NEVER = [0.0, 0.6, 1.0, 1.0, 1.0], [0.0, 0.0, 0.6, 1.0, 1.0], [0.0, 0.1, 0.1, 0.1, 0.1]
+
+
+def test_bounds_follow_from_which_side_misses() -> None:
+    some = {"base": [RISES] * 8, "late": [LATE] * 7 + [NEVER]}
+    assert (at(curves_of(some, STEPS, 0.8))["late"]["bound"], at(curves_of(some, STEPS, 0.8))["late"]["verdict"]) == (AT_MOST, SLOWER)
+    other = {"base": [LATE] * 7 + [NEVER], "early": [RISES] * 8}
+    assert (at(curves_of(other, STEPS, 0.8))["early"]["bound"], at(curves_of(other, STEPS, 0.8))["early"]["verdict"]) == (AT_LEAST, FASTER)
+    both = {"base": [NEVER, *[RISES] * 7], "late": [*[LATE] * 7, NEVER]}
+    assert at(curves_of(both, STEPS, 0.8))["late"]["verdict"] == INCOMPARABLE
+
+
+def test_where_nobody_reaches_the_target_there_is_no_ratio() -> None:
+    made = curves_of({"base": [NEVER] * 8, "arm": [NEVER] * 8}, STEPS, 0.8)
+    row = at(made)["arm"]
+    assert (row["bound"], row["speed_up"], row["low"]) == (INCOMPARABLE, None, None)
+    said = sentences(speed(made, times_to(made, AUC, 0.8)))
+    assert "0 of 8 seeds reach it; no ratio" in said[1]
+    assert fraction_reached(made, times_to(made, AUC, 0.8))["share"].max() == 0.0
+
+
+def test_a_short_arm_censors_no_other() -> None:
+    """An arm that diverges at step 20 leaves the others their whole time."""
+    made = curves_of(
+        {"base": [LATE] * 8, "arm": [RISES] * 8, "short": [[0.0, 0.0]] * 8},
+        STEPS,
+        0.8,
+        tuple(f"short{seed}" for seed in range(8)),
+    )
+    rows = at(made)
+    assert (rows["base"]["reached"], rows["arm"]["reached"]) == (8, 8)
+    assert (rows["short"]["diverged"], rows["short"]["reached"]) == (8, 0)
+    assert (rows["short"]["bound"], rows["short"]["verdict"]) == (AT_MOST, SLOWER)
+    assert rows["arm"]["speed_up"] == pytest.approx(35 / 25)
+    assert horizon(times_to(made, AUC, 0.8)) == 50.0
+    assert "8 diverge before" in sentences(speed(made, times_to(made, AUC, 0.8)))[2]
+
+
+def test_divergence_competes_with_reaching() -> None:
+    made = curves_of({"base": [RISES, RISES, [0.0, 0.0], NEVER]}, STEPS, 0.8, ("base2",))
+    times = times_to(made, AUC, 0.8)
+    assert times["event"].to_list() == [REACHED, REACHED, DIVERGED, MISSED]
+    assert fraction_reached(made, times)["share"].max() == pytest.approx(0.5)  # Kaplan and Meier would say 2/3
+
+
 def test_where_nothing_rises_there_are_no_targets() -> None:
-    flat = runs_of({"base": [[0.5] * 5] * 2, "arm": [[0.5] * 5] * 2}, 0.9)
-    assert targets(flat, "val/itm_auc") == []
-    assert speed_over_targets(flat, "val/itm_auc").is_empty()
-    assert time_profile(speed_over_targets(flat, "val/itm_auc")).is_empty()
-    assert fraction_reached(flat)["share"].max() == 0.0
+    flat = curves_of({"base": [[0.5] * 5] * 2, "arm": [[0.5] * 5] * 2}, STEPS, 0.9)
+    assert targets(flat, AUC) == []
+    assert speed_over_targets(flat, AUC).is_empty()
+    assert time_profile(speed_over_targets(flat, AUC)).is_empty()
+
+
+def test_the_profile_gives_no_credit_where_fewer_than_half_of_the_seeds_reach() -> None:
+    made = curves_of({"base": [RISES] * 5, "arm": [[1.0] * 5, [1.0] * 5, NEVER, NEVER, NEVER]}, STEPS, 0.8)
+    row = ratios(made, times_to(made, AUC, 0.8)).with_columns(target=pl.lit(0.8))
+    shares = dict(time_profile(row).group_by("arm").agg(pl.col("share").max()).iter_rows())
+    assert shares == {"base": 1.0, "arm": 0.0}
 
 
 def test_time_is_read_in_steps_pairs_or_device_seconds() -> None:
-    made = runs_of({"base": [[0.0, 0.5, 0.9, 0.9, 0.9]] * 2, "arm": [[0.9] * 5] * 2}, 0.8)
-    rate = {"base0": 1.0, "base1": 3.0, "arm0": 0.5, "arm1": 0.5}  # seconds a step
+    made = curves_of({"base": [RISES] * 2, "arm": [RISES] * 2}, STEPS, 0.8)
+    rate = {"base0": 1.0, "base1": 3.0, "arm0": 0.5, "arm1": 1.5}  # seconds a step
     beside = [(run, "seconds", step, rate[run] * step) for run in rate for step in STEPS]
     beside += [(run, "samples_seen", step, 8.0 * step) for run in rate for step in STEPS]
     beside += [(run, "perf/device_seconds", 50, 2 * rate[run] * 50) for run in rate]  # two devices each
     metrics = pl.concat([made.metrics, pl.DataFrame(beside, schema=METRICS, orient="row")])
-    by_pairs = speed(replace(made, metrics=metrics, over="pairs"))
-    assert by_pairs["time"].to_list() == [240.0, 80.0]
-    by_seconds = {row["arm"]: row for row in speed(replace(made, metrics=metrics, over="seconds")).to_dicts()}
-    # All arms had 50 device-seconds, in which no seed of the baseline reaches the target (60 and 180).
-    assert (by_seconds["base"]["reached"], by_seconds["base"]["time"]) == (0, 50.0)
-    assert (by_seconds["arm"]["reached"], by_seconds["arm"]["time"]) == (2, 10.0)
-    curve = mean_curves(replace(made, metrics=metrics, over="seconds"), "val/itm_auc")
+    by_pairs = replace(made, metrics=metrics, over="pairs")
+    assert [at(by_pairs)[arm]["time"] for arm in ("base", "arm")] == [200.0, 200.0]
+    by_seconds = replace(made, metrics=metrics, over="seconds")
+    assert at(by_seconds)["arm"]["speed_up"] == pytest.approx(2.0)  # although the arm's runs end in half of the time
+    assert at(by_seconds)["arm"]["bound"] == ""
+    curve = mean_curves(by_seconds, AUC)
     assert curve.filter(pl.col("arm") == "base")["time"].to_list() == [40.0, 80.0, 120.0, 160.0, 200.0]
 
 
-def test_a_target_of_a_loss_is_reached_from_above() -> None:
-    made = runs_of({"base": [[3.0, 2.0, 1.0, 1.0, 1.0]] * 2, "arm": [[3.0, 1.0, 0.9, 0.8, 0.7]] * 2}, 1.5)
-    about = made.experiment | {"target": {"metric": "val/mlm_loss", "value": 1.5}}
-    losses = made.metrics.with_columns(metric=pl.lit("val/mlm_loss"))
-    made = replace(made, experiment=about, metrics=losses)
-    assert speed(made)["time"].to_list() == [30.0, 20.0]
-    assert targets(made, "val/mlm_loss")[0] > targets(made, "val/mlm_loss")[-1] > 1.0
+def test_the_baselines_target_lies_between_chance_and_its_last_value() -> None:
+    made = curves_of({"base": [[0.6, 0.7, 0.8, 0.88, 0.9], [0.6, 0.7, 0.8, 0.88, 0.94]]}, STEPS, "baseline_final")
+    name, target = target_value(made)
+    assert (name, target) == (AUC, pytest.approx(0.5 + 0.8 * (0.92 - 0.5)))
+    losses = replace(
+        made,
+        record=made.record.model_copy(update={"target": made.record.target.model_copy(update={"metric": "val/mlm_loss"})}),
+        metrics=made.metrics.with_columns(metric=pl.lit("val/mlm_loss"), value=3 - pl.col("value")),
+    )
+    assert target_value(losses)[1] == pytest.approx(2.4 + 0.8 * (2.08 - 2.4))  # no chance level: from the first evaluation
+
+
+def test_a_diverged_seed_does_not_end_the_mean_curve_of_the_others() -> None:
+    made = curves_of({"base": [RISES, RISES, [0.0, 0.0]]}, STEPS, 0.8, ("base2",))
+    curve = mean_curves(made, AUC)
+    assert curve["step"].to_list() == list(STEPS)
+    assert curve["mean"].to_list() == pytest.approx(RISES)

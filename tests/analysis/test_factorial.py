@@ -1,9 +1,12 @@
 """Main effects and interactions: by hand, and against statsmodels' mixed model."""
 
+from dataclasses import replace
+
 import numpy as np
+import polars as pl
 import pytest
 
-from analysis.factorial import crossed, effects
+from analysis.factorial import crossed, effects, sentences
 from analysis.runs import Runs
 from tests.analysis.toy import toy_runs
 
@@ -26,14 +29,14 @@ def values() -> dict[tuple[str, float], list[float]]:
 def test_effects_by_hand(values: dict[tuple[str, float], list[float]]) -> None:
     found = {row["effect"]: row for row in effects(runs_of(values), "val/itm_auc").iter_rows(named=True)}
     a, b, c, d = (np.array(values[cell]) for cell in values)
-    assert found["soft_labels=frozen"]["difference"] == pytest.approx(np.mean((c + d - a - b) / 2))
-    assert found["hard_ratio=1.0"]["difference"] == pytest.approx(np.mean((b + d - a - c) / 2))
-    both = found.get("hard_ratio=1.0 × soft_labels=frozen")
-    both = both or found["soft_labels=frozen × hard_ratio=1.0"]
+    assert found["soft labels=frozen"]["difference"] == pytest.approx(np.mean((c + d - a - b) / 2))
+    assert found["hard ratio=1.0"]["difference"] == pytest.approx(np.mean((b + d - a - c) / 2))
+    both = found.get("hard ratio=1.0 × soft labels=frozen")
+    both = both or found["soft labels=frozen × hard ratio=1.0"]
     assert both["difference"] == pytest.approx(np.mean(d - b - c + a))
     assert both["low"] < both["difference"] < both["high"]
     assert both["p"] == pytest.approx(2 / 64)
-    assert found["hard_ratio=1.0"]["p_holm"] == pytest.approx(4 / 64)
+    assert found["hard ratio=1.0"]["p_adjusted"] == pytest.approx(2 / 64)
 
 
 def test_estimates_are_those_of_a_mixed_model(values: dict[tuple[str, float], list[float]]) -> None:
@@ -49,8 +52,8 @@ def test_estimates_are_those_of_a_mixed_model(values: dict[tuple[str, float], li
     model = smf.mixedlm("y ~ soft * ratio", columns, groups=np.array(columns["seed"])).fit()
     found = effects(runs, "val/itm_auc")
     ours = dict(zip(found["effect"], found["difference"], strict=True))
-    assert ours["soft_labels=frozen"] == pytest.approx(model.params["soft"], abs=1e-6)
-    assert ours["hard_ratio=1.0"] == pytest.approx(model.params["ratio"], abs=1e-6)
+    assert ours["soft labels=frozen"] == pytest.approx(model.params["soft"], abs=1e-6)
+    assert ours["hard ratio=1.0"] == pytest.approx(model.params["ratio"], abs=1e-6)
     assert found.filter(kind="interaction")["difference"].item() == pytest.approx(model.params["soft:ratio"], abs=1e-6)
 
 
@@ -58,3 +61,17 @@ def test_a_grid_with_a_hole_has_no_effects(values: dict[tuple[str, float], list[
     runs = runs_of(values, leave=1)
     assert crossed(runs) == {}
     assert effects(runs, "val/itm_auc").is_empty()
+
+
+def test_no_interaction_is_said_only_where_a_larger_one_is_excluded() -> None:
+    rng = np.random.default_rng(1)
+    cells = {("none", 0.0): 0.5, ("none", 1.0): 0.6, ("frozen", 0.0): 0.55, ("frozen", 1.0): 0.65}
+    for noise, said in ((0.001, "larger than 2.0 points is excluded"), (0.03, "is undecided")):
+        runs = runs_of({cell: list(mean + rng.normal(0, noise, 6)) for cell, mean in cells.items()})
+        runs = replace(runs, record=runs.record.model_copy(update={"margin": 0.02}))
+        told = sentences(effects(runs, "val/itm_auc"), 0.02, "val/itm_auc")
+        assert len(told) == 1
+        assert said in told[0]
+    three = runs_of({cell: list(mean + rng.normal(0, 0.001, 6)) for cell, mean in cells.items()})
+    three = replace(three, trials=three.trials.filter(pl.col("seed") < 3))
+    assert "too few seeds" in sentences(effects(three, "val/itm_auc"), 0.02, "val/itm_auc")[0]

@@ -2,7 +2,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from analysis.response import curve, points, varied
+from analysis.response import curve, points, section, trend, trend_sentence, varied
 from analysis.runs import Runs
 from tests.analysis.toy import toy_runs
 
@@ -35,10 +35,36 @@ def test_the_curve_follows_the_truth_and_the_points_lie_on_it(levels: list[float
 
 
 def test_words_few_levels_and_single_seeds_have_no_curve() -> None:
-    assert varied(runs_of([0.0, 0.5, 1.0], lambda x: x, 0.1)) is None
+    assert varied(runs_of([0.0, 1.0], lambda x: x, 0.1)) is None
     words = runs_of(["none", "ema", "frozen_lm", "unigram"], lambda _: 0.5, 0.1)  # type: ignore[list-item]
     assert varied(words) is None
     alone = runs_of([0.0, 0.25, 0.5, 1.0], lambda x: x, 0.1, seeds=1)
     found = varied(alone)
     assert found is not None
     assert curve(points(alone, "val/itm_auc", found[1])).is_empty()
+
+
+def test_a_trend_is_one_test_over_all_levels() -> None:
+    """Least squares within each seed; over wide levels per factor of ten."""
+    levels = [0.0, 0.25, 0.5, 1.0]
+    falling = runs_of(levels, lambda x: 0.8 - 0.1 * x, 0.005)
+    found = trend(falling, "val/itm_auc", {f"temperature={level}": level for level in levels})
+    assert found.difference.mean == pytest.approx(-0.1, abs=0.01)
+    assert found.p == 2 / 2**8
+    slopes = [
+        np.polyfit(levels, [falling.final("val/itm_auc").filter(arm=f"temperature={level}", seed=seed)["value"].item() for level in levels], 1)[0]
+        for seed in range(8)
+    ]
+    assert found.difference.mean == pytest.approx(np.mean(slopes))
+    assert "falls with temperature" in trend_sentence(found, "val/itm_auc", NAME, False)
+    flat = runs_of(levels, lambda x: 0.8, 0.05)
+    told = section(flat)
+    assert told is not None
+    assert "is undecided" in told.lead[0]
+    wide = runs_of([0.1, 1.0, 10.0], lambda x: 0.5 + 0.05 * np.log10(x), 0.001)
+    found = trend(wide, "val/itm_auc", {f"temperature={level}": level for level in (0.1, 1.0, 10.0)})
+    assert found.difference.mean == pytest.approx(0.05, abs=0.002)
+    few = runs_of(levels, lambda x: x, 0.01, seeds=3)
+    told = section(few)
+    assert told is not None
+    assert "too few seeds" in told.lead[0]

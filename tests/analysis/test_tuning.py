@@ -2,10 +2,8 @@
 
 import pytest
 
-from analysis.findings import analyse
-from analysis.pictures import pictures
 from analysis.runs import Runs, read_runs
-from analysis.tuning import FEWEST, importances
+from analysis.tuning import FEWEST, importances, section
 from tests.analysis.toy import toy_store
 from workbench.tracking.runs import Tracker
 
@@ -45,7 +43,10 @@ def test_the_setting_that_decides_is_found(runs: Runs) -> None:
     shares = dict(found.select("setting", "importance").iter_rows())
     assert shares["optimisation.learning_rate"] > 0.8 > shares["optimisation.clip"]
     assert sum(shares.values()) == pytest.approx(1.0)
-    assert "importances" in [picture.name for picture in pictures(analyse(runs))]
+    made = section(runs)
+    assert made is not None
+    assert [plot.name for plot in made.plots] == ["importances"]
+    assert "validation" in made.split
 
 
 def test_where_nothing_was_tuned_there_is_none(runs: Runs) -> None:

@@ -1,0 +1,317 @@
+"""The answer: what each arm does to the primary metric, how sure that is, and what so many seeds can show."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import polars as pl
+from matplotlib.figure import Figure
+
+from analysis.paired import (
+    BASELINE,
+    BOLD,
+    EQUIVALENT,
+    FEW,
+    HIGHER,
+    LOWER,
+    NONE,
+    RANKED,
+    UNDECIDED,
+    compare,
+    contrast_table,
+    within,
+)
+from analysis.power import MOST_SEEDS, POWER, power, seeds_needed
+from analysis.runs import Runs
+from analysis.section import Plot, Row, Section, Table
+from analysis.statistics import fewest_seeds, mean_interval
+from analysis.style import INK, SOFT, STYLE, colour_of
+from analysis.wording import amount, counted, level, listed, number, probability, short, signed
+from workbench.metrics import SPLITS, metric, split_of, title
+
+RULE = (
+    "An arm raises or lowers the metric where its adjusted p is at most .05, equivalently where its interval for all arms at once leaves out "
+    "0. It is equivalent to the baseline where that interval lies within the margin. All else is undecided, which is no evidence of "
+    "equality. Intervals: Student's over paired seeds (this arm alone), and simultaneous ones from the sign flips of the test (all arms at once)."
+)
+PLANNING_HEADS = ("arm", "paired seeds", "sd of the differences", "power for the margin", f"seeds for {POWER:.0%}")
+
+
+def section(runs: Runs) -> Section:
+    """The answer in a sentence, an arm per row, the forest plot, divergence, and planning."""
+    primary, margin = runs.record.primary, runs.record.margin
+    frame = compare(runs, [primary], margin)
+    compared = frame.filter(pl.col("verdict") != BASELINE)
+    planning = planning_table(compared, margin)
+    tables = [contrast_table(runs, frame, note=" ".join([BOLD, *([RANKED] if compared["ranked"].any() else [])]))]
+    tables += [*_sensitivity(runs, compared), *([_planning(planning, margin)] if planning.height else [])]
+    drawn = [_forest(runs, frame, primary, margin)] if compared["difference"].is_not_null().any() else []
+    return Section(
+        "answer",
+        "Answer",
+        [answer(runs, frame)],
+        warnings=divergence(runs),
+        tables=tables,
+        plots=drawn,
+        notes=[RULE, *([] if margin else [NO_MARGIN])] if compared.height else [],
+        split=SPLITS.get(split_of(primary) or "", ""),
+        frames={"contrasts": frame, "planning": planning},
+    )
+
+
+NO_MARGIN = "The experiment states no margin, so that it cannot be said which differences are too small to matter: set `margin:` in its YAML."
+
+
+def answer(runs: Runs, frame: pl.DataFrame) -> str:
+    """One sentence: which arms raise, lower or equal the metric, and which are undecided."""
+    primary, margin = runs.record.primary, runs.record.margin
+    row, names = metric(primary), arm_names(runs)
+    rows = list(frame.filter(pl.col("verdict") != BASELINE).iter_rows(named=True))
+    if not rows:
+        return _alone(runs, frame)
+    noun = _noun(runs)
+    groups = {
+        name: [each for each in rows if each["verdict"] == name]
+        for name in (HIGHER, LOWER, EQUIVALENT, UNDECIDED, FEW, NONE)
+    }
+    said = [
+        _moved(
+            groups[verdict], names, verb, f"{row.title} " if not place or not groups[HIGHER] else "it ", primary, margin
+        )
+        for place, (verdict, verb) in enumerate(((HIGHER, "raise"), (LOWER, "lower")))
+        if groups[verdict]
+    ]
+    if not groups[HIGHER] and any(groups[name] for name in (LOWER, EQUIVALENT, UNDECIDED)):
+        what = "raise" if groups[LOWER] else "change"
+        said.insert(0, f"no {noun} is shown to {what} {row.title}")
+        said[1:] = [each.replace(f"{row.title} ", "it ", 1) for each in said[1:]]
+    if groups[EQUIVALENT] and margin:
+        who = _who(groups[EQUIVALENT], names)
+        said.append(f"{who} {_is(groups[EQUIVALENT])} equivalent to the baseline within {amount(margin, row)}")
+    if groups[UNDECIDED]:
+        said.append(f"{_who(groups[UNDECIDED], names)} {_is(groups[UNDECIDED])} undecided")
+    if groups[FEW]:
+        counts = sorted({each["paired"] for each in groups[FEW]})
+        has = "has" if len(groups[FEW]) == 1 else "have"
+        told = listed([counted(count, "paired seed") for count in counts], "or")
+        said.append(
+            f"{_who(groups[FEW], names)} {has} {told} of {row.title}, too few for a verdict ({fewest_seeds()} are needed)"
+        )
+    if groups[NONE]:
+        said.append(
+            f"{_who(groups[NONE], names)} {_is(groups[NONE])} not compared, having no value of {row.title} that pairs with the baseline's"
+        )
+    text = "; ".join(said)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _alone(runs: Runs, frame: pl.DataFrame) -> str:
+    """What is said where there is no other arm."""
+    row = metric(runs.record.primary)
+    if frame.is_empty():
+        return f"No trial of the baseline {runs.baseline} has ended: there is nothing to compare yet."
+    own = frame.row(0, named=True)
+    if own["mean"] is None:
+        why = (
+            f"all {counted(own['trials'], 'trial')} diverged"
+            if own["diverged"] == own["trials"]
+            else "it was not measured"
+        )
+        return f"{own['arm']} has no final value of {row.title}: {why}."
+    return f"{own['arm']} reaches {row.title} {number(own['mean'])} ({counted(own['seeds'], 'seed')}); there is no other arm to compare it with."
+
+
+def _moved(
+    rows: list[dict[str, Any]], names: dict[str, str], verb: str, what: str, primary: str, margin: float | None
+) -> str:
+    """`0.75 and 1.0 lower it by 2.5 and 16.5 points`; of arms that are ranked, without an amount."""
+    plain = [each for each in rows if not each["ranked"]]
+    ranked = [each for each in rows if each["ranked"]]
+    said = []
+    if plain:
+        sizes = [amount(each["difference"], metric(primary)) for each in plain]
+        unit = " points" if all(size.endswith(" points") for size in sizes) else ""
+        sizes = [size.removesuffix(unit) for size in sizes]
+        small = [each for each in plain if within(each, margin)]
+        note = (
+            ""
+            if not small
+            else ", less than the margin"
+            if len(small) == len(plain)
+            else f" ({_who(small, names)} by less than the margin)"
+        )
+        said.append(f"{_who(plain, names)} {verb}{_s(plain)} {what}by {listed(sizes)}{unit}{note}")
+    if ranked:
+        said.append(f"{_who(ranked, names)} {verb}{_s(ranked)} {what}with diverged trials ranked worst")
+    return "; ".join(said)
+
+
+def _who(rows: Sequence[dict[str, Any]], names: dict[str, str]) -> str:
+    return listed([names[each["arm"]] for each in rows])
+
+
+def _is(rows: Sequence[object]) -> str:
+    return "is" if len(rows) == 1 else "are"
+
+
+def _s(rows: Sequence[object]) -> str:
+    return "s" if len(rows) == 1 else ""
+
+
+def arm_names(runs: Runs) -> dict[str, str]:
+    """Arm -> how a sentence calls it: its level where one factor alone is varied."""
+    values = runs.record.arm_values
+    if all(len(values.get(arm, {})) == 1 for arm in runs.arms):
+        return {arm: level(next(iter(values[arm].values()))) for arm in runs.arms}
+    return {arm: arm for arm in runs.arms}
+
+
+def _noun(runs: Runs) -> str:
+    factors = {factor for arm in runs.arms for factor in runs.record.arm_values.get(arm, {})}
+    return short(next(iter(factors))) if len(factors) == 1 else "arm"
+
+
+def divergence(runs: Runs) -> list[str]:
+    """How many trials of each arm diverged; divergence is an outcome, too."""
+    counts = (
+        runs.outcomes()
+        .group_by("arm", maintain_order=True)
+        .agg(pl.len(), (pl.col("outcome") == "diverged").sum().alias("diverged"))
+    )
+    found = {arm: (count, diverged) for arm, count, diverged in counts.iter_rows()}
+    return [
+        f"{found[arm][1]} of {counted(found[arm][0], 'trial')} of {arm} diverged: {'it has' if found[arm][0] == found[arm][1] else 'these have'} "
+        "no final value."
+        for arm in runs.arms
+        if arm in found and found[arm][1]
+    ]
+
+
+def _sensitivity(runs: Runs, compared: pl.DataFrame) -> list[Table]:
+    """With and without the trials that diverged, for the arms where that matters."""
+    rows = []
+    lower = metric(runs.record.primary).lower_is_better
+    for row in compared.filter(pl.col("ranked")).iter_rows(named=True):
+        better = {HIGHER: "worse" if lower else "better", LOWER: "better" if lower else "worse"}.get(
+            row["verdict"], row["verdict"]
+        )
+        alone = compare(_without_diverged(runs), [runs.record.primary]).filter(pl.col("arm") == row["arm"])
+        p = alone["p_adjusted"][0] if alone.height else None
+        rows += [
+            Row(
+                [
+                    row["arm"],
+                    "diverged trials ranked worst",
+                    probability(row["p"]),
+                    probability(row["p_adjusted"]),
+                    better,
+                ]
+            ),
+            Row(
+                [
+                    "",
+                    "diverged trials left out",
+                    probability(alone["p"][0] if alone.height else None),
+                    probability(p),
+                    signed(row["difference"]),
+                ]
+            ),
+        ]
+    note = "The answer rests on the first line of each pair. Leaving out trials that diverged flatters an arm whose weakest seeds diverge."
+    heads = ("arm", "analysis", "p", "adjusted p", "against the baseline")
+    return [Table("Sensitivity to divergence", heads, rows, note)] if rows else []
+
+
+def _without_diverged(runs: Runs) -> Runs:
+    from dataclasses import replace
+
+    return replace(runs, trials=runs.trials.filter(pl.col("outcome") != "diverged"))
+
+
+PLANNING = {
+    "arm": pl.String,
+    "paired": pl.Int64,
+    "spread": pl.Float64,
+    "power": pl.Float64,
+    "seeds_needed": pl.Int64,
+}
+
+
+def planning_table(compared: pl.DataFrame, margin: float | None) -> pl.DataFrame:
+    """Per arm: the power of its seeds for a difference as large as the margin, and the seeds that would give `POWER`, for the family that
+    the answer judges. Nothing of it depends on the difference that was seen (Hoenig and Heisey 2001)."""
+    rows = []
+    known = compared.filter(pl.col("spread") > 0)
+    for row in known.iter_rows(named=True) if margin else []:
+        effect = round(margin / row["spread"], 2)  # type: ignore[operator]
+        needed = seeds_needed(effect, compared.height)
+        rows.append((row["arm"], row["paired"], row["spread"], power(effect, row["paired"], compared.height), needed))
+    return pl.DataFrame(rows, schema=PLANNING, orient="row")
+
+
+def _planning(planning: pl.DataFrame, margin: float | None) -> Table:
+    rows = [
+        Row(
+            [
+                row["arm"],
+                str(row["paired"]),
+                number(row["spread"], 4),
+                f"{row['power']:.0%}",
+                str(row["seeds_needed"] or f"more than {MOST_SEEDS}"),
+            ]
+        )
+        for row in planning.iter_rows(named=True)
+    ]
+    note = (
+        f"How often a true difference of {margin:g} would be found, if the differences over seeds have the standard deviation that was seen; "
+        "from simulated sweeps under the rule of the answer, good to about 3 points. It does not depend on the difference that was seen."
+    )
+    return Table(f"What these seeds can show of a difference of {margin:g}", PLANNING_HEADS, rows, note)
+
+
+def _forest(runs: Runs, frame: pl.DataFrame, primary: str, margin: float | None) -> Plot:
+    told = f"Difference from the baseline in {title(primary)}: paired seeds as dots, the mean, and its interval for all arms at once"
+    told += f"; shaded: differences smaller than the margin of {margin:g}." if margin else "."
+    return Plot("forest", told, forest_figure(runs, frame, primary, margin))
+
+
+def forest_figure(runs: Runs, frame: pl.DataFrame, primary: str, margin: float | None) -> Figure:
+    """A row per arm: paired differences as dots, their mean, the simultaneous interval; the margin as a band."""
+    final = runs.final(primary)
+    base = final.filter(pl.col("arm") == runs.baseline).select("seed", base="value")
+    paired = final.join(base, on="seed").with_columns(difference=pl.col("value") - pl.col("base"))
+    rows = list(frame.filter(pl.col("verdict") != BASELINE).iter_rows(named=True))
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(7.2, 1.1 + 0.5 * len(rows)), layout="constrained")
+        if margin:
+            axis.axvspan(-margin, margin, color=SOFT, alpha=0.12, linewidth=0)
+        axis.axvline(0, color=SOFT, linewidth=1)
+        for place, row in enumerate(rows):
+            colour, marker = colour_of(runs.arms, row["arm"])
+            dots = paired.filter(pl.col("arm") == row["arm"]).sort("seed")["difference"].to_numpy()
+            at = place + 0.16 * np.linspace(-1, 1, max(1, len(dots)))[: len(dots)]
+            axis.plot(dots, at, "o", color=colour, ms=3, alpha=0.45, markeredgewidth=0)
+            low, high = row["all_low"], row["all_high"]
+            if low is None:
+                alone = mean_interval(dots)
+                low, high = alone.low, alone.high
+            if np.isfinite(low) and np.isfinite(high):
+                axis.plot([low, high], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
+            if row["difference"] is not None:
+                axis.plot([row["difference"]], [place], marker, color=colour, ms=7, markeredgecolor="white")
+            if row["diverged"]:
+                axis.annotate(
+                    f"{row['diverged']} diverged",
+                    (1, place),
+                    xycoords=("axes fraction", "data"),
+                    ha="right",
+                    va="bottom",
+                    fontsize=8,
+                    color=INK,
+                )
+        axis.set_yticks(range(len(rows)), [row["arm"] for row in rows])
+        axis.set_ylim(len(rows) - 0.5, -0.5)
+        axis.set_xlabel(f"{metric(primary).title}, minus the baseline ({runs.baseline})")
+        axis.grid(axis="y", visible=False)
+        return figure

@@ -1,0 +1,145 @@
+"""Foils and published suites by kind, and what the text gives away without an image."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import polars as pl
+from matplotlib.figure import Figure
+
+from analysis.paired import BASELINE, BOLD, compare, sure
+from analysis.runs import Runs
+from analysis.section import Plot, Row, Section, Table
+from analysis.style import SOFT, STYLE, colour_of, legend
+from analysis.wording import listed, number
+from workbench.metrics import spaced
+
+PREFIX, BLANK = "compositional/", "blank_image/"
+SCENES = "scenes"  # the suite of the embedded foils
+CHANCE = 0.5
+NEAR = 0.05  # as near to chance as a kind must be shown to be, to count as guessed
+SUITE = {
+    "arm": pl.String,
+    "kind": pl.String,
+    "seeds": pl.Int64,
+    "mean": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "blank_image": pl.Float64,
+    "difference": pl.Float64,
+    "all_low": pl.Float64,
+    "all_high": pl.Float64,
+    "p_adjusted": pl.Float64,
+    "verdict": pl.String,
+}
+CAPTION = (
+    "Mean over seeds with 95 % intervals; the bar behind each point is the score with a grey image: what the text gives away. The dashed line is "
+    "the chance of a pair."
+)
+
+
+def sections(runs: Runs) -> list[Section]:
+    """One section per suite that some trial was measured on."""
+    return [_section(runs, suite) for suite in suite_names(runs)]
+
+
+def suite_names(runs: Runs) -> list[str]:
+    return sorted({name.split("/")[1] for name in runs.names(BLANK)})
+
+
+def _section(runs: Runs, suite: str) -> Section:
+    table = suite_table(runs, suite)
+    guessed = at_chance(table)
+    lead = (
+        [
+            f"{listed([spaced(kind) for kind in guessed])} {'is' if len(guessed) == 1 else 'are'} at chance in every arm, within {100 * NEAR:.0f} points."
+        ]
+        if guessed
+        else []
+    )
+    named = "Foils by kind" if suite == SCENES else suite.replace("_", " ").title()
+    return Section(
+        f"suite_{suite}",
+        named,
+        [text[0].upper() + text[1:] for text in lead],
+        tables=[_scores(table, runs, guessed)],
+        plots=[Plot(f"suite_{suite}", CAPTION, suite_figure(table, runs.arms))],
+        notes=[BOLD.replace("Bold", "*").replace("a bold row", "a *"), "(…) the score with a grey image."],
+        split="test" if suite == SCENES else "as published",
+        frames={f"suite_{suite}": table},
+    )
+
+
+def suite_table(runs: Runs, suite: str) -> pl.DataFrame:
+    """One row per arm and kind, as `SUITE`: the score with its interval over seeds, the mean score with a grey image, and the contrast with
+    the baseline; all kinds and arms of the suite are one family."""
+    prefix = f"{PREFIX}{suite}/"
+    frame = compare(runs, runs.names(prefix)).filter(pl.col("mean").is_not_null())
+    blank = {}
+    for name in runs.names(prefix):
+        kind = name.removeprefix(prefix)
+        for (arm,), group in runs.final(f"{BLANK}{suite}/{kind}").group_by("arm"):
+            blank[arm, kind] = float(group["value"].mean())  # type: ignore[arg-type]
+    rows = [
+        row
+        | {
+            "kind": row["metric"].removeprefix(prefix),
+            "blank_image": blank.get((row["arm"], row["metric"].removeprefix(prefix))),
+        }
+        for row in frame.iter_rows(named=True)
+    ]
+    return pl.DataFrame([{name: row[name] for name in SUITE} for row in rows], schema=SUITE)
+
+
+def at_chance(table: pl.DataFrame, chance: float = CHANCE) -> list[str]:
+    """The kinds of which every arm's 95 % interval holds chance and stays within `NEAR` of it: shown to be guessed, not merely not shown to
+    be more."""
+    guessed = (
+        (pl.col("low") <= chance)
+        & (pl.col("high") >= chance)
+        & (pl.col("low") >= chance - NEAR)
+        & (pl.col("high") <= chance + NEAR)
+    )
+    by_kind = table.group_by("kind").agg(guessed.fill_null(False).all().alias("guessed"))
+    return sorted(by_kind.filter("guessed")["kind"])
+
+
+def _scores(table: pl.DataFrame, runs: Runs, guessed: Sequence[str]) -> Table:
+    """Kinds x arms, those at chance in every arm last."""
+    known = {(row["arm"], row["kind"]): row for row in table.iter_rows(named=True)}
+    arms = [arm for arm in runs.arms if arm in table["arm"].to_list()]
+    kinds = [kind for kind in sorted(set(table["kind"])) if kind not in guessed] + list(guessed)
+    rows = []
+    for kind in kinds:
+        cells = []
+        for arm in arms:
+            row = known.get((arm, kind))
+            if row is None:
+                cells.append("–")
+                continue
+            grey = f" ({number(row['blank_image'])})" if row["blank_image"] is not None else ""
+            cells.append(number(row["mean"]) + ("*" if row["verdict"] != BASELINE and sure(row) else "") + grey)
+        rows.append(Row([spaced(kind) + (" (at chance)" if kind in guessed else ""), *cells]))
+    return Table("Score by kind", ("kind", *arms), rows)
+
+
+def suite_figure(table: pl.DataFrame, arms: Sequence[str]) -> Figure:
+    """Scores by kind with their intervals; behind each point the score without an image, as a bar."""
+    kinds = table["kind"].unique(maintain_order=True).sort().to_list()
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(max(6.0, 1.25 * len(kinds)), 3.3))
+        for place, arm in enumerate(arms):
+            colour, marker = colour_of(arms, arm)
+            part = table.filter(pl.col("arm") == arm)
+            width = 0.8 / max(1, len(arms))
+            x = [kinds.index(kind) + (place - (len(arms) - 1) / 2) * width for kind in part["kind"]]
+            blank = part["blank_image"].fill_null(float("nan")).to_list()
+            axis.bar(x, blank, 0.8 * width, color=colour, alpha=0.25, linewidth=0)
+            # A single seed has no interval.
+            spread = [(part[a] - part[b]).fill_null(0.0).to_list() for a, b in (("mean", "low"), ("high", "mean"))]
+            axis.errorbar(x, part["mean"].to_list(), yerr=spread, fmt=marker, color=colour, label=arm, ms=4, lw=1.2)
+        axis.set_xticks(range(len(kinds)), [spaced(kind) for kind in kinds], rotation=25, ha="right")
+        axis.axhline(CHANCE, color=SOFT, linestyle="--", linewidth=1)
+        axis.set_ylabel("score (bar: grey image)")
+        axis.set_ylim(0.0, 1.02)
+        legend(figure, axis)
+        return figure
