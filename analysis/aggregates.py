@@ -15,9 +15,9 @@ from scipy import stats
 from analysis.foils import PREFIX, SCENES, at_chance, suite_table
 from analysis.runs import Runs
 from analysis.section import Plot, Row, Section, Table
-from analysis.statistics import Interval, percentile_interval
+from analysis.statistics import Interval, fewest_seeds, mean_interval, percentile_interval
 from analysis.style import STYLE, colour_of, dash_of, legend
-from analysis.wording import listed, number, spread
+from analysis.wording import counted, listed, number, spread
 from workbench.metrics import spaced
 
 FOILS = f"{PREFIX}{SCENES}/"
@@ -39,10 +39,11 @@ def section(runs: Runs) -> Section | None:
     if not arrays:
         return None
     table, profile = aggregate_table(arrays, runs.baseline), profile_table(arrays)
-    lead = [f"Over {len(kept)} kinds of foils."]
+    over = f"Over {counted(len(kept), 'kind')} of foils"
+    lead = [f"{over}."]
     if guessed:
         lead = [
-            f"Over {len(kept)} kinds of foils; left out, being at chance in every arm: {listed([spaced(kind) for kind in guessed])}."
+            f"{over}; left out, being at chance in every arm: {listed([spaced(kind) for kind in guessed])}."
         ]
     rows = [
         Row([row["arm"], row["aggregate"], number(row["value"]), spread(row["low"], row["high"])])
@@ -84,8 +85,11 @@ def resampled(scores: np.ndarray, resamples: int, rng: np.random.Generator) -> n
 
 
 def seed_interval(scores: np.ndarray, statistic: Statistic, resamples: int = 2000, seed: int = 0) -> Interval:
-    """The statistic of [seeds, tasks] with its interval of a bootstrap of seeds; without one where there is one seed."""
-    if len(scores) < 2:
+    """The statistic of [seeds, tasks] with its interval of a bootstrap of seeds, of the mean with Student's; without one where the
+    seeds are too few for a bootstrap."""
+    if statistic is mean:
+        return mean_interval(scores.mean(axis=1), (0.0, 1.0))
+    if len(scores) < fewest_seeds():
         return Interval(float(statistic(scores)), float("nan"), float("nan"))
     drawn = statistic(resampled(scores, resamples, np.random.default_rng(seed)))
     return percentile_interval(float(statistic(scores)), drawn, len(scores))
@@ -102,7 +106,7 @@ def profile_interval(
     """The profile, and its pointwise interval of a bootstrap of seeds."""
     drawn = performance_profile(resampled(scores, resamples, np.random.default_rng(0)), thresholds)
     whole = performance_profile(scores, thresholds)
-    if len(scores) < 2:
+    if len(scores) < fewest_seeds():
         return whole, np.full_like(whole, np.nan), np.full_like(whole, np.nan)
     ends = [percentile_interval(0.0, draws, len(scores)) for draws in drawn.T]
     return whole, np.array([each.low for each in ends]), np.array([each.high for each in ends])
@@ -117,7 +121,7 @@ def probability_of_improvement(arm: np.ndarray, baseline: np.ndarray) -> np.ndar
 def improvement_interval(arm: np.ndarray, baseline: np.ndarray, resamples: int = 2000) -> Interval:
     """The probability of improvement with its interval of a bootstrap of the seeds of both."""
     value = float(probability_of_improvement(arm, baseline))
-    if min(len(arm), len(baseline)) < 2:
+    if min(len(arm), len(baseline)) < fewest_seeds():
         return Interval(value, float("nan"), float("nan"))
     rng = np.random.default_rng(0)
     drawn = resampled(arm, resamples, rng), resampled(baseline, resamples, rng)

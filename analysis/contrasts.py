@@ -31,8 +31,8 @@ from analysis.wording import amount, counted, level, listed, number, probability
 from workbench.metrics import SPLITS, metric, split_of, title
 
 RULE = (
-    "An arm raises or lowers the metric where its adjusted p is at most .05, equivalently where its interval for all arms at once leaves out "
-    "0. It is equivalent to the baseline where that interval lies within the margin. All else is undecided, which is no evidence of "
+    "An arm raises or lowers the metric where its adjusted p is at most .05; but for p of ranks, that is where its interval for all arms at "
+    "once leaves out 0. It is equivalent to the baseline where that interval lies within the margin. All else is undecided, which is no evidence of "
     "equality. Intervals: Student's over paired seeds (this arm alone), and simultaneous ones from the sign flips of the test (all arms at once)."
 )
 PLANNING_HEADS = ("arm", "paired seeds", "sd of the differences", "power for the margin", f"seeds for {POWER:.0%}")
@@ -85,7 +85,7 @@ def answer(runs: Runs, frame: pl.DataFrame) -> str:
     if not groups[HIGHER] and any(groups[name] for name in (LOWER, EQUIVALENT, UNDECIDED)):
         what = "raise" if groups[LOWER] else "change"
         said.insert(0, f"no {noun} is shown to {what} {row.title}")
-        said[1:] = [each.replace(f"{row.title} ", "it ", 1) for each in said[1:]]
+        said[1:] = [each.replace(f"{row.title} ", "it ") for each in said[1:]]
     if groups[EQUIVALENT] and margin:
         who = _who(groups[EQUIVALENT], names)
         said.append(f"{who} {_is(groups[EQUIVALENT])} equivalent to the baseline within {amount(margin, row)}")
@@ -103,7 +103,7 @@ def answer(runs: Runs, frame: pl.DataFrame) -> str:
             f"{_who(groups[NONE], names)} {_is(groups[NONE])} not compared, having no value of {row.title} that pairs with the baseline's"
         )
     text = "; ".join(said)
-    return f"{text[0].upper()}{text[1:]}."
+    return f"{text}.".replace("no ", "No ", 1) if text.startswith("no ") else f"{text}."  # an arm keeps its name
 
 
 def _alone(runs: Runs, frame: pl.DataFrame) -> str:
@@ -113,11 +113,8 @@ def _alone(runs: Runs, frame: pl.DataFrame) -> str:
         return f"No trial of the baseline {runs.baseline} has ended: there is nothing to compare yet."
     own = frame.row(0, named=True)
     if own["mean"] is None:
-        why = (
-            f"all {counted(own['trials'], 'trial')} diverged"
-            if own["diverged"] == own["trials"]
-            else "it was not measured"
-        )
+        diverged = f"{own['diverged']} of {counted(own['trials'], 'trial')} diverged"
+        why = diverged if own["diverged"] else "it was not measured"
         return f"{own['arm']} has no final value of {row.title}: {why}."
     return f"{own['arm']} reaches {row.title} {number(own['mean'])} ({counted(own['seeds'], 'seed')}); there is no other arm to compare it with."
 
@@ -181,8 +178,7 @@ def divergence(runs: Runs) -> list[str]:
     )
     found = {arm: (count, diverged) for arm, count, diverged in counts.iter_rows()}
     return [
-        f"{found[arm][1]} of {counted(found[arm][0], 'trial')} of {arm} diverged: {'it has' if found[arm][0] == found[arm][1] else 'these have'} "
-        "no final value."
+        f"{found[arm][1]} of {counted(found[arm][0], 'trial')} of {arm} diverged, without a final value."
         for arm in runs.arms
         if arm in found and found[arm][1]
     ]
@@ -242,11 +238,12 @@ def planning_table(compared: pl.DataFrame, margin: float | None) -> pl.DataFrame
     """Per arm: the power of its seeds for a difference as large as the margin, and the seeds that would give `POWER`, for the family that
     the answer judges. Nothing of it depends on the difference that was seen (Hoenig and Heisey 2001)."""
     rows = []
-    known = compared.filter(pl.col("spread") > 0)
+    known = compared.filter((pl.col("spread") > 0) & ~pl.col("ranked").fill_null(False))
+    family = max(1, compared.filter(pl.col("verdict") != FEW).height)
     for row in known.iter_rows(named=True) if margin else []:
-        effect = round(margin / row["spread"], 2)  # type: ignore[operator]
-        needed = seeds_needed(effect, compared.height)
-        rows.append((row["arm"], row["paired"], row["spread"], power(effect, row["paired"], compared.height), needed))
+        effect = round(margin / row["spread"], 2)
+        needed = seeds_needed(effect, family)
+        rows.append((row["arm"], row["paired"], row["spread"], power(effect, row["paired"], family), needed))
     return pl.DataFrame(rows, schema=PLANNING, orient="row")
 
 

@@ -5,6 +5,7 @@ reaches it). What a ratio of times can say follows from which side is only bound
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,11 +20,11 @@ from analysis.runs import UNITS, Runs
 from analysis.section import Plot, Row, Section, Table
 from analysis.statistics import LEVEL, fewest_seeds, incidence, mean_interval
 from analysis.style import SOFT, STYLE, colour_of, dash_of, legend, limits
-from analysis.wording import counted, number, probability, spread
+from analysis.wording import DASH, counted, number, p_is, probability, spread
 from workbench.metrics import METRICS, lower_is_better, metric, title
 
 REACHED, LEFT, MISSED, DIVERGED = "reached", "from the start", "missed", "diverged"
-FASTER, SLOWER, INCOMPARABLE = "faster", "slower", "not comparable"
+FASTER, SLOWER, INCOMPARABLE, FORBIDDEN = "faster", "slower", "not comparable", "bounded on the other side"
 AT_MOST, AT_LEAST = "at most", "at least"
 TIMES = {
     "arm": pl.String,
@@ -79,7 +80,7 @@ def section(runs: Runs) -> Section | None:
     told = "Mean over seeds with its 95 % interval; single seeds are faint; the dotted line is the target."
     plots = [Plot("convergence", told, curves_figure(curves, means, runs.arms, (name, target), unit))]
     frames: dict[str, pl.DataFrame] = {}
-    lead, points, tables = [], [], []
+    lead, points, tables = [NO_TARGET], [], []
     if name in curves and np.isfinite(target):
         times = times_to(runs, name, target)
         speeds, over_targets = speed(runs, times), speed_over_targets(runs, name)
@@ -109,6 +110,10 @@ def section(runs: Runs) -> Section | None:
     )
 
 
+NO_TARGET = (
+    "There is no target to compare speeds at: the baseline has no value of it, or does not get measurably beyond where it starts, as "
+    "`baseline_final` asks."
+)
 SPEED_CAPTION = (
     "Left: the share of seeds that have reached the target, with 95 % intervals; a trial that diverges never reaches it (Aalen and "
     "Johansen 1978). Middle: the speed-up over the baseline at up to twelve targets, with 95 % intervals; where the marker is hollow it is a "
@@ -118,7 +123,7 @@ SPEED_CAPTION = (
 NOTES = (
     "A target is reached where two evaluations in a row hold it; the time is interpolated between the last evaluation below and the first "
     "above. A trial that misses it is censored at its own last evaluation. `at most` and `at least` say which side of a ratio has misses; with "
-    "misses on both sides, or where nobody reaches it, there is no ratio. The restricted mean counts no time beyond what every arm was given.",
+    "misses on both sides, or where nobody reaches it, there is no ratio. Where more reach it in the direction that a bound leaves open, there is no verdict. The restricted mean counts no time beyond what every arm was given.",
 )
 
 
@@ -165,18 +170,23 @@ def crossing(times: np.ndarray, values: np.ndarray, target: float, lower: bool =
 
 def target_value(runs: Runs) -> tuple[str, float]:
     """The metric and the value that the experiment names. `baseline_final`: `WAY` of the way from chance (where the metric has no chance
-    level, from the baseline's first evaluation) to the baseline's last value, medians over seeds, so that it is reached well before the end."""
+    level, from the baseline's first evaluation) to the baseline's last value, medians over seeds, so that it is reached well before the end;
+    nan where the baseline does not get beyond its start by more than its 95 % interval."""
     target = runs.record.target
     name = target.metric
     if target.value != "baseline_final":
         return name, float(target.value)
-    last = runs.final(name).filter(pl.col("arm") == runs.baseline)["value"].median()
+    ends = runs.final(name).filter(pl.col("arm") == runs.baseline)["value"].to_numpy()
     base = runs.curves(name).filter(pl.col("arm") == runs.baseline)
-    if last is None or base.is_empty():
+    if not len(ends) or base.is_empty():
         return name, float("nan")
-    first = base.filter(pl.col("step") == base["step"].min())["value"].median()
-    start = metric(name).chance if metric(name).chance is not None else first
-    return name, float(start + WAY * (last - start))  # type: ignore[operator]
+    chance = metric(name).chance
+    start = float(np.median(base.filter(pl.col("step") == base["step"].min())["value"])) if chance is None else chance
+    gains = (start - ends) if lower_is_better(name) else (ends - start)
+    sure = mean_interval(gains)
+    if not (sure.low > 0 if np.isfinite(sure.low) else sure.mean > 0):
+        return name, float("nan")
+    return name, start + WAY * (float(np.median(ends)) - start)
 
 
 def times_to(runs: Runs, name: str, target: float) -> pl.DataFrame:
@@ -204,23 +214,26 @@ def horizon(times: pl.DataFrame) -> float:
     return float(whole.group_by("arm").agg(pl.col("end").max())["end"].min())  # type: ignore[arg-type]
 
 
+def beyond(times: pl.DataFrame) -> float:
+    """A time that no trial has passed: where those are put that diverge and so never reach the target."""
+    return float(times["end"].max())  # type: ignore[arg-type]
+
+
 def speed(runs: Runs, times: pl.DataFrame) -> pl.DataFrame:
     """One row per arm, as `SPEED`: how many seeds reached the target, the restricted mean of the time to it, and the speed-up over the
     baseline with its intervals, bound and verdict. All arms are one family."""
     frame = ratios(runs, times)
     arms = frame.filter(pl.col("paired") > 0)["arm"].to_list()
-    more: dict[str, dict[str, object]] = {}
+    more: dict[str, dict[str, Any]] = {}
     if arms:
         logs = _substituted(runs, times, arms)
         family = judge(logs)
         for place, arm in enumerate(arms):
             row = frame.row(by_predicate=pl.col("arm") == arm, named=True)
-            p, adjusted = float(family.p[place]), float(family.adjusted[place])
-            told = {
-                "p": p,
-                "p_adjusted": adjusted,
-                "verdict": _verdict(row["bound"], adjusted, float(np.nanmean(logs[:, place]))),
-            }
+            verdict = _verdict(row["bound"], float(family.adjusted[place]), float(np.nanmean(logs[:, place])))
+            told: dict[str, Any] = {"verdict": verdict}
+            if verdict not in (INCOMPARABLE, FORBIDDEN):
+                told |= {"p": float(family.p[place]), "p_adjusted": float(family.adjusted[place])}
             low, high = float(np.exp(family.low[place])), float(np.exp(family.high[place]))
             more[arm] = told | {
                 "all_low": None if row["bound"] in (AT_MOST, INCOMPARABLE) else low,
@@ -239,13 +252,13 @@ def _verdict(bound: str, adjusted: float, direction: float) -> str:
         return SLOWER
     if adjusted <= LEVEL and direction > 0 and bound in ("", AT_LEAST):
         return FASTER
-    return UNDECIDED
+    return FORBIDDEN if adjusted <= LEVEL else UNDECIDED
 
 
 def ratios(runs: Runs, times: pl.DataFrame) -> pl.DataFrame:
     """Speed, as `RATIO`, without what depends on the other arms. A ratio is the baseline's time by the arm's: the geometric mean over
     paired seeds with the Student interval of the logarithms, or a bound on it, whose other end is open."""
-    limit = horizon(times)
+    limit, never = horizon(times), beyond(times)
     base = times.filter(pl.col("arm") == runs.baseline).select("seed", "event", base_low="low", base_high="high")
     rows: list[dict[str, object]] = []
     for arm in runs.arms:
@@ -267,13 +280,13 @@ def ratios(runs: Runs, times: pl.DataFrame) -> pl.DataFrame:
         }
         both = own.join(base, on="seed", suffix="_base").sort("seed")
         if arm != runs.baseline:
-            row |= {"paired": both.height} | _ratio(both, limit)
+            row |= {"paired": both.height} | _ratio(both, never)
         rows.append(row)
     return pl.DataFrame(rows, schema=RATIO).with_columns(pl.col(pl.Float64).fill_nan(None))
 
 
 def _ratio(both: pl.DataFrame, limit: float) -> dict[str, object]:
-    """The ratio of paired times, each known to be in a range; those of trials that diverged are beyond any limit."""
+    """The ratio of paired times, each known to be in a range; those of trials that diverged are beyond `limit`."""
     if both.is_empty():
         return {}
     arm_low, base_low = (
@@ -299,8 +312,8 @@ def _ratio(both: pl.DataFrame, limit: float) -> dict[str, object]:
 
 def _substituted(runs: Runs, times: pl.DataFrame, arms: Sequence[str]) -> np.ndarray:
     """log(baseline's time / arm's time), [seeds, arms], nan where a seed is not paired. A miss counts at its last evaluation and a
-    divergence at the horizon: exchanging arm and baseline changes the sign alone, which is what sign flips need."""
-    limit = horizon(times)
+    divergence beyond all times: exchanging arm and baseline changes the sign alone, which is what sign flips need."""
+    limit = beyond(times)
     at = {
         (arm, seed): np.log(max(limit if event == DIVERGED else end if time is None else time, 1e-12))
         for arm, seed, event, time, end in times.select("arm", "seed", "event", "time", "end").iter_rows()
@@ -314,27 +327,28 @@ def _substituted(runs: Runs, times: pl.DataFrame, arms: Sequence[str]) -> np.nda
 
 def sentences(speeds: pl.DataFrame) -> list[str]:
     """What the times to the target say, one sentence per arm."""
-    said = []
-    for row in speeds.iter_rows(named=True):
-        reached = f"{row['reached']} of {counted(row['seeds'], 'seed')} reach it"
-        if row["diverged"]:
-            reached += f", {row['diverged']} diverge before"
-        if row["bound"] is None:
-            said.append(f"{row['arm']}: {reached}.")
-        elif row["bound"] == INCOMPARABLE:
-            said.append(
-                f"{row['arm']}: {reached}; no ratio, since {'misses stand on both sides' if row['reached'] else 'it is bounded on neither side'}."
-            )
-        else:
-            ratio = f"{row['bound']} {number(row['speed_up'], 2)} times as fast".strip()
-            inside = spread(row["low"], row["high"], lambda end: number(end, 2))
-            interval = f" {inside}" if inside != "–" else ""
-            verdict = f"{row['verdict']}, " if row["verdict"] in (FASTER, SLOWER) else ""
-            p = f", adjusted p = {probability(row['p_adjusted'])}" if row["p_adjusted"] is not None else ""
-            few = f", too few seeds for a verdict ({fewest_seeds()} are needed)" if row["verdict"] == FEW else ""
-            open_ = "; undecided" if row["verdict"] == UNDECIDED else ""
-            said.append(f"{row['arm']}: {verdict}{ratio}{interval}{p}{few}{open_}; {reached}.")
-    return said
+    return [f"{row['arm']}: {_sentence(row)}." for row in speeds.iter_rows(named=True)]
+
+
+def _sentence(row: dict[str, Any]) -> str:
+    reached = f"{row['reached']} of {counted(row['seeds'], 'seed')} reach{'es' if row['seeds'] == 1 else ''} it"
+    if row["diverged"]:
+        reached += f", {row['diverged']} diverge{'s' if row['diverged'] == 1 else ''} before"
+    if row["bound"] is None:
+        return reached
+    if row["bound"] == INCOMPARABLE:
+        return f"{reached}; no ratio, since in some seeds neither time bounds it"
+    interval = spread(row["low"], row["high"], lambda end: number(end, 2))
+    ratio = (
+        f"{row['bound']} {number(row['speed_up'], 2)} times as fast{'' if interval == DASH else ' ' + interval}".strip()
+    )
+    told = {
+        FEW: f"too few seeds for a verdict ({fewest_seeds()} are needed)",
+        FORBIDDEN: "no verdict, since the true ratio may lie on the other side of 1",
+        UNDECIDED: f"undecided (adjusted {p_is(row['p_adjusted'])})",
+    }.get(row["verdict"], f"adjusted {p_is(row['p_adjusted'])}")
+    verdict = f"{row['verdict']}, " if row["verdict"] in (FASTER, SLOWER) else ""
+    return f"{verdict}{ratio}, {told}; {reached}"
 
 
 def _table(speeds: pl.DataFrame, unit: str) -> Table:
@@ -425,7 +439,7 @@ def time_profile(over_targets: pl.DataFrame, points: int = 81) -> pl.DataFrame:
     finite = ratio.filter(pl.col("ratio").is_finite())["ratio"]
     most = max(1.1, float(finite.max())) if len(finite) else 1.1  # type: ignore[arg-type]
     rows = [
-        {"arm": arm, "tau": float(tau), "share": float((part["ratio"] <= tau + 1e-12).mean())}  # type: ignore[arg-type]
+        {"arm": arm, "tau": float(tau), "share": float((part["ratio"] <= tau + 1e-12).mean())}
         for (arm,), part in ratio.group_by("arm", maintain_order=True)
         for tau in np.linspace(1.0, most, points)
     ]

@@ -40,8 +40,8 @@ def section(runs: Runs) -> Section | None:
     table = cost_table(runs, runs.record.primary)
     if table.is_empty():
         return None
-    hours = float(table["device_hours"].sum())
-    diverged = int(table["diverged"].sum())
+    hours = device_hours(runs)
+    diverged = len(runs.diverged)
     more = f", {counted(diverged, 'diverged trial')} included" if diverged else ""
     return Section(
         "cost",
@@ -51,6 +51,14 @@ def section(runs: Runs) -> Section | None:
         plots=[Plot("cost", CAPTION, cost_figure(table, runs.arms, runs.record.primary))],
         frames={"cost": table},
     )
+
+
+def device_hours(runs: Runs) -> float:
+    """Of all trials, however they ended; of a trial that did not log its devices, with one."""
+    spent = runs.last("seconds").join(
+        runs.last("perf/device_seconds"), on=["arm", "seed"], how="left", suffix="_devices"
+    )
+    return float(spent.select(pl.coalesce("value_devices", "value")).to_series().sum()) / 3600
 
 
 def cost_table(runs: Runs, name: str) -> pl.DataFrame:
@@ -70,8 +78,8 @@ def cost_table(runs: Runs, name: str) -> pl.DataFrame:
         if own.is_empty() or reached.is_empty():
             continue
         time, good = mean_interval(own.to_numpy(), SECONDS), mean_interval(reached.to_numpy(), metric(name).bounds)
-        devices = float(device.sum() / own.sum()) if len(device) == len(own) and own.sum() else 1.0
-        energy = used.mean() / 1000 if isinstance(used.mean(), float) else None  # type: ignore[operator]
+        devices = float(device.sum()) / float(own.sum()) if len(device) == len(own) and own.sum() else 1.0
+        energy = float(used.sum()) / len(used) / 1000 if len(used) else None
         outcomes = ended.filter(pl.col("arm") == arm)["outcome"]
         counts = (len(outcomes), int((outcomes == "diverged").sum()))
         times = (time.mean, time.low, time.high, time.mean * devices, float(every.sum()) * devices / 3600)

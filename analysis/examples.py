@@ -53,7 +53,8 @@ def _pairs(runs: Runs, pairs: Sequence[dict[str, Any]], scores: dict[str, np.nda
         image = Cell("", image=pair["image"], title=pair["caption"])
         texts = (pair["caption"], pair["other"], spaced(pair["kind"]))
         rows.append(Row([image, *texts, *(number(float(scores[arm][place]), 2) for arm in arms)]))
-    return Table("Pairs on which the arms disagree most", ("image", "caption", "other caption", "kind", *arms), rows)
+    caption = "Pairs on which the arms disagree most" if len(arms) > 1 else "Held-out pairs"
+    return Table(caption, ("image", "caption", "other caption", "kind", *arms), rows)
 
 
 def _one_per_arm(

@@ -19,7 +19,7 @@ from analysis.runs import Runs
 from analysis.section import Plot, Row, Section, Table
 from analysis.statistics import mean_interval, paired_contrast
 from analysis.style import MARKERS, PALETTE, STYLE
-from analysis.wording import amount, probability, short, signed, spread
+from analysis.wording import DASH, amount, counted, probability, short, signed, spread
 from workbench.metrics import SPLITS, metric, split_of, title
 
 EFFECTS = {
@@ -42,16 +42,21 @@ Levels = dict[str, list[str]]  # factor -> its levels as text, the baseline's fi
 def section(runs: Runs) -> Section | None:
     """Main effects and interactions of factors that are fully crossed."""
     name = runs.record.primary
-    found = effects(runs, name)
-    if found.is_empty():
-        return None
     levels = crossed(runs)
+    if not levels:
+        return None
+    found, left = effects(runs, name), left_out(runs, name, levels)
+    every = counted(runs.trials["seed"].n_unique(), "seed")
+    warnings = [f"{left} of {every} left out: a trial of theirs diverged or is missing."] if left else []
+    if found.is_empty():
+        return Section("factors", "Factors", ["No seed has every combination of the factors."], warnings=warnings)
     figure = interaction_figure(by_seed(runs, name, levels), levels, name)
     return Section(
         "factors",
         "Factors",
         ["Each factor on its own, averaged over the others, and how the effect of one changes with another."],
         sentences(found, runs.record.margin, name),
+        warnings,
         tables=[_table(found, name)],
         plots=[Plot("factors", CAPTION, figure)],
         notes=[BOLD],
@@ -91,6 +96,11 @@ def by_seed(runs: Runs, name: str, levels: Levels) -> dict[int, np.ndarray]:
     return {seed: values for seed, values in sorted(found.items()) if not np.isnan(values).any()}
 
 
+def left_out(runs: Runs, name: str, levels: Levels) -> int:
+    """How many seeds lack a cell."""
+    return int(runs.trials["seed"].n_unique()) - len(by_seed(runs, name, levels))
+
+
 def effects(runs: Runs, name: str) -> pl.DataFrame:
     """Main effects (a level less the baseline's, averaged over the other factors) and two-way interactions (how much the effect of one level
     changes with another's), each against zero; all of them are one family."""
@@ -111,11 +121,12 @@ def effects(runs: Runs, name: str) -> pl.DataFrame:
             label = f"{short(first)}={levels[first][a]} × {short(second)}={levels[second][b]}"
             found.append(("interaction", label, changed - before))
     family = judge(np.stack([per_seed for *_, per_seed in found], axis=1))
+    whole = not runs.diverged  # what is known of survivors alone says nothing of equality
     rows = []
     for place, (kind, label, per_seed) in enumerate(found):
         alone = paired_contrast(per_seed, np.zeros_like(per_seed))
         ends, adjusted = (float(family.low[place]), float(family.high[place])), float(family.adjusted[place])
-        told = verdict(adjusted, *ends, alone.difference.mean, alone.seeds, runs.record.margin)
+        told = verdict(adjusted, *ends, alone.difference.mean, alone.seeds, runs.record.margin, whole)
         interval = (alone.difference.mean, alone.difference.low, alone.difference.high)
         rows.append((label, kind, alone.seeds, *interval, *ends, alone.p, adjusted, told))
     return pl.DataFrame(rows, schema=EFFECTS, orient="row").with_columns(pl.col(pl.Float64).fill_nan(None))
@@ -125,7 +136,8 @@ def sentences(found: pl.DataFrame, margin: float | None, name: str) -> list[str]
     """What each interaction is: shown, smaller than the margin, or undecided."""
     said = []
     for row in found.filter(pl.col("kind") == "interaction").iter_rows(named=True):
-        size = f"{signed(row['difference'])} {spread(row['all_low'], row['all_high'], signed)}"
+        interval = spread(row["all_low"], row["all_high"], signed)
+        size = signed(row["difference"]) + ("" if interval == DASH else f" {interval}")
         if row["verdict"] in (HIGHER, LOWER):
             told = f"they interact: together {'more' if row['verdict'] == HIGHER else 'less'} {metric(name).title} than their effects add up to"
         elif row["verdict"] == EQUIVALENT and margin:

@@ -117,6 +117,10 @@ def _simultaneous(differences: np.ndarray, flips: np.ndarray) -> tuple[np.ndarra
         share = LEVEL * int(few.sum()) / total
         critical[column] = reference(int(seeds[column]), int(few.sum()), round(share, 6))
     # Few values that happen to be equal say nothing of their spread.
+    alone = stats.t.ppf(
+        1 - LEVEL / 2, np.maximum(seeds[some] - 1, 1)
+    )  # never narrower than what one contrast alone has
+    critical[some] = np.maximum(critical[some], alone)
     half = np.where(few[some] & (error == 0), NAN, critical[some] * error)
     low[some], high[some] = mean - half, mean + half
     return low, high

@@ -51,7 +51,10 @@ BOLD = (
     "Bold: the adjusted p is at most .05. It is adjusted over all contrasts of this section (step-down max-T with joint sign flips over "
     "seeds), so that a section without any effect has a bold row in at most 5 % of sweeps."
 )
-RANKED = "Of an arm in which trials diverged, or whose baseline did, p ranks these worse than all others; its interval is about the others."
+RANKED = (
+    "(ranks): where trials of the arm or of the baseline diverged, p ranks these worse than all others, and means, differences and the interval of "
+    "the arm alone are about the others."
+)
 Values = Callable[[str], pl.DataFrame]  # metric -> arm, seed, value
 
 
@@ -79,25 +82,22 @@ def compare(
         for arm in arms:
             own, diverged = _column(found, arm, seeds), _diverged(ended, arm, seeds)
             difference = own - base
-            both = np.array([(arm, seed) in ended and (runs.baseline, seed) in ended for seed in seeds])
-            by_rank = metric(name).better != "neither" and bool(((diverged | base_diverged) & both).any())
-            test = difference
-            if by_rank:
-                lower = metric(name).lower_is_better
-                test = worst_ranks(np.where(both, difference, np.nan), diverged & both, base_diverged & both, lower)
-            rows.append(_reached(runs, name, arm, own, ended) | _paired(difference))
+            test = _ranked(difference, (own, diverged), (base, base_diverged), name)
+            by_rank = test is not None
+            rows.append(_reached(runs, name, arm, own, ended) | _paired(difference, name))
             differences.append(difference)
-            tests.append(test)
+            tests.append(difference if test is None else test)
             ranked.append(by_rank)
     if differences:
         stacked = np.stack(tests, axis=1)
         family = judge(np.stack(differences, axis=1), stacked)
         against = [row for row in rows if "verdict" not in row]
         for place, row in enumerate(against):
-            row |= {"p": family.p[place], "p_adjusted": family.adjusted[place], "ranked": ranked[place]}
-            row |= {"all_low": family.low[place], "all_high": family.high[place]}
             direction = float(np.nansum(stacked[:, place]))
             ends = float(family.low[place]), float(family.high[place])
+            row |= {"p": family.p[place], "p_adjusted": family.adjusted[place], "ranked": ranked[place]}
+            if not ranked[place]:  # the interval would be about those alone that did not diverge
+                row |= dict(zip(("all_low", "all_high"), _cut(str(row["metric"]), *ends), strict=True))
             told = (float(family.adjusted[place]), *ends, direction, int(family.seeds[place]))
             row["verdict"] = verdict(*told, margin, not ranked[place])
     return pl.DataFrame(rows, schema=CONTRASTS).with_columns(pl.col(pl.Float64).fill_nan(None))
@@ -127,16 +127,39 @@ def _reached(runs: Runs, name: str, arm: str, values: np.ndarray, ended: dict[tu
     }
 
 
-def _paired(differences: np.ndarray) -> dict[str, Any]:
+def _ranked(
+    differences: np.ndarray, arm: tuple[np.ndarray, np.ndarray], base: tuple[np.ndarray, np.ndarray], name: str
+) -> np.ndarray | None:
+    """Worst ranks where a paired trial diverged, else None. `arm` and `base`: values, and which trials diverged. A trial has an outcome
+    where it has a value or diverged; a metric that a side has in no trial, though some of its trials ended well, is not its outcome."""
+    (own, own_diverged), (other, other_diverged) = arm, base
+    ended = (~np.isnan(own) | own_diverged) & (~np.isnan(other) | other_diverged)
+    for values, diverged in (arm, base):
+        if np.isnan(values).all() and not (diverged | ~ended).all():
+            return None
+    if metric(name).better == "neither" or not ((own_diverged | other_diverged) & ended).any():
+        return None
+    lower = metric(name).lower_is_better
+    return worst_ranks(np.where(ended, differences, np.nan), own_diverged & ended, other_diverged & ended, lower)
+
+
+def _paired(differences: np.ndarray, name: str) -> dict[str, Any]:
     known = differences[~np.isnan(differences)]
     made = paired_contrast(known, np.zeros_like(known))
+    low, high = _cut(name, made.difference.low, made.difference.high)
     return {
         "paired": made.seeds,
         "difference": made.difference.mean,
-        "difference_low": made.difference.low,
-        "difference_high": made.difference.high,
+        "difference_low": low,
+        "difference_high": high,
         "spread": made.spread,
     }
+
+
+def _cut(name: str, low: float, high: float) -> tuple[float, float]:
+    """An interval of a difference, cut where no difference of the metric can be."""
+    least, most = metric(name).bounds
+    return max(low, least - most) if low == low else low, min(high, most - least) if high == high else high
 
 
 def verdict(

@@ -10,7 +10,7 @@ from analysis.runs import Runs
 from analysis.section import Plot, Section
 from analysis.statistics import LEVEL, Contrast, fewest_seeds, mean_interval, paired_contrast, smallest_p
 from analysis.style import INK, PALETTE, SOFT, STYLE
-from analysis.wording import counted, probability, short, signed, spread
+from analysis.wording import DASH, counted, p_is, short, signed, spread
 from workbench.metrics import METRICS, metric, title
 
 POINTS = {"level": pl.Float64, "seeds": pl.Int64, "mean": pl.Float64, "low": pl.Float64, "high": pl.Float64}
@@ -47,39 +47,39 @@ def section(runs: Runs) -> Section | None:
     return Section(
         "response",
         f"Response to {short(factor)}",
-        [trend_sentence(told, runs.record.primary, factor, logarithmic(list(levels.values())))],
+        [trend_sentence(told, runs.record.primary, factor, levels)],
         plots=plots,
         frames={"response": pl.concat(frames) if frames else pl.DataFrame(schema=RESPONSES)},
     )
 
 
 def trend(runs: Runs, name: str, levels: dict[str, float]) -> Contrast:
-    """The slope of the metric over the levels (over their logarithms to base 10 where they are spaced so), by least squares within each seed
-    that has all levels, against zero."""
+    """The change of the metric from the lowest to the highest level along the line of least squares (over the logarithms of levels where they
+    are spaced so), within each seed that has all levels, against zero."""
     x = np.array(list(levels.values()))
-    x = np.log10(x) if logarithmic(list(levels.values())) else x
-    weights = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
+    x = np.log(x) if logarithmic(list(levels.values())) else x
+    weights = (x - x.mean()) / ((x - x.mean()) ** 2).sum() * np.ptp(x)
     found = {(arm, seed): value for arm, seed, value in runs.final(name).iter_rows()}
     seeds = sorted({seed for _, seed in found})
     whole = [seed for seed in seeds if all((arm, seed) in found for arm in levels)]
-    slopes = np.array([sum(w * found[arm, seed] for w, arm in zip(weights, levels, strict=True)) for seed in whole])
-    return paired_contrast(slopes, np.zeros_like(slopes))
+    changes = np.array([sum(w * found[arm, seed] for w, arm in zip(weights, levels, strict=True)) for seed in whole])
+    return paired_contrast(changes, np.zeros_like(changes))
 
 
-def trend_sentence(found: Contrast, name: str, factor: str, log: bool) -> str:
+def trend_sentence(found: Contrast, name: str, factor: str, levels: dict[str, float]) -> str:
     """The trend in words."""
-    what, per = metric(name).title, "per factor of ten" if log else "per unit"
+    what, over = metric(name).title, short(factor)
     if found.seeds == 0:
-        return f"No seed has {what} at every level of {short(factor)}: there is no trend to test."
-    slope = f"{signed(found.difference.mean)} {spread(found.difference.low, found.difference.high, signed)} {per}"
-    counts = f"exact p = {probability(found.p)}, {counted(found.seeds, 'seed')}, one test"
+        return f"No seed has {what} at every level of {over}: there is no trend to test."
+    ends = f"from {min(levels.values()):g} to {max(levels.values()):g}"
+    interval = spread(found.difference.low, found.difference.high, signed)
+    change = f"{signed(found.difference.mean)}{'' if interval == DASH else ' ' + interval} {ends} along a straight line"
     if smallest_p(found.seeds) > LEVEL:
-        return (
-            f"Slope of {what} over {short(factor)}: {slope}; too few seeds for a verdict ({fewest_seeds()} are needed)."
-        )
+        return f"{what[0].upper()}{what[1:]} over {over}: {change}; too few seeds for a verdict ({fewest_seeds()} are needed)."
+    counts = f"sign-flip {p_is(found.p)}, {counted(found.seeds, 'seed')}, one test"
     if found.p > LEVEL:
-        return f"Whether {what} rises or falls with {short(factor)} is undecided: slope {slope} ({counts})."
-    return f"{what[0].upper()}{what[1:]} {'rises' if found.difference.mean > 0 else 'falls'} with {short(factor)}: slope {slope} ({counts})."
+        return f"Whether {what} rises or falls with {over} is undecided: {change} ({counts})."
+    return f"{what[0].upper()}{what[1:]} {'rises' if found.difference.mean > 0 else 'falls'} with {over}: {change} ({counts})."
 
 
 def varied(runs: Runs) -> tuple[str, dict[str, float]] | None:

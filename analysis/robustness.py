@@ -12,12 +12,12 @@ import polars as pl
 from matplotlib.figure import Figure
 from scipy.special import logit
 
-from analysis.paired import BOLD, compare, contrast_table, sure
+from analysis.paired import BOLD, HIGHER, RANKED, compare, contrast_table, sure
 from analysis.runs import Runs
 from analysis.section import Plot, Row, Section, Table
 from analysis.statistics import mean_interval
 from analysis.style import MOST_COLUMNS, SOFT, STYLE, colour_of, legend
-from analysis.wording import number, signed
+from analysis.wording import counted, number, signed
 from workbench.metrics import metric, spaced
 
 # `wb eval --suite robustness` measures every kind; the end of a trial a few of them.
@@ -72,7 +72,7 @@ def section(runs: Runs) -> Section | None:
             Plot("severity", SEVERITY_CAPTION, severity_figure(curves, runs.arms)),
             Plot("clean_disturbed", SCATTER_CAPTION, scatter_figure(points, runs.arms, runs.baseline)),
         ],
-        notes=[NOTE, BOLD],
+        notes=[NOTE, BOLD, *([RANKED] if frame["ranked"].any() else [])],
         split=split(runs),
         frames={
             "robustness": drops,
@@ -88,15 +88,15 @@ LEAD = (
     "averaged over kinds and severities."
 )
 NOTE = (
-    "Loss: for a metric without a chance level this is the MMI of Qiu et al. (2022). Corruption error: the mean error (1 − AUC) as a ratio to the "
-    "baseline's mean error, after mCE (Hendrycks and Dietterich 2019). Effective robustness: logit of the disturbed score less the logit that an "
-    "arm would have if it lost the same share above chance as the baseline does, in the manner of Taori et al. (2020); 0 for the baseline. A "
-    f"clean score less than {FLOOR} above chance has nothing to lose and no loss; scores that do not differ from chance are marked ⊥, and their "
-    "losses tell how much there was to lose, not how robust the arm is."
+    "Loss: for a metric without a chance level this is the MMI of Qiu et al. (2022). Corruption error: the mean error (1 − AUC) as a ratio to that of "
+    "the baseline's trial of the same seed, after mCE (Hendrycks and Dietterich 2019). Effective robustness: logit of the disturbed score less the "
+    "logit that a trial would have if it lost the same share above chance as the baseline's trial of the same seed, in the manner of Taori et al. "
+    f"(2020); 0 for the baseline. A clean score less than {FLOOR} above chance has nothing to lose and no loss; scores within {FLOOR} of chance that "
+    "are not told from it are marked ⊥: their losses tell how much there was to lose, not how robust the arm is."
 )
 LOSSES_CAPTION = (
     "Loss above chance in per cent, averaged over severities and seeds; darker is worse. * differs from the baseline (adjusted p at most .05 over the "
-    "whole section). ⊥ the disturbed scores do not differ from chance."
+    "whole section). ⊥ the disturbed scores are near chance, and not told from it."
 )
 SEVERITY_CAPTION = "Matching AUC against random captions, from undisturbed (0) to the strongest disturbance, with 95 % intervals; dotted: chance."
 SCATTER_CAPTION = (
@@ -106,8 +106,12 @@ SCATTER_CAPTION = (
 
 
 def split(runs: Runs) -> str:
-    """The pairs that the scores are about: version 1 measured the few kinds on the validation split."""
-    return "test" if _prefix(runs) == EVERY or runs.record.version >= 2 else "validation"
+    """The pairs that the scores are about: version 1, whose trials did not record how many pairs they had, measured the few kinds on the
+    validation split."""
+    if _prefix(runs) == EVERY or not runs.tags:
+        return "test"
+    found = {"test" if tags.pairs else "validation" for tags in runs.tags.values()}
+    return " and ".join(sorted(found))
 
 
 def _prefix(runs: Runs) -> str:
@@ -157,19 +161,18 @@ def losses(scored: pl.DataFrame, chance: float = CHANCE) -> pl.DataFrame:
 def derived(scored: pl.DataFrame, baseline: str) -> pl.DataFrame:
     """`arm`, `seed`, `metric`, `value` of `SUMMARIES`, over all disturbances:
 
-    `robustness_mean_drop`, the mean of `losses` over kinds; `corruption_error`, the mean error (1 - score) as a ratio to the baseline's mean
-    error over its seeds (a ratio of means, so that a kind in which the baseline makes no error does not decide); `effective_robustness`, the
-    logit of the mean disturbed score less that of the score which losing the baseline's mean share above chance would leave.
+    `robustness_mean_drop`, the mean of `losses` over kinds; `corruption_error`, the mean error (1 - score) as a ratio to the mean error of the
+    baseline's trial of the same seed (a ratio of means over kinds, so that a kind in which the baseline makes no error does not decide);
+    `effective_robustness`, the logit of the mean disturbed score less that of the score which losing the same share above chance as that
+    trial does would leave.
     """
     disturbed = scored.filter(pl.col("kind") != "clean")
     keys = ["arm", "seed"]
     drops = losses(scored).group_by(*keys, maintain_order=True).agg(pl.col("value").mean())
     by_kind = disturbed.group_by(*keys, "kind", maintain_order=True).agg(error=1 - pl.col("value").mean())
     errors = by_kind.group_by(*keys, maintain_order=True).agg(pl.col("error").mean())
-    base = errors.filter(pl.col("arm") == baseline)["error"].mean()
-    corruption = (
-        errors.select(*keys, value=pl.col("error") / base) if isinstance(base, float) and base > 0 else drops.clear()
-    )
+    base = errors.filter((pl.col("arm") == baseline) & (pl.col("error") > 0)).select("seed", base="error")
+    corruption = errors.join(base, on="seed").select(*keys, value=pl.col("error") / pl.col("base"))
     named = {
         "robustness_mean_drop": drops,
         "corruption_error": corruption,
@@ -180,31 +183,36 @@ def derived(scored: pl.DataFrame, baseline: str) -> pl.DataFrame:
 
 def _effective(scored: pl.DataFrame, baseline: str) -> pl.DataFrame:
     points = clean_and_disturbed(scored).filter(pl.col("clean") - CHANCE >= FLOOR)
-    base = points.filter(pl.col("arm") == baseline)
-    kept = retention(base)
-    if kept is None:
-        return pl.DataFrame(schema={"arm": pl.String, "seed": pl.Int64, "value": pl.Float64})
-    expected = CHANCE + kept * (points["clean"].to_numpy() - CHANCE)
-    gained = logit(np.clip(points["disturbed"].to_numpy(), 1e-4, 1 - 1e-4)) - logit(np.clip(expected, 1e-4, 1 - 1e-4))
-    return points.select("arm", "seed", value=pl.Series(gained, dtype=pl.Float64))
+    kept = (pl.col("disturbed") - CHANCE) / (pl.col("clean") - CHANCE)
+    base = points.filter(pl.col("arm") == baseline).select("seed", kept=kept)
+    both = points.join(base, on="seed", maintain_order="left")
+    expected = CHANCE + both["kept"].to_numpy() * (both["clean"].to_numpy() - CHANCE)
+    gained = _logit(both["disturbed"].to_numpy()) - _logit(expected)
+    return both.select("arm", "seed", value=pl.Series(gained, dtype=pl.Float64))
+
+
+def _logit(scores: np.ndarray) -> np.ndarray:
+    return np.asarray(logit(np.clip(scores, 1e-4, 1 - 1e-4)))
 
 
 def retention(base: pl.DataFrame) -> float | None:
-    """The share above chance that the baseline keeps when it is disturbed, of means over its trials."""
-    if base.is_empty():
+    """The share above chance that the baseline keeps when it is disturbed, of means over its trials; None where it has too little above it."""
+    clean = base["clean"].mean() if base.height else None
+    if not isinstance(clean, float) or clean - CHANCE < FLOOR:
         return None
-    return float((base["disturbed"].mean() - CHANCE) / (base["clean"].mean() - CHANCE))  # type: ignore[operator]
+    return (float(base["disturbed"].mean()) - CHANCE) / (clean - CHANCE)  # type: ignore[arg-type]
 
 
 def at_floor(scored: pl.DataFrame) -> pl.DataFrame:
-    """`arm`, `kind`, `floor`: whether the scores of an arm under a kind, averaged over severities, do not differ from chance (95 %)."""
+    """`arm`, `kind`, `floor`: whether the scores of an arm under a kind, averaged over severities, are within `FLOOR` of chance on average and
+    are not told from it (95 %)."""
     rows = []
     disturbed = scored.filter(pl.col("kind") != "clean")
     by_seed = disturbed.group_by("arm", "kind", "seed", maintain_order=True).agg(pl.col("value").mean())
     for (arm, kind), group in by_seed.group_by("arm", "kind", maintain_order=True):
-        interval = mean_interval(group["value"].to_numpy())
-        low = interval.low if np.isfinite(interval.low) else interval.mean - FLOOR
-        rows.append((arm, kind, low <= CHANCE))
+        made = mean_interval(group["value"].to_numpy())
+        low, high = (made.low, made.high) if np.isfinite(made.low) else (made.mean - FLOOR, made.mean + FLOOR)
+        rows.append((arm, kind, abs(made.mean - CHANCE) <= FLOOR and low <= CHANCE <= high))
     return pl.DataFrame(rows, schema=FLOORS, orient="row")
 
 
@@ -219,12 +227,16 @@ def _sentences(frame: pl.DataFrame, floors: pl.DataFrame, runs: Runs) -> list[st
     """Which arms lose more or less than the baseline, and which have little to lose."""
     said = []
     marked = dict(floors.filter("floor").group_by("arm").len().iter_rows())
+    kinds = counted(floors["kind"].n_unique(), "kind")
     for row in frame.filter(pl.col("metric") == SUMMARIES[0]).iter_rows(named=True):
         if sure(row):
-            verb = "loses more than" if row["difference"] > 0 else "loses less than"
-            said.append(f"{row['arm']} {verb} the baseline: {number(row['mean'])} ({signed(row['difference'])}).")
+            verb = "loses more than" if row["verdict"] == HIGHER else "loses less than"
+            size = f"{number(row['mean'])} ({signed(row['difference'])})"
+            said.append(
+                f"{row['arm']} {verb} the baseline: {'diverged trials are ranked worst' if row['ranked'] else size}."
+            )
     said += [
-        f"{arm} is at chance under {marked[arm]} of {floors['kind'].n_unique()} kinds."
+        f"{arm} is near chance, and not told from it, under {marked[arm]} of {kinds}."
         for arm in runs.arms
         if arm in marked
     ]
@@ -272,8 +284,9 @@ def losses_figure(drops: pl.DataFrame, arms: Sequence[str]) -> Figure:
                     dark = cell["mean"] is not None and cell["mean"] > 0.55 * highest
                     colour = "#fefefe" if dark else "#010101"  # on the map's own colours, which no dark page changes
                     axis.text(x + 0.5, y + 0.5, _marked(cell), ha="center", va="center", color=colour)
-        axis.set_xticks(np.arange(len(columns)) + 0.5, [spaced(name) for name in columns], rotation=30, ha="right")
-        axis.set_yticks(np.arange(len(rows)) + 0.5, [spaced(name) for name in rows])
+        told = [[name if name in arms else spaced(name) for name in names] for names in (columns, rows)]
+        axis.set_xticks(np.arange(len(columns)) + 0.5, told[0], rotation=30, ha="right")
+        axis.set_yticks(np.arange(len(rows)) + 0.5, told[1])
         axis.invert_yaxis()
         for spine in axis.spines.values():
             spine.set_visible(False)

@@ -167,7 +167,8 @@ def read_runs(uri: str, run_id: str) -> Runs:
     rows = [_trial(run, tags[run.run_id], cells) for run in found.runs if run.run_id in tags]
     if not rows:
         raise UserError(f"--run-id {run_id}: none of its trials is finished yet; there is nothing to report.")
-    trials = pl.DataFrame(rows, schema=TRIALS, orient="row")
+    # Of two finished runs of one trial, which come about where a ledger was lost, the later one.
+    trials = pl.DataFrame(rows, schema=TRIALS, orient="row").unique(["arm", "seed"], keep="last", maintain_order=True)
     metrics = pl.DataFrame(store.values(list(tags)), schema=METRICS, orient="row")
     tried = {run: of.arm for run, of in ended.items() if of.kind == "search" and _outcome(of) == "finished"}
     finished = [run for run, of in tags.items() if _outcome(of) == "finished"]

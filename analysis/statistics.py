@@ -35,8 +35,8 @@ class Contrast:
 def mean_interval(values: np.ndarray, bounds: tuple[float, float] = (-np.inf, np.inf)) -> Interval:
     """The mean and its Student interval, cut where the quantity itself ends (`bounds`); the values are one per seed."""
     mean = float(np.mean(values)) if len(values) else NAN
-    if len(values) < 2:
-        return Interval(mean, NAN, NAN)
+    if len(values) < 2 or (np.ptp(values) == 0 and smallest_p(len(values)) > LEVEL):
+        return Interval(mean, NAN, NAN)  # few values that happen to be equal say nothing of their spread
     half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1) * stats.sem(values))
     low, high = bounds
     return Interval(mean, max(low, mean - half), min(high, mean + half))

@@ -32,6 +32,12 @@ def probability(value: float | None) -> str:
     return "< .001" if value < 0.001 else f"{value:.3f}"
 
 
+def p_is(value: float | None) -> str:
+    """`p = .012` or `p < .001`."""
+    text = probability(value)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
+
+
 def spread(low: float | None, high: float | None, form: Callable[[float | None], str] = number) -> str:
     """An interval in brackets, or a dash where one seed says nothing of it. An end that is not known is open."""
     known = [end is not None and end == end for end in (low, high)]
@@ -52,9 +58,11 @@ def listed(items: Sequence[str], word: str = "and") -> str:
 
 def amount(value: float, row: Metric) -> str:
     """How large a difference of a metric is, in words: shares in points of a hundred."""
-    if row.unit == "share":
-        return f"{number(100 * abs(value), 1)} points"
-    return f"{number(abs(value))} {row.unit}".strip()
+    size, unit = (100 * abs(value), "points") if row.unit == "share" else (abs(value), row.unit)
+    unit = "" if unit in row.title else unit
+    digits = 1 if row.unit == "share" else 3
+    text = number(size, digits) if round(size, digits) > 0 else f"{size:.2g}"
+    return f"{text} {unit}".strip()
 
 
 def short(factor: str) -> str:

@@ -61,7 +61,7 @@ METRICS = (
     Metric("unchanged_share", "written captions left unchanged", "neither", outcome=True),
     Metric("false_negative_share", "false negatives among written captions", "lower", needs="scenes", outcome=True),
     Metric("generator_perplexity", "perplexity of the generator", "lower", "perplexity", bounds=POSITIVE, outcome=True),
-    Metric("curve_area", "mean height of the curve of the target metric", bounds=ANY),
+    Metric("curve_area", "mean height of the curve of the target metric", "neither", bounds=ANY),
     Metric("robustness_mean_drop", "loss under disturbance", "lower", bounds=ANY, headline=True, brief="Loss"),
     Metric("corruption_error", "corruption error relative to the baseline", "lower", "ratio", bounds=POSITIVE),
     Metric("effective_robustness", "effective robustness", unit="logits", bounds=ANY),

@@ -11,6 +11,7 @@ from analysis.convergence import (
     AT_MOST,
     DIVERGED,
     FASTER,
+    FORBIDDEN,
     INCOMPARABLE,
     LEFT,
     MISSED,
@@ -22,6 +23,7 @@ from analysis.convergence import (
     horizon,
     mean_curves,
     ratios,
+    section,
     sentences,
     speed,
     speed_over_targets,
@@ -84,7 +86,9 @@ def test_speed_at_one_target_and_over_many(runs: Runs) -> None:
 
 def test_by_hand() -> None:
     made = curves_of(
-        {"base": [[0.0, 0.6, 1.0, 0.9, 0.9], [0.0, 0.1, 0.2, 0.3, 0.4]], "arm": [[0.6, 1.0, 0.9, 0.9, 0.9]] * 2}, STEPS, 0.8
+        {"base": [[0.0, 0.6, 1.0, 0.9, 0.9], [0.0, 0.1, 0.2, 0.3, 0.4]], "arm": [[0.6, 1.0, 0.9, 0.9, 0.9]] * 2},
+        STEPS,
+        0.8,
     )
     rows = at(made)
     assert (rows["base"]["reached"], rows["base"]["time"]) == (1, (25 + 50) / 2)
@@ -99,9 +103,15 @@ RISES, LATE, NEVER = [0.0, 0.6, 1.0, 1.0, 1.0], [0.0, 0.0, 0.6, 1.0, 1.0], [0.0,
 
 def test_bounds_follow_from_which_side_misses() -> None:
     some = {"base": [RISES] * 8, "late": [LATE] * 7 + [NEVER]}
-    assert (at(curves_of(some, STEPS, 0.8))["late"]["bound"], at(curves_of(some, STEPS, 0.8))["late"]["verdict"]) == (AT_MOST, SLOWER)
+    assert (at(curves_of(some, STEPS, 0.8))["late"]["bound"], at(curves_of(some, STEPS, 0.8))["late"]["verdict"]) == (
+        AT_MOST,
+        SLOWER,
+    )
     other = {"base": [LATE] * 7 + [NEVER], "early": [RISES] * 8}
-    assert (at(curves_of(other, STEPS, 0.8))["early"]["bound"], at(curves_of(other, STEPS, 0.8))["early"]["verdict"]) == (AT_LEAST, FASTER)
+    assert (
+        at(curves_of(other, STEPS, 0.8))["early"]["bound"],
+        at(curves_of(other, STEPS, 0.8))["early"]["verdict"],
+    ) == (AT_LEAST, FASTER)
     both = {"base": [NEVER, *[RISES] * 7], "late": [*[LATE] * 7, NEVER]}
     assert at(curves_of(both, STEPS, 0.8))["late"]["verdict"] == INCOMPARABLE
 
@@ -175,10 +185,14 @@ def test_the_baselines_target_lies_between_chance_and_its_last_value() -> None:
     assert (name, target) == (AUC, pytest.approx(0.5 + 0.8 * (0.92 - 0.5)))
     losses = replace(
         made,
-        record=made.record.model_copy(update={"target": made.record.target.model_copy(update={"metric": "val/mlm_loss"})}),
+        record=made.record.model_copy(
+            update={"target": made.record.target.model_copy(update={"metric": "val/mlm_loss"})}
+        ),
         metrics=made.metrics.with_columns(metric=pl.lit("val/mlm_loss"), value=3 - pl.col("value")),
     )
-    assert target_value(losses)[1] == pytest.approx(2.4 + 0.8 * (2.08 - 2.4))  # no chance level: from the first evaluation
+    assert target_value(losses)[1] == pytest.approx(
+        2.4 + 0.8 * (2.08 - 2.4)
+    )  # no chance level: from the first evaluation
 
 
 def test_a_diverged_seed_does_not_end_the_mean_curve_of_the_others() -> None:
@@ -186,3 +200,39 @@ def test_a_diverged_seed_does_not_end_the_mean_curve_of_the_others() -> None:
     curve = mean_curves(made, AUC)
     assert curve["step"].to_list() == list(STEPS)
     assert curve["mean"].to_list() == pytest.approx(RISES)
+
+
+def test_where_a_bound_leaves_the_direction_open_there_is_no_verdict_and_no_p() -> None:
+    last, first = [0.0, 0.0, 0.0, 0.6, 1.0], [0.6, 1.0, 1.0, 1.0, 1.0]
+    made = curves_of({"base": [last] * 8, "arm": [*[first] * 7, NEVER]}, STEPS, 0.8)
+    row = at(made)["arm"]
+    assert (row["bound"], row["verdict"], row["p_adjusted"]) == (AT_MOST, FORBIDDEN, None)
+    assert (
+        "no verdict, since the true ratio may lie on the other side of 1"
+        in sentences(speed(made, times_to(made, AUC, 0.8)))[1]
+    )
+
+
+def test_divergence_is_later_than_whatever_was_reached() -> None:
+    """Over seconds, the horizon of a fast arm is earlier than the time at which the slow baseline reaches the target."""
+    made = curves_of(
+        {"base": [LATE] * 8, "fast": [RISES] * 8, "x": [[0.0]] * 8}, STEPS, 0.8, tuple(f"x{seed}" for seed in range(8))
+    )
+    rate = {"base": 2.0, "fast": 0.5, "x": 1.0}
+    beside = [
+        (f"{arm}{seed}", "seconds", step, rate[arm] * step) for arm in rate for seed in range(8) for step in STEPS
+    ]
+    made = replace(
+        made, metrics=pl.concat([made.metrics, pl.DataFrame(beside, schema=METRICS, orient="row")]), over="seconds"
+    )
+    assert at(made)["base"]["time"] == 25.0  # the fast arm was given no more
+    assert (at(made)["x"]["bound"], at(made)["x"]["verdict"]) == (AT_MOST, SLOWER)
+
+
+def test_a_baseline_at_chance_sets_no_target() -> None:
+    rng = np.random.default_rng(0)
+    made = curves_of({"base": [list(0.49 + 0.01 * rng.normal(size=5)) for _ in range(8)]}, STEPS, "baseline_final")
+    assert np.isnan(target_value(made)[1])
+    told = section(made)
+    assert told is not None
+    assert "no target" in told.lead[0]

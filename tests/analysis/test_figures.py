@@ -13,9 +13,11 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 
-from analysis.figures.style import DASHES, MARKERS, PALETTE, colour_of
-from analysis.findings import analyse
-from analysis.pictures import pictures
+from analysis.runs import Runs
+from analysis.section import Plot
+from analysis.style import DARK, DASHES, MARKERS, PALETTE, colour_of, following
+from analysis.summaries import with_summaries
+from analysis.topics import sections
 from tests.analysis.toy import toy_findings_runs
 
 SEEN = Path(__file__).with_name("figures.json")
@@ -40,12 +42,16 @@ def drawn(axis: Axes) -> dict[str, Any]:
     }
 
 
+def plots(runs: Runs) -> list[Plot]:
+    return [plot for section in sections(with_summaries(runs)) for plot in section.plots]
+
+
 @pytest.fixture(scope="module")
 def found() -> dict[str, list[dict[str, Any]]]:
     """Figure -> what its axes draw."""
     made = {}
     for arms in (3, 4):  # a response curve takes four levels
-        for picture in pictures(analyse(toy_findings_runs(arms))):
+        for picture in plots(toy_findings_runs(arms)):
             if arms == 3 or picture.name == "response":
                 made[picture.name] = [drawn(axis) for axis in picture.figure.axes if axis.get_visible()]
             plt.close(picture.figure)
@@ -62,7 +68,17 @@ def test_figures_draw_what_was_looked_at(found: dict[str, list[dict[str, Any]]])
 
 
 def test_all_kinds_of_figures_are_among_them(found: dict[str, list[dict[str, Any]]]) -> None:
-    wanted = {"convergence", "speed", "suite_scenes", "aggregates", "reliability", "severity", "drops", "response"}
+    wanted = {
+        "forest",
+        "convergence",
+        "speed",
+        "suite_scenes",
+        "aggregates",
+        "reliability",
+        "severity",
+        "losses",
+        "response",
+    }
     assert set(found) == wanted | {"clean_disturbed", "cost"}
 
 
@@ -77,9 +93,23 @@ def test_arms_are_told_apart_without_colours() -> None:
 
 def test_a_name_with_dollars_and_more_arms_than_colours_is_drawn() -> None:
     runs = toy_findings_runs(arms=10, seeds=2)
-    odd = {arm: f"cost=$5_{place}$" for place, arm in enumerate(runs.experiment["arms"])}
+    odd = {arm: f"cost=$5_{place}$" for place, arm in enumerate(runs.record.arms)}
     trials = runs.trials.with_columns(pl.col("arm").replace_strict(odd))
-    about = runs.experiment | {"arms": list(odd.values()), "baseline_arm": next(iter(odd.values())), "arm_values": {}}
-    for picture in pictures(analyse(type(runs)("r", "r", about, trials, runs.metrics))):
+    about = runs.record.model_copy(
+        update={"arms": list(odd.values()), "baseline_arm": next(iter(odd.values())), "arm_values": {}}
+    )
+    for picture in plots(Runs("r", "r", about, trials, runs.metrics)):
         picture.figure.canvas.draw()
         plt.close(picture.figure)
+
+
+def test_a_figure_follows_a_dark_page_in_ink_and_paper_and_can_be_told_apart_on_it() -> None:
+    svg = following(
+        '<svg><defs></defs><path style="fill: #ffffff; stroke: #000000"/><text style="fill: #010101"/></svg>'
+    )
+    assert "fill: var(--c2, #ffffff); stroke: var(--c0, #000000)" in svg
+    assert "fill: #010101" in svg  # on a map's own colours nothing changes
+    assert svg.index("prefers-color-scheme: dark") < svg.index("<defs>")
+    paper = np.dot(to_rgb(DARK["#ffffff"]), (0.2126, 0.7152, 0.0722))
+    shown = [DARK.get(colour.lower(), colour) for colour in PALETTE]
+    assert min(float(np.dot(to_rgb(colour), (0.2126, 0.7152, 0.0722))) for colour in shown) > paper + 0.2

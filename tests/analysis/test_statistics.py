@@ -78,7 +78,9 @@ def test_the_interval_of_a_ratio_is_about_the_ratio() -> None:
 
 
 def test_all_sign_flips_are_taken_where_they_are_few() -> None:
-    assert {tuple(row) for row in signs(4)} | {tuple(-row) for row in signs(4)} == set(itertools.product([1.0, -1.0], repeat=4))
+    assert {tuple(row) for row in signs(4)} | {tuple(-row) for row in signs(4)} == set(
+        itertools.product([1.0, -1.0], repeat=4)
+    )
     assert (signs(4)[0] == 1).all()
     assert signs(20).shape == (8192, 20)
     assert (signs(20)[0] == 1).all()

@@ -5,6 +5,7 @@ import pytest
 from analysis.runs import Runs, read_runs
 from analysis.tuning import FEWEST, importances, section
 from tests.analysis.toy import toy_store
+from workbench.record import SweepRecord
 from workbench.tracking.runs import Tracker
 
 SETTINGS = {
@@ -19,6 +20,17 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     uri, parent = toy_store(workspace, arms=2, seeds=2)
     tracker = Tracker(uri, workspace)
     told = tracker.attached(parent, "experiment.json") | {"search": {"settings": SETTINGS}}
+    told["tuned"] = [
+        {
+            "arm": arm,
+            "tried": 12,
+            "pruned": 1,
+            "diverged": 0,
+            "best": {"optimisation.learning_rate": 0.002},
+            "value": 0.8,
+        }
+        for arm in told["arms"]
+    ]
     tracker.attach(parent, told, "experiment.json")
     for arm, count in zip(told["arms"], (12, FEWEST - 1), strict=True):
         for number in range(count):
@@ -50,4 +62,4 @@ def test_the_setting_that_decides_is_found(runs: Runs) -> None:
 
 
 def test_where_nothing_was_tuned_there_is_none(runs: Runs) -> None:
-    assert importances(Runs("r", "n", {}, runs.trials, runs.metrics)).is_empty()
+    assert importances(Runs("r", "n", SweepRecord(), runs.trials, runs.metrics)).is_empty()

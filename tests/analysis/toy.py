@@ -38,7 +38,9 @@ def sweep_of(values: dict[str, list[float | str | None]], metric: str = "val/itm
         for arm, seed, value in each
     ]
     rows = [(f"{arm}{seed}", metric, 9, value) for arm, seed, value in each if not isinstance(value, str)]
-    record = SweepRecord.model_validate({"arms": list(values), "baseline_arm": next(iter(values)), "primary": metric} | about)
+    record = SweepRecord.model_validate(
+        {"arms": list(values), "baseline_arm": next(iter(values)), "primary": metric} | about
+    )
     frames = pl.DataFrame(trials, schema=TRIALS, orient="row"), pl.DataFrame(rows, schema=METRICS, orient="row")
     return Runs("r", "r", record, *frames)
 
