@@ -42,9 +42,7 @@ def section(runs: Runs) -> Section | None:
     over = f"Over {counted(len(kept), 'kind')} of foils"
     lead = [f"{over}."]
     if guessed:
-        lead = [
-            f"{over}; left out, being at chance in every arm: {listed([spaced(kind) for kind in guessed])}."
-        ]
+        lead = [f"{over}; left out, being at chance in every arm: {listed([spaced(kind) for kind in guessed])}."]
     rows = [
         Row([row["arm"], row["aggregate"], number(row["value"]), spread(row["low"], row["high"])])
         for row in table.iter_rows(named=True)

@@ -18,8 +18,10 @@ from analysis.paired import (
     NONE,
     RANKED,
     UNDECIDED,
+    arm_names,
     compare,
     contrast_table,
+    noun,
     within,
 )
 from analysis.power import MOST_SEEDS, POWER, power, seeds_needed
@@ -27,7 +29,7 @@ from analysis.runs import Runs
 from analysis.section import Plot, Row, Section, Table
 from analysis.statistics import fewest_seeds, mean_interval
 from analysis.style import INK, SOFT, STYLE, colour_of
-from analysis.wording import amount, counted, level, listed, number, probability, short, signed
+from analysis.wording import amount, counted, listed, number, probability, signed
 from workbench.metrics import SPLITS, metric, split_of, title
 
 RULE = (
@@ -70,7 +72,7 @@ def answer(runs: Runs, frame: pl.DataFrame) -> str:
     rows = list(frame.filter(pl.col("verdict") != BASELINE).iter_rows(named=True))
     if not rows:
         return _alone(runs, frame)
-    noun = _noun(runs)
+    what_varies = noun(runs)
     groups = {
         name: [each for each in rows if each["verdict"] == name]
         for name in (HIGHER, LOWER, EQUIVALENT, UNDECIDED, FEW, NONE)
@@ -84,7 +86,7 @@ def answer(runs: Runs, frame: pl.DataFrame) -> str:
     ]
     if not groups[HIGHER] and any(groups[name] for name in (LOWER, EQUIVALENT, UNDECIDED)):
         what = "raise" if groups[LOWER] else "change"
-        said.insert(0, f"no {noun} is shown to {what} {row.title}")
+        said.insert(0, f"no {what_varies} is shown to {what} {row.title}")
         said[1:] = [each.replace(f"{row.title} ", "it ") for each in said[1:]]
     if groups[EQUIVALENT] and margin:
         who = _who(groups[EQUIVALENT], names)
@@ -154,19 +156,6 @@ def _is(rows: Sequence[object]) -> str:
 
 def _s(rows: Sequence[object]) -> str:
     return "s" if len(rows) == 1 else ""
-
-
-def arm_names(runs: Runs) -> dict[str, str]:
-    """Arm -> how a sentence calls it: its level where one factor alone is varied."""
-    values = runs.record.arm_values
-    if all(len(values.get(arm, {})) == 1 for arm in runs.arms):
-        return {arm: level(next(iter(values[arm].values()))) for arm in runs.arms}
-    return {arm: arm for arm in runs.arms}
-
-
-def _noun(runs: Runs) -> str:
-    factors = {factor for arm in runs.arms for factor in runs.record.arm_values.get(arm, {})}
-    return short(next(iter(factors))) if len(factors) == 1 else "arm"
 
 
 def divergence(runs: Runs) -> list[str]:

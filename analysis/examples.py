@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.paired import arm_names, noun
 from analysis.runs import Runs
 from analysis.section import Cell, Row, Section, Table
 from analysis.wording import number
@@ -53,8 +54,9 @@ def _pairs(runs: Runs, pairs: Sequence[dict[str, Any]], scores: dict[str, np.nda
         image = Cell("", image=pair["image"], title=pair["caption"])
         texts = (pair["caption"], pair["other"], spaced(pair["kind"]))
         rows.append(Row([image, *texts, *(number(float(scores[arm][place]), 2) for arm in arms)]))
-    caption = "Pairs on which the arms disagree most" if len(arms) > 1 else "Held-out pairs"
-    return Table(caption, ("image", "caption", "other caption", "kind", *arms), rows)
+    names = arm_names(runs)
+    caption = f"Pairs on which the arms disagree most; a column per {noun(runs)}" if len(arms) > 1 else "Held-out pairs"
+    return Table(caption, ("image", "caption", "other caption", "kind", *(names[arm] for arm in arms)), rows)
 
 
 def _one_per_arm(

@@ -13,7 +13,7 @@ from analysis.families import judge, worst_ranks
 from analysis.runs import Runs
 from analysis.section import Cell, Row, Sources, Table
 from analysis.statistics import LEVEL, mean_interval, paired_contrast, smallest_p
-from analysis.wording import DASH, number, probability, signed, spread
+from analysis.wording import DASH, level, number, probability, short, signed, spread
 from workbench.metrics import metric, title
 
 CONTRASTS = {
@@ -241,3 +241,17 @@ def sources(runs: Runs, values: pl.DataFrame) -> list[Sources]:
     for arm, seed, value in values.sort("arm", "seed").iter_rows():
         found.setdefault(arm, []).append(Cell(number(value), f"#run-{ids[arm, seed]}", f"seed {seed}"))
     return [Sources(arm, found[arm]) for arm in runs.arms if arm in found]
+
+
+def arm_names(runs: Runs) -> dict[str, str]:
+    """Arm -> how a sentence calls it: its level where one factor alone is varied."""
+    values = runs.record.arm_values
+    if all(len(values.get(arm, {})) == 1 for arm in runs.arms):
+        return {arm: level(next(iter(values[arm].values()))) for arm in runs.arms}
+    return {arm: arm for arm in runs.arms}
+
+
+def noun(runs: Runs) -> str:
+    """What arms differ in, where it is one factor; else `arm`."""
+    factors = {factor for arm in runs.arms for factor in runs.record.arm_values.get(arm, {})}
+    return short(next(iter(factors))) if len(factors) == 1 else "arm"
