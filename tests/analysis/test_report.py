@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import analysis
+from analysis import report
 from analysis.ablation import headlines
 from analysis.calibration import reliability_table
 from analysis.compare import differing_settings, merged
@@ -70,6 +71,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, Tracker]:
     return uri, parent, tracker
 
 
+@pytest.fixture
+def svg_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures in one form, for tests that are about something else: drawing takes most of a report's time."""
+    monkeypatch.setattr(report, "FORMS", {"svg": report.FORMS["svg"]})
+
+
 @pytest.fixture(scope="module")
 def written(store: tuple[str, str, Tracker], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the store's report."""
@@ -121,6 +128,7 @@ def test_the_page_is_whole_escaped_and_needs_no_network(written: Path) -> None:
     assert "| ratio=0.0 | 7 |" in (written / "report.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.usefixtures("svg_alone")
 def test_a_single_run_has_a_report_too(store: tuple[str, str, Tracker], tmp_path: Path) -> None:
     run = read_runs(store[0], store[1]).trials["run_id"][0]
     assert "ratio=0.0" in write_report(store[0], run, tmp_path).read_text(encoding="utf-8")
@@ -153,6 +161,7 @@ def test_one_table_is_written_for_latex(written: Path) -> None:
 @pytest.mark.skipif(
     shutil.which("pdflatex") is None, reason="pdflatex is not installed (Debian: texlive-latex-recommended)"
 )
+@pytest.mark.usefixtures("svg_alone")
 def test_the_table_fits_a_column_of_a_paper(tmp_path: Path) -> None:
     uri, run_id = toy_store(tmp_path / "ws", arms=5, seeds=6)
     write_report(uri, run_id, tmp_path / "report")
@@ -273,6 +282,7 @@ def test_sweeps_are_set_beside_each_other(store: tuple[str, str, Tracker]) -> No
         merged([one, replace(other, metrics=other.metrics.clear())])
 
 
+@pytest.mark.usefixtures("svg_alone")
 def test_published_numbers_stand_beside_ours_with_their_provenance(
     store: tuple[str, str, Tracker], tmp_path: Path
 ) -> None:
@@ -292,6 +302,7 @@ def test_published_numbers_stand_beside_ours_with_their_provenance(
     assert "was measured on any of these" in html
 
 
+@pytest.mark.usefixtures("svg_alone")
 def test_time_can_be_seconds(store: tuple[str, str, Tracker], tmp_path: Path) -> None:
     html = write_report(store[0], store[1], tmp_path, over="seconds").read_text(encoding="utf-8")
     assert "Device-seconds of training until" in html
@@ -319,6 +330,7 @@ def test_what_a_report_cannot_be_asked_is_said_in_a_sentence(given: list[str], s
     assert said in str(found.exception)
 
 
+@pytest.mark.usefixtures("svg_alone")
 def test_sweeps_are_compared_from_the_command_line(tmp_path: Path) -> None:
     uri, one = toy_store(tmp_path, arms=2, seeds=3)
     other = toy_store(tmp_path, arms=3, seeds=2, name="later")[1]

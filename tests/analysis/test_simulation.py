@@ -17,7 +17,7 @@ from analysis.runs import Runs
 from analysis.statistics import LEVEL, mean_interval
 from tests.analysis.toy import curves_of, sweep_of
 
-DRAWS = 240
+DRAWS = 160
 NORMAL, T3, EXPONENTIAL = "normal", "t3", "exponential"
 
 

@@ -60,6 +60,7 @@ def mutated(draw: st.DrawFn) -> tuple[dict[str, Any], list[str]]:
         change = draw(st.sampled_from(["replace", "remove", "rename", "add", "repeat"]))
         if change == "replace":
             parent[last] = draw(anything)
+            touched.extend(map(str, parent[last] if isinstance(parent[last], dict) else ()))
         elif change == "remove":
             parent.pop(last)
         elif change == "rename" and isinstance(parent, dict):
