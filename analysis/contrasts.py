@@ -269,7 +269,7 @@ def forest_figure(runs: Runs, frame: pl.DataFrame, primary: str, margin: float |
     paired = final.join(base, on="seed").with_columns(difference=pl.col("value") - pl.col("base"))
     rows = list(frame.filter(pl.col("verdict") != BASELINE).iter_rows(named=True))
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(7.2, 1.1 + 0.5 * len(rows)), layout="constrained")
+        figure, axis = plt.subplots(figsize=(6.4, 1.1 + 0.5 * len(rows)))  # long names of arms stand beside it
         if margin:
             axis.axvspan(-margin, margin, color=SOFT, alpha=0.12, linewidth=0)
         axis.axvline(0, color=SOFT, linewidth=1)
@@ -298,6 +298,6 @@ def forest_figure(runs: Runs, frame: pl.DataFrame, primary: str, margin: float |
                 )
         axis.set_yticks(range(len(rows)), [row["arm"] for row in rows])
         axis.set_ylim(len(rows) - 0.5, -0.5)
-        axis.set_xlabel(f"{metric(primary).title}, minus the baseline ({runs.baseline})")
+        axis.set_xlabel(f"{metric(primary).title}, minus the baseline")
         axis.grid(axis="y", visible=False)
         return figure
