@@ -273,7 +273,7 @@ def losses_figure(drops: pl.DataFrame, arms: Sequence[str]) -> Figure:
     )
     with plt.rc_context(STYLE | {"axes.grid": False}):
         size = (3.6 + 1.0 * len(columns), 1.6 + (0.26 if many else 0.42) * len(rows))
-        figure, axis = plt.subplots(figsize=size, layout="constrained")
+        figure, axis = plt.subplots(figsize=size)
         highest = max(float(np.nanmax(grid)) if np.isfinite(grid).any() else 0.0, 1e-6)
         mesh = axis.pcolormesh(
             np.ma.masked_invalid(grid), cmap="cividis_r", vmin=0, vmax=highest, edgecolors="face", linewidth=0.2
