@@ -1,6 +1,7 @@
 """The answer: what each arm does to the primary metric, how sure that is, and what so many seeds can show."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -72,22 +73,17 @@ def answer(runs: Runs, frame: pl.DataFrame) -> str:
     rows = list(frame.filter(pl.col("verdict") != BASELINE).iter_rows(named=True))
     if not rows:
         return _alone(runs, frame)
-    what_varies = noun(runs)
     groups = {
         name: [each for each in rows if each["verdict"] == name]
         for name in (HIGHER, LOWER, EQUIVALENT, UNDECIDED, FEW, NONE)
     }
-    said = [
-        _moved(
-            groups[verdict], names, verb, f"{row.title} " if not place or not groups[HIGHER] else "it ", primary, margin
-        )
-        for place, (verdict, verb) in enumerate(((HIGHER, "raise"), (LOWER, "lower")))
-        if groups[verdict]
-    ]
+    said = []
     if not groups[HIGHER] and any(groups[name] for name in (LOWER, EQUIVALENT, UNDECIDED)):
         what = "raise" if groups[LOWER] else "change"
-        said.insert(0, f"no {what_varies} is shown to {what} {row.title}")
-        said[1:] = [each.replace(f"{row.title} ", "it ") for each in said[1:]]
+        said.append(f"no {noun(runs)} is shown to {what} {row.title}")
+    for verdict, verb in ((HIGHER, "raise"), (LOWER, "lower")):
+        if groups[verdict]:
+            said.append(_moved(groups[verdict], names, verb, "it " if said else f"{row.title} ", primary, margin))
     if groups[EQUIVALENT] and margin:
         who = _who(groups[EQUIVALENT], names)
         said.append(f"{who} {_is(groups[EQUIVALENT])} equivalent to the baseline within {amount(margin, row)}")
@@ -176,12 +172,17 @@ def divergence(runs: Runs) -> list[str]:
 def _sensitivity(runs: Runs, compared: pl.DataFrame) -> list[Table]:
     """With and without the trials that diverged, for the arms where that matters."""
     rows = []
+    ranked = compared.filter(pl.col("ranked"))
+    if ranked.is_empty():
+        return []
     lower = metric(runs.record.primary).lower_is_better
-    for row in compared.filter(pl.col("ranked")).iter_rows(named=True):
+    others = replace(runs, trials=runs.trials.filter(pl.col("outcome") != "diverged"))
+    left_out = compare(others, [runs.record.primary])
+    for row in ranked.iter_rows(named=True):
         better = {HIGHER: "worse" if lower else "better", LOWER: "better" if lower else "worse"}.get(
             row["verdict"], row["verdict"]
         )
-        alone = compare(_without_diverged(runs), [runs.record.primary]).filter(pl.col("arm") == row["arm"])
+        alone = left_out.filter(pl.col("arm") == row["arm"])
         p = alone["p_adjusted"][0] if alone.height else None
         rows += [
             Row(
@@ -205,13 +206,7 @@ def _sensitivity(runs: Runs, compared: pl.DataFrame) -> list[Table]:
         ]
     note = "The answer rests on the first line of each pair. Leaving out trials that diverged flatters an arm whose weakest seeds diverge."
     heads = ("arm", "analysis", "p", "adjusted p", "against the baseline")
-    return [Table("Sensitivity to divergence", heads, rows, note)] if rows else []
-
-
-def _without_diverged(runs: Runs) -> Runs:
-    from dataclasses import replace
-
-    return replace(runs, trials=runs.trials.filter(pl.col("outcome") != "diverged"))
+    return [Table("Sensitivity to divergence", heads, rows, note)]
 
 
 PLANNING = {

@@ -210,13 +210,13 @@ def horizon(times: pl.DataFrame) -> float:
     """The longest time that every arm was given: of each arm that of its longest trial that did not diverge."""
     whole = times.filter(pl.col("event") != DIVERGED)
     if whole.is_empty():
-        return float(times["end"].max()) if times.height else float("nan")  # type: ignore[arg-type]
+        return beyond(times)
     return float(whole.group_by("arm").agg(pl.col("end").max())["end"].min())  # type: ignore[arg-type]
 
 
 def beyond(times: pl.DataFrame) -> float:
     """A time that no trial has passed: where those are put that diverge and so never reach the target."""
-    return float(times["end"].max())  # type: ignore[arg-type]
+    return float(times["end"].max()) if times.height else float("nan")  # type: ignore[arg-type]
 
 
 def speed(runs: Runs, times: pl.DataFrame) -> pl.DataFrame:

@@ -44,7 +44,7 @@ def judge(differences: np.ndarray, tested: np.ndarray | None = None) -> Family:
     seeds = (~np.isnan(tested)).sum(axis=0)
     flips = signs(len(differences)) if len(differences) else np.ones((1, 0))
     p, adjusted = np.full(count, NAN), np.full(count, NAN)
-    able = np.array([smallest_p(int(n)) <= LEVEL for n in seeds], dtype=bool)
+    able = _able(seeds)
     if (seeds > 1).any():
         some = seeds > 1
         alone = scores(tested[:, some], flips)
@@ -97,6 +97,11 @@ def step_down(pivots: np.ndarray) -> np.ndarray:
     return adjusted
 
 
+def _able(seeds: np.ndarray) -> np.ndarray:
+    """Which contrasts have so many paired seeds that sign flips can reach the level."""
+    return np.array([smallest_p(int(count)) <= LEVEL for count in seeds], dtype=bool)
+
+
 def _simultaneous(differences: np.ndarray, flips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Ends of the simultaneous intervals. Columns with too few seeds for flips take a simulated reference, and their share of the level."""
     count = differences.shape[1]
@@ -105,7 +110,7 @@ def _simultaneous(differences: np.ndarray, flips: np.ndarray) -> tuple[np.ndarra
     some = seeds > 1
     if not some.any():
         return low, high
-    able = some & np.array([smallest_p(int(n)) <= LEVEL for n in seeds], dtype=bool)
+    able = some & _able(seeds)
     few = some & ~able
     mean = np.nanmean(differences[:, some], axis=0)
     error = np.nanstd(differences[:, some], axis=0, ddof=1) / np.sqrt(seeds[some])
@@ -116,11 +121,9 @@ def _simultaneous(differences: np.ndarray, flips: np.ndarray) -> tuple[np.ndarra
     for column in np.flatnonzero(few):
         share = LEVEL * int(few.sum()) / total
         critical[column] = reference(int(seeds[column]), int(few.sum()), round(share, 6))
+    # Never narrower than the interval of one contrast alone.
+    critical[some] = np.maximum(critical[some], stats.t.ppf(1 - LEVEL / 2, seeds[some] - 1))
     # Few values that happen to be equal say nothing of their spread.
-    alone = stats.t.ppf(
-        1 - LEVEL / 2, np.maximum(seeds[some] - 1, 1)
-    )  # never narrower than what one contrast alone has
-    critical[some] = np.maximum(critical[some], alone)
     half = np.where(few[some] & (error == 0), NAN, critical[some] * error)
     low[some], high[some] = mean - half, mean + half
     return low, high

@@ -209,13 +209,11 @@ def contrast_table(
     caption: str = "",
     folded: bool = False,
     note: str = "",
-    values: Values | None = None,
 ) -> Table:
     """The rows of one metric of `compare` as people read them, with the trials behind each number."""
     name = str(frame["metric"][0])
-    values = values or runs.final
     rows = [Row(_cells(row), sure(row)) for row in frame.iter_rows(named=True)]
-    return Table(caption or title(name), HEADS, rows, note, sources(runs, values(name)), folded)
+    return Table(caption or title(name), HEADS, rows, note, sources(runs, runs.final(name)), folded)
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
