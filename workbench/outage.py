@@ -3,6 +3,7 @@
 import errno
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -55,41 +56,56 @@ def outage(error: BaseException) -> str | None:
     return None
 
 
+def never() -> bool:
+    return False
+
+
 def at_once(action: Callable[[], None]) -> None:
     """Runs an action without waiting out anything."""
     action()
 
 
+@dataclass(frozen=True)
+class Patience:
+    """Waits out outages: calls an action again until none stands in its way; `say` hears when a wait begins and ends, `stopped` ends it.
+
+    Calling it raises Interrupted when `stopped()` during a wait, and whatever else the action raises. The action must be safe to repeat.
+    """
+
+    say: Callable[[str], None]
+    stopped: Callable[[], bool] = never
+    pause: float = 1.0
+
+    def __call__(self, action: Callable[[], T]) -> T:
+        waiting = False
+        while True:
+            try:
+                result = action()
+            except Exception as error:
+                reason = outage(error)
+                if reason is None:
+                    raise
+                if not waiting:
+                    self.say(f"waiting: {reason}; going on as soon as it can")
+                    waiting = True
+                until = time.monotonic() + self.pause
+                while time.monotonic() < until:
+                    if self.stopped():
+                        raise Interrupted(reason) from error
+                    time.sleep(0.05)
+                continue
+            if waiting:
+                self.say("going on")
+            return result
+
+
 def patiently(
     action: Callable[[], T],
     say: Callable[[str], None],
-    stopped: Callable[[], bool] = lambda: False,
+    stopped: Callable[[], bool] = never,
     pause: float = 1.0,
 ) -> T:
-    """The result of `action`, tried again until no outage stands in its way; says when a wait begins and ends.
-
-    Raises Interrupted when `stopped()` during the wait, and whatever else the action raises. The action must be safe to repeat.
-    """
-    waiting = False
-    while True:
-        try:
-            result = action()
-        except Exception as error:
-            reason = outage(error)
-            if reason is None:
-                raise
-            if not waiting:
-                say(f"waiting: {reason}; going on as soon as it can")
-                waiting = True
-            until = time.monotonic() + pause
-            while time.monotonic() < until:
-                if stopped():
-                    raise Interrupted(reason) from error
-                time.sleep(0.05)
-            continue
-        if waiting:
-            say("going on")
-        return result
+    return Patience(say, stopped, pause)(action)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
