@@ -24,3 +24,7 @@ soak:
 # Ratios measured in one run; nothing here can fail a test
 bench:
     {{python}} -m tests.benchmarks.bench
+
+# What one GPU does with a large model
+bench-gpu:
+    {{python}} -m tests.benchmarks.gpu

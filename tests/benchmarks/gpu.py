@@ -1,0 +1,179 @@
+"""`just bench-gpu`: what one GPU does with the large model, with random weights, words and pictures. Prints a line a figure.
+
+The model is that of preset `meter-base`: CLIP ViT-B/16 without its last block, RoBERTa-base, 6 + 6 co-attention layers, 768 wide.
+A step is whole: masks and negatives drawn, forward, backward, gradient clipped, AdamW. Floating-point operations are those of matrix
+products and attention, as `torch.utils.flop_counter` counts them over one step; the peak is that of a matrix product in this run.
+"""
+
+import argparse
+import copy
+import platform
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from workbench.config.load import apply, read_preset
+from workbench.config.schema import Settings
+from workbench.data.text import END, PAD, SPECIAL, START
+from workbench.model.vilta import ViLTA
+from workbench.objectives.companions import Companions
+from workbench.objectives.plan import plan_step
+from workbench.objectives.step import losses
+from workbench.training.distributed import speed_up
+from workbench.training.loop import optimiser_for, train_mode
+from workbench.training.prepare import pick_device, precision
+
+VOCABULARY = 50265  # roberta-base
+LENGTH = 22  # tokens of a caption, as COCO's are in the mean with their marks, and some to spare
+OFFLINE = {"data.tokeniser": None, "model.text.weights": None, "model.vision.pretrained": False}
+METHOD = {"objectives.mlm.soft_labels": "frozen_lm", "objectives.itm.negatives": "synthesized"}
+PLAIN = {"objectives.mlm.soft_labels": "none", "objectives.itm.hard_ratio": 0.0}
+
+
+def large_model(changes: dict[str, Any]) -> tuple[Settings, ViLTA, Companions]:
+    """The model of `meter-base` with random weights, on the device, with its frozen teacher where the settings ask for one."""
+    settings = apply(Settings.model_validate(read_preset("meter-base")), OFFLINE | changes)
+    device = pick_device()
+    torch.manual_seed(0)
+    model = ViLTA(settings.model, settings.data.image_size, VOCABULARY, settings.data.max_length).to(device)
+    if settings.model.vision.frozen:
+        model.vision.requires_grad_(False)
+    teacher = None
+    if settings.objectives.mlm.soft_labels == "frozen_lm":
+        teacher = copy.deepcopy(model.language).eval().requires_grad_(False)
+    companions = Companions(
+        frozen=teacher,
+        ema=None,
+        queue=None,
+        unigram=torch.zeros(VOCABULARY, device=device),
+        synonyms=torch.arange(VOCABULARY, device=device)[:, None],
+        word_starts=np.ones(VOCABULARY, dtype=bool),
+    )
+    return settings, model, companions
+
+
+def step_of(settings: Settings, model: ViLTA, companions: Companions, batch: int) -> Callable[[int], Tensor]:
+    """A whole training step, to be called with its number; gives the loss."""
+    device, rng = pick_device(), np.random.default_rng(0)
+    token_ids = rng.integers(len(SPECIAL), VOCABULARY, size=(batch, LENGTH))
+    token_ids[:, 0], token_ids[:, LENGTH - 2], token_ids[:, LENGTH - 1] = START, END, PAD
+    side = settings.data.image_size
+    images = torch.from_numpy(rng.integers(0, 256, size=(batch, 3, side, side), dtype=np.uint8)).to(device)
+    if settings.model.vision.frozen:
+        with torch.no_grad(), precision(device):
+            images = torch.cat([model.image_features(part).float() for part in images.split(64)])
+    optimiser = optimiser_for(model, settings)
+    train_mode(model, settings)
+
+    def step(number: int) -> Tensor:
+        plan = plan_step(
+            token_ids,
+            None,
+            settings.objectives,
+            VOCABULARY,
+            companions.word_starts,
+            np.arange(batch),
+            seed=0,
+            epoch=0,
+            step=number,
+        )
+        with precision(device, settings.optimisation.precision):
+            made = losses(model, images, plan.part(), settings.objectives, companions, settings.objectives.mlm.alpha)
+        optimiser.zero_grad(set_to_none=True)
+        made["loss"].backward()
+        nn.utils.clip_grad_norm_(model.parameters(), settings.optimisation.clip)
+        optimiser.step()
+        return made["loss"].detach()
+
+    return step
+
+
+def measured(step: Callable[[int], Tensor], warm: int, steps: int) -> float:
+    """Median seconds of a step."""
+    times = []
+    for number in range(warm + steps):
+        _wait()
+        started = time.perf_counter()
+        loss = step(number)
+        _wait()
+        times.append(time.perf_counter() - started)
+        assert torch.isfinite(loss)
+    return float(np.median(times[warm:]))
+
+
+def matmul_peak(size: int, repeats: int = 20) -> float:
+    """Operations a second of a bfloat16 product of two random [size, size] matrices."""
+    left, right = (torch.randn(size, size, device=pick_device(), dtype=torch.bfloat16) for _ in range(2))
+
+    def once(_: int) -> Tensor:
+        return (left @ right)[0, 0]
+
+    return 2.0 * size**3 / measured(once, 3, repeats)
+
+
+def report(name: str, changes: dict[str, Any], batch: int, peak: float, steps: int) -> None:
+    torch.compiler.reset()
+    settings, model, companions = large_model(changes)
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    step = step_of(settings, model, companions, batch)
+    with FlopCounterMode(display=False) as counter:
+        step(0)
+    speed_up(model, settings)
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    started = time.perf_counter()
+    step(1)
+    _wait()
+    first = time.perf_counter() - started
+    seconds = measured(step, 3, steps)
+    operations = counter.get_total_flops()
+    print(
+        f"{name}, batch {batch}: {batch / seconds:.0f} pairs/s, {1000 * seconds:.0f} ms a step (first {first:.1f} s), "
+        f"{operations / batch / 1e9:.0f} GFLOP a pair, {operations / seconds / 1e12:.0f} TFLOP/s = "
+        f"{operations / seconds / peak:.0%} of the peak, {trained / 1e6:.0f} M parameters trained, peak memory {_memory():.1f} GiB",
+        flush=True,
+    )
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _memory() -> float:
+    return torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else float("nan")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--matrix", type=int, default=8192, help="side of the matrices by which the peak is measured")
+    parser.add_argument("--without-compile", action="store_true")
+    given = parser.parse_args()
+    card = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "CPU"
+    peak = matmul_peak(given.matrix)
+    print(
+        f"{card}, torch {torch.__version__}: {peak / 1e12:.1f} TFLOP/s in a bfloat16 product of {given.matrix}",
+        flush=True,
+    )
+    frozen = {"model.vision.frozen": True}
+    variants: list[tuple[str, dict[str, Any]]] = [
+        ("random negatives, hard labels, frozen image encoder", PLAIN | frozen),
+        ("written negatives, soft labels, frozen image encoder", METHOD | frozen),
+        ("written negatives, soft labels, trained image encoder", METHOD),
+    ]
+    for name, changes in variants:
+        report(name, changes, given.batch, peak, given.steps)
+    if not given.without_compile:
+        for name, changes in variants[1:]:
+            report(f"{name}, compiled", changes | {"optimisation.compile": True}, given.batch, peak, given.steps)
+
+
+if __name__ == "__main__":
+    main()

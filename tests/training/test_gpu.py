@@ -1,0 +1,104 @@
+"""On a CUDA device: a trial learns what it learns on a CPU, goes on with the same bits, and survives too little memory."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from workbench.config.load import apply
+from workbench.config.schema import Experiment, Settings
+from workbench.sweep.grid import make_cell
+from workbench.sweep.trial import _ending
+from workbench.training.loop import Hooks, Stopped, train
+from workbench.training.prepare import Prepared, pick_device
+from workbench.world import ALONE
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+LONGER = {"optimisation.steps": 24, "evaluation.every": 6, "optimisation.checkpoint_every": 6}
+METHODS = [
+    {"objectives.mlm.soft_labels": "frozen_lm", "objectives.itm.negatives": "synthesized"},
+    {"objectives.mlm.soft_labels": "ema", "objectives.itc.weight": 1.0, "objectives.itm.negatives": "in_batch_hard"},
+    {"model.vision.frozen": False, "model.fusion.dropout": 0.1},
+]
+
+
+def course(
+    settings: Settings, prepared: Prepared, path: Path, stop_at: int | None = None
+) -> dict[tuple[str, int], float]:
+    """(metric, step) -> value of a trial, what depends on the hour excepted."""
+    logged: dict[tuple[str, int], float] = {}
+    seen = [0]
+
+    def log(metrics: dict[str, float], step: int) -> None:
+        logged.update({(name, step): value for name, value in metrics.items()})
+
+    def progress(step: int, figures: dict[str, float]) -> None:
+        seen[0] = step
+
+    train(settings, 0, prepared, path, Hooks(log, progress, lambda: seen[0] == stop_at))
+    return {key: value for key, value in logged.items() if not key[0].startswith(("perf/", "seconds"))}
+
+
+@pytest.fixture
+def on_gpu(prepared: Prepared) -> Prepared:
+    return replace(prepared, device=pick_device())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_trial_stopped_on_a_gpu_ends_with_the_same_bits(
+    settings: Settings, on_gpu: Prepared, tmp_path: Path, method: dict
+) -> None:
+    settings = apply(settings, LONGER | method)
+    prepared = on_gpu if settings.model.vision.frozen else replace(on_gpu, features={})
+    whole = course(settings, prepared, tmp_path / "whole.pt")
+    with pytest.raises(Stopped):
+        course(settings, prepared, tmp_path / "cut.pt", stop_at=10)
+    resumed = course(settings, prepared, tmp_path / "cut.pt")
+    assert {key: whole[key] for key in resumed} == resumed
+    assert len(resumed) > 60
+
+
+@pytest.mark.parametrize("method", METHODS[:1])
+def test_the_losses_on_a_gpu_are_those_on_a_cpu(
+    settings: Settings, on_gpu: Prepared, tmp_path: Path, method: dict
+) -> None:
+    settings = apply(settings, LONGER | method | {"optimisation.precision": "float32"})
+    there = course(settings, on_gpu, tmp_path / "gpu.pt")
+    here = course(settings, replace(on_gpu, device=torch.device("cpu")), tmp_path / "cpu.pt")
+    assert there.keys() == here.keys()
+    losses = [key for key in here if key[0] in ("train/loss", "val/mlm_loss")]
+    assert len(losses) >= 4
+    for key in losses:
+        assert there[key] == pytest.approx(here[key], rel=0.01), key
+
+
+def test_bfloat16_follows_float32(settings: Settings, on_gpu: Prepared, tmp_path: Path) -> None:
+    exact = course(apply(settings, LONGER | {"optimisation.precision": "float32"}), on_gpu, tmp_path / "32.pt")
+    half = course(apply(settings, LONGER | {"optimisation.precision": "bfloat16"}), on_gpu, tmp_path / "16.pt")
+    losses = [key for key in exact if key[0] == "train/loss"]
+    assert losses
+    for key in losses:
+        assert half[key] == pytest.approx(exact[key], rel=0.05), key
+
+
+def test_too_little_memory_halves_the_micro_batch(experiment: Experiment, on_gpu: Prepared, tmp_path: Path) -> None:
+    large = {"optimisation.batch_size": 256, "optimisation.steps": 3, "evaluation.every": 3}
+    cell = replace(make_cell(experiment, {}, 0), settings=apply(experiment.settings, large))
+    said: list[str] = []
+    hooks = Hooks(log=lambda *_: None, progress=lambda *_: None, say=said.append)
+
+    def end(name: str) -> dict[str, str]:
+        return _ending(cell, "run", "val/itm_auc", on_gpu, tmp_path / name, hooks, {}, ALONE)[1]
+
+    torch.cuda.reset_peak_memory_stats()
+    assert end("enough.pt") == {}
+    needed = torch.cuda.max_memory_reserved()
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(0.7 * needed / torch.cuda.get_device_properties(0).total_memory)
+    try:
+        remarks = end("scarce.pt")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert int(remarks["micro_batches"]) >= 2
+    assert "out of GPU memory" in said[0]
