@@ -3,32 +3,47 @@
 Beside each score stands the same with a grey picture, since a model may win on language alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
 from workbench.data.pictures import BrokenPicture, Fit, decode
 from workbench.data.text import Tokeniser
+from workbench.evaluation.contract import Made, Part
 from workbench.evaluation.matching import BLANK, match_scores
 from workbench.evaluation.published import Example
 from workbench.model.vilta import ViLTA
+from workbench.randomness import key
 
 LEAST = 25  # ARO's attribution counts pairs of attributes with at least so many examples
+CHUNK = 256  # examples of a part
 Scores = dict[str, np.ndarray]  # example id -> log odds of a match for each of its captions
 
 
+@dataclass(frozen=True)
+class Reader:
+    """A model with what it reads by: `side` in pixels, how a picture is made to `fit` it, and how many pairs at once."""
+
+    model: ViLTA
+    tokeniser: Tokeniser
+    side: int
+    fit: Fit
+    batch_size: int
+
+
 @torch.no_grad()
-def score_examples(
-    model: ViLTA, tokeniser: Tokeniser, examples: Sequence[Example], side: int, fit: Fit, batch_size: int
-) -> tuple[Scores, Scores, dict[str, str]]:
+def score_examples(reader: Reader, examples: Sequence[Example]) -> tuple[Scores, Scores, dict[str, str]]:
     """Scores of the examples with their pictures and with a grey one, and the reason for each whose picture cannot be read."""
+    model, side = reader.model, reader.side
     device = next(model.parameters()).device
 
     def read(example: Example) -> np.ndarray | str:
         try:
-            return decode(example.picture, side, fit, example.box)
+            return decode(example.picture, side, reader.fit, example.box)
         except BrokenPicture as error:
             return str(error)
 
@@ -43,13 +58,44 @@ def score_examples(
     features, blank = model.image_features(stacked).float(), model.image_features(grey).float()
     counts = [len(example.captions) for example, _ in whole]
     rows = np.repeat(np.arange(len(whole)), counts)
-    token_ids = tokeniser.encode([caption for example, _ in whole for caption in example.captions])
+    token_ids = reader.tokeniser.encode([caption for example, _ in whole for caption in example.captions])
     seen, unseen = (
-        np.split(match_scores(model, image, at, token_ids, batch_size), np.cumsum(counts)[:-1])
+        np.split(match_scores(model, image, at, token_ids, reader.batch_size), np.cumsum(counts)[:-1])
         for image, at in ((features, rows), (blank, np.zeros_like(rows)))
     )
     ids = [example.id for example, _ in whole]
     return dict(zip(ids, seen, strict=True)), dict(zip(ids, unseen, strict=True)), broken
+
+
+class Suite:
+    """A compositional suite: `compositional/<suite>/<kind>`, and `blank_image/<suite>/<kind>` with a grey picture."""
+
+    def __init__(self, reader: Reader, suite: str, examples: Sequence[Example]) -> None:
+        self.reader, self.suite, self.examples = reader, suite, examples
+
+    def parts(self) -> list[Part]:
+        chunks = [list(self.examples[start : start + CHUNK]) for start in range(0, len(self.examples), CHUNK)]
+        return [Part(_name(chunk), partial(self._chunk, chunk)) for chunk in chunks]
+
+    def metrics(self, made: Mapping[str, Made]) -> Iterator[tuple[str, float]]:
+        for place, of in enumerate(("compositional", "blank_image")):
+            scores = {id: np.array(row) for part in made.values() for id, row in part[place].items()}
+            for kind, value in suite_metrics(self.suite, self.examples, scores).items():
+                yield f"{of}/{self.suite}/{kind}", value
+
+    def _chunk(self, chunk: Sequence[Example]) -> Made:
+        seen, blank, broken = score_examples(self.reader, chunk)
+        return [{id: list(row) for id, row in scores.items()} for scores in (seen, blank)] + [broken]
+
+
+def _name(chunk: Sequence[Example]) -> str:
+    """Another text or picture is another part."""
+    return f"{chunk[0].id} and on, {key('part', *(f'{e.id}{e.picture}{e.captions}' for e in chunk)):016x}"
+
+
+def missing(made: Mapping[str, Made]) -> dict[str, str]:
+    """Example id -> why its picture could not be read."""
+    return {id: why for part in made.values() for id, why in part[2].items()}
 
 
 def suite_metrics(suite: str, examples: Sequence[Example], scores: Scores) -> dict[str, float]:

@@ -1,6 +1,8 @@
 """Image-text matching on held-out pairs: against random captions, foils, and captions that the model wrote itself."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 from workbench.data.corpus import Pairs
 from workbench.data.scene_truth import says_nothing_false
 from workbench.data.text import SPECIAL, trim
+from workbench.evaluation.contract import Made, Part
 from workbench.evaluation.scores import (
     auc,
     calibration_floor,
@@ -78,49 +81,93 @@ def random_caption_scores(
     return scores[: len(data)], scores[len(data) :]
 
 
-def evaluate_matching(model: ViLTA, data: HeldOut, written: np.ndarray, batch_size: int) -> dict[str, float]:
+class Matching:
     """`itm_auc`, `itm_accuracy`, `itm_ece` with its noise floor `itm_ece_floor` against random captions, and the bins of their
     `reliability`; `foil/<kind>` pairwise accuracies and their mean, `foil_accuracy`; `paraphrase_match` and `paraphrase_shift`; and
     how far captions that the language encoder wrote over the pairs' own (`written` int64 [N, L]) give themselves away:
     `synthesized_accuracy` with the picture and `blank_image_accuracy` without (chance 0.5)."""
-    own, other = random_caption_scores(model, data, batch_size)
-    confidence = expit(np.abs(np.concatenate([own, other])))
-    correct = np.concatenate([own > 0, other <= 0])
-    metrics = {
-        "itm_auc": auc(own, other),
-        "itm_accuracy": float(correct.mean()),
-        "itm_ece": expected_calibration_error(confidence, correct),
-        "itm_ece_floor": calibration_floor(confidence),
-        **reliability_metrics("itm", confidence, correct),
-    }
-    for kind, (rows, token_ids) in data.pairs.variants.items():
-        kept = rows < len(data)
-        rows, token_ids = rows[kept], token_ids[kept]
-        scores = match_scores(model, data.features, rows, token_ids, batch_size)
-        if kind == "paraphrase":
-            metrics["paraphrase_match"] = float(np.mean(scores > 0))
-            metrics["paraphrase_shift"] = float(np.mean(np.abs(expit(scores) - expit(own[rows]))))
-        else:
-            metrics[f"foil/{kind}"] = pairwise_accuracy(own[rows], scores)
-    by_kind = [value for name, value in metrics.items() if name.startswith("foil/")]
-    if by_kind:
-        metrics["foil_accuracy"] = float(np.mean(by_kind))
-    return metrics | _detectability(model, data, own, written, batch_size)
+
+    def __init__(self, model: ViLTA, data: HeldOut, written: np.ndarray, batch_size: int) -> None:
+        self.model, self.data, self.written, self.batch_size = model, data, written, batch_size
+        self.changed = np.flatnonzero((written != data.token_ids).any(axis=1))
+
+    def parts(self) -> list[Part]:
+        return [
+            Part("random captions", self._random),
+            *(Part(kind, partial(self._variant, kind)) for kind in self.data.pairs.variants),
+            Part("written captions", self._written),
+        ]
+
+    def metrics(self, made: Mapping[str, Made]) -> Iterator[tuple[str, float]]:
+        own, other = (np.array(scores) for scores in made["random captions"])
+        confidence = expit(np.abs(np.concatenate([own, other])))
+        correct = np.concatenate([own > 0, other <= 0])
+        yield "itm_auc", auc(own, other)
+        yield "itm_accuracy", float(correct.mean())
+        yield "itm_ece", expected_calibration_error(confidence, correct)
+        yield "itm_ece_floor", calibration_floor(confidence)
+        yield from reliability_metrics("itm", confidence, correct).items()
+        foils = []
+        for kind in self.data.pairs.variants:
+            rows, scores = variant(self.data, kind)[0], np.array(made[kind])
+            if kind == "paraphrase":
+                yield "paraphrase_match", float(np.mean(scores > 0))
+                yield "paraphrase_shift", float(np.mean(np.abs(expit(scores) - expit(own[rows]))))
+            else:
+                foils.append(pairwise_accuracy(own[rows], scores))
+                yield f"foil/{kind}", foils[-1]
+        if foils:
+            yield "foil_accuracy", float(np.mean(foils))
+        seen, blank_own, blank_written = (np.array(scores) for scores in made["written captions"])
+        yield "synthesized_accuracy", pairwise_accuracy(own[self.changed], seen)
+        yield "blank_image_accuracy", pairwise_accuracy(blank_own, blank_written)
+
+    def _random(self) -> Made:
+        return [scores.tolist() for scores in random_caption_scores(self.model, self.data, self.batch_size)]
+
+    def _variant(self, kind: str) -> Made:
+        rows, token_ids = variant(self.data, kind)
+        return match_scores(self.model, self.data.features, rows, token_ids, self.batch_size).tolist()
+
+    def _written(self) -> Made:
+        changed, size = self.changed, self.batch_size
+        blank, nowhere = grey_features(self.model, self.data), np.zeros(len(changed), dtype=np.int64)
+        return [
+            match_scores(self.model, self.data.features, changed, self.written[changed], size).tolist(),
+            match_scores(self.model, blank, nowhere, self.data.token_ids[changed], size).tolist(),
+            match_scores(self.model, blank, nowhere, self.written[changed], size).tolist(),
+        ]
 
 
-@torch.no_grad()
-def blank_foil_scores(model: ViLTA, data: HeldOut, batch_size: int) -> dict[str, float]:
-    """Pairwise accuracy on each kind of foil with a grey picture: what the text gives away (chance 0.5)."""
-    blank = _grey_features(model, data)
-    own = match_scores(model, blank, np.zeros(len(data), dtype=np.int64), data.token_ids, batch_size)
-    accuracies = {}
-    for kind, (rows, token_ids) in data.pairs.variants.items():
-        if kind != "paraphrase":
-            kept = rows < len(data)
-            nowhere = np.zeros(kept.sum(), dtype=np.int64)
-            scores = match_scores(model, blank, nowhere, token_ids[kept], batch_size)
-            accuracies[kind] = pairwise_accuracy(own[rows[kept]], scores)
-    return accuracies
+class BlankFoils:
+    """`blank_foil/<kind>`: pairwise accuracy on each kind of foil with a grey picture, what the text gives away (chance 0.5)."""
+
+    def __init__(self, model: ViLTA, data: HeldOut, batch_size: int) -> None:
+        self.model, self.data, self.batch_size = model, data, batch_size
+        self.kinds = [kind for kind in data.pairs.variants if kind != "paraphrase"]
+
+    def parts(self) -> list[Part]:
+        own = Part("own captions", lambda: self._scores(self.data.token_ids))
+        return [own, *(Part(kind, partial(self._foils, kind)) for kind in self.kinds)]
+
+    def metrics(self, made: Mapping[str, Made]) -> Iterator[tuple[str, float]]:
+        own = np.array(made["own captions"])
+        for kind in self.kinds:
+            yield f"blank_foil/{kind}", pairwise_accuracy(own[variant(self.data, kind)[0]], np.array(made[kind]))
+
+    def _foils(self, kind: str) -> Made:
+        return self._scores(variant(self.data, kind)[1])
+
+    def _scores(self, token_ids: np.ndarray) -> Made:
+        blank, nowhere = grey_features(self.model, self.data), np.zeros(len(token_ids), dtype=np.int64)
+        return match_scores(self.model, blank, nowhere, token_ids, self.batch_size).tolist()
+
+
+def variant(data: HeldOut, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """Rows int64 [M] of the held-out pairs that have a variant of this kind, and its tokens int64 [M, L]."""
+    rows, token_ids = data.pairs.variants[kind]
+    kept = rows < len(data)
+    return rows[kept], token_ids[kept]
 
 
 def negatives_truth(data: HeldOut, written: np.ndarray) -> dict[str, float]:
@@ -139,24 +186,8 @@ def negatives_truth(data: HeldOut, written: np.ndarray) -> dict[str, float]:
     return shares
 
 
-def _detectability(
-    model: ViLTA, data: HeldOut, own: np.ndarray, written: np.ndarray, batch_size: int
-) -> dict[str, float]:
-    changed = np.flatnonzero((written != data.token_ids).any(axis=1))
-    with_picture = match_scores(model, data.features, changed, written[changed], batch_size)
-    blank = _grey_features(model, data)
-    nowhere = np.zeros(len(changed), dtype=np.int64)
-    return {
-        "synthesized_accuracy": pairwise_accuracy(own[changed], with_picture),
-        "blank_image_accuracy": pairwise_accuracy(
-            match_scores(model, blank, nowhere, data.token_ids[changed], batch_size),
-            match_scores(model, blank, nowhere, written[changed], batch_size),
-        ),
-    }
-
-
 @torch.no_grad()
-def _grey_features(model: ViLTA, data: HeldOut) -> Tensor:
+def grey_features(model: ViLTA, data: HeldOut) -> Tensor:
     """Features float [1, T, C] of a picture that shows nothing."""
     side = data.pairs.images.shape[-1]
     return model.image_features(torch.full((1, 3, side, side), BLANK, dtype=torch.uint8, device=data.features.device))

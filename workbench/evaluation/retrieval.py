@@ -1,17 +1,29 @@
 """Retrieval: captions for pictures and pictures for captions, shortlisted by the unfused encoders and ranked by ITM."""
 
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from workbench.evaluation.contract import Made, Part
 from workbench.evaluation.matching import match_scores
 from workbench.model.similarity import unfused_similarity
 from workbench.model.vilta import ViLTA
 
 AT = (1, 5, 10)
 CHUNK = 64
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures' features float [N, T, C], captions' tokens int64 [M, L], and the picture of each caption int64 [M]."""
+
+    features: Tensor
+    token_ids: np.ndarray
+    picture_of: np.ndarray
 
 
 @torch.no_grad()
@@ -29,34 +41,39 @@ def similarities(model: ViLTA, features: Tensor, token_ids: np.ndarray) -> np.nd
     return torch.cat(rows).float().cpu().numpy()
 
 
-def retrieve(
-    model: ViLTA,
-    features: Tensor,
-    token_ids: np.ndarray,
-    picture_of: np.ndarray,
-    shortlist: int,
-    batch_size: int,
-    progress: Callable[[int, int], None] = lambda *_: None,
-) -> dict[str, float]:
+class Retrieval:
     """`text_r<k>` (captions for a picture: is one of its own among the first k?) and `image_r<k>` (pictures for a caption), in
     Karpathy's protocol. `picture_of` int64 [M]: the picture of each caption.
 
     The `shortlist` most similar candidates of each query are ranked by ITM; all others come after them.
     """
-    near = similarities(model, features, token_ids)
-    pictures, captions = near.shape
-    for_picture = np.argsort(-near, axis=1, kind="stable")[:, : min(shortlist, captions)]
-    for_caption = np.argsort(-near.T, axis=1, kind="stable")[:, : min(shortlist, pictures)]
-    wanted = {(row, int(text)) for row in range(pictures) for text in for_picture[row]}
-    wanted |= {(int(row), text) for text in range(captions) for row in for_caption[text]}
-    pairs = np.array(sorted(wanted))
-    scores = np.full((pictures, captions), -np.inf)
-    step = batch_size * 8
-    for start in range(0, len(pairs), step):
-        rows, texts = pairs[start : start + step].T
-        scores[rows, texts] = match_scores(model, features, rows, token_ids[texts], batch_size)
-        progress(min(start + step, len(pairs)), len(pairs))
-    return recalls(scores, picture_of)
+
+    def __init__(self, model: ViLTA, shown: Gallery, shortlist: int, batch_size: int) -> None:
+        self.model, self.shown, self.batch_size = model, shown, batch_size
+        near = similarities(model, shown.features, shown.token_ids)
+        self.shape = pictures, captions = near.shape
+        for_picture = np.argsort(-near, axis=1, kind="stable")[:, : min(shortlist, captions)]
+        for_caption = np.argsort(-near.T, axis=1, kind="stable")[:, : min(shortlist, pictures)]
+        wanted = {(row, int(text)) for row in range(pictures) for text in for_picture[row]}
+        wanted |= {(int(row), text) for text in range(captions) for row in for_caption[text]}
+        self.pairs = np.array(sorted(wanted))
+
+    def parts(self) -> list[Part]:
+        step = self.batch_size * 8
+        return [
+            Part(f"pairs from {start}", partial(self._rank, start, step)) for start in range(0, len(self.pairs), step)
+        ]
+
+    def metrics(self, made: Mapping[str, Made]) -> Iterator[tuple[str, float]]:
+        scores = np.full(self.shape, -np.inf)
+        rows, texts = self.pairs.T
+        scores[rows, texts] = np.concatenate([np.array(part) for part in made.values()])
+        yield from recalls(scores, self.shown.picture_of).items()
+
+    def _rank(self, start: int, step: int) -> Made:
+        rows, texts = self.pairs[start : start + step].T
+        token_ids = self.shown.token_ids[texts]
+        return match_scores(self.model, self.shown.features, rows, token_ids, self.batch_size).tolist()
 
 
 def recalls(scores: np.ndarray, picture_of: np.ndarray) -> dict[str, float]:

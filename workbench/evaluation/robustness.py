@@ -1,12 +1,15 @@
 """Matching when pictures or captions are disturbed."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from scipy.special import expit
 
 from workbench.evaluation import corruptions, perturbations
+from workbench.evaluation.contract import Made, Part
 from workbench.evaluation.corruptions import SEVERITIES, corrupt
 from workbench.evaluation.matching import HeldOut, random_caption_scores
 from workbench.evaluation.perturbations import LEVELS, perturb
@@ -15,63 +18,80 @@ from workbench.evaluation.sentences import Accept
 from workbench.model.vilta import ViLTA
 
 CHUNK = 256  # pictures that are corrupted at once
+CLEAN, REWRITTEN = ("clean", 0), ("rewritten", 1)
 
 
-@torch.no_grad()
-def evaluate_robustness(
-    model: ViLTA,
-    data: HeldOut,
-    batch_size: int,
-    picture_kinds: Sequence[str] = corruptions.CORE,
-    caption_kinds: Sequence[str] = perturbations.CORE,
-    levels: Sequence[int] = LEVELS,
-    progress: Callable[[int, int], None] = lambda *_: None,
-    whole: bool = False,
-    accept: Accept | None = None,
-    rewrite: Callable[[Sequence[str]], list[str]] | None = None,
-    known: Mapping[str, float] | None = None,
-    keep: Callable[[dict[str, float]], None] = lambda _: None,
-) -> dict[str, float]:
+@dataclass(frozen=True)
+class Disturbances:
+    """What pictures and captions go through. `accept` judges perturbed captions, `rewrite` writes whole captions anew."""
+
+    picture_kinds: Sequence[str] = tuple(corruptions.CORE)
+    caption_kinds: Sequence[str] = tuple(perturbations.CORE)
+    levels: Sequence[int] = tuple(LEVELS)
+    accept: Accept | None = None
+    rewrite: Callable[[Sequence[str]], list[str]] | None = None
+
+
+ALL = Disturbances(tuple(corruptions.CORRUPTIONS), tuple(perturbations.PERTURBATIONS), tuple(perturbations.ALL_LEVELS))
+
+
+class Robustness:
     """`robustness/<kind>/<severity>`: ITM AUC against random captions; `robustness/clean/0` is the undisturbed one.
 
     `whole` adds what the same scores tell besides: `calibration/<kind>/<severity>`, the expected calibration error of the matching
-    head, and for perturbations `consistency/<kind>/<level>`, the share of true pairs whose verdict stays the same. What is in `known`
-    is not measured again; `keep` is given each new part.
+    head, and for perturbations `consistency/<kind>/<level>`, the share of true pairs whose verdict stays the same.
     """
-    model.eval()
-    clean = random_caption_scores(model, data, batch_size)
-    metrics: dict[str, float] = dict(known or {})
 
-    def note(kind: str, severity: int, own: np.ndarray, other: np.ndarray) -> None:
-        made = {f"robustness/{kind}/{severity}": auc(own, other)}
-        if whole:
-            confidence = expit(np.abs(np.concatenate([own, other])))
-            correct = np.concatenate([own > 0, other <= 0])
-            made[f"calibration/{kind}/{severity}"] = expected_calibration_error(confidence, correct)
-            if kind in caption_kinds:
-                made[f"consistency/{kind}/{severity}"] = float(np.mean((own > 0) == (clean[0] > 0)))
-        metrics.update(made)
-        keep(made)
+    def __init__(
+        self, model: ViLTA, data: HeldOut, batch_size: int, by: Disturbances = Disturbances(), whole: bool = False
+    ) -> None:
+        self.model, self.data, self.batch_size, self.by, self.whole = model, data, batch_size, by, whole
+        self.images = torch.from_numpy(np.array(data.pairs.images[: len(data)]))
+        self.captions = data.pairs.captions["caption"].to_list()[: len(data)]
 
-    note("clean", 0, *clean)
-    work = [(kind, level, True) for kind in picture_kinds for level in SEVERITIES]
-    work += [(kind, level, False) for kind in caption_kinds for level in levels]
-    images = torch.from_numpy(np.array(data.pairs.images[: len(data)]))
-    captions = data.pairs.captions["caption"].to_list()[: len(data)]
-    for done, (kind, level, of_pictures) in enumerate(work):
-        if f"robustness/{kind}/{level}" in metrics:
-            continue
-        if of_pictures:
-            parts = [
-                model.image_features(corrupt(chunk.to(data.features.device), kind, level, part)).float()
-                for part, chunk in enumerate(images.split(CHUNK))
-            ]
-            note(kind, level, *random_caption_scores(model, data, batch_size, features=torch.cat(parts)))
-        else:
-            disturbed = data.pairs.tokeniser.encode(perturb(captions, kind, level, accept))
-            note(kind, level, *random_caption_scores(model, data, batch_size, captions=disturbed))
-        progress(done + 1, len(work))
-    if rewrite is not None:
-        rewritten = data.pairs.tokeniser.encode(rewrite(captions))
-        note("rewritten", 1, *random_caption_scores(model, data, batch_size, captions=rewritten))
-    return metrics
+    def parts(self) -> list[Part]:
+        by = self.by
+        measures = {CLEAN: self._clean}
+        measures |= {(kind, at): partial(self._pictures, kind, at) for kind in by.picture_kinds for at in SEVERITIES}
+        measures |= {(kind, at): partial(self._captions, kind, at) for kind in by.caption_kinds for at in by.levels}
+        if by.rewrite is not None:
+            measures[REWRITTEN] = self._rewritten
+        return [Part(f"{kind}/{level}", measure) for (kind, level), measure in measures.items()]
+
+    def metrics(self, made: Mapping[str, Made]) -> Iterator[tuple[str, float]]:
+        clean = np.array(made["clean/0"][0])
+        for name, scores in made.items():
+            own, other = (np.array(each) for each in scores)
+            yield f"robustness/{name}", auc(own, other)
+            if self.whole:
+                confidence = expit(np.abs(np.concatenate([own, other])))
+                correct = np.concatenate([own > 0, other <= 0])
+                yield f"calibration/{name}", expected_calibration_error(confidence, correct)
+                if name.partition("/")[0] in self.by.caption_kinds:
+                    yield f"consistency/{name}", float(np.mean((own > 0) == (clean > 0)))
+
+    def _clean(self) -> Made:
+        return self._scores()
+
+    @torch.no_grad()
+    def _pictures(self, kind: str, severity: int) -> Made:
+        device = self.data.features.device
+        parts = [
+            self.model.image_features(corrupt(chunk.to(device), kind, severity, part)).float()
+            for part, chunk in enumerate(self.images.split(CHUNK))
+        ]
+        return self._scores(features=torch.cat(parts))
+
+    def _captions(self, kind: str, level: int) -> Made:
+        return self._scores(captions=self._encoded(perturb(self.captions, kind, level, self.by.accept)))
+
+    def _rewritten(self) -> Made:
+        assert self.by.rewrite is not None
+        return self._scores(captions=self._encoded(self.by.rewrite(self.captions)))
+
+    def _encoded(self, captions: Sequence[str]) -> np.ndarray:
+        return self.data.pairs.tokeniser.encode(captions)
+
+    def _scores(self, features: torch.Tensor | None = None, captions: np.ndarray | None = None) -> Made:
+        scored = random_caption_scores(self.model, self.data, self.batch_size, features, captions)
+        return [scores.tolist() for scores in scored]

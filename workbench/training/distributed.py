@@ -26,7 +26,7 @@ WAIT = timedelta(hours=2)  # the first process may prepare data for long, while 
 class Call(nn.Module):
     """Runs a function of the model as its forward, which is where DDP and FSDP2 do their work."""
 
-    def __init__(self, model: ViLTA) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
@@ -70,14 +70,9 @@ def in_turn(world: World, make: Callable[[], T]) -> T:
 def check_cut(settings: Settings, batch_size: int, model: ViLTA, world: World) -> None:
     """Raises UserError where a batch cannot be cut into micro-batches and processes without changing the result."""
     micro_batches = settings.optimisation.micro_batches
-    parts = micro_batches * world.size
-    if parts == 1:
+    if micro_batches * world.size == 1:
         return
-    if batch_size % (parts * BLOCK):
-        raise UserError(
-            f"`optimisation.batch_size`: {batch_size} pairs cannot be cut into {micro_batches} micro-batch(es) x {world.size} "
-            f"process(es); take a multiple of {parts * BLOCK}."
-        )
+    check_parts(batch_size, micro_batches, world, BLOCK, "`optimisation.batch_size`")
     norms = [module for module in model.vision.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     if norms and not settings.model.vision.frozen:
         raise UserError(
@@ -86,18 +81,40 @@ def check_cut(settings: Settings, batch_size: int, model: ViLTA, world: World) -
         )
 
 
+def check_parts(
+    batch_size: int, micro_batches: int, world: World, block: int = 1, option: str = "--batch-size"
+) -> None:
+    """Raises UserError where a batch cannot be cut into micro-batches and processes of whole blocks."""
+    parts = micro_batches * world.size
+    if batch_size % (parts * block):
+        raise UserError(
+            f"{option}: {batch_size} pairs cannot be cut into {micro_batches} micro-batch(es) x {world.size} "
+            f"process(es); take a multiple of {parts * block}."
+        )
+
+
+def spread(model: nn.Module, world: World) -> nn.Module:
+    """The model as a `Call`; with several processes its copies in step, though not every parameter takes part in a step."""
+    call = Call(model)
+    return call if world.size == 1 else _copies(call, find_unused_parameters=True)
+
+
+def _copies(call: Call, **more: Any) -> nn.Module:
+    from torch.nn.parallel import DistributedDataParallel
+
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the argument's new name is not known to older versions
+        return DistributedDataParallel(call, device_ids=devices, broadcast_buffers=False, **more)
+
+
 def spread_over(model: ViLTA, sharding: str, world: World) -> nn.Module:
     """The model as a `Call`; with several processes its copies in step (`ddp`), or each process with a part (`fsdp`)."""
     call = Call(model)
     if world.size == 1:
         return call
     if sharding == "ddp":
-        from torch.nn.parallel import DistributedDataParallel
-
-        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # the argument's new name is not known to older versions
-            return DistributedDataParallel(call, device_ids=devices, broadcast_buffers=False)
+        return _copies(call)
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 

@@ -1,8 +1,8 @@
 """Fine-tuning on a downstream task: a classifier on the pooled pair, METER's recipes, the task's own score."""
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,14 +13,21 @@ from torch import Tensor, nn
 
 from workbench.data.loader import Order
 from workbench.data.text import Tokeniser, trim
+from workbench.evaluation.contract import Made, Part
 from workbench.evaluation.downstream.tasks import TaskSplit
 from workbench.evaluation.downstream.vqa import vqa_accuracy
 from workbench.model.vilta import ViLTA
 from workbench.randomness import generator, key
-from workbench.training.loop import Hooks, Stopped
+from workbench.training.distributed import check_parts, spread
+from workbench.training.loop import Hooks, Losses, Progress, Training, backward, fit, seed_dropout
 from workbench.training.prepare import precision
-from workbench.training.schedule import adamw, rate, set_rate
+from workbench.training.schedule import adamw, every
 from workbench.training.state import TrainState, restore, save
+from workbench.world import ALONE, World
+
+FALSE_TEXTS = 15  # captions of others that retrieval ranks beside the true one (METER)
+SAVED_EVERY = 60.0  # seconds
+ANSWERED = 64  # examples of a part, at most
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,9 @@ class Recipe:
     weight_decay: float = 0.01
     warmup: float = 0.1
     image_size: int | None = None  # None: the run's own
+    micro_batches: int = (
+        1  # into which a batch is cut where it does not fit the memory; changes no result but for rounding
+    )
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,7 @@ class Course:
     hooks: Hooks
     device: torch.device
     precision: str = "auto"
+    world: World = ALONE
 
 
 # METER (Dou et al. 2022), from its public code.
@@ -84,15 +95,8 @@ class FineTuned(nn.Module):
         return made
 
 
-def finetune(
-    model: ViLTA,
-    tokeniser: Tokeniser,
-    task: str,
-    train: TaskSplit,
-    val: TaskSplit,
-    course: Course,
-) -> dict[str, float]:
-    """Trains on `train` and gives the score on `val`; goes on from `checkpoint` where there is one.
+def finetune(model: ViLTA, tokeniser: Tokeniser, task: str, train: TaskSplit, course: Course) -> FineTuned:
+    """Trains on `train`, going on from the course's checkpoint where there is one; to be scored by `Answers`.
 
     VQA: binary cross-entropy of every answer, summed, scored by the official accuracy; else cross-entropy and accuracy.
     """
@@ -102,47 +106,43 @@ def finetune(
     token_ids = tokeniser.encode(train.texts)
     targets = torch.from_numpy(train.targets)
 
-    def loss(rows: np.ndarray, step: int) -> Tensor:
-        logits = tuned(_pictures(train, rows, device), torch.from_numpy(trim(token_ids[rows])).to(device)).float()
-        wanted = targets[torch.from_numpy(rows)].to(device)
+    def loss(rows: np.ndarray, step: int, part: slice) -> Tensor:
+        own = rows[part]
+        logits = tuned(read_pictures(train, own, device), torch.from_numpy(trim(token_ids[own])).to(device)).float()
+        wanted = targets[torch.from_numpy(own)].to(device)
         if task == "vqa":
             return F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum") / len(rows)
-        return F.cross_entropy(logits, wanted)
+        return len(own) / len(rows) * F.cross_entropy(logits, wanted)
 
     head = [*tuned.classifier.parameters(), tuned.second_type]
     _train(tuned, model, head, len(train), course, loss)
-    with precision(device, course.precision):
-        return score(tuned, tokeniser, task, val, course.recipe.batch_size, device)
+    return tuned
 
 
 def finetune_retrieval(
-    model: ViLTA,
-    pictures: Any,
-    token_ids: np.ndarray,
-    picture_of: np.ndarray,
-    course: Course,
-    false_texts: int = 15,
+    model: ViLTA, pictures: Any, token_ids: np.ndarray, picture_of: np.ndarray, course: Course
 ) -> None:
-    """Trains the matching head to rank each picture's caption above `false_texts` others (METER): cross-entropy over their log odds
-    of a match. `token_ids` int64 [M, L], `picture_of` int64 [M] the row of `pictures` of each caption."""
+    """Trains the matching head to rank each picture's caption above others (METER): cross-entropy over their log odds of a match.
+    `token_ids` int64 [M, L], `picture_of` int64 [M] the row of `pictures` of each caption."""
     captions, device = len(picture_of), course.device
 
-    def loss(rows: np.ndarray, step: int) -> Tensor:
-        others = generator("false texts", course.seed, step).integers(1, captions, (len(rows), false_texts))
-        texts = np.concatenate([rows[:, None], (rows[:, None] + others) % captions], axis=1)
+    def loss(rows: np.ndarray, step: int, part: slice) -> Tensor:
+        others = generator("false texts", course.seed, step).integers(1, captions, (len(rows), FALSE_TEXTS))[part]
+        own_rows = rows[part]
+        texts = np.concatenate([own_rows[:, None], (own_rows[:, None] + others) % captions], axis=1)
         # Another caption of the same picture is no false one.
-        own = torch.from_numpy(picture_of[texts] == picture_of[rows][:, None]).to(device)
+        own = torch.from_numpy(picture_of[texts] == picture_of[own_rows][:, None]).to(device)
         own[:, 0] = False
         ids = torch.from_numpy(trim(token_ids[texts.ravel()])).to(device)
-        read = torch.from_numpy(np.array(pictures[picture_of[rows]])).to(device)
+        read = torch.from_numpy(np.array(pictures[picture_of[own_rows]])).to(device)
         features = read.float() if read.is_floating_point() else model.image_features(read)
         image = model.adapt_image(features).repeat_interleave(texts.shape[1], dim=0)
         logits = model.itm_logits(model.fuse(model.encode_text(ids), image, ids)[1]).float()
         odds = (logits[:, 1] - logits[:, 0]).view(texts.shape).masked_fill(own, -torch.inf)
-        return F.cross_entropy(odds, torch.zeros(len(rows), dtype=torch.long, device=device))
+        wanted = torch.zeros(len(own_rows), dtype=torch.long, device=device)
+        return len(own_rows) / len(rows) * F.cross_entropy(odds, wanted)
 
-    head = [*model.itm_head.parameters()]
-    _train(model, model, head, captions, course, loss)
+    _train(model, model, [*model.itm_head.parameters()], captions, course, loss)
 
 
 def _train(
@@ -151,71 +151,93 @@ def _train(
     head: list[nn.Parameter],
     examples: int,
     course: Course,
-    loss: Callable[[np.ndarray, int], Tensor],
+    loss: Callable[[np.ndarray, int, slice], Tensor],
 ) -> None:
-    """The recipe's epochs over `loss(rows, step)`; `module` is what is trained and saved, `head` what learns fastest of it."""
+    """The recipe's epochs over `loss(rows, step, part)`, the part's share of the mean over `rows`; `module` is what is trained and saved,
+    `head` what learns fastest of it."""
     encoders = [*model.vision.parameters(), *model.language.parameters()]
     known = {id(parameter) for parameter in (*encoders, *head)}
     fusion = [parameter for parameter in model.parameters() if id(parameter) not in known]
-    recipe, hooks, checkpoint = course.recipe, course.hooks, course.checkpoint
+    recipe, hooks, checkpoint, world = course.recipe, course.hooks, course.checkpoint, course.world
     base = recipe.learning_rate
     groups = [(head, base * recipe.head_rate), (fusion, base * recipe.fusion_rate), (encoders, base)]
-    state = TrainState(module, adamw(groups, recipe.weight_decay))
-    restore(state, checkpoint)
     order = Order(((examples, 1.0),), recipe.batch_size, course.seed)
+    check_parts(order.size, recipe.micro_batches, world)
+    state = TrainState(module, adamw(groups, recipe.weight_decay))
+    restore(state, checkpoint, hooks.say)
+    call = spread(module, world)
     steps = recipe.epochs * (examples // order.size)
-    saved = time.monotonic()
-    while state.step < steps:
-        if hooks.stop():
-            save(state, checkpoint)
-            raise Stopped
+
+    def learn(step: int) -> list[Losses]:
         module.train()
         if not any(parameter.requires_grad for parameter in model.vision.parameters()):
             model.vision.eval()
-        set_rate(state.optimiser, rate(state.step, steps, recipe.warmup))
-        torch.manual_seed(key("downstream dropout", course.seed, state.step))
-        with precision(course.device, course.precision):
-            made = loss(order.at(state.step)[1], state.step)
-        state.optimiser.zero_grad(set_to_none=True)
-        made.backward()
-        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        state.optimiser.step()
-        state.step += 1
-        hooks.progress(state.step, {"loss": float(made.detach()), "steps": steps})
-        if time.monotonic() - saved > 60:
-            save(state, checkpoint)
-            saved = time.monotonic()
-    save(state, checkpoint)
+        rows = order.at(step)[1]
+
+        def micro_batch(place: int) -> Losses:
+            seed_dropout("downstream dropout", course.seed, step, place, world)
+            part = world.part(order.size, place, recipe.micro_batches)
+            with precision(course.device, course.precision):
+                return {"loss": call(lambda _: loss(rows, step, part))}
+
+        return backward(call, [partial(micro_batch, place) for place in range(recipe.micro_batches)], world)
+
+    def keep() -> None:
+        save(state, checkpoint, world.rank == 0, hooks.persist)
+
+    saved = every(SAVED_EVERY)
+    training = Training(
+        steps,
+        recipe.warmup,
+        learn,
+        partial(nn.utils.clip_grad_norm_, list(module.parameters()), 1.0),
+        keep,
+        due=lambda: world.any(saved(), course.device),
+    )
+    for _ in fit(state, training, replace(hooks, progress=_counting(hooks, steps)), world):
+        pass
 
 
-@torch.no_grad()
-def score(
-    tuned: FineTuned, tokeniser: Tokeniser, task: str, split: TaskSplit, batch_size: int, device: torch.device
-) -> dict[str, float]:
-    """`accuracy` (VQA: the official one), and `majority`, what always giving the most frequent answer reaches."""
-    tuned.eval()
-    token_ids = tokeniser.encode(split.texts)
-    chosen = []
-    for start in range(0, len(split), batch_size):
-        rows = np.arange(start, min(start + batch_size, len(split)))
-        ids = torch.from_numpy(trim(token_ids[rows])).to(device)
-        chosen.append(tuned(_pictures(split, rows, device), ids).argmax(dim=-1).cpu().numpy())
-    answers = np.concatenate(chosen)
-    most = int(split.targets.sum(axis=0).argmax())
-
-    def accuracy(picked: np.ndarray) -> float:
-        if task == "vqa":
-            pairs = zip(picked, split.given, strict=True)
-            return float(np.mean([vqa_accuracy(split.classes[answer], given) for answer, given in pairs]))
-        return float(np.mean(picked == split.targets.argmax(axis=1)))
-
-    return {
-        "accuracy": accuracy(answers),
-        "majority": accuracy(np.full_like(answers, most)),
-        "examples": float(len(split)),
-    }
+def _counting(hooks: Hooks, steps: int) -> Progress:
+    """Tells also of how many steps."""
+    return lambda step, losses: hooks.progress(step, losses | {"steps": float(steps)})
 
 
-def _pictures(split: TaskSplit, rows: np.ndarray, device: torch.device) -> list[Tensor]:
+class Answers:
+    """What a fine-tuned model answers on a split: `accuracy` (VQA: the official one), and `majority`, what always giving the most frequent
+    answer reaches; `examples` counts them."""
+
+    def __init__(self, tuned: FineTuned, tokeniser: Tokeniser, task: str, split: TaskSplit, course: Course) -> None:
+        tuned.eval()
+        self.tuned, self.task, self.split, self.course = tuned, task, split, course
+        self.token_ids = tokeniser.encode(split.texts)
+
+    def parts(self) -> list[Part]:
+        size = min(self.course.recipe.batch_size, ANSWERED)
+        starts = range(0, len(self.split), size)
+        return [Part(f"from {start}", partial(self._answers, start, start + size)) for start in starts]
+
+    def metrics(self, made: Mapping[str, Made]) -> Iterator[tuple[str, float]]:
+        answers = np.concatenate([np.array(part, dtype=np.int64) for part in made.values()])
+        most = int(self.split.targets.sum(axis=0).argmax())
+        yield "accuracy", self._accuracy(answers)
+        yield "majority", self._accuracy(np.full_like(answers, most))
+        yield "examples", float(len(self.split))
+
+    @torch.no_grad()
+    def _answers(self, start: int, end: int) -> Made:
+        rows = np.arange(start, min(end, len(self.split)))
+        ids = torch.from_numpy(trim(self.token_ids[rows])).to(self.course.device)
+        with precision(self.course.device, self.course.precision):
+            return self.tuned(read_pictures(self.split, rows, self.course.device), ids).argmax(dim=-1).tolist()
+
+    def _accuracy(self, picked: np.ndarray) -> float:
+        if self.task == "vqa":
+            pairs = zip(picked, self.split.given, strict=True)
+            return float(np.mean([vqa_accuracy(self.split.classes[answer], given) for answer, given in pairs]))
+        return float(np.mean(picked == self.split.targets.argmax(axis=1)))
+
+
+def read_pictures(split: TaskSplit, rows: np.ndarray, device: torch.device) -> list[Tensor]:
     read = [torch.from_numpy(np.array(split.pictures[split.rows[rows, place]])) for place in range(split.rows.shape[1])]
     return [(part.float() if part.is_floating_point() else part).to(device) for part in read]

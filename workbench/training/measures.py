@@ -1,5 +1,7 @@
 """What is measured on held-out pairs, during training and at its end."""
 
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -7,10 +9,11 @@ import torch
 
 from workbench.config.schema import Settings
 from workbench.data.corpus import Pairs
+from workbench.evaluation.contract import Evaluation, Made, Several
 from workbench.evaluation.examples import SHOWN, make_examples
-from workbench.evaluation.masked_lm import evaluate_masked_lm
-from workbench.evaluation.matching import HeldOut, blank_foil_scores, evaluate_matching, hold_out, negatives_truth
-from workbench.evaluation.robustness import evaluate_robustness
+from workbench.evaluation.masked_lm import MaskedWords
+from workbench.evaluation.matching import BlankFoils, HeldOut, Matching, hold_out, negatives_truth
+from workbench.evaluation.robustness import Robustness
 from workbench.metrics import filed
 from workbench.model.vilta import ViLTA
 from workbench.objectives.companions import Companions
@@ -19,34 +22,53 @@ from workbench.objectives.plan import plan_rewriting
 from workbench.training.prepare import Prepared, picture_features
 
 
-def validate(
-    model: ViLTA, settings: Settings, prepared: Prepared, companions: Companions, split: str, count: int
-) -> dict[str, float]:
+@dataclass(frozen=True)
+class Subject:
+    """What is measured: a model, and what it is trained with."""
+
+    model: ViLTA
+    settings: Settings
+    prepared: Prepared
+    companions: Companions
+
+
+class OnSplit:
     """Matching and masked language modelling on the first `count` pairs of a split, by the names under which they are logged; on the
     test split, which is measured once, also the bins of reliability diagrams, and the foils with a grey picture."""
-    model.eval()
-    data = held_out(model, prepared, split, count)
-    size = settings.evaluation.batch_size
-    objectives = settings.objectives
-    itm = objectives.itm
-    # Detectability compares arms, so its captions are written alike, whatever the arm trains with.
-    alike = itm.model_copy(update={"generator": "current", "false_negative_filter": "synonyms"})
-    neutral = objectives.model_copy(update={"itm": alike})
-    original = torch.from_numpy(data.token_ids).to(prepared.device)
-    rewriting = plan_rewriting(data.token_ids, itm.synthesis_mask_ratio, np.arange(len(data)), seed=-1, epoch=0)
-    written = written_captions(model, original, rewriting, neutral, companions).cpu().numpy()
-    measured = evaluate_matching(model, data, written, size) | evaluate_masked_lm(
-        model, data, objectives.mlm.mask_ratio, prepared.corpus.synonyms, size
-    )
-    if itm.negatives == "synthesized":
-        if alike != itm:
-            written = written_captions(model, original, rewriting, objectives, companions).cpu().numpy()
-        measured |= negatives_truth(data, written)
-    if split == "test":
-        measured |= {f"blank_foil/{kind}": value for kind, value in blank_foil_scores(model, data, size).items()}
-    else:
-        measured = {name: value for name, value in measured.items() if not name.startswith("reliability/")}
-    return {filed(split, name): value for name, value in measured.items()}
+
+    def __init__(self, subject: Subject, split: str, count: int) -> None:
+        model, settings, prepared = subject.model, subject.settings, subject.prepared
+        model.eval()
+        self.split, size, objectives = split, settings.evaluation.batch_size, settings.objectives
+        self.data = data = held_out(model, prepared, split, count)
+        # Detectability compares arms, so its captions are written alike, whatever the arm trains with.
+        alike = objectives.itm.model_copy(update={"generator": "current", "false_negative_filter": "synonyms"})
+        written = write_over(subject, data, objectives.model_copy(update={"itm": alike}))
+        measured: dict[str, Evaluation] = {
+            "matching": Matching(model, data, written, size),
+            "masked words": MaskedWords(model, data, objectives.mlm.mask_ratio, prepared.corpus.synonyms, size),
+        }
+        if split == "test":
+            measured["grey pictures"] = BlankFoils(model, data, size)
+        self.measured, self.truth = Several(measured), {}
+        if objectives.itm.negatives == "synthesized":
+            own = written if alike == objectives.itm else write_over(subject, data, objectives)
+            self.truth = negatives_truth(data, own)
+        self.parts = self.measured.parts
+
+    def metrics(self, made: Mapping[str, Made]) -> Iterator[tuple[str, float]]:
+        for name, value in [*self.measured.metrics(made), *self.truth.items()]:
+            if self.split == "test" or not name.startswith("reliability/"):
+                yield filed(self.split, name), value
+
+
+def write_over(subject: Subject, data: HeldOut, objectives: Any) -> np.ndarray:
+    """int64 [N, L]: what the generator of these objectives writes over the held-out captions."""
+    device = subject.prepared.device
+    original = torch.from_numpy(data.token_ids).to(device)
+    ratio = subject.settings.objectives.itm.synthesis_mask_ratio
+    rewriting = plan_rewriting(data.token_ids, ratio, np.arange(len(data)), seed=-1, epoch=0)
+    return written_captions(subject.model, original, rewriting, objectives, subject.companions).cpu().numpy()
 
 
 def held_out(model: ViLTA, prepared: Prepared, split: str, count: int) -> HeldOut:
@@ -58,18 +80,22 @@ def held_out(model: ViLTA, prepared: Prepared, split: str, count: int) -> HeldOu
     return hold_out(pairs, features)
 
 
-def final_metrics(model: ViLTA, settings: Settings, prepared: Prepared, companions: Companions) -> dict[str, float]:
+def validation(subject: Subject) -> Evaluation:
+    return OnSplit(subject, "val", subject.settings.evaluation.pairs)
+
+
+def at_the_end(subject: Subject) -> Evaluation:
     """What is measured once, after the last step: the test split, and robustness on its first pairs."""
-    evaluation = settings.evaluation
-    metrics = validate(model, settings, prepared, companions, "test", evaluation.final_pairs)
+    evaluation = subject.settings.evaluation
+    measured: dict[str, Evaluation] = {"test": OnSplit(subject, "test", evaluation.final_pairs)}
     if evaluation.robustness_pairs:
-        data = held_out(model, prepared, "test", evaluation.robustness_pairs)
-        metrics |= evaluate_robustness(model, data, evaluation.batch_size)
-    return metrics
+        data = held_out(subject.model, subject.prepared, "test", evaluation.robustness_pairs)
+        measured["robustness"] = Robustness(subject.model, data, evaluation.batch_size)
+    return Several(measured)
 
 
-def examples(model: ViLTA, settings: Settings, prepared: Prepared, companions: Companions) -> dict[str, Any]:
+def examples(subject: Subject) -> dict[str, Any]:
     """What the model makes of a few test pairs, for people to look at."""
-    model.eval()
-    data = held_out(model, prepared, "test", SHOWN)
-    return {"split": "test"} | make_examples(model, data, settings, companions)
+    subject.model.eval()
+    data = held_out(subject.model, subject.prepared, "test", SHOWN)
+    return {"split": "test"} | make_examples(subject.model, data, subject.settings, subject.companions)

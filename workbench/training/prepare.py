@@ -14,7 +14,9 @@ from workbench.data import cache
 from workbench.data.corpus import SPLITS, Corpus, Pairs, load_corpus
 from workbench.model.vilta import ViLTA
 from workbench.model.weights import file_digest
+from workbench.outage import never
 from workbench.randomness import key
+from workbench.training.loop import Hooks
 from workbench.training.warm_start import new_model, start_weights, vision_digest, warm_start
 
 Progress = Callable[[str, int, int, dict[str, float]], None]  # what, done, of how many, figures
@@ -43,8 +45,9 @@ def precision(device: torch.device, kind: str = "auto") -> Iterator[None]:
         yield
 
 
-def prepare(settings: Settings, cache_dir: Path, progress: Progress) -> Prepared:
-    """Loads, or makes once, all that the trials of these settings have in common."""
+def prepare(settings: Settings, cache_dir: Path, progress: Progress, stop: Callable[[], bool] = never) -> Prepared:
+    """Loads, or makes once, all that the trials of these settings have in common. Raises Stopped where `stop()` while the warm start is
+    trained, of which what was reached is kept."""
     device = pick_device()
     progress("data", 0, 1, {})
     corpus = load_corpus(settings.data, cache_dir)
@@ -64,7 +67,7 @@ def prepare(settings: Settings, cache_dir: Path, progress: Progress) -> Prepared
         corpus,
         device,
         cache_dir,
-        lambda step, losses: progress("warm start", step, steps, losses),
+        Hooks(lambda *_: None, lambda step, losses: progress("warm start", step, steps, losses), stop),
         features.get("train"),
     )
     if start:

@@ -1,6 +1,7 @@
 """Learning rate and optimiser of METER's recipe in small: AdamW, linear warm-up, linear decay to zero."""
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -24,6 +25,20 @@ def adamw(groups: Iterable[tuple[Iterable[nn.Parameter], float]], weight_decay: 
         ):
             made.append({"params": members, "lr": learning_rate, "peak": learning_rate, "weight_decay": decay})
     return torch.optim.AdamW(made, betas=(0.9, 0.98), eps=1e-8, fused=True)
+
+
+def every(seconds: float) -> Callable[[], bool]:
+    """Tells, whenever it is asked, whether so many seconds have gone by since it last said so."""
+    last = time.monotonic()
+
+    def due() -> bool:
+        nonlocal last
+        if time.monotonic() - last < seconds:
+            return False
+        last = time.monotonic()
+        return True
+
+    return due
 
 
 def set_rate(optimiser: torch.optim.Optimizer, factor: float) -> None:

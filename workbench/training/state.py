@@ -15,12 +15,15 @@ from workbench.training.distributed import restored
 from workbench.world import whole
 
 
+REST = ("step", "seconds", "waited", "joules", "counted", "sums", "measured", "measured_at")
+
+
 @dataclass
 class TrainState:
     """`step` optimiser steps are done. Randomness is keyed by (seed, step), so no generator state is needed.
 
     `seconds` is training time, evaluation excluded, of which `waited` for data; `joules` the devices' energy; `sums` and `counted` hold
-    the training metrics since they were last logged.
+    the training metrics since they were last logged. `measured`: the last validation, after `measured_at` steps.
     """
 
     model: nn.Module
@@ -33,6 +36,8 @@ class TrainState:
     joules: float = 0.0
     counted: int = 0
     sums: dict[str, float] = field(default_factory=dict)
+    measured: dict[str, float] = field(default_factory=dict)
+    measured_at: int = 0
 
     def add(self, parts: dict[str, float]) -> None:
         self.counted += 1
@@ -60,14 +65,7 @@ def save(state: TrainState, path: Path, writes: bool = True, persist: Persist = 
         "optimiser": _each_moment(state.optimiser, state.optimiser.state_dict(), lambda moment, _: whole(moment)),
         "ema": state.ema.state_dict() if state.ema is not None else {},
         "queue": state.queue.state_dict() if state.queue is not None else {},
-        "rest": {
-            "step": state.step,
-            "seconds": state.seconds,
-            "waited": state.waited,
-            "joules": state.joules,
-            "counted": state.counted,
-            "sums": state.sums,
-        },
+        "rest": {name: getattr(state, name) for name in REST},
     }
     if writes:
         persist(lambda: _write(everything, path))
@@ -78,9 +76,14 @@ def before(path: Path) -> Path:
     return path.with_name(f"{path.name}.before")
 
 
+def parts_file(path: Path) -> Path:
+    """Where what was measured after the last step is kept until all of it is."""
+    return path.with_suffix(".parts")
+
+
 def remove(path: Path) -> None:
-    """Removes a checkpoint and the one before it."""
-    for each in (path, before(path), path.with_suffix(".part")):
+    """Removes a checkpoint, the one before it, and what was measured with it."""
+    for each in (path, before(path), path.with_suffix(".part"), parts_file(path)):
         each.unlink(missing_ok=True)
 
 

@@ -4,7 +4,7 @@ It stands in for the pre-trained encoders that the paper starts from. The langua
 is the teacher of the soft labels.
 """
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +27,13 @@ from workbench.model.vilta import ViLTA
 from workbench.model.weights import at_resolution, file_digest, weights_file
 from workbench.objectives.losses import contrastive_loss, words_loss
 from workbench.randomness import generator, key
-from workbench.training.schedule import adamw, rate, set_rate
+from workbench.training.loop import Hooks, Losses, Training, backward, fit
+from workbench.training.schedule import adamw, every
+from workbench.training.state import TrainState, remove, restore, save
+from workbench.world import ALONE
 
+SAVED_EVERY = 60.0  # seconds
 VERSION = 2  # raise it whenever a change alters the warm start's weights
-
-Progress = Callable[[int, dict[str, float]], None]
 
 
 class Alignment(nn.Module):
@@ -49,12 +51,13 @@ def warm_start(
     corpus: Corpus,
     device: torch.device,
     cache_dir: Path,
-    progress: Progress,
+    hooks: Hooks,
     features: np.ndarray | None = None,
 ) -> tuple[dict[str, Tensor], str]:
     """The model's starting weights and the fingerprint that names them; trained on first use, cached by content.
 
-    `features` float16 [N, T, C]: the training pictures' stored features, where the vision encoder stays as it is.
+    `features` float16 [N, T, C]: the training pictures' stored features, where the vision encoder stays as it is. Raises Stopped, with
+    the state saved beside the cache's entry, and Diverged.
     """
     # The fusion is not part of a warm start: arms that differ in it share one.
     recipe = (
@@ -66,10 +69,12 @@ def warm_start(
     fingerprint = f"warm-{key(VERSION, *recipe):016x}"
 
     def make(target: Path) -> None:
-        weights = _train(settings, corpus, device, progress, features)
+        weights = _train(settings, corpus, device, features, hooks, checkpoint)
         save_file({name: tensor.contiguous().cpu() for name, tensor in weights.items()}, target / "model.safetensors")
 
+    checkpoint = cache_dir / f"{fingerprint}.pt"
     home = cache.entry(cache_dir / fingerprint, make)
+    remove(checkpoint)
     return load_file(home / "model.safetensors"), fingerprint
 
 
@@ -123,9 +128,18 @@ def encoder_weights(model: ViLTA) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items() if name.startswith(kept)}
 
 
+class _Aligned(nn.Module):
+    """What a warm start trains, so that it is saved as one."""
+
+    def __init__(self, model: ViLTA, align: Alignment) -> None:
+        super().__init__()
+        self.model, self.align = model, align
+
+
 def _train(
-    settings: Settings, corpus: Corpus, device: torch.device, progress: Progress, stored: np.ndarray | None
+    settings: Settings, corpus: Corpus, device: torch.device, stored: np.ndarray | None, hooks: Hooks, checkpoint: Path
 ) -> dict[str, Tensor]:
+    """Goes on from `checkpoint` where there is one; it is removed when the weights are there."""
     config = settings.warm_start
     model = new_model(settings, corpus, config.seed).to(device).train()
     with torch.random.fork_rng(devices=[]):
@@ -141,10 +155,11 @@ def _train(
     ]
     if not config.train_vision:
         model.vision.requires_grad_(False).eval()
-    optimiser = adamw(groups, config.weight_decay)
+    state = TrainState(_Aligned(model, align), adamw(groups, config.weight_decay))
+    restore(state, checkpoint, hooks.say)
     order = Order(corpus.train.shares, config.batch_size, config.seed)
-    for step in range(config.steps):
-        set_rate(optimiser, rate(step, config.steps, 0.1))
+
+    def losses(step: int) -> Losses:
         torch.manual_seed(key("warm start", config.seed, step))
         epoch, rows = order.at(step)
         ids = trim(corpus.train.texts(rows, config.seed, epoch))
@@ -154,21 +169,30 @@ def _train(
             features = model.image_features(resize(pictures, settings.data.image_size))
         else:
             features = torch.from_numpy(stored[rows]).to(device).float()
-        losses = {"words": config.words_weight * words_loss(align.words(features).amax(dim=1), token_ids, len(SPECIAL))}
+        made = {"words": config.words_weight * words_loss(align.words(features).amax(dim=1), token_ids, len(SPECIAL))}
         if step % config.text_every == 0:
             hidden = hide_tokens(ids, config.mask_ratio, generator("warm start masks", config.seed, step))
             positions = hidden.positions.to(device)
             clean, masked = model.encode_text(torch.cat([token_ids, hidden.token_ids.to(device)])).chunk(2)
             similarity = aligned_similarity(model, model.adapt_image(features), clean, token_ids)
             scale = align.log_scale.exp().clamp(max=100)
-            losses["contrast"] = config.contrast_weight * contrastive_loss(similarity, scale)
-            losses["mlm"] = config.mlm_weight * F.cross_entropy(
+            made["contrast"] = config.contrast_weight * contrastive_loss(similarity, scale)
+            made["mlm"] = config.mlm_weight * F.cross_entropy(
                 model.predict_words(masked[positions]), token_ids[positions]
             )
-        optimiser.zero_grad(set_to_none=True)
-        torch.stack(list(losses.values())).sum().backward()
-        for parameters, _ in groups:
-            nn.utils.clip_grad_norm_(parameters, 5.0)
-        optimiser.step()
-        progress(step + 1, {name: float(value.detach()) for name, value in losses.items()})
+        return {"loss": torch.stack(list(made.values())).sum()} | made
+
+    def clip() -> Tensor:
+        return torch.stack([nn.utils.clip_grad_norm_(parameters, 5.0) for parameters, _ in groups]).norm()
+
+    training = Training(
+        config.steps,
+        0.1,
+        lambda step: backward(state.model, [partial(losses, step)], ALONE),
+        clip,
+        lambda: save(state, checkpoint, persist=hooks.persist) if state.step < config.steps else None,
+        due=every(SAVED_EVERY),
+    )
+    for _ in fit(state, training, hooks):
+        pass
     return encoder_weights(model)

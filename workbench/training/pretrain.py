@@ -1,0 +1,201 @@
+"""One trial: set up, train, measure, log, save."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from workbench.config.schema import Settings
+from workbench.data.loader import Order
+from workbench.evaluation.contract import Evaluation, Kept, evaluate
+from workbench.model.vilta import ViLTA
+from workbench.objectives.companions import make_companions
+from workbench.objectives.plan import Part
+from workbench.objectives.step import alpha_at, losses
+from workbench.training.batches import FoilTable, on_device, plan_batch, read_pictures
+from workbench.training.distributed import check_cut, speed_up, spread_over
+from workbench.training.energy import energy_meter
+from workbench.training.loop import Hooks, Losses, Pruned, Stopped, Training, backward, fit, seed_dropout
+from workbench.training.measures import Subject, at_the_end, examples, validation
+from workbench.training.prepare import Prepared, precision
+from workbench.training.schedule import adamw
+from workbench.training.state import TrainState, parts_file, restore, save
+from workbench.training.warm_start import new_model
+from workbench.world import ALONE, World
+
+T = TypeVar("T")
+
+
+def train(
+    settings: Settings, seed: int, prepared: Prepared, checkpoint: Path, hooks: Hooks, world: World = ALONE
+) -> dict[str, float]:
+    """Trains to the last step and gives the final metrics; goes on from `checkpoint` where there is one.
+
+    Same settings, seed, machine, thread and process count: same numbers, also when it was stopped and resumed.
+    The validation metrics are those of the last step. Every process of the `world` must call this; only the first one's `log`,
+    `progress` and `keep_examples` are heard; any one's `stop` and `prune` counts. Raises Stopped, Pruned and Diverged.
+    """
+    trial = _Trial(settings, seed, prepared, checkpoint, hooks, world)
+    state, steps = trial.state, settings.optimisation.steps
+    training = Training(
+        steps,
+        settings.optimisation.warmup,
+        trial.learn,
+        partial(nn.utils.clip_grad_norm_, trial.model.parameters(), settings.optimisation.clip),
+        trial.keep,
+        due=lambda: state.step % settings.optimisation.checkpoint_every == 0,
+        follow=trial.follow,
+    )
+    trial.validate_if_due()  # a stop may have come between a step and its validation
+    for _ in fit(state, training, hooks, world):
+        trial.validate_if_due()
+    final = state.measured | trial.measure(at_the_end, trial.kept_parts())
+    hooks.log(final | trial.cost(), state.step)  # what was measured at the last step already is the same once more
+    made_of_pairs = trial.through(partial(examples, trial.subject))
+    if world.rank == 0:
+        hooks.keep_examples(made_of_pairs)
+    return final
+
+
+class _Trial:
+    """What the steps of a trial share."""
+
+    def __init__(
+        self, settings: Settings, seed: int, prepared: Prepared, checkpoint: Path, hooks: Hooks, world: World
+    ) -> None:
+        self.settings, self.seed, self.prepared = settings, seed, prepared
+        self.checkpoint, self.hooks, self.world = checkpoint, hooks, world
+        corpus, optimisation, objectives = prepared.corpus, settings.optimisation, settings.objectives
+        self.model = starting_model(settings, seed, prepared)
+        self.order = Order(corpus.train.shares, optimisation.batch_size, seed)
+        check_cut(settings, self.order.size, self.model, world)
+        self.companions = make_companions(
+            objectives, self.model, corpus.train.token_ids, corpus.synonyms, corpus.tokeniser
+        )
+        self.foils = FoilTable(corpus.train) if objectives.itm.negatives == "foils" else None
+        speed_up(self.model, settings)
+        self.call = spread_over(self.model, optimisation.sharding, world)
+        optimiser = optimiser_for(self.model, settings)
+        self.state = TrainState(self.model, optimiser, self.companions.ema, self.companions.queue)
+        restore(self.state, checkpoint, hooks.say)
+        self.reader = read_pictures(settings, prepared, self.order, world, self.state.step)
+        self.joules = energy_meter(prepared.device, self.state.joules, world)
+        self.subject = Subject(self.model, settings, prepared, self.companions)
+
+    def learn(self, step: int) -> list[Losses]:
+        settings, world, optimisation = self.settings, self.world, self.settings.optimisation
+        train_mode(self.model, settings)
+        epoch, rows = self.order.at(step)
+        asked = time.perf_counter()
+        read = next(self.reader)
+        self.state.waited += time.perf_counter() - asked
+        plan = plan_batch(settings, self.prepared, self.companions, self.foils, rows, self.seed, epoch, step)
+        alpha = alpha_at(settings.objectives.mlm, step, optimisation.steps)
+
+        def micro_batch(place: int, pictures: Tensor) -> Losses:
+            part: Part = plan.part(place, len(read), world)
+            images = on_device(settings, self.prepared, pictures, rows[part.rows], self.seed, epoch)
+            seed_dropout("dropout", self.seed, step, place, world)
+            with precision(images.device, optimisation.precision):
+                made: Losses = self.call(
+                    losses,
+                    images,
+                    part,
+                    settings.objectives,
+                    self.companions,
+                    alpha,
+                    world,
+                    optimisation.length_buckets,
+                )
+            return made
+
+        return backward(self.call, [partial(micro_batch, *each) for each in enumerate(read)], world)
+
+    def follow(self) -> None:
+        self.companions.follow(self.model, self.settings.objectives.ema_decay)
+
+    def keep(self) -> None:
+        self.state.joules = self.joules()
+        save(self.state, self.checkpoint, self.world.rank == 0, self.hooks.persist)
+
+    def validate_if_due(self) -> None:
+        """Validates after every so many steps and after the last, once for each; logs it, and asks whether to go on."""
+        state, steps = self.state, self.settings.optimisation.steps
+        due = state.step % self.settings.evaluation.every == 0 or state.step == steps
+        if not due or state.step == state.measured_at:
+            return
+        measured = self.measure(validation, Kept())
+        state.measured, state.measured_at = measured, state.step
+        figures = {"seconds": state.seconds, "samples_seen": float(state.step * self.order.size)}
+        self.hooks.log(state.means() | measured | figures, state.step)
+        if state.step < steps and self.world.any(self.hooks.prune(), self.prepared.device):
+            raise Pruned
+
+    def measure(self, made: Callable[[Subject], Evaluation], kept: Kept) -> dict[str, float]:
+        """Every process measures, so that none has to send its numbers to the others. Raises Stopped, with the state saved."""
+        evaluation = self.through(partial(made, self.subject))
+        try:
+            return evaluate(evaluation, kept, self.stopped, through=self.through)
+        except Stopped:
+            self.keep()
+            raise
+
+    def kept_parts(self) -> Kept:
+        """What an earlier start has measured after the last step."""
+        kept = Kept.of(parts_file(self.checkpoint), self.hooks.persist)
+        self.world.any(False, self.prepared.device)  # nobody writes before everybody has read
+        return kept if self.world.rank == 0 else Kept(kept.made)
+
+    def stopped(self) -> bool:
+        return self.world.any(self.hooks.stop(), self.prepared.device)
+
+    @torch.no_grad()
+    def through(self, function: Callable[[], T]) -> T:
+        """Enters the model as DDP and FSDP2 want it."""
+        made: T = self.call(lambda _: function())
+        return made
+
+    def cost(self) -> dict[str, float]:
+        state, seconds = self.state, max(self.state.seconds, 1e-9)
+        cost = {
+            "perf/device_seconds": seconds * self.world.size,
+            "perf/pairs_per_second": state.step * self.order.size / seconds,
+            "perf/data_wait": state.waited / seconds,  # share of the training time
+        }
+        if used := self.joules():
+            cost["perf/energy_joules"] = used  # evaluation included
+        return cost
+
+
+def starting_model(settings: Settings, seed: int, prepared: Prepared) -> ViLTA:
+    """The model as training begins: fresh fusion and heads of this seed, encoders as the warm start left them."""
+    model = new_model(settings, prepared.corpus, seed)
+    model.load_state_dict(prepared.weights, strict=False)
+    if settings.model.mlm_head == "language":
+        model.copy_language_head()
+    model.to(prepared.device)
+    if settings.model.vision.frozen:
+        model.vision.requires_grad_(False)
+    return model
+
+
+def optimiser_for(model: ViLTA, settings: Settings) -> torch.optim.AdamW:
+    """The encoders learn at `encoder_rate` of the learning rate, as METER trains its fresh parts faster."""
+    config = settings.optimisation
+    encoders = [*model.vision.parameters(), *model.language.parameters()]
+    known = {id(parameter) for parameter in encoders}
+    fresh = [parameter for parameter in model.parameters() if id(parameter) not in known]
+    return adamw(
+        [(fresh, config.learning_rate), (encoders, config.learning_rate * config.encoder_rate)], config.weight_decay
+    )
+
+
+def train_mode(model: ViLTA, settings: Settings) -> None:
+    """Training mode, but for a frozen vision encoder, whose batch statistics must not move."""
+    model.train()
+    if settings.model.vision.frozen:
+        model.vision.eval()
