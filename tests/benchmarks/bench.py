@@ -31,9 +31,7 @@ from workbench.data.scenes import render, scenes
 from workbench.data.store import Pictures
 from workbench.objectives.companions import make_companions
 from workbench.objectives.step import losses
-from workbench.sweep import trial, worker
-from workbench.sweep.job import Place, new_job
-from workbench.sweep.study import Ledger
+from workbench.sweep import worker
 from workbench.sweep.worker import Event
 from workbench.tracking.log import RunLog
 from workbench.tracking.runs import Tracker
@@ -43,6 +41,9 @@ from workbench.training.distributed import speed_up
 from workbench.training.loop import Hooks, optimiser_for, starting_model, train, train_mode
 from workbench.training.prepare import Prepared, prepare
 from workbench.training.state import TrainState, save
+from workbench.trial import run as trial
+from workbench.trial.job import Place, new_job
+from workbench.trial.ledger import Ledger
 from workbench.world import ALONE
 
 

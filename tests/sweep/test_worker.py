@@ -9,14 +9,15 @@ import torch
 
 from workbench.config.schema import Experiment, Search
 from workbench.record import EXAMPLES, read_tags
-from workbench.sweep import trial, worker
+from workbench.sweep import worker
 from workbench.sweep.grid import expand
-from workbench.sweep.job import Job, Place, new_job
 from workbench.sweep.search import planned
-from workbench.sweep.study import Ledger
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import open_store
 from workbench.training.loop import Diverged
+from workbench.trial import run as trial
+from workbench.trial.job import Job, Place, new_job
+from workbench.trial.ledger import Ledger
 
 
 @pytest.fixture

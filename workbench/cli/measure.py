@@ -11,7 +11,7 @@ from workbench.cli.options import DEFAULT, Debug, Json, Workspace, app, console_
 from workbench.errors import UserError
 
 if TYPE_CHECKING:
-    from workbench.sweep.evaluate import Result, Trained
+    from workbench.runs.evaluate import Result, Trained
     from workbench.tracking.runs import Tracker
 
 Suite = Literal["sugarcrepe", "aro", "valse", "vl_checklist", "winoground", "robustness", "retrieval"]
@@ -46,7 +46,7 @@ def evaluate(
 ) -> None:
     """Measure a finished run on a suite; the results land in the run. Stopped, the same command goes on."""
     from workbench.progress import counted
-    from workbench.sweep import evaluate as suites
+    from workbench.runs import evaluate as suites
     from workbench.tracking.runs import Tracker
     from workbench.tracking.store import tracking_uri
 
@@ -108,7 +108,7 @@ def finetune(
     from dataclasses import replace
 
     from workbench.progress import counted
-    from workbench.sweep import evaluate as suites
+    from workbench.runs import evaluate as suites
     from workbench.tracking.runs import Tracker
     from workbench.tracking.store import tracking_uri
     from workbench.training.finetune import METER, TINY

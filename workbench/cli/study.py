@@ -28,10 +28,10 @@ def worker(
     A trial goes on from its checkpoint only where the workspace is shared, too; elsewhere it starts anew.
     """
     from workbench.progress import SweepDisplay
-    from workbench.sweep.job import published
     from workbench.sweep.launch.local import default_workers, places, run_workers
-    from workbench.sweep.storage import open_storage
-    from workbench.sweep.study import existing
+    from workbench.trial.job import published
+    from workbench.trial.ledger import existing
+    from workbench.trial.storage import open_storage
 
     job = published(existing(open_storage(storage, workspace), study))
     if job.uri.startswith("sqlite:///") and not Path(job.uri.removeprefix("sqlite:///")).exists():
@@ -78,7 +78,7 @@ def storage_(
     debug: Debug = False,
 ) -> None:
     """Serve a study's storage to many workers over Optuna's gRPC proxy. It knows no passwords: keep it in a trusted network."""
-    from workbench.sweep.storage import serve
+    from workbench.trial.storage import serve
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     typer.echo(f"serving studies on grpc://{host}:{port} (Ctrl-C ends it)")
@@ -124,7 +124,7 @@ def reproduce(
 ) -> None:
     """Run a finished trial again from its logged settings and compare every metric, to the last bit."""
     from workbench.progress import SweepDisplay
-    from workbench.sweep.reproduce import reproduce_run
+    from workbench.runs.reproduce import reproduce_run
 
     with SweepDisplay(console_for(as_json)) as display:
         made = reproduce_run(run_id, workspace, display.show)

@@ -64,9 +64,10 @@ def sweep(
 ) -> None:
     """Run an experiment's grid and write its report. Stopped at any point, the same command goes on."""
     from workbench.config.load import load_experiment
+    from workbench.cores import usable_cores
     from workbench.progress import SweepDisplay
     from workbench.sweep.grid import smoke as shrink
-    from workbench.sweep.launch.local import default_workers, usable_cores, warm_up
+    from workbench.sweep.launch.local import default_workers, warm_up
 
     experiment = load_experiment(file, set_ or ())
     if seeds:
@@ -168,10 +169,10 @@ def _dry_run(
     cores: int,
     as_json: bool,
 ) -> None:
-    from workbench.sweep.grid import arm_label
     from workbench.sweep.run import estimate, refuse_another_question
     from workbench.sweep.search import planned
     from workbench.sweep.status import known
+    from workbench.trial.cell import arm_label
 
     endings = {}
     if (ledger := known(workspace, study, storage)) is not None:
@@ -231,14 +232,14 @@ def train(
     if smoke:
         experiment = shrink(experiment)
     if nproc > 1 and "WORLD_SIZE" not in os.environ:
-        from workbench.sweep.launch.together import start_together
+        from workbench.trial.torchrun import start_together
 
         raise typer.Exit(start_together(nproc))
     from contextlib import ExitStack
 
     from workbench.progress import SweepDisplay
-    from workbench.sweep.single import run_single
     from workbench.training.distributed import joined
+    from workbench.trial.single import run_single
 
     console = console_for(as_json)
     with joined() as world, ExitStack() as stack:

@@ -3,8 +3,8 @@
 import time
 from pathlib import Path
 
-from workbench.sweep.storage import open_storage
-from workbench.sweep.study import Ledger, names_of_studies
+from workbench.trial.ledger import Ledger, names_of_studies
+from workbench.trial.storage import open_storage
 
 STATES = ("*.pt", "*.pt.before", "*.part", "*.half")
 

@@ -13,16 +13,17 @@ from workbench.config.schema import Experiment
 from workbench.errors import UserError
 from workbench.outage import Interrupted, patiently
 from workbench.record import FILE, VERSION, SweepRecord, Tuned
-from workbench.sweep.grid import arm_label, differences, make_cell
-from workbench.sweep.job import new_job, published
+from workbench.sweep.grid import differences
 from workbench.sweep.launch.local import places, run_here, run_workers
 from workbench.sweep.launch.ray import run_on_ray
 from workbench.sweep.search import Plan, Planner, search_of
-from workbench.sweep.study import Ending, Ledger
 from workbench.sweep.worker import Event
 from workbench.tracking.provenance import provenance
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import open_store
+from workbench.trial.cell import arm_label, make_cell
+from workbench.trial.job import new_job, published
+from workbench.trial.ledger import Ending, Ledger
 
 REPORTING = 0.05  # largest share of the time that reports after blocks of seeds may take
 Report = Callable[[str, str], Path]  # (store address, run id) -> the written page

@@ -18,8 +18,9 @@ from optuna.trial import FrozenTrial, TrialState
 from workbench.config.schema import Experiment, Range, Search
 from workbench.metrics import lower_is_better, on_validation
 from workbench.randomness import key
-from workbench.sweep.grid import Cell, arm_label, expand, make_cell
-from workbench.sweep.study import Ending
+from workbench.sweep.grid import expand
+from workbench.trial.cell import Cell, arm_label, make_cell
+from workbench.trial.ledger import Ending
 
 Tried = tuple[dict[str, Any], Ending]  # what a trial of a search was given, and how it ended
 

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from workbench.config.schema import Experiment
-from workbench.sweep.job import published
 from workbench.sweep.search import planned
-from workbench.sweep.storage import open_storage
-from workbench.sweep.study import Ledger, names_of_studies
+from workbench.trial.job import published
+from workbench.trial.ledger import Ledger, names_of_studies
+from workbench.trial.storage import open_storage
 
 
 def known(workspace: Path, study: str, storage: str | None) -> Ledger | None:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.errors import UserError
 from workbench.outage import Interrupted, patiently
-from workbench.sweep.job import Job, Place, published
 from workbench.sweep.search import Planner
-from workbench.sweep.storage import open_storage
-from workbench.sweep.study import Lease, LeaseLost, Ledger
 from workbench.tracking.store import QUIET
+from workbench.trial.job import Job, Place, published
+from workbench.trial.ledger import Lease, LeaseLost, Ledger
+from workbench.trial.storage import open_storage
 
 if TYPE_CHECKING:
     from workbench.training.prepare import Prepared
@@ -112,10 +112,10 @@ def _try(
     """One attempt at a claimed cell, from what its trials share to its ending in the ledger."""
     import torch
 
-    from workbench.sweep.launch.together import run_together
-    from workbench.sweep.trial import clear, run_cell
     from workbench.training.loop import Stopped
     from workbench.training.prepare import prepare
+    from workbench.trial.run import clear, run_cell
+    from workbench.trial.torchrun import run_together
 
     def ready() -> "Prepared":
         """What trials share; one process's work, so it may use every core, which trials then share."""

@@ -11,19 +11,13 @@ from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from workbench.sweep.job import Place
+from workbench.cores import usable_cores
 from workbench.sweep.worker import GRACE, Event, work, work_as_process
+from workbench.trial.job import Place
 
 # Loaded once, by a server from which workers are forked. It must load nothing that starts threads, such as polars or mlflow.
 PRELOADED = ["torch", "torchvision", "timm", "transformers", "optuna", "scipy.stats", "workbench.model.vilta"]
 FRUITLESS = 5  # deaths in a row of a worker that never came to train a step
-
-
-def usable_cores() -> int:
-    """The cores that this process may use: those that a scheduler has given it, and no more than OMP_NUM_THREADS."""
-    given = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return min(given, int(asked)) if asked.isdigit() and int(asked) else given
 
 
 def default_workers(trials_per_device: int = 1) -> int:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import UserError
-from workbench.sweep.job import Place
 from workbench.sweep.worker import GRACE, Event, work
+from workbench.trial.job import Place
 
 RESTARTS = 100  # of an actor whose node or process was lost
 

@@ -31,13 +31,13 @@ from workbench.evaluation.sentences import meaning_kept, rewriter
 from workbench.model.vilta import ViLTA
 from workbench.model.weights import at_resolution
 from workbench.randomness import key
-from workbench.sweep.trial import keep_weights
 from workbench.tracking.runs import Tracker
 from workbench.training.finetune import Course, Recipe, finetune, finetune_retrieval
 from workbench.training.loop import Hooks
 from workbench.training.prepare import pick_device, picture_features, precision, prepare
 from workbench.training.state import remove
 from workbench.training.warm_start import new_model
+from workbench.trial.run import keep_weights
 
 Progress = Callable[[int, int], None]
 SHORTLIST = 128  # candidates of each query that ITM ranks

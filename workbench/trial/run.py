@@ -17,16 +17,16 @@ from workbench.data.corpus import SPLITS
 from workbench.objectives.plan import BLOCK
 from workbench.outage import patiently
 from workbench.record import EXAMPLES, TrialTags
-from workbench.sweep.grid import Cell
-from workbench.sweep.job import Job, Place
 from workbench.sweep.search import course_metric, pruned_by, value_metric
-from workbench.sweep.study import Ending, Lease, LeaseLost
 from workbench.tracking.log import RunLog
 from workbench.tracking.provenance import provenance
 from workbench.tracking.runs import Tracker
 from workbench.training.loop import Diverged, Hooks, Stopped, train
 from workbench.training.prepare import Prepared
 from workbench.training.state import read, remove
+from workbench.trial.cell import Cell
+from workbench.trial.job import Job, Place
+from workbench.trial.ledger import Ending, Lease, LeaseLost
 from workbench.world import ALONE, World
 
 if TYPE_CHECKING:

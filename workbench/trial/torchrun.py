@@ -9,10 +9,10 @@ import uuid
 from typing import Any
 
 from workbench.errors import UserError
-from workbench.sweep.grid import Cell
-from workbench.sweep.job import Job, Place
-from workbench.sweep.storage import open_storage
-from workbench.sweep.study import Borrowed, Ending, Lease, LeaseLost, Ledger
+from workbench.trial.cell import Cell
+from workbench.trial.job import Job, Place
+from workbench.trial.ledger import Borrowed, Ending, Lease, LeaseLost, Ledger
+from workbench.trial.storage import open_storage
 
 
 def start_together(processes: int) -> int:
@@ -66,11 +66,11 @@ def member(job: Job, place: Place, cell: Cell, trial_id: int) -> tuple[str, Any]
     import torch
 
     from workbench.outage import Interrupted
-    from workbench.sweep.study import Unleased
-    from workbench.sweep.trial import run_cell
     from workbench.training.distributed import in_turn, joined
     from workbench.training.loop import Stopped
     from workbench.training.prepare import prepare
+    from workbench.trial.ledger import Unleased
+    from workbench.trial.run import run_cell
 
     stop = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM):

@@ -9,7 +9,7 @@ from typing import Any
 
 from workbench.config.schema import Experiment
 from workbench.errors import HIDDEN, UserError, shown
-from workbench.sweep.study import Ledger
+from workbench.trial.ledger import Ledger
 
 ATTRIBUTE = "job"
 

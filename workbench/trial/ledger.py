@@ -20,9 +20,9 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from workbench.errors import UserError
-from workbench.sweep.grid import Cell
-from workbench.sweep.lease import Beating, Holder, Watch
-from workbench.sweep.storage import open_storage
+from workbench.trial.cell import Cell
+from workbench.trial.heartbeat import Beating, Holder, Watch
+from workbench.trial.storage import open_storage
 
 DEATHS = 5  # workers that may die over a cell without getting it any further
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)

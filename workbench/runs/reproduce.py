@@ -12,13 +12,13 @@ from mlflow.exceptions import MlflowException
 
 from workbench.config.schema import Experiment, Settings
 from workbench.errors import UserError
-from workbench.sweep.grid import Cell
-from workbench.sweep.job import Place, new_job
-from workbench.sweep.study import Ledger, Unleased
 from workbench.sweep.worker import Event, preparation
 from workbench.tracking.provenance import provenance
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import open_store
+from workbench.trial.cell import Cell
+from workbench.trial.job import Place, new_job
+from workbench.trial.ledger import Ledger, Unleased
 
 UNREPEATABLE = ("perf/", "seconds", "system/")  # depend on the machine's hour
 NAMED = ("workbench", "commit", "diff_sha256", "python", "platform", "processor", "cores", "torch_threads", "gpus")
@@ -38,8 +38,8 @@ def reproduce_run(run_id: str, workspace: Path, show: Callable[[Event], None]) -
     """Nothing is checked out: the code, packages and data are those of now. Raises UserError where there is no such finished trial."""
     import torch
 
-    from workbench.sweep.trial import clear, run_cell
     from workbench.training.prepare import prepare
+    from workbench.trial.run import clear, run_cell
 
     tracker = Tracker(open_store(workspace), workspace)
     told, tags = tracker.settings_of(run_id)

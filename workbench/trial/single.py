@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.config.schema import Experiment
+from workbench.cores import usable_cores
 from workbench.errors import UserError
 from workbench.outage import Interrupted
-from workbench.sweep.grid import make_cell
-from workbench.sweep.job import Place, new_job
-from workbench.sweep.launch.local import usable_cores
-from workbench.sweep.study import Lease, Ledger, Unleased
 from workbench.sweep.worker import Event, preparation
 from workbench.tracking.store import open_store
+from workbench.trial.cell import make_cell
+from workbench.trial.job import Place, new_job
+from workbench.trial.ledger import Lease, Ledger, Unleased
 from workbench.world import World
 
 
@@ -40,10 +40,10 @@ def run_single(
     """
     import torch
 
-    from workbench.sweep.trial import clear, run_cell
     from workbench.training.distributed import in_turn, local_size
     from workbench.training.loop import Stopped
     from workbench.training.prepare import pick_device, prepare
+    from workbench.trial.run import clear, run_cell
 
     stop, preparing = threading.Event(), True
 

@@ -10,12 +10,13 @@ from optuna.trial import TrialState
 
 from workbench.config.schema import Experiment
 from workbench.errors import UserError
-from workbench.sweep import lease
-from workbench.sweep.grid import Cell, expand
-from workbench.sweep.job import new_job, published
-from workbench.sweep.lease import Holder, Watch
+from workbench.sweep.grid import expand
 from workbench.sweep.run import refuse_another_question
-from workbench.sweep.study import DEATHS, Ending, Lease, LeaseLost, Ledger
+from workbench.trial import heartbeat
+from workbench.trial.cell import Cell
+from workbench.trial.heartbeat import Holder, Watch
+from workbench.trial.job import new_job, published
+from workbench.trial.ledger import DEATHS, Ending, Lease, LeaseLost, Ledger
 
 ENDING = Ending("run", "finished", 0.5, {3: 0.25, 6: 0.5})
 
@@ -124,12 +125,12 @@ def test_a_silent_worker_elsewhere_loses_its_trial_after_a_lease(
     ours.beating.end()
     sign(ledger, ours.trial_id, holder(host="elsewhere"))
     clock = [100.0]
-    monkeypatch.setattr(lease.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(heartbeat.time, "monotonic", lambda: clock[0])
     assert claim(ledger, cells[:1]) is None
-    clock[0] += lease.LEASE - 1
+    clock[0] += heartbeat.LEASE - 1
     sign(ledger, ours.trial_id, holder(host="elsewhere"), beat=1)
     assert claim(ledger, cells[:1]) is None
-    clock[0] += lease.LEASE - 1
+    clock[0] += heartbeat.LEASE - 1
     assert claim(ledger, cells[:1]) is None
     clock[0] += 2
     assert claim(ledger, cells[:1])
@@ -137,13 +138,13 @@ def test_a_silent_worker_elsewhere_loses_its_trial_after_a_lease(
 
 def test_what_could_not_be_watched_has_not_been_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr(lease.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(heartbeat.time, "monotonic", lambda: clock[0])
     watch, there = Watch(), holder(host="elsewhere")
     assert not watch.lapsed(1, there, 5)
     watch.forget()
-    clock[0] += 2 * lease.LEASE
+    clock[0] += 2 * heartbeat.LEASE
     assert not watch.lapsed(1, there, 5)
-    clock[0] += 2 * lease.LEASE
+    clock[0] += 2 * heartbeat.LEASE
     assert watch.lapsed(1, there, 5)
 
 
