@@ -29,10 +29,10 @@ from workbench.data.loader import Order
 from workbench.data.prepare import prepare_source
 from workbench.data.scenes import render, scenes
 from workbench.data.store import Pictures
+from workbench.events import Event, TrialEnded
 from workbench.objectives.companions import make_companions
 from workbench.objectives.step import losses
 from workbench.sweep import worker
-from workbench.sweep.worker import Event
 from workbench.tracking.log import RunLog
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import open_store
@@ -214,7 +214,7 @@ def engine(home: Path, settings: Settings) -> None:
         return LOGGED | {"val/itm_auc": 0.5}
 
     def heard(event: Event) -> None:
-        if event[0] == "ended":
+        if isinstance(event, TrialEnded):
             ends.append(time.perf_counter())
 
     starting = starting_model(settings, 0, prepare(settings, home / "cache", lambda *_: None))

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from workbench.config.schema import Experiment, Search
+from workbench.events import Said, Stepped, TrialEnded, TrialFailed
 from workbench.record import EXAMPLES, read_tags
 from workbench.sweep import worker
 from workbench.sweep.grid import expand
@@ -68,7 +69,7 @@ def test_a_trial_that_raises_is_retried_then_left_and_the_others_go_on(
     assert (run.info.status, run.data.tags["failure"]) == ("FAILED", "ValueError: boom")
     failure = place.workspace / "artifacts" / run.info.run_id / "artifacts" / "failure.txt"
     assert "ValueError: boom" in failure.read_text()
-    assert {kind for kind, _ in events} >= {"failed", "ended"}
+    assert {type(event) for event in events} >= {TrialFailed, TrialEnded}
     assert (place.workspace / "checkpoints" / f"{second.key}.safetensors").exists()
     assert not list((place.workspace / "checkpoints").glob("*.pt*"))
     assert not list((place.workspace / "spool").iterdir())
@@ -93,7 +94,7 @@ def test_divergence_is_an_outcome_and_memory_halves_the_micro_batch(
     endings = Ledger.of_workspace(place.workspace, "s").endings()
     assert [endings[cell.key].outcome for cell in (first, second)] == ["diverged", "finished"]
     assert asked == [1, 2]
-    assert any("2 micro-batches" in told.get("message", "") for kind, told in events if kind == "say")
+    assert any("2 micro-batches" in event.message for event in events if isinstance(event, Said))
     runs = [Tracker(job.uri, place.workspace).find({"config_hash": cell.key}) for cell in (first, second)]
     assert all(run is not None and run.info.status == "FINISHED" for run in runs)
     assert runs[0] is not None
@@ -175,7 +176,7 @@ def test_a_stopped_worker_gives_its_trial_back(job: Job, place: Place, monkeypat
 
     def emit(event: Any) -> None:
         events.append(event)
-        if event[0] == "step" and event[1]["step"] == 4:
+        if isinstance(event, Stepped) and event.step == 4:
             stop.set()
 
     worker._work(place, "s", emit, stop, threading.Event())

@@ -27,6 +27,7 @@ def worker(
 
     A trial goes on from its checkpoint only where the workspace is shared, too; elsewhere it starts anew.
     """
+    from workbench.events import Counted, Mistaken, TrialEnded, WorkerFailed
     from workbench.progress import SweepDisplay
     from workbench.sweep.launch.local import default_workers, places, run_workers
     from workbench.trial.job import published
@@ -45,14 +46,15 @@ def worker(
     with SweepDisplay(console_for(False)) as display:
         events = run_workers(study, places(workspace, storage, count, job.processes))
         try:
-            for kind, figures in events:
-                if kind == "user_error":
-                    raise UserError(figures["message"])
-                wrong = wrong or kind == "crash"
-                if kind == "ended":
-                    display.show(("done", figures))
-                elif kind != "tick":
-                    display.show((kind, figures))
+            for event in events:
+                match event:
+                    case Mistaken(_, message):
+                        raise UserError(message)
+                    case TrialEnded(_, cell, outcome, value):
+                        display.show(Counted(cell, outcome, value))
+                    case _:
+                        wrong = wrong or isinstance(event, WorkerFailed)
+                        display.show(event)
         except KeyboardInterrupt:
             typer.echo("Stopped; others can go on with its trials.", err=True)
             raise typer.Exit(130) from None

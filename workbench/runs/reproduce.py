@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from workbench.config.schema import Experiment, Settings
 from workbench.errors import UserError
-from workbench.sweep.worker import Event, preparation
+from workbench.events import Emit, Said, preparation
 from workbench.tracking.provenance import provenance
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import open_store
@@ -34,7 +33,7 @@ class Reproduced:
     off: dict[str, tuple[float, float]]
 
 
-def reproduce_run(run_id: str, workspace: Path, show: Callable[[Event], None]) -> Reproduced:
+def reproduce_run(run_id: str, workspace: Path, show: Emit) -> Reproduced:
     """Nothing is checked out: the code, packages and data are those of now. Raises UserError where there is no such finished trial."""
     import torch
 
@@ -81,7 +80,7 @@ def reproduce_run(run_id: str, workspace: Path, show: Callable[[Event], None]) -
     lease = Unleased(Ledger.of_workspace(workspace, "reproduced"), -1, cell)
 
     def say(message: str) -> None:
-        show(("say", {"worker": "again", "message": message}))
+        show(Said("again", message))
 
     ending = run_cell(job, place, lease, prepared, show, say, threading.Event().is_set)
     clear(place, cell)

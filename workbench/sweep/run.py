@@ -11,13 +11,27 @@ from typing import Any, Literal
 
 from workbench.config.schema import Experiment
 from workbench.errors import UserError
+from workbench.events import (
+    Counted,
+    Emit,
+    Event,
+    Mistaken,
+    Planned,
+    Reported,
+    Said,
+    Stepped,
+    Ticked,
+    TrialEnded,
+    TrialFailed,
+    WorkerEnded,
+    WorkerFailed,
+)
 from workbench.outage import Interrupted, patiently
 from workbench.record import FILE, VERSION, SweepRecord, Tuned
 from workbench.sweep.grid import differences
 from workbench.sweep.launch.local import places, run_here, run_workers
 from workbench.sweep.launch.ray import run_on_ray
 from workbench.sweep.search import Plan, Planner, search_of
-from workbench.sweep.worker import Event
 from workbench.tracking.provenance import provenance
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import open_store
@@ -62,9 +76,7 @@ class Outcome:
     stopped: bool = False
 
 
-def run_sweep(
-    experiment: Experiment, workspace: Path, options: Options, show: Callable[[Event], None], report: Report
-) -> Outcome:
+def run_sweep(experiment: Experiment, workspace: Path, options: Options, show: Emit, report: Report) -> Outcome:
     """Runs what is missing of the sweep, with a report after each block of seeds and at the end.
 
     Raises UserError for what the user can mend; a trial that fails is listed in the outcome and the others go on.
@@ -74,7 +86,7 @@ def run_sweep(
     events = _launched(sweep.study, workspace, options) if sweep.todo() else iter(())
     try:
         for event in events:
-            sweep.hear(*event)
+            sweep.hear(event)
     except KeyboardInterrupt:
         outcome.stopped = True
     except BaseException as error:
@@ -102,7 +114,7 @@ class _Sweep:
         experiment: Experiment,
         workspace: Path,
         options: Options,
-        show: Callable[[Event], None],
+        show: Emit,
         report: Report,
     ) -> None:
         self.experiment, self.options, self.show, self.report = experiment, options, show, report
@@ -134,8 +146,7 @@ class _Sweep:
         self.tracker.attach(run_id, provenance(), "provenance.json")
         self.tracker.note(run_id, f"**{experiment.question}**\n\nThe report is under artifacts, `report/report.html`.")
         self.outcome = Outcome(run_id, self.plan.total, len(self.done))
-        plan = {"cells": self.plan.total, "finished": len(self.done), "workers": options.workers, "run_id": run_id}
-        show(("plan", plan))
+        show(Planned(self.plan.total, len(self.done), options.workers, run_id))
 
     def todo(self) -> bool:
         return len(self.done) < len(self.plan.cells) or not self.plan.whole
@@ -144,21 +155,29 @@ class _Sweep:
         """Waits for a store that is away; Ctrl-C ends the wait, and so does having been stopped."""
         patiently(action, self._say, lambda: self.outcome.stopped)
 
-    def hear(self, kind: str, figures: dict[str, Any]) -> None:
-        """Takes one event of the workers."""
-        if kind == "user_error":
-            raise UserError(figures["message"])
-        if kind in ("failed", "crash"):
-            self.outcome.failures.append(figures["message"])
-        if kind == "end":
-            self.outcome.stopped = self.outcome.stopped or figures["stopped"]
-        if kind not in ("tick", "ended"):
-            self.show((kind, figures))
-            return
+    def hear(self, event: Event) -> None:
+        """Takes one event of the workers. Raises UserError where one of them has met what the user can mend."""
+        match event:
+            case Mistaken(_, message):
+                raise UserError(message)
+            case TrialEnded():
+                self._look()
+            case Ticked():
+                self._look()
+                if self.options.launcher == "ray":
+                    self.patiently(self._show_running)
+            case TrialFailed(trace=told) | WorkerFailed(message=told):
+                self.outcome.failures.append(told)
+                self.show(event)
+            case WorkerEnded(_, stopped):
+                self.outcome.stopped = self.outcome.stopped or stopped
+            case _:
+                self.show(event)
+
+    def _look(self) -> None:
+        """Shows what has ended, and writes a report after a whole block of seeds."""
         before = len(self.done)
         self.patiently(self._settle)
-        if kind == "tick" and self.options.launcher == "ray":
-            self.patiently(self._show_running)
         whole = whole_blocks(self.plan, self.endings)
         new = len(self.done) > before and whole - self.blocks and len(self.done) < self.plan.total
         if new and time.monotonic() > self.not_before:
@@ -186,12 +205,11 @@ class _Sweep:
             if cell.key in self.endings and cell.key not in self.done:
                 self.done.add(cell.key)
                 ending = self.endings[cell.key]
-                self.show(("done", {"cell": cell.name, "outcome": ending.outcome, "value": ending.value}))
+                self.show(Counted(cell.name, ending.outcome, ending.value))
 
     def _show_running(self) -> None:
         for at in self.ledger.running():
-            progress = {"worker": at.worker, "cell": at.name, "step": at.step, "steps": at.steps, "figures": {}}
-            self.show(("step", progress))
+            self.show(Stepped(at.worker, at.name, at.step, at.steps))
 
     def _write(self) -> None:
         began = time.monotonic()
@@ -200,7 +218,7 @@ class _Sweep:
         self.outcome.report = self.report(self.uri, run_id)
         self.tracker.attach_folder(run_id, self.outcome.report.parent, "report")
         self.tracker.note(run_id, _note(self.outcome.report))
-        self.show(("report", {"path": str(self.outcome.report)}))
+        self.show(Reported(str(self.outcome.report)))
         self.not_before = time.monotonic() + (time.monotonic() - began) / REPORTING
 
     def _describe(self) -> None:
@@ -211,7 +229,7 @@ class _Sweep:
         return {cell.key: self.endings[cell.key] for cell in self.plan.cells if cell.key in self.endings}
 
     def _say(self, message: str) -> None:
-        self.show(("say", {"worker": "sweep", "message": message}))
+        self.show(Said("sweep", message))
 
 
 def _launched(study: str, workspace: Path, options: Options) -> Iterator[Event]:

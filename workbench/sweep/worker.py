@@ -7,9 +7,10 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from workbench.errors import UserError
+from workbench.events import Emit, Mistaken, Said, TrialEnded, TrialFailed, WorkerEnded, WorkerFailed, preparation
 from workbench.outage import Interrupted, patiently
 from workbench.sweep.search import Planner
 from workbench.tracking.store import QUIET
@@ -20,18 +21,7 @@ from workbench.trial.storage import open_storage
 if TYPE_CHECKING:
     from workbench.training.prepare import Prepared
 
-Event = tuple[str, dict[str, Any]]
-Emit = Callable[[Event], None]
 GRACE = 20.0  # seconds that a stopped worker may take to save
-
-
-def preparation(emit: Emit, worker: str) -> Callable[[str, int, int, dict[str, float]], None]:
-    """What tells of the progress of what trials share."""
-
-    def tell(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
-        emit(("prepare", {"worker": worker, "stage": stage, "done": done, "total": total, "figures": figures}))
-
-    return tell
 
 
 def work_as_process(place: Place, study: str, emit: Emit) -> None:
@@ -58,12 +48,12 @@ def work(place: Place, study: str, emit: Emit, stop: threading.Event, preparing:
     try:
         _work(place, study, emit, stop, preparing)
     except UserError as error:
-        emit(("user_error", {"worker": place.name, "message": str(error)}))
+        emit(Mistaken(place.name, str(error)))
     except Interrupted:
         pass
     except Exception:
-        emit(("crash", {"worker": place.name, "message": traceback.format_exc()}))
-    emit(("end", {"worker": place.name, "stopped": stop.is_set()}))
+        emit(WorkerFailed(place.name, traceback.format_exc()))
+    emit(WorkerEnded(place.name, stop.is_set()))
 
 
 def _work(place: Place, study: str, emit: Emit, stop: threading.Event, preparing: threading.Event) -> None:
@@ -74,7 +64,7 @@ def _work(place: Place, study: str, emit: Emit, stop: threading.Event, preparing
     prepared: dict[str, Prepared] = {}
 
     def say(sentence: str) -> None:
-        emit(("say", {"worker": place.name, "message": sentence}))
+        emit(Said(place.name, sentence))
         if sentence.startswith("waiting"):
             ledger.watch.forget()
 
@@ -137,7 +127,7 @@ def _try(
             ending = run_cell(job, place, lease, patiently(ready, say, stop.is_set), emit, say, stop.is_set)
         patiently(lambda: lease.complete(ending), say, stop.is_set)
         clear(place, cell)
-        emit(("ended", {"worker": place.name, "cell": cell.name, "outcome": ending.outcome, "value": ending.value}))
+        emit(TrialEnded(place.name, cell.name, ending.outcome, ending.value))
     except (Stopped, Interrupted):
         _soon(lease.release)
     except LeaseLost:
@@ -147,8 +137,7 @@ def _try(
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-        told = {"worker": place.name, "cell": cell.name, "reason": reason, "message": traceback.format_exc()}
-        emit(("failed", told))
+        emit(TrialFailed(place.name, cell.name, reason, traceback.format_exc()))
         patiently(lambda: lease.fail(reason), say, stop.is_set)
     finally:
         preparing.clear()

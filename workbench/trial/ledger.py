@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 from optuna.distributions import FloatDistribution
@@ -20,6 +20,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from workbench.errors import UserError
+from workbench.events import Outcome
 from workbench.trial.cell import Cell
 from workbench.trial.heartbeat import Beating, Holder, Watch
 from workbench.trial.storage import open_storage
@@ -40,7 +41,7 @@ class Ending:
     `curve` the course of the primary metric on the validation split: step -> value."""
 
     run_id: str
-    outcome: Literal["finished", "diverged", "pruned"]
+    outcome: Outcome
     value: float | None
     curve: dict[int, float]
 

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from workbench.config.load import apply
 from workbench.data.corpus import SPLITS
+from workbench.events import Emit, Stepped
 from workbench.objectives.plan import BLOCK
 from workbench.outage import patiently
 from workbench.record import EXAMPLES, TrialTags
@@ -29,9 +30,6 @@ from workbench.trial.job import Job, Place
 from workbench.trial.ledger import Ending, Lease, LeaseLost
 from workbench.world import ALONE, World
 
-if TYPE_CHECKING:
-    from workbench.sweep.worker import Emit
-
 IDENTITY = ("study", "seed", "config_hash")  # the tags by which a trial's run is found again
 SYSTEM_EVERY = 10  # seconds between two readings of processor, memory and GPU
 
@@ -45,7 +43,7 @@ def run_cell(
     place: Place,
     lease: Lease,
     prepared: Prepared,
-    emit: "Emit",
+    emit: Emit,
     say: Callable[[str], None],
     stopped: Callable[[], bool],
     world: World = ALONE,
@@ -72,7 +70,7 @@ def run_cell(
     def on_step(step: int, figures: dict[str, float]) -> None:
         lease.tell(step, steps)
         figures = figures | {"pairs": float(cell.settings.optimisation.batch_size)}
-        emit(("step", {"worker": place.name, "cell": cell.name, "step": step, "steps": steps, "figures": figures}))
+        emit(Stepped(place.name, cell.name, step, steps, figures))
 
     with sending(tracker, run_id, place, again, say, stopped) as sent:
         curve |= {each["step"]: each["metrics"][course] for each in sent.found if course in each["metrics"]}

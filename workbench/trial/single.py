@@ -3,15 +3,14 @@
 import os
 import signal
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.config.schema import Experiment
 from workbench.cores import usable_cores
 from workbench.errors import UserError
+from workbench.events import Emit, Said, preparation
 from workbench.outage import Interrupted
-from workbench.sweep.worker import Event, preparation
 from workbench.tracking.store import open_store
 from workbench.trial.cell import make_cell
 from workbench.trial.job import Place, new_job
@@ -31,9 +30,7 @@ class Single:
     outcome: str = "finished"
 
 
-def run_single(
-    experiment: Experiment, seed: int, workspace: Path, world: World, show: Callable[[Event], None]
-) -> Single:
+def run_single(experiment: Experiment, seed: int, workspace: Path, world: World, show: Emit) -> Single:
     """Trains the experiment's fixed settings once, going on from an earlier start of the same command.
 
     Every process of the world must call this; the first one claims, logs and shows.
@@ -80,7 +77,7 @@ def run_single(
         lease = claimed
 
     def say(message: str) -> None:
-        show(("say", {"worker": "train", "message": message}))
+        show(Said("train", message))
 
     try:
         prepared = in_turn(world, lambda: prepare(cell.settings, workspace / "cache", preparation(show, place.name)))

@@ -12,7 +12,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from workbench.cores import usable_cores
-from workbench.sweep.worker import GRACE, Event, work, work_as_process
+from workbench.events import Event, Said, Stepped, Ticked, WorkerEnded, WorkerFailed
+from workbench.sweep.worker import GRACE, work, work_as_process
 from workbench.trial.job import Place
 
 # Loaded once, by a server from which workers are forked. It must load nothing that starts threads, such as polars or mlflow.
@@ -56,7 +57,7 @@ def warm_up() -> ForkServerContext:
 
 
 def run_workers(study: str, where: list[Place]) -> Iterator[Event]:
-    """Yields the events of all workers, and `tick` at least every half second, until the last one has ended. A worker that dies is
+    """Yields the events of all workers, and Ticked at least every half second, until the last one has ended. A worker that dies is
     replaced. Closing the iterator stops them all."""
     context = warm_up()
     living: dict[Connection, tuple[BaseProcess, Place]] = {}
@@ -83,27 +84,23 @@ def run_workers(study: str, where: list[Place]) -> Iterator[Event]:
                     del living[connection]
                     fruitless[place.name] += 1
                     if fruitless[place.name] < FRUITLESS:
-                        yield (
-                            "say",
-                            {
-                                "worker": place.name,
-                                "message": f"worker {place.name} died ({_cause(process)}); another takes its place",
-                            },
-                        )
+                        told = f"worker {place.name} died ({_cause(process)}); another takes its place"
+                        yield Said(place.name, told)
                         start(place)
                     else:
-                        message = (
+                        told = (
                             f"worker {place.name} died {FRUITLESS} times before it trained a step ({_cause(process)})"
                         )
-                        yield ("crash", {"worker": place.name, "message": message})
+                        yield WorkerFailed(place.name, told)
                     continue
-                if event[0] == "step":
-                    fruitless[place.name] = 0
-                if event[0] == "end":
-                    process.join(timeout=GRACE)
-                    del living[connection]
+                match event:
+                    case Stepped():
+                        fruitless[place.name] = 0
+                    case WorkerEnded():
+                        process.join(timeout=GRACE)
+                        del living[connection]
                 yield event
-            yield ("tick", {})
+            yield Ticked()
     finally:
         for process, _ in living.values():
             process.terminate()
@@ -119,7 +116,7 @@ def run_here(study: str, workspace: Path, storage: str | None) -> Iterator[Event
     events: list[Event] = []
     work(Place(workspace, storage, "here"), study, events.append, threading.Event(), threading.Event())
     yield from events
-    yield ("tick", {})
+    yield Ticked()
 
 
 def _main(connection: Connection, place: Place, study: str) -> None:
