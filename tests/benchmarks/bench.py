@@ -32,6 +32,7 @@ from workbench.data.store import Pictures
 from workbench.events import Event, TrialEnded
 from workbench.objectives.companions import make_companions
 from workbench.objectives.step import losses
+from workbench.outage import Patience
 from workbench.sweep import worker
 from workbench.tracking.log import RunLog
 from workbench.tracking.runs import Tracker
@@ -220,7 +221,7 @@ def engine(home: Path, settings: Settings) -> None:
     starting = starting_model(settings, 0, prepare(settings, home / "cache", lambda *_: None))
     real, trial.train = trial.train, nothing  # type: ignore[assignment]
     try:
-        worker._work(Place(home, None, "bench"), "bench", heard, threading.Event(), threading.Event())
+        worker.Worker(Place(home, None, "bench"), "bench", heard, threading.Event(), threading.Event()).work()
     finally:
         trial.train = real
     ours = float(np.median(np.diff(ends)))
@@ -252,7 +253,7 @@ def logging_share(home: Path, settings: Settings) -> float:
     """Seconds that training waits for logging, over seconds of training and logging."""
     tracker = Tracker(open_store(home), home)
     run_id, _ = tracker.start("r", {"study": "share"}, {}, {})
-    sent = RunLog(tracker, run_id, home / "share.jsonl", False, print)
+    sent = RunLog(tracker, run_id, home / "share.jsonl", False, Patience(print))
     spent: list[float] = []
 
     def log(metrics: dict[str, float], step: int) -> None:

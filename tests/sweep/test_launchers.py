@@ -16,7 +16,8 @@ from sqlalchemy import text
 from tests.services import command, free_port, mlflow_server, postgres, until
 from tests.soak import YAML, Value, values
 from workbench.errors import UserError
-from workbench.trial.ledger import Ending, Ledger
+from workbench.trial.cell import Ending
+from workbench.trial.ledger import Ledger
 from workbench.trial.storage import IDLE_SECONDS, open_storage
 
 ROOT = Path(__file__).resolve().parent.parent.parent

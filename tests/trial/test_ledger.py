@@ -13,15 +13,16 @@ from workbench.errors import UserError
 from workbench.sweep.grid import expand
 from workbench.sweep.run import refuse_another_question
 from workbench.trial import heartbeat
-from workbench.trial.cell import Cell
+from workbench.trial.cell import Cell, Ending
 from workbench.trial.heartbeat import Holder, Watch
 from workbench.trial.job import new_job, published
-from workbench.trial.ledger import DEATHS, Ending, Lease, LeaseLost, Ledger
+from workbench.trial.lease import LeaseLost, Owned
+from workbench.trial.ledger import DEATHS, Ledger
 
 ENDING = Ending("run", "finished", 0.5, {3: 0.25, 6: 0.5})
 
 
-def claim(ledger: Ledger, cells: list[Cell], retries: int = 1, since: float = 0.0) -> Lease | None:
+def claim(ledger: Ledger, cells: list[Cell], retries: int = 1, since: float = 0.0) -> Owned | None:
     return ledger.claim(cells, retries, since, "me")
 
 

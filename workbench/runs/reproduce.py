@@ -1,6 +1,5 @@
 """A finished trial, run again from what its run says, and compared with it."""
 
-import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,12 +11,14 @@ from mlflow.exceptions import MlflowException
 from workbench.config.schema import Experiment, Settings
 from workbench.errors import UserError
 from workbench.events import Emit, Said, preparation
+from workbench.metrics import on_validation
+from workbench.outage import Patience
 from workbench.tracking.provenance import provenance
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import open_store
 from workbench.trial.cell import Cell
-from workbench.trial.job import Place, new_job
-from workbench.trial.ledger import Ledger, Unleased
+from workbench.trial.job import Context, Goal, Place, new_job
+from workbench.trial.lease import Unleased
 
 UNREPEATABLE = ("perf/", "seconds", "system/")  # depend on the machine's hour
 NAMED = ("workbench", "commit", "diff_sha256", "python", "platform", "processor", "cores", "torch_threads", "gpus")
@@ -77,12 +78,9 @@ def reproduce_run(run_id: str, workspace: Path, show: Emit) -> Reproduced:
     )
     job = new_job(experiment.name, experiment, None, tracker.uri, threads=threads, all_threads=threads)
     place = Place(workspace, None, "again")
-    lease = Unleased(Ledger.of_workspace(workspace, "reproduced"), -1, cell)
-
-    def say(message: str) -> None:
-        show(Said("again", message))
-
-    ending = run_cell(job, place, lease, prepared, show, say, threading.Event().is_set)
+    goal = Goal(experiment.primary, on_validation(experiment.primary))
+    context = Context(place, show, Patience(lambda message: show(Said(place.name, message))))
+    ending = run_cell(job, goal, Unleased(cell), prepared, context)
     clear(place, cell)
     (workspace / "checkpoints" / f"{cell.key}.safetensors").unlink(missing_ok=True)
     tracker.tag(ending.run_id, {"reproduces": run_id})

@@ -37,6 +37,10 @@ class Stopped(Exception):
     """The trial was asked to stop; its state is saved."""
 
 
+class Pruned(Exception):
+    """The trial's course is too poor to go on; its state is not saved."""
+
+
 class Diverged(Exception):
     """The loss or its gradient is no longer a finite number, after `step` steps."""
 
@@ -49,7 +53,7 @@ class Diverged(Exception):
 class Hooks:
     """How a trial speaks to whoever runs it: `log(metrics, step)`, `progress(step, figures)`, `stop()`, `say(sentence)`; `persist` runs
     what writes a checkpoint, and may wait until there is room for it; `keep_examples` is given what the trained model makes of a few
-    test pairs."""
+    test pairs; `prune()` is asked after each validation but the last, when it was logged."""
 
     log: Log
     progress: Progress
@@ -57,6 +61,7 @@ class Hooks:
     say: Callable[[str], None] = lambda _: None
     persist: Persist = at_once
     keep_examples: Callable[[dict[str, Any]], None] = lambda _: None
+    prune: Callable[[], bool] = lambda: False
 
 
 def train(
@@ -66,7 +71,7 @@ def train(
 
     Same settings, seed, machine, thread and process count: same numbers, also when it was stopped and resumed.
     The validation metrics are those of the last step. Every process of the `world` must call this; only the first one's `log`,
-    `progress` and `keep_examples` are heard. Raises Stopped and Diverged.
+    `progress` and `keep_examples` are heard; any one's `stop` and `prune` counts. Raises Stopped, Pruned and Diverged.
     """
     device, pairs = prepared.device, prepared.corpus.train
     optimisation, evaluation, objectives = settings.optimisation, settings.evaluation, settings.objectives
@@ -133,6 +138,8 @@ def train(
                 state.means() | measured | {"seconds": state.seconds, "samples_seen": state.step * order.size},
                 state.step,
             )
+            if state.step < optimisation.steps and world.any(hooks.prune(), device):
+                raise Pruned
             started = time.perf_counter() - state.seconds
         if state.step % optimisation.checkpoint_every == 0 or state.step == optimisation.steps:
             keep()

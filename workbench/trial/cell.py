@@ -1,4 +1,4 @@
-"""A cell: one trial to run, keyed by the hash of its resolved configuration."""
+"""A cell, which is one trial to run, keyed by the hash of its resolved configuration; and how it ended."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from typing import Any
 
 from workbench.config.load import apply, dotted_keys
 from workbench.config.schema import Experiment, Settings
+from workbench.events import Outcome
 from workbench.randomness import key
 
 IRRELEVANT = {"optimisation": {"checkpoint_every"}, "data": {"workers"}}  # settings that cannot change a result
@@ -27,6 +28,17 @@ class Cell:
     @property
     def name(self) -> str:
         return f"{self.label} · seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a cell ended. `value` is the primary metric, of a trial of a search on the validation split (None where it diverged);
+    `curve` the course of the primary metric on the validation split: step -> value."""
+
+    run_id: str
+    outcome: Outcome
+    value: float | None
+    curve: dict[int, float]
 
 
 def arm_label(values: dict[str, Any], baseline: dict[str, Any]) -> str:

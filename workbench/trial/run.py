@@ -1,10 +1,10 @@
 """One cell from claim to ending: its MLflow run, its training, how it ended."""
 
-import logging
 import os
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,89 +14,117 @@ from safetensors.torch import save_file
 
 from workbench.config.load import apply
 from workbench.data.corpus import SPLITS
-from workbench.events import Emit, Stepped
+from workbench.events import Outcome, Stepped
 from workbench.objectives.plan import BLOCK
-from workbench.outage import patiently
+from workbench.outage import Patience
 from workbench.record import EXAMPLES, TrialTags
-from workbench.sweep.search import course_metric, pruned_by, value_metric
 from workbench.tracking.log import RunLog
 from workbench.tracking.provenance import provenance
 from workbench.tracking.runs import Tracker
-from workbench.training.loop import Diverged, Hooks, Stopped, train
+from workbench.training.loop import Diverged, Hooks, Pruned, Stopped, train
 from workbench.training.prepare import Prepared
 from workbench.training.state import read, remove
-from workbench.trial.cell import Cell
-from workbench.trial.job import Job, Place
-from workbench.trial.ledger import Ending, Lease, LeaseLost
-from workbench.world import ALONE, World
+from workbench.trial.cell import Cell, Ending
+from workbench.trial.job import Context, Goal, Job, Place
+from workbench.trial.lease import Lease, LeaseLost
+from workbench.world import World
 
 IDENTITY = ("study", "seed", "config_hash")  # the tags by which a trial's run is found again
 SYSTEM_EVERY = 10  # seconds between two readings of processor, memory and GPU
 
 
-class Pruned(Exception):
-    """A trial of a search that earlier ones outdo."""
+@dataclass
+class Course:
+    """Step -> the metric that a trial is judged by on its way, also what an earlier attempt has measured beyond its checkpoint; `step`: the
+    last one that this attempt has logged."""
+
+    metric: str
+    curve: dict[int, float]
+    step: int = 0
+
+    def take(self, metrics: Mapping[str, float], step: int) -> None:
+        if self.metric in metrics:
+            self.curve[step], self.step = metrics[self.metric], step
+
+    def known(self) -> dict[int, float]:
+        """As far as this attempt has come."""
+        return {step: value for step, value in self.curve.items() if step <= self.step}
+
+    @property
+    def last(self) -> float | None:
+        return self.curve[max(self.curve)] if self.curve else None
 
 
-def run_cell(
-    job: Job,
-    place: Place,
-    lease: Lease,
-    prepared: Prepared,
-    emit: Emit,
-    say: Callable[[str], None],
-    stopped: Callable[[], bool],
-    world: World = ALONE,
-) -> Ending:
+@dataclass(frozen=True)
+class Trained:
+    """What training came to: the `final` metrics where it is finished; `remarks` are tags for the run."""
+
+    outcome: Outcome
+    final: dict[str, float]
+    remarks: dict[str, str]
+
+    def ending(self, run_id: str, goal: Goal, course: Course) -> Ending:
+        value = {"finished": self.final.get(goal.value), "pruned": course.last, "diverged": None}[self.outcome]
+        if self.outcome == "finished" and value is None:
+            raise KeyError(goal.value)
+        return Ending(run_id, self.outcome, value, course.curve)
+
+
+def run_cell(job: Job, goal: Goal, lease: Lease, prepared: Prepared, context: Context) -> Ending:
     """Trains a claimed cell, going on from its checkpoint, and logs it.
 
     Raises Stopped (or Interrupted) where it was asked to stop, LeaseLost where another worker has the trial now. Of several processes
     only the first one logs.
     """
-    cell = lease.cell
+    cell, place, patience, world = lease.cell, context.place, context.patience, context.world
     checkpoint = place.workspace / "checkpoints" / f"{cell.key}.pt"
-    judged_by = value_metric(job.experiment, cell)
     if world.rank > 0:
-        silent = Hooks(log=lambda *_: None, progress=lambda *_: None, stop=stopped)
-        return _ending(cell, "", judged_by, prepared, checkpoint, silent, {}, world)[0]
+        silent = Hooks(log=lambda *_: None, progress=lambda *_: None, stop=patience.stopped)
+        return train_cell(cell, prepared, checkpoint, silent, world).ending("", goal, Course(goal.course, {}))
     tracker = Tracker(job.uri, place.workspace)
-    run_id, again = patiently(lambda: start_run(tracker, job, cell, prepared), say, stopped)
-    endings = patiently(lease.ledger.endings, say, stopped) if cell.searching is not None else {}
-    course = course_metric(job.experiment)
+    run_id, again = patience(lambda: start_run(tracker, job, cell, prepared))
     # What an earlier attempt has measured before the checkpoint is not measured again.
-    curve = patiently(lambda: tracker.curve(run_id, course), say, stopped) if again else {}
+    course = Course(goal.course, patience(lambda: tracker.curve(run_id, goal.course)) if again else {})
     steps = cell.settings.optimisation.steps
 
-    def on_step(step: int, figures: dict[str, float]) -> None:
-        lease.tell(step, steps)
-        figures = figures | {"pairs": float(cell.settings.optimisation.batch_size)}
-        emit(Stepped(place.name, cell.name, step, steps, figures))
+    with sending(tracker, run_id, place, again, patience) as sent:
+        for entry in sent.found:
+            if goal.course in entry["metrics"]:
+                course.curve[entry["step"]] = entry["metrics"][goal.course]
 
-    with sending(tracker, run_id, place, again, say, stopped) as sent:
-        curve |= {each["step"]: each["metrics"][course] for each in sent.found if course in each["metrics"]}
+        def on_step(step: int, figures: dict[str, float]) -> None:
+            lease.tell(step, steps)
+            pairs = {"pairs": float(cell.settings.optimisation.batch_size)}
+            context.emit(Stepped(place.name, cell.name, step, steps, figures | pairs))
 
         def on_log(metrics: dict[str, float], step: int) -> None:
             sent.log(metrics, step)
-            if course in metrics:
-                curve[step] = metrics[course]
-                known = {at: value for at, value in curve.items() if at <= step}
-                if step < steps and pruned_by(job.experiment, cell, endings, known):
-                    raise Pruned
+            course.take(metrics, step)
 
-        def stop() -> bool:
+        def persist(action: Callable[[], None]) -> None:
+            if not lease.lost:  # the checkpoint is another worker's now
+                patience(action)
+
+        hooks = Hooks(
+            log=on_log,
+            progress=on_step,
+            stop=lambda: lease.lost or patience.stopped(),
+            say=patience.say,
+            persist=persist,
+            keep_examples=lambda made: patience(lambda: tracker.attach(run_id, made, EXAMPLES)),
+            prune=lambda: goal.poor(course.known()),
+        )
+        try:
+            trained = train_cell(cell, prepared, checkpoint, hooks, world)
+        except Stopped:
             if lease.lost:
-                lease.held()  # raises, so that nothing more is written
-            return stopped()
-
-        def keep_examples(made: dict[str, Any]) -> None:
-            patiently(lambda: tracker.attach(run_id, made, EXAMPLES), say, stopped)
-
-        hooks = Hooks(on_log, on_step, stop, say, lambda action: patiently(action, say, stopped), keep_examples)
-        ending, remarks = _ending(cell, run_id, judged_by, prepared, checkpoint, hooks, curve, world)
-        patiently(lease.held, say, stopped)
-        patiently(lambda: keep_weights(checkpoint) if ending.outcome == "finished" else None, say, stopped)
+                raise LeaseLost(cell.name) from None
+            raise
+        ending = trained.ending(run_id, goal, course)
+        patience(lease.held)
+        patience(lambda: keep_weights(checkpoint) if ending.outcome == "finished" else None)
         sent.close()
-    patiently(lambda: tracker.finish(run_id, tags=remarks), say, stopped)
+    patience(lambda: tracker.finish(run_id, tags=trained.remarks))
     return ending
 
 
@@ -127,17 +155,9 @@ def start_run(tracker: Tracker, job: Job, cell: Cell, prepared: Prepared) -> tup
 
 
 @contextmanager
-def sending(
-    tracker: Tracker,
-    run_id: str,
-    place: Place,
-    again: bool,
-    say: Callable[[str], None],
-    stopped: Callable[[], bool],
-) -> Iterator[RunLog]:
+def sending(tracker: Tracker, run_id: str, place: Place, again: bool, patience: Patience) -> Iterator[RunLog]:
     """The run's log, with readings of the machine beside; an error or a stop is marked in the run."""
-    logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
-    sent = RunLog(tracker, run_id, place.workspace / "spool" / f"{run_id}.jsonl", again, say, stopped)
+    sent = RunLog(tracker, run_id, place.workspace / "spool" / f"{run_id}.jsonl", again, patience)
     monitor = SystemMetricsMonitor(
         run_id, sampling_interval=SYSTEM_EVERY, resume_logging=again, tracking_uri=tracker.uri
     )
@@ -149,41 +169,31 @@ def sending(
         raise
     except BaseException as error:
         sent.leave()
-        asked = isinstance(error, Stopped) or stopped()
+        asked = isinstance(error, Stopped) or patience.stopped()
         tags = {} if asked else {"failure": f"{type(error).__name__}: {error}"[:4000]}
         try:
             if not asked:
                 tracker.client.log_text(run_id, traceback.format_exc(), "failure.txt")
             tracker.finish(run_id, "KILLED" if asked else "FAILED", tags)
         except Exception as unsaid:
-            say(f"the run could not be marked as ended ({unsaid})")
+            patience.say(f"the run could not be marked as ended ({unsaid})")
         raise
     finally:
         monitor.finish()
 
 
-def _ending(
-    cell: Cell,
-    run_id: str,
-    judged_by: str,
-    prepared: Prepared,
-    checkpoint: Path,
-    hooks: Hooks,
-    curve: dict[int, float],
-    world: World,
-) -> tuple[Ending, dict[str, str]]:
-    """Trains, and gives the ending with what is to be remarked in the run; where the memory of the GPU does not suffice, with ever smaller micro-batches of the same batch."""
+def train_cell(cell: Cell, prepared: Prepared, checkpoint: Path, hooks: Hooks, world: World) -> Trained:
+    """Trains; where the memory of the GPU does not suffice, with ever smaller micro-batches of the same batch."""
     settings = cell.settings
     remarks: dict[str, str] = {}
     while True:
         try:
-            final = train(settings, cell.seed, prepared, checkpoint, hooks, world)
-            return Ending(run_id, "finished", final[judged_by], curve), remarks
+            return Trained("finished", train(settings, cell.seed, prepared, checkpoint, hooks, world), remarks)
         except Diverged as end:
             hooks.say(f"{cell.name} diverged: {end}")
-            return Ending(run_id, "diverged", None, curve), {"outcome": "diverged", "diverged_at": str(end.step)}
+            return Trained("diverged", {}, {"outcome": "diverged", "diverged_at": str(end.step)})
         except Pruned:
-            return Ending(run_id, "pruned", curve[max(curve)], curve), {"outcome": "pruned"}
+            return Trained("pruned", {}, {"outcome": "pruned"})
         except torch.OutOfMemoryError:
             parts = 2 * settings.optimisation.micro_batches
             if settings.optimisation.batch_size % (BLOCK * parts) or world.size > 1:
