@@ -1,5 +1,6 @@
 """`wb worker`, `wb storage`, and what looks after studies: export, reproduce, gc."""
 
+import logging
 import signal
 from pathlib import Path
 from typing import Annotated
@@ -80,9 +81,11 @@ def storage_(
     debug: Debug = False,
 ) -> None:
     """Serve a study's storage to many workers over Optuna's gRPC proxy. It knows no passwords: keep it in a trusted network."""
+    from workbench.trial.quiet import quiet
     from workbench.trial.storage import serve
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    quiet(studies=logging.WARNING)
     typer.echo(f"serving studies on grpc://{host}:{port} (Ctrl-C ends it)")
     serve(source, workspace, host, port)
 

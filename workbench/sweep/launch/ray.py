@@ -12,6 +12,7 @@ from workbench.errors import UserError
 from workbench.events import Event, Mistaken, Ticked, TrialFailed, WorkerEnded, WorkerFailed
 from workbench.sweep.worker import GRACE, work
 from workbench.trial.job import Place
+from workbench.trial.quiet import quiet
 
 RESTARTS = 100  # of an actor whose node or process was lost
 
@@ -67,6 +68,7 @@ class Worker:
         self.asked = threading.Event()
 
     def run(self, place: Place, study: str) -> list[Event]:
+        quiet()
         wrong: list[Event] = []
 
         def emit(event: Event) -> None:
