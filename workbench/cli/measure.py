@@ -65,13 +65,15 @@ def evaluate(
             if suite == "robustness":
                 if sheet:
                     suites.corruption_sheet(trained, sheet)
-                made = suites.evaluate_all_robustness(trained, limit, home, show, sentence_encoder, rewriter, prompt)
+                sentences = suites.Sentences(sentence_encoder, rewriter, prompt)
+                made = suites.evaluate_all_robustness(trained, limit, home, show, sentences)
             elif suite == "retrieval":
                 made = suites.evaluate_retrieval(trained, limit, shortlist, show)
             else:
                 assert annotations is not None
                 assert images is not None
-                made = suites.evaluate_published(trained, suite, annotations, images, limit, home, show)
+                files = suites.Published(suite, annotations, images)
+                made = suites.evaluate_published(trained, files, limit, home, show)
         results.append({"run_id": trial, "suite": suite} | _land(tracker, trained, made, limit is not None, as_json))
     if as_json:
         print_json(results)
@@ -108,7 +110,8 @@ def finetune(
     from dataclasses import replace
 
     from workbench.progress import counted
-    from workbench.runs import evaluate as suites
+    from workbench.runs.evaluate import Published, load_trained
+    from workbench.runs.finetune import Tuning, finetune_run
     from workbench.tracking.runs import Tracker
     from workbench.tracking.store import tracking_uri
     from workbench.training.finetune import METER, TINY
@@ -125,6 +128,8 @@ def finetune(
     given: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
     given["image_size"] = image_size
     recipe = replace(TINY if annotations is None else METER[task], **{n: v for n, v in given.items() if v is not None})
+    files = None if annotations is None or images is None else Published(task, annotations, images)
+    tuning = Tuning(task, recipe, seed, limit, files)
     tracker = Tracker(tracking_uri(workspace), workspace)
     console = console_for(as_json)
     asked: list[int] = []
@@ -132,7 +137,7 @@ def finetune(
         signal.signal(name, lambda number, _: asked.append(number))
     results = []
     for trial in tracker.trials_of(run_id):
-        trained = suites.load_trained(tracker, trial, workspace, recipe.image_size)
+        trained = load_trained(tracker, trial, workspace, recipe.image_size)
         with counted(console, task) as show:
             hooks = Hooks(
                 log=lambda *_: None,
@@ -140,7 +145,7 @@ def finetune(
                 stop=lambda: bool(asked),
             )
             try:
-                made = suites.finetune_run(trained, task, annotations, images, recipe, seed, limit, workspace, hooks)
+                made = finetune_run(trained, tuning, workspace, hooks)
             except Stopped:
                 typer.echo("Stopped; the same command goes on.", err=True)
                 raise typer.Exit(130) from None

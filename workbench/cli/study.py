@@ -99,25 +99,14 @@ def export(
     debug: Debug = False,
 ) -> None:
     """Write a sweep's finished trials as Parquet: trials.parquet, metrics.parquet, and experiment.json."""
-    import json
-
-    from analysis.runs import read_runs
+    from workbench.runs.export import export_run
     from workbench.tracking.store import tracking_uri
 
-    runs = read_runs(tracking_uri(workspace), run_id)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        runs.trials.write_parquet(out / "trials.parquet")
-        runs.metrics.write_parquet(out / "metrics.parquet")
-        record = json.dumps(runs.record.model_dump(mode="json"), indent=2)
-        (out / "experiment.json").write_text(record, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written ({error}).") from error
-    told = {"trials": len(runs.trials), "metrics": len(runs.metrics), "out": str(out)}
+    made = export_run(tracking_uri(workspace), run_id, out)
     if as_json:
-        print_json(told)
+        print_json({"trials": made.trials, "metrics": made.metrics, "out": str(out)})
     else:
-        typer.echo(f"{told['trials']} trials, {told['metrics']:,} metric values: {out}")
+        typer.echo(f"{made.trials} trials, {made.metrics:,} metric values: {out}")
 
 
 @app.command(epilog="Example: `wb reproduce --run-id ID`; exit code 1 where a metric differs.")

@@ -5,7 +5,7 @@ import os
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from workbench.data.store import Pictures, Store
 from workbench.errors import UserError
 from workbench.evaluation import corruptions, perturbations
 from workbench.evaluation.compositional import Scores, score_examples, suite_metrics
-from workbench.evaluation.downstream.tasks import TaskSplit, of_scenes, published
 from workbench.evaluation.matching import hold_out
 from workbench.evaluation.published import Example, limited, read_suite
 from workbench.evaluation.retrieval import retrieve
@@ -32,15 +31,10 @@ from workbench.model.vilta import ViLTA
 from workbench.model.weights import at_resolution
 from workbench.randomness import key
 from workbench.tracking.runs import Tracker
-from workbench.training.finetune import Course, Recipe, finetune, finetune_retrieval
-from workbench.training.loop import Hooks
-from workbench.training.prepare import pick_device, picture_features, precision, prepare
-from workbench.training.state import remove
+from workbench.training.prepare import pick_device, picture_features, precision
 from workbench.training.warm_start import new_model
-from workbench.trial.run import keep_weights
 
 Progress = Callable[[int, int], None]
-SHORTLIST = 128  # candidates of each query that ITM ranks
 CHUNK = 256  # examples between two saved parts
 
 
@@ -63,6 +57,25 @@ class Result:
     metrics: dict[str, float]
     examples: int
     missing: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Published:
+    """A suite or a task as it is published: the folder of its files, and that of its pictures."""
+
+    name: str
+    annotations: Path
+    images: Path
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """Language models for disturbed captions, by their names in transformers: with an `encoder` perturbations that change the meaning are
+    drawn anew; with a `rewriter`, given `prompt` before each caption, captions that it has rewritten are measured as well."""
+
+    encoder: str | None = None
+    rewriter: str | None = None
+    prompt: str = ""
 
 
 def load_trained(tracker: Tracker, run_id: str, workspace: Path, image_size: int | None = None) -> Trained:
@@ -88,17 +101,16 @@ def load_trained(tracker: Tracker, run_id: str, workspace: Path, image_size: int
     return Trained(run_id, made, corpus, model.to(device).eval(), fit, stores)
 
 
-def evaluate_published(
-    trained: Trained, suite: str, annotations: Path, images: Path, limit: int | None, home: Path, progress: Progress
-) -> Result:
+def evaluate_published(trained: Trained, files: Published, limit: int | None, home: Path, progress: Progress) -> Result:
     """A compositional suite, read from its published files. Parts are kept in `home`, from where a stopped evaluation goes on."""
-    examples = read_suite(suite, annotations, images)
+    suite = files.name
+    examples = read_suite(suite, files.annotations, files.images)
     if limit:
         examples = limited(examples, limit)
     seen, blank, missing = _scored(trained, examples, home / f"{suite}.jsonl", progress)
     if not seen:
         name, why = next(iter(missing.items()))
-        raise UserError(f"--images {images}: none of the {len(examples)} pictures can be read; {name}: {why}.")
+        raise UserError(f"--images {files.images}: none of the {len(examples)} pictures can be read; {name}: {why}.")
     metrics = {f"compositional/{suite}/{kind}": v for kind, v in suite_metrics(suite, examples, seen).items()}
     metrics |= {f"blank_image/{suite}/{kind}": v for kind, v in suite_metrics(suite, examples, blank).items()}
     return Result(metrics, len(seen), missing)
@@ -146,20 +158,13 @@ def _parts(file: Path) -> Iterator[tuple[list[Any], Callable[[Any], None]]]:
 
 
 def evaluate_all_robustness(
-    trained: Trained,
-    limit: int | None,
-    home: Path,
-    progress: Progress,
-    sentence_encoder: str | None = None,
-    sentence_rewriter: str | None = None,
-    prompt: str = "",
+    trained: Trained, limit: int | None, home: Path, progress: Progress, sentences: Sentences
 ) -> Result:
-    """All corruptions and perturbations on the test split; with a `sentence_encoder` only perturbations that keep the meaning, with a
-    `sentence_rewriter` captions that it has rewritten as well. Parts are kept in `home`, from where a stopped evaluation goes on."""
+    """All corruptions and perturbations on the test split. Parts are kept in `home`, from where a stopped evaluation goes on."""
     pairs = trained.corpus.test
     count = min(len(pairs), limit or trained.settings.evaluation.final_pairs)
     data = hold_out(pairs, picture_features(trained.model, pairs.images[:count], pick_device()))
-    asked = f"{key('robustness', count, str(sentence_encoder), str(sentence_rewriter), prompt):016x}"
+    asked = f"{key('robustness', count, str(sentences.encoder), str(sentences.rewriter), sentences.prompt):016x}"
     with (
         _parts(home / f"robustness-{asked}.jsonl") as (kept, keep),
         precision(pick_device(), trained.settings.optimisation.precision),
@@ -173,8 +178,8 @@ def evaluate_all_robustness(
             perturbations.ALL_LEVELS,
             progress,
             whole=True,
-            accept=meaning_kept(sentence_encoder, pick_device()) if sentence_encoder else None,
-            rewrite=rewriter(sentence_rewriter, prompt, pick_device()) if sentence_rewriter else None,
+            accept=meaning_kept(sentences.encoder, pick_device()) if sentences.encoder else None,
+            rewrite=rewriter(sentences.rewriter, sentences.prompt, pick_device()) if sentences.rewriter else None,
             known=dict(ChainMap(*reversed(kept))),
             keep=keep,
         )
@@ -239,56 +244,3 @@ def scratch(workspace: Path, run_id: str) -> Path:
     home = workspace / "evaluations" / run_id
     os.makedirs(home, exist_ok=True)
     return home
-
-
-def finetune_run(
-    trained: Trained,
-    task: str,
-    annotations: Path | None,
-    images: Path | None,
-    recipe: Recipe,
-    seed: int,
-    limit: int | None,
-    workspace: Path,
-    hooks: Hooks,
-) -> Result:
-    """Fine-tunes a finished run's model on a task and scores it on the task's validation split (retrieval: the run's test split); on
-    the published files, or without `annotations` on what the facts of its rendered scenes give."""
-    settings = trained.settings
-    if settings.model.vision.frozen:
-        trained.model.vision.requires_grad_(False)
-    name = f"{key(trained.run_id, task, seed, repr(recipe), repr(annotations), repr(limit)):016x}"
-    checkpoint = workspace / "checkpoints" / f"{task}-{name}.pt"
-    course = Course(recipe, seed, checkpoint, hooks, pick_device(), settings.optimisation.precision)
-    missing: dict[str, str] = {}
-    if task == "retrieval":
-        shown = gallery(trained, "train", limit)
-        pictures = shown.pictures
-        if settings.model.vision.frozen and not trained.stores:
-            pictures = prepare(settings, workspace / "cache", lambda *_: None).features["train"]
-        finetune_retrieval(trained.model, pictures, shown.token_ids, shown.picture_of, course)
-        found = evaluate_retrieval(replace(trained, model=trained.model.eval()), limit, SHORTLIST, lambda *_: None)
-        made, examples = (
-            {name.removeprefix("retrieval/"): value for name, value in found.metrics.items()},
-            found.examples,
-        )
-    else:
-        splits = _task_splits(trained, task, annotations, images, limit, workspace)
-        made = finetune(trained.model, trained.corpus.tokeniser, task, splits["train"], splits["val"], course)
-        missing, examples = splits["train"].missing | splits["val"].missing, len(splits["val"])
-    keep_weights(checkpoint)
-    remove(checkpoint)
-    return Result({f"downstream/{task}/{n}": v for n, v in made.items()}, examples, missing)
-
-
-def _task_splits(
-    trained: Trained, task: str, annotations: Path | None, images: Path | None, limit: int | None, workspace: Path
-) -> dict[str, TaskSplit]:
-    if annotations is not None and images is not None:
-        return published(task, annotations, images, trained.settings.data.image_size, trained.fit, limit)
-    prepared = prepare(trained.settings, workspace / "cache", lambda *_: None)
-    splits = {}
-    for split in ("train", "val"):
-        pairs = getattr(prepared.corpus, split)
-        splits[split] = of_scenes(task, pairs, prepared.features[split] if prepared.features else pairs.images, limit)
-    return splits
