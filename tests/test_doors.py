@@ -98,7 +98,8 @@ def test_no_function_takes_more_than_six_parameters(room: str) -> None:
 
 
 def process_wide(path: Path) -> Iterator[tuple[str, str]]:
-    """(outermost function, call) of each call in a file that changes the whole process; not of warnings that are caught."""
+    """(outermost function, call) of each call in a file that changes the whole process; not of warnings that are
+    caught."""
 
     def inside(node: ast.AST, function: str, caught: bool) -> Iterator[tuple[str, str]]:
         if isinstance(node, ast.FunctionDef) and not function:
@@ -137,5 +138,6 @@ def test_analysis_never_loads_torch_or_the_workbench_rooms() -> None:
 
 
 def test_the_command_line_loads_nothing_heavy() -> None:
-    code = "import sys, workbench.cli; print(sorted({'torch', 'mlflow', 'polars', 'optuna', 'timm', 'matplotlib'} & set(sys.modules)))"
+    heavy = {"torch", "mlflow", "polars", "optuna", "timm", "matplotlib"}
+    code = f"import sys, workbench.cli; print(sorted({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout.strip() == "[]"

@@ -30,7 +30,8 @@ class Preparing:
 
 @dataclass(frozen=True)
 class Stepped:
-    """A trial has done `step` of `steps` training steps; `figures` are those of this step, and its number of `pairs`."""
+    """A trial has done `step` of `steps` training steps; `figures` are those of this step, and its number of
+    `pairs`."""
 
     worker: str
     cell: str

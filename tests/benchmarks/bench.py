@@ -45,6 +45,7 @@ from workbench.training.state import TrainState, save
 from workbench.trial import run as trial
 from workbench.trial.job import Place, new_job
 from workbench.trial.ledger import Ledger
+from workbench.trial.quiet import quiet
 from workbench.world import ALONE
 
 
@@ -270,6 +271,7 @@ def logging_share(home: Path, settings: Settings) -> float:
 
 
 def main() -> None:
+    quiet()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     base = apply(

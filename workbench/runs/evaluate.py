@@ -70,8 +70,9 @@ class Published:
 
 @dataclass(frozen=True)
 class Sentences:
-    """Language models for disturbed captions, by their names in transformers: with an `encoder` perturbations that change the meaning are
-    drawn anew; with a `rewriter`, given `prompt` before each caption, captions that it has rewritten are measured as well."""
+    """Language models for disturbed captions, by their names in transformers: with an `encoder` perturbations that
+    change the meaning are drawn anew; with a `rewriter`, given `prompt` before each caption, captions that it has
+    rewritten are measured as well."""
 
     encoder: str | None = None
     rewriter: str | None = None
@@ -102,7 +103,8 @@ def load_trained(tracker: Tracker, run_id: str, workspace: Path, image_size: int
 
 
 def evaluate_published(trained: Trained, files: Published, limit: int | None, home: Path, progress: Progress) -> Result:
-    """A compositional suite, read from its published files. Parts are kept in `home`, from where a stopped evaluation goes on."""
+    """A compositional suite, read from its published files. Parts are kept in `home`, from where a stopped evaluation
+    goes on."""
     suite = files.name
     examples = read_suite(suite, files.annotations, files.images)
     if limit:
@@ -119,7 +121,8 @@ def evaluate_published(trained: Trained, files: Published, limit: int | None, ho
 def _scored(
     trained: Trained, examples: Sequence[Example], file: Path, progress: Progress
 ) -> tuple[Scores, Scores, dict[str, str]]:
-    """Scores of all examples; each part of them is a line of `file`, and those that are there already are taken from it."""
+    """Scores of all examples; each part of them is a line of `file`, and those that are there already are taken from
+    it."""
     seen: Scores = {}
     blank: Scores = {}
     missing: dict[str, str] = {}
@@ -160,7 +163,8 @@ def _parts(file: Path) -> Iterator[tuple[list[Any], Callable[[Any], None]]]:
 def evaluate_all_robustness(
     trained: Trained, limit: int | None, home: Path, progress: Progress, sentences: Sentences
 ) -> Result:
-    """All corruptions and perturbations on the test split. Parts are kept in `home`, from where a stopped evaluation goes on."""
+    """All corruptions and perturbations on the test split. Parts are kept in `home`, from where a stopped evaluation
+    goes on."""
     pairs = trained.corpus.test
     count = min(len(pairs), limit or trained.settings.evaluation.final_pairs)
     data = hold_out(pairs, picture_features(trained.model, pairs.images[:count], pick_device()))
@@ -207,7 +211,8 @@ class Gallery:
 
 
 def gallery(trained: Trained, split: str, limit: int | None) -> Gallery:
-    """The pictures of a split: with all captions of prepared corpora as published (five at most), else with one each."""
+    """The pictures of a split: with all captions of prepared corpora as published (five at most), else with one
+    each."""
     if trained.stores:
         rows = [np.flatnonzero(s.pairs["split"].to_numpy() == split)[: limit or None] for s in trained.stores]
         if not any(map(len, rows)):

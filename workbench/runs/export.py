@@ -17,7 +17,8 @@ class Exported:
 
 
 def export_run(uri: str, run_id: str, out: Path) -> Exported:
-    """Writes a sweep's finished trials, or a single one, to the folder `out`: trials.parquet, metrics.parquet, and experiment.json.
+    """Writes a sweep's finished trials, or a single one, to the folder `out`: trials.parquet, metrics.parquet, and
+    experiment.json.
 
     `uri`: the MLflow store. Raises UserError where there is no such run, or the folder cannot be written.
     """

@@ -17,8 +17,8 @@ SHORTLIST = 128  # candidates of each query that ITM ranks
 
 @dataclass(frozen=True)
 class Tuning:
-    """What is asked for. `files`: the task's, None for what the facts of the run's rendered scenes give (`retrieval`: the run's own
-    pairs); `seed`: of classifier and order; `limit`: at most so many examples of each split."""
+    """What is asked for. `files`: the task's, None for what the facts of the run's rendered scenes give (`retrieval`:
+    the run's own pairs); `seed`: of classifier and order; `limit`: at most so many examples of each split."""
 
     task: str
     recipe: Recipe
@@ -28,7 +28,8 @@ class Tuning:
 
 
 def finetune_run(trained: Trained, tuning: Tuning, workspace: Path, hooks: Hooks) -> Result:
-    """Fine-tunes a finished run's model on a task and scores it on the task's validation split (retrieval: the run's test split).
+    """Fine-tunes a finished run's model on a task and scores it on the task's validation split (retrieval: the run's
+    test split).
 
     Goes on where the same call was stopped. Raises Stopped.
     """

@@ -26,7 +26,8 @@ NAMED = ("workbench", "commit", "diff_sha256", "python", "platform", "processor"
 
 @dataclass(frozen=True)
 class Reproduced:
-    """`warnings`: what differs between then and now; `off`: (metric at step) -> (then, now) where they are not equal."""
+    """`warnings`: what differs between then and now; `off`: (metric at step) -> (then, now) where they are not
+    equal."""
 
     run_id: str
     warnings: list[str]
@@ -35,7 +36,8 @@ class Reproduced:
 
 
 def reproduce_run(run_id: str, workspace: Path, show: Emit) -> Reproduced:
-    """Nothing is checked out: the code, packages and data are those of now. Raises UserError where there is no such finished trial."""
+    """Nothing is checked out: the code, packages and data are those of now. Raises UserError where there is no such
+    finished trial."""
     import torch
 
     from workbench.training.prepare import prepare

@@ -38,8 +38,8 @@ def expand(experiment: Experiment) -> list[Cell]:
 
 
 def differences(one: Experiment, other: Experiment) -> list[str]:
-    """What keeps the cells of two experiments from being compared in one study, each as a phrase; levels, seeds and further factors do
-    not, nor how the question is worded."""
+    """What keeps the cells of two experiments from being compared in one study, each as a phrase; levels, seeds and
+    further factors do not, nor how the question is worded."""
     free = {
         *one.factors,
         *other.factors,

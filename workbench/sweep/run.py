@@ -243,7 +243,8 @@ def refuse_another_question(ledger: Ledger, experiment: Experiment) -> None:
     if found:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         raise UserError(
-            f"{experiment.name}: the study `{ledger.name}` of this workspace is about other settings: {'; '.join(found[:3])}{more}. "
+            f"{experiment.name}: the study `{ledger.name}` of this workspace is about other settings: "
+            f"{'; '.join(found[:3])}{more}. "
             "Change them back to extend it, or keep both apart with `--study NAME`."
         )
 

@@ -1,8 +1,10 @@
-"""Tuning of nuisance settings before the comparison: the same budget for each arm, then fresh seeds for its best setting.
+"""Tuning of nuisance settings before the comparison: the same budget for each arm, then fresh seeds for its best
+setting.
 
-Which trials a search consists of follows from the experiment and from how earlier trials ended, and from nothing else: each worker
-works it out for itself and comes to the same, however many there are and whenever they were stopped. For that, suggestions come in
-rounds of `batch` trials that know of earlier rounds alone, and pruning compares a trial with earlier rounds alone.
+Which trials a search consists of follows from the experiment and from how earlier trials ended, and from nothing else:
+each worker works it out for itself and comes to the same, however many there are and whenever they were stopped. For
+that, suggestions come in rounds of `batch` trials that know of earlier rounds alone, and pruning compares a trial with
+earlier rounds alone.
 """
 
 from collections.abc import Mapping
@@ -28,7 +30,8 @@ Tried = tuple[dict[str, Any], Ending]  # what a trial of a search was given, and
 
 @dataclass(frozen=True)
 class Plan:
-    """The cells that are known by now, in the order of work; `whole` when no more will come. `total`: how many there will be."""
+    """The cells that are known by now, in the order of work; `whole` when no more will come. `total`: how many there
+    will be."""
 
     cells: list[Cell]
     whole: bool
@@ -37,7 +40,8 @@ class Plan:
 
 @dataclass(frozen=True)
 class Found:
-    """What the search of an arm came to: `tried` in order; `best` is None while it goes on, or where nothing was finished."""
+    """What the search of an arm came to: `tried` in order; `best` is None while it goes on, or where nothing was
+    finished."""
 
     arm: dict[str, Any]
     tried: list[tuple[Cell, dict[str, Any], Ending | None]]
@@ -45,7 +49,8 @@ class Found:
 
 
 def planned(experiment: Experiment, endings: Mapping[str, Ending]) -> Plan:
-    """The cells of a grid; of a search its trials as far as they follow from what has ended, then those that confirm."""
+    """The cells of a grid; of a search its trials as far as they follow from what has ended, then those that
+    confirm."""
     if experiment.search is None:
         cells = expand(experiment)
         return Plan(cells, True, len(cells))
@@ -102,8 +107,8 @@ def search_of(experiment: Experiment, arm: dict[str, Any], endings: Mapping[str,
 
 
 def course_metric(experiment: Experiment) -> str:
-    """The metric by which trials of a search are pruned and chosen: the primary one on the validation split, so that no search ever
-    sees the test split."""
+    """The metric by which trials of a search are pruned and chosen: the primary one on the validation split, so that no
+    search ever sees the test split."""
     return on_validation(experiment.primary)
 
 
@@ -113,7 +118,8 @@ def value_metric(experiment: Experiment, cell: Cell) -> str:
 
 
 def goal_of(experiment: Experiment, cell: Cell, endings: Mapping[str, Ending]) -> Goal:
-    """What a trial is judged by, given how others had ended when it was claimed: pruning looks at earlier rounds alone, which have."""
+    """What a trial is judged by, given how others had ended when it was claimed: pruning looks at earlier rounds alone,
+    which have."""
     goal = Goal(value_metric(experiment, cell), course_metric(experiment))
     if cell.searching is None:
         return goal
@@ -144,7 +150,8 @@ def _upwards(experiment: Experiment, ending: Ending) -> Ending:
 
 @dataclass(frozen=True)
 class Asked:
-    """What the next `size` trials of a search follow from. Told apart by its `text`, since settings and curves cannot be hashed."""
+    """What the next `size` trials of a search follow from. Told apart by its `text`, since settings and curves cannot
+    be hashed."""
 
     text: str
     search: Search = field(compare=False)
@@ -160,7 +167,8 @@ def _suggested(search: Search, steps: int, known: list[Tried], size: int) -> lis
 
 @lru_cache(maxsize=4096)
 def _made(asked: Asked) -> list[dict[str, Any]]:
-    """Remembered, since it is asked for again whenever something has ended; as many rounds as the largest searches have over all arms."""
+    """Remembered, since it is asked for again whenever something has ended; as many rounds as the largest searches have
+    over all arms."""
     study = _study(asked.search, asked.steps, asked.known)
     return [study.ask(fixed_distributions=_space(asked.search)).params for _ in range(asked.size)]
 

@@ -19,7 +19,8 @@ def known(workspace: Path, study: str, storage: str | None) -> Ledger | None:
 
 
 def cells_of(experiment: Experiment, workspace: Path, study: str, storage: str | None) -> list[dict[str, Any]]:
-    """A row a cell: `name`, `state` (finished, diverged, pruned, running, failed, waiting), `value`, `progress`, `about`."""
+    """A row a cell: `name`, `state` (finished, diverged, pruned, running, failed, waiting), `value`, `progress`,
+    `about`."""
     ledger = known(workspace, study, storage)
     endings = ledger.endings() if ledger else {}
     running = {each.cell_key: each for each in ledger.running()} if ledger else {}

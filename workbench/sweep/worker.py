@@ -1,4 +1,4 @@
-"""A worker: claims cells in their order, trains them, and writes them to MLflow and the ledger, until the study is done."""
+"""A worker: claims cells in their order, trains them, and writes them to MLflow and the ledger, until none is left."""
 
 import os
 import signal
@@ -46,7 +46,7 @@ def work_as_process(place: Place, study: str, emit: Emit) -> None:
 
 
 def work(place: Place, study: str, emit: Emit, stop: threading.Event, preparing: threading.Event) -> None:
-    """Runs until every cell of the study is ended or has failed for good, or `stop` is set. Emits events; never raises."""
+    """Runs until every cell of the study is ended or has failed for good, or `stop` is set. Never raises."""
     try:
         Worker(place, study, emit, stop, preparing).work()
     except UserError as error:
@@ -147,7 +147,8 @@ class Worker:
 
 @dataclass(frozen=True)
 class Found:
-    """What a look at the study came to: a cell that is ours now, and the `endings` at that moment; or whether any is `left` to wait for."""
+    """What a look at the study came to: a cell that is ours now, and the `endings` at that moment; or whether any is
+    `left` to wait for."""
 
     job: Job
     endings: dict[str, Ending]

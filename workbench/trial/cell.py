@@ -14,8 +14,9 @@ IRRELEVANT = {"optimisation": {"checkpoint_every"}, "data": {"workers"}}  # sett
 
 @dataclass(frozen=True)
 class Cell:
-    """One trial to run: `values` are its factor levels, `key` the hash of all that decides its result, `arm` the levels of its arm as
-    people read them, such as `hard_ratio=0.5`; `label` is the same, with its number where it is a trial of a search."""
+    """One trial to run: `values` are its factor levels, `key` the hash of all that decides its result, `arm` the levels
+    of its arm as people read them, such as `hard_ratio=0.5`; `label` is the same, with its number where it is a trial
+    of a search."""
 
     values: dict[str, Any]
     seed: int
@@ -32,8 +33,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Ending:
-    """How a cell ended. `value` is the primary metric, of a trial of a search on the validation split (None where it diverged);
-    `curve` the course of the primary metric on the validation split: step -> value."""
+    """How a cell ended. `value` is the primary metric, of a trial of a search on the validation split (None where it
+    diverged); `curve` the course of the primary metric on the validation split: step -> value."""
 
     run_id: str
     outcome: Outcome

@@ -23,9 +23,9 @@ ATTRIBUTE = "job"
 
 @dataclass(frozen=True)
 class Job:
-    """`started`: failures before it are forgiven, since the user has started the sweep again. `parent_run` is the sweep's run, None
-    for a training outside a sweep. `threads` of a trial and `all_threads` of what is prepared for all of them are the same for every
-    worker, wherever it is, since rounding depends on them."""
+    """`started`: failures before it are forgiven, since the user has started the sweep again. `parent_run` is the
+    sweep's run, None for a training outside a sweep. `threads` of a trial and `all_threads` of what is prepared for all
+    of them are the same for every worker, wherever it is, since rounding depends on them."""
 
     study: str
     experiment: Experiment
@@ -58,8 +58,9 @@ def never_poor(_: dict[int, float]) -> bool:
 
 @dataclass(frozen=True)
 class Goal:
-    """What a trial is judged by: the metric whose last value is its `value`; the one whose `course` over the steps is kept; and whether
-    such a course (step -> value) is so `poor` that the trial should end. Travels between processes."""
+    """What a trial is judged by: the metric whose last value is its `value`; the one whose `course` over the steps is
+    kept; and whether such a course (step -> value) is so `poor` that the trial should end. Travels between
+    processes."""
 
     value: str
     course: str
@@ -68,7 +69,8 @@ class Goal:
 
 @dataclass(frozen=True)
 class Context:
-    """Where a trial runs, who hears of it, how it waits out what is no fault of its own, and the processes that train it together."""
+    """Where a trial runs, who hears of it, how it waits out what is no fault of its own, and the processes that train
+    it together."""
 
     place: Place
     emit: Emit

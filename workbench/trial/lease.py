@@ -1,4 +1,5 @@
-"""The right to work on a trial: held by one worker, renewed while it lives, and gone once another has taken the trial over."""
+"""The right to work on a trial: held by one worker, renewed while it lives, and gone once another has taken the trial
+over."""
 
 import dataclasses
 import time
@@ -92,7 +93,8 @@ class Owned:
 
 
 class Borrowed:
-    """What the first of several processes of a trial works under: another process holds the lease, renews it, and writes the ending."""
+    """What the first of several processes of a trial works under: another process holds the lease, renews it, and
+    writes the ending."""
 
     def __init__(self, storage: BaseStorage, trial_id: int, cell: Cell) -> None:
         self.storage, self.trial_id, self.cell = storage, trial_id, cell
@@ -120,7 +122,8 @@ class Borrowed:
 
 
 class Unleased:
-    """What a trial works under that nobody else could take: one run again, or the further processes of one. Nothing to keep or to end."""
+    """What a trial works under that nobody else could take: one run again, or the further processes of one. Nothing to
+    keep or to end."""
 
     lost = False
 

@@ -1,8 +1,9 @@
 """The Optuna study as the ledger of cells: who works on which, and how each ended.
 
-Every attempt at a cell is one trial. It waits, runs, and ends for good: complete, pruned (also: diverged) or failed. The
-storage lets one worker alone take a waiting trial, and nobody change one that has ended; all else follows from that.
-A trial whose worker has died is failed by whoever sees it first, and its cell is tried again from its last checkpoint.
+Every attempt at a cell is one trial. It waits, runs, and ends for good: complete, pruned (also: diverged) or failed.
+The storage lets one worker alone take a waiting trial, and nobody change one that has ended; all else follows from
+that. A trial whose worker has died is failed by whoever sees it first, and its cell is tried again from its last
+checkpoint.
 """
 
 import dataclasses
@@ -65,7 +66,8 @@ class Ledger:
         return found
 
     def failures(self, cell: Cell, since: float = 0.0) -> list[str]:
-        """Why attempts at the cell have failed since a time (seconds of the epoch); the deaths of workers not counted."""
+        """Why attempts at the cell have failed since a time (seconds of the epoch); the deaths of workers not
+        counted."""
         return [
             trial.user_attrs["reason"]
             for trial in self._trials((TrialState.FAIL,))

@@ -35,8 +35,8 @@ SYSTEM_EVERY = 10  # seconds between two readings of processor, memory and GPU
 
 @dataclass
 class Course:
-    """Step -> the metric that a trial is judged by on its way, also what an earlier attempt has measured beyond its checkpoint; `step`: the
-    last one that this attempt has logged."""
+    """Step -> the metric that a trial is judged by on its way, also what an earlier attempt has measured beyond its
+    checkpoint; `step`: the last one that this attempt has logged."""
 
     metric: str
     curve: dict[int, float]
@@ -73,8 +73,8 @@ class Trained:
 def run_cell(job: Job, goal: Goal, lease: Lease, prepared: Prepared, context: Context) -> Ending:
     """Trains a claimed cell, going on from its checkpoint, and logs it.
 
-    Raises Stopped (or Interrupted) where it was asked to stop, LeaseLost where another worker has the trial now. Of several processes
-    only the first one logs.
+    Raises Stopped (or Interrupted) where it was asked to stop, LeaseLost where another worker has the trial now. Of
+    several processes only the first one logs.
     """
     cell, place, patience, world = lease.cell, context.place, context.patience, context.world
     checkpoint = place.workspace / "checkpoints" / f"{cell.key}.pt"
@@ -206,7 +206,8 @@ def train_cell(cell: Cell, prepared: Prepared, checkpoint: Path, hooks: Hooks, w
 
 
 def clear(place: Place, cell: Cell) -> None:
-    """Removes the states of a cell that has ended; only when the ledger knows, so that a worker killed before finishes it again."""
+    """Removes the states of a cell that has ended; only when the ledger knows, so that a worker killed before finishes
+    it again."""
     remove(place.workspace / "checkpoints" / f"{cell.key}.pt")
 
 

@@ -32,8 +32,8 @@ class Single:
 def run_single(experiment: Experiment, seed: int, context: Context, ready: Callable[[], None]) -> Single:
     """Trains the experiment's fixed settings once, going on from an earlier start of the same command.
 
-    Every process of the world must call this; the first one claims, logs and tells. `ready` is called when what can be prepared anew is
-    made: from then on there is a state to save, by a stop that is waited for.
+    Every process of the world must call this; the first one claims, logs and tells. `ready` is called when what can be
+    prepared anew is made: from then on there is a state to save, by a stop that is waited for.
     """
     import torch
 

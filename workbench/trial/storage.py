@@ -1,4 +1,5 @@
-"""Where a study is kept: a journal file of one host, a PostgreSQL database, or Optuna's gRPC proxy in front of either."""
+"""Where a study is kept: a journal file of one host, a PostgreSQL database, or Optuna's gRPC proxy in front of
+either."""
 
 import fcntl
 import os
@@ -52,7 +53,8 @@ def open_storage(address: str | None, workspace: Path) -> BaseStorage:
     except Exception as error:
         if "table schema" in str(error):
             raise UserError(
-                f"--storage {shown(address)}: this database holds other tables, such as MLflow's; give the studies one of their own."
+                f"--storage {shown(address)}: this database holds other tables, such as MLflow's; give the studies one of "
+                "their own."
             ) from error
         if outage(error) or isinstance(error, TimeoutError):
             raise UserError(f"--storage {shown(address)}: it cannot be reached ({first_line(error)[:200]}).") from error

@@ -36,16 +36,19 @@ def start_together(processes: int) -> int:
 
 @dataclass(frozen=True)
 class NotEnded:
-    """Why a process of a trial has no ending: it was stopped, the trial is another worker's now, or the user must mend something."""
+    """Why a process of a trial has no ending: it was stopped, the trial is another worker's now, or the user must mend
+    something."""
 
     why: Literal["stopped", "lost", "user"]
     reason: str
 
 
 def run_together(job: Job, goal: Goal, lease: Owned, place: Place) -> Ending:
-    """The ending of a claimed cell that `job.processes` processes of this machine train together; this one keeps the lease.
+    """The ending of a claimed cell that `job.processes` processes of this machine train together; this one keeps the
+    lease.
 
-    Raises Stopped where they were asked to stop, LeaseLost, and RuntimeError with what the first of them to fail has said.
+    Raises Stopped where they were asked to stop, LeaseLost, and RuntimeError with what the first of them to fail has
+    said.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

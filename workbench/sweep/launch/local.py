@@ -16,21 +16,23 @@ from workbench.events import Event, Said, Stepped, Ticked, WorkerEnded, WorkerFa
 from workbench.sweep.worker import GRACE, work, work_as_process
 from workbench.trial.job import Place
 
-# Loaded once, by a server from which workers are forked. It must load nothing that starts threads, such as polars or mlflow.
+# Loaded once, by a server from which workers are forked. It must load nothing that starts threads, such as polars or
+# mlflow.
 PRELOADED = ["torch", "torchvision", "timm", "transformers", "optuna", "scipy.stats", "workbench.model.vilta"]
 FRUITLESS = 5  # deaths in a row of a worker that never came to train a step
 
 
 def default_workers(trials_per_device: int = 1) -> int:
-    """So many a GPU; without one, one a core up to four: small models gain more from whole trials side by side than from
-    threads."""
+    """So many a GPU; without one, one a core up to four: small models gain more from whole trials side by side than
+    from threads."""
     import torch
 
     return torch.cuda.device_count() * trials_per_device or min(4, usable_cores())
 
 
 def places(workspace: Path, storage: str | None, workers: int, group: int = 1) -> list[Place]:
-    """Where each of `workers` works: with one GPU each in turn, or, where a trial takes a `group` of processes, with all."""
+    """Where each of `workers` works: with one GPU each in turn, or, where a trial takes a `group` of processes, with
+    all."""
     import torch
 
     gpus = torch.cuda.device_count()
@@ -47,7 +49,8 @@ def places(workspace: Path, storage: str | None, workers: int, group: int = 1) -
 
 
 def warm_up() -> ForkServerContext:
-    """Starts the server from which workers are forked, so that it loads what they need while the sweep is being set up."""
+    """Starts the server from which workers are forked, so that it loads what they need while the sweep is being set
+    up."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, str(usable_cores()))
     context = multiprocessing.get_context("forkserver")
@@ -57,8 +60,8 @@ def warm_up() -> ForkServerContext:
 
 
 def run_workers(study: str, where: list[Place]) -> Iterator[Event]:
-    """Yields the events of all workers, and Ticked at least every half second, until the last one has ended. A worker that dies is
-    replaced. Closing the iterator stops them all."""
+    """Yields the events of all workers, and Ticked at least every half second, until the last one has ended. A worker
+    that dies is replaced. Closing the iterator stops them all."""
     context = warm_up()
     living: dict[Connection, tuple[BaseProcess, Place]] = {}
     fruitless = {place.name: 0 for place in where}

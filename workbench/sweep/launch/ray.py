@@ -20,9 +20,9 @@ RESTARTS = 100  # of an actor whose node or process was lost
 def run_on_ray(
     study: str, workspace: Path, storage: str | None, workers: int, cpus: int, gpus: float
 ) -> Iterator[Event]:
-    """Yields Ticked until the last worker has ended, and what went wrong. Each has `cpus` threads and `gpus` GPUs of its node. Closing
-    the iterator stops them all. RAY_ADDRESS names a running cluster; without it, Ray uses this machine alone.
-    """
+    """Yields Ticked until the last worker has ended, and what went wrong. Each has `cpus` threads and `gpus` GPUs of
+    its node. Closing the iterator stops them all. RAY_ADDRESS names a running cluster; without it, Ray uses this
+    machine alone."""
     try:
         import ray
     except ImportError as error:
