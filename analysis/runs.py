@@ -9,7 +9,8 @@ from typing import Any
 
 import polars as pl
 
-from analysis.stores import PARENT, Run, Store, store_at
+from analysis.stores import store_at
+from analysis.stores.store import PARENT, Run, Store
 from workbench.errors import UserError
 from workbench.metrics import lower_is_better, on_validation
 from workbench.record import EXAMPLES, SweepRecord, TrialTags, read_tags

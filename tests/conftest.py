@@ -9,10 +9,12 @@ from workbench.config.load import load_experiment
 from workbench.config.schema import Experiment, Settings
 from workbench.sweep.grid import smoke
 from workbench.training.prepare import Prepared, prepare
+from workbench.trial.quiet import quiet
 
 ROOT = Path(__file__).resolve().parent.parent
 
 torch.set_num_threads(1)
+quiet()
 
 
 @pytest.fixture(scope="session")

@@ -128,8 +128,8 @@ def values(database: str) -> tuple[Value, Counter[tuple[str, str, int]]]:
 def soak(home: Path, disk: Path, server: MlflowServer, steps: int, pause: float, seed: int = 0) -> Fired:
     """Runs both sweeps and compares them; raises AssertionError where anything was lost, doubled or changed. `disk`: a folder that can be
     filled up. `pause`: mean seconds between two kills."""
-    from workbench.sweep.storage import open_storage
-    from workbench.sweep.study import Ledger
+    from workbench.trial.ledger import Ledger
+    from workbench.trial.storage import open_storage
 
     yaml = home / "soak.yaml"
     yaml.write_text(YAML.format(steps=steps, ratios=[ratio / 10 for ratio in range(10)], seeds=CELLS // 10))

@@ -117,8 +117,8 @@ def final_metrics(workspace: Path) -> dict[tuple[str, str], float]:
 
 def completed(workspace: Path) -> list[str]:
     """The cell of every COMPLETE trial in the workspace's only study."""
-    from workbench.sweep.storage import open_storage
-    from workbench.sweep.study import existing, names_of_studies
+    from workbench.trial.ledger import existing, names_of_studies
+    from workbench.trial.storage import open_storage
 
     storage = open_storage(None, workspace)
     (name,) = names_of_studies(storage)

@@ -99,15 +99,6 @@ class Patience:
             return result
 
 
-def patiently(
-    action: Callable[[], T],
-    say: Callable[[str], None],
-    stopped: Callable[[], bool] = never,
-    pause: float = 1.0,
-) -> T:
-    return Patience(say, stopped, pause)(action)
-
-
 def _chain(error: BaseException) -> Iterator[BaseException]:
     seen: set[int] = set()
     pending: list[BaseException | None] = [error]

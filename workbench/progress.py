@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,6 +15,22 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
+)
+
+from workbench.events import (
+    Counted,
+    Event,
+    Mistaken,
+    Planned,
+    Preparing,
+    Reported,
+    Said,
+    Stepped,
+    Ticked,
+    TrialEnded,
+    TrialFailed,
+    WorkerEnded,
+    WorkerFailed,
 )
 
 
@@ -40,35 +55,36 @@ class SweepDisplay:
     ) -> None:
         self.bars.__exit__(kind, error, trace)
 
-    def show(self, event: tuple[str, dict[str, Any]]) -> None:
-        kind, at = event
-        if kind == "plan":
-            self.sweep = self.bars.add_task("trials", total=at["cells"], completed=at["finished"], note="")
-            again = f", {at['finished']} already finished" if at["finished"] else ""
-            self._line(f"{at['cells']} trials{again}, {at['workers']} worker(s), run {at['run_id']}")
-        elif kind == "prepare":
-            self._bar(at["worker"], at["stage"], at["done"], at["total"], _figures(at["figures"]))
-            if at["stage"] not in self.stages:
-                self.stages.add(at["stage"])
-                self._line(f"preparing: {at['stage']}")
-        elif kind == "step":
-            figures = at["figures"]
-            note = f"loss {figures['loss']:.3f}  " if "loss" in figures else ""
-            if "pairs" in figures:
-                note += self._rate(at["worker"], at["step"], figures["pairs"])
-            self._bar(at["worker"], at["cell"], at["step"], at["steps"], note)
-        elif kind == "done":
-            if self.sweep is not None:
-                self.bars.advance(self.sweep)
-            value = "" if at["value"] is None else f": {at['value']:.4f}"
-            self._line(f"{at['outcome']} {at['cell']}{value}")
-        elif kind == "say":
-            self._line(f"[yellow]{escape(at['worker'])}[/yellow] {escape(at['message'])}")
-        elif kind == "report":
-            self._line(f"report: {at['path']}")
-        elif kind in ("failed", "crash"):
-            reason = at.get("reason") or at["message"].strip().splitlines()[-1]
-            self._line(f"[red]failed[/red] {at.get('cell', 'worker')}: {escape(reason.splitlines()[0])}")
+    def show(self, event: Event) -> None:
+        match event:
+            case Planned(cells, finished, workers, run_id):
+                self.sweep = self.bars.add_task("trials", total=cells, completed=finished, note="")
+                again = f", {finished} already finished" if finished else ""
+                self._line(f"{cells} trials{again}, {workers} worker(s), run {run_id}")
+            case Preparing(worker, stage, done, total, figures):
+                self._bar(worker, stage, done, total, _figures(figures))
+                if stage not in self.stages:
+                    self.stages.add(stage)
+                    self._line(f"preparing: {stage}")
+            case Stepped(worker, cell, step, steps, figures):
+                note = f"loss {figures['loss']:.3f}  " if "loss" in figures else ""
+                if "pairs" in figures:
+                    note += self._rate(worker, step, figures["pairs"])
+                self._bar(worker, cell, step, steps, note)
+            case Counted(cell, outcome, value):
+                if self.sweep is not None:
+                    self.bars.advance(self.sweep)
+                self._line(f"{outcome} {cell}" + ("" if value is None else f": {value:.4f}"))
+            case Said(worker, message):
+                self._line(f"[yellow]{escape(worker)}[/yellow] {escape(message)}")
+            case Reported(path):
+                self._line(f"report: {path}")
+            case TrialFailed(_, cell, reason):
+                self._line(f"[red]failed[/red] {cell}: {escape(reason.splitlines()[0])}")
+            case WorkerFailed(_, message):
+                self._line(f"[red]failed[/red] worker: {escape(message.strip().splitlines()[-1])}")
+            case TrialEnded() | Mistaken() | WorkerEnded() | Ticked():
+                pass  # the sweep's own, which it turns into what is shown
 
     def _line(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from analysis.stores import PARENT, Members, Run, Value, record_in
+from analysis.stores.store import PARENT, Members, Run, Value, record_in
 from workbench.errors import UserError, first_line, shown
 from workbench.record import FILE, SweepRecord
 

@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlparse
 from sqlalchemy import Boolean, Connection, CursorResult, TextClause, bindparam, create_engine, text
 from sqlalchemy.exc import OperationalError
 
-from analysis.stores import PARENT, Members, Run, Value, record_in
+from analysis.stores.store import PARENT, Members, Run, Value, record_in
 from workbench.errors import UserError, first_line, shown
 from workbench.record import FILE, SweepRecord
 

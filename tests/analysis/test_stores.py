@@ -10,7 +10,8 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from analysis.runs import Runs, list_runs, read_runs
-from analysis.stores import Store, store_at
+from analysis.stores import store_at
+from analysis.stores.store import Store
 from tests.analysis.toy import toy_examples, toy_experiment, toy_findings_runs, toy_store, toy_tags
 from tests.services import MlflowServer
 from workbench.errors import UserError

@@ -29,20 +29,24 @@ from workbench.data.loader import Order
 from workbench.data.prepare import prepare_source
 from workbench.data.scenes import render, scenes
 from workbench.data.store import Pictures
+from workbench.events import Event, TrialEnded
 from workbench.objectives.companions import make_companions
 from workbench.objectives.step import losses
-from workbench.sweep import trial, worker
-from workbench.sweep.job import Place, new_job
-from workbench.sweep.study import Ledger
-from workbench.sweep.worker import Event
+from workbench.outage import Patience
+from workbench.sweep import worker
 from workbench.tracking.log import RunLog
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import open_store
 from workbench.training.batches import on_device, plan_batch, read_pictures
 from workbench.training.distributed import speed_up
-from workbench.training.loop import Hooks, optimiser_for, starting_model, train, train_mode
+from workbench.training.loop import Hooks
 from workbench.training.prepare import Prepared, prepare
+from workbench.training.pretrain import optimiser_for, starting_model, train, train_mode
 from workbench.training.state import TrainState, save
+from workbench.trial import run as trial
+from workbench.trial.job import Place, new_job
+from workbench.trial.ledger import Ledger
+from workbench.trial.quiet import quiet
 from workbench.world import ALONE
 
 
@@ -213,13 +217,13 @@ def engine(home: Path, settings: Settings) -> None:
         return LOGGED | {"val/itm_auc": 0.5}
 
     def heard(event: Event) -> None:
-        if event[0] == "ended":
+        if isinstance(event, TrialEnded):
             ends.append(time.perf_counter())
 
     starting = starting_model(settings, 0, prepare(settings, home / "cache", lambda *_: None))
     real, trial.train = trial.train, nothing  # type: ignore[assignment]
     try:
-        worker._work(Place(home, None, "bench"), "bench", heard, threading.Event(), threading.Event())
+        worker.Worker(Place(home, None, "bench"), "bench", heard, threading.Event(), threading.Event()).work()
     finally:
         trial.train = real
     ours = float(np.median(np.diff(ends)))
@@ -251,7 +255,7 @@ def logging_share(home: Path, settings: Settings) -> float:
     """Seconds that training waits for logging, over seconds of training and logging."""
     tracker = Tracker(open_store(home), home)
     run_id, _ = tracker.start("r", {"study": "share"}, {}, {})
-    sent = RunLog(tracker, run_id, home / "share.jsonl", False, print)
+    sent = RunLog(tracker, run_id, home / "share.jsonl", False, Patience(print))
     spent: list[float] = []
 
     def log(metrics: dict[str, float], step: int) -> None:
@@ -268,6 +272,7 @@ def logging_share(home: Path, settings: Settings) -> float:
 
 
 def main() -> None:
+    quiet()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     base = apply(

@@ -25,8 +25,8 @@ from workbench.objectives.companions import Companions
 from workbench.objectives.plan import plan_step
 from workbench.objectives.step import losses
 from workbench.training.distributed import speed_up
-from workbench.training.loop import optimiser_for, train_mode
 from workbench.training.prepare import pick_device, precision
+from workbench.training.pretrain import optimiser_for, train_mode
 
 VOCABULARY = 50265  # roberta-base
 LENGTH = 22  # tokens of a caption, as COCO's are in the mean with their marks, and some to spare

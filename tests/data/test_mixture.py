@@ -15,8 +15,10 @@ from workbench.data.loader import Order, epoch_length, epoch_order, read_ahead
 from workbench.data.prepare import prepare_source
 from workbench.errors import UserError
 from workbench.randomness import RowRandom
-from workbench.training.loop import Hooks, Stopped, train
+from workbench.stop import Stopped
+from workbench.training.loop import Hooks
 from workbench.training.prepare import prepare
+from workbench.training.pretrain import train
 
 
 def source(home: Path, name: str, pictures: int, captions: int, side: int = 24, split: str | None = None) -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 from workbench.config.schema import Settings
 from workbench.data.lexicon import COLOURS, KINDS
 from workbench.errors import UserError
+from workbench.evaluation.contract import evaluate
 from workbench.evaluation.downstream.tasks import TASKS, of_scenes, published
 from workbench.evaluation.downstream.vqa import (
     CONTRACTIONS,
@@ -18,10 +19,12 @@ from workbench.evaluation.downstream.vqa import (
     vqa_accuracy,
     without_punctuation,
 )
-from workbench.evaluation.retrieval import retrieve
-from workbench.training.finetune import Course, FineTuned, Recipe, finetune, finetune_retrieval
-from workbench.training.loop import Hooks, Stopped, starting_model
+from workbench.evaluation.retrieval import Gallery, Retrieval
+from workbench.stop import Stopped
+from workbench.training.finetune import Answers, Course, FineTuned, Recipe, finetune, finetune_retrieval
+from workbench.training.loop import Hooks
 from workbench.training.prepare import Prepared
+from workbench.training.pretrain import starting_model
 
 
 @pytest.mark.parametrize(
@@ -182,21 +185,15 @@ def test_a_classifier_learns_what_it_is_shown_and_resumes_to_the_bit(
 ) -> None:
     corpus = prepared.corpus
     train = of_scenes("vqa", corpus.train, prepared.features["train"], 64)
-    recipe = Recipe(60, 16, 3e-3, 2.0, 1.0)
 
-    def run(name: str, stop_at: int | None = None) -> tuple[dict[str, float], list[float]]:
+    def run(name: str, stop_at: int | None = None, micro_batches: int = 1) -> tuple[dict[str, float], list[float]]:
+        recipe = Recipe(60, 16, 3e-3, 2.0, 1.0, micro_batches=micro_batches)
         curve: list[float] = []
         hooks = Hooks(lambda *_: None, lambda _, f: curve.append(f["loss"]), lambda: len(curve) == stop_at)
         model = starting_model(settings, 0, prepared)
-        args = (
-            model,
-            corpus.tokeniser,
-            "vqa",
-            train,
-            train,
-            Course(recipe, 0, tmp_path / name, hooks, torch.device("cpu")),
-        )
-        return finetune(*args), curve
+        course = Course(recipe, 0, tmp_path / name, hooks, torch.device("cpu"))
+        tuned = finetune(model, corpus.tokeniser, "vqa", train, course)
+        return evaluate(Answers(tuned, corpus.tokeniser, "vqa", train, course)), curve
 
     whole, curve = run("whole")
     assert len(curve) == 240
@@ -207,6 +204,8 @@ def test_a_classifier_learns_what_it_is_shown_and_resumes_to_the_bit(
     resumed, rest = run("cut")
     assert resumed == whole
     assert rest == curve[30:]
+    _, cut_up = run("cut up", micro_batches=4)
+    assert cut_up[:20] == pytest.approx(curve[:20], rel=1e-3)
 
 
 def test_the_order_of_two_pictures_matters(settings: Settings, prepared: Prepared) -> None:
@@ -220,18 +219,21 @@ def test_the_order_of_two_pictures_matters(settings: Settings, prepared: Prepare
     assert not torch.allclose(one, other, atol=1e-4)
 
 
-def test_retrieval_learns_to_rank_the_own_caption_first(settings: Settings, prepared: Prepared, tmp_path: Path) -> None:
+def test_retrieval_learns_to_rank_the_own_caption_first(
+    settings: Settings, prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workbench.training.finetune.FALSE_TEXTS", 7)
     pairs, count = prepared.corpus.train, 24
     model = starting_model(settings, 0, prepared)
     pictures, ids = prepared.features["train"][:count], pairs.token_ids[:count].astype(np.int64)
     features = torch.from_numpy(np.array(pictures)).float()
 
     def recall() -> float:
-        return retrieve(model.eval(), features, ids, np.arange(count), count, 64)["text_r1"]
+        return evaluate(Retrieval(model.eval(), Gallery(features, ids, np.arange(count)), count, 64))["text_r1"]
 
     before = recall()
     hooks = Hooks(lambda *_: None, lambda *_: None)
     course = Course(Recipe(60, 12, 2e-3, 1.0, 1.0), 0, tmp_path / "r.pt", hooks, torch.device("cpu"))
-    finetune_retrieval(model, pictures, ids, np.arange(count), course, false_texts=7)
+    finetune_retrieval(model, pictures, ids, np.arange(count), course)
     assert before < 0.3
     assert recall() > 0.6

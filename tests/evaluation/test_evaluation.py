@@ -6,10 +6,11 @@ import torch
 
 from workbench.config.schema import Settings
 from workbench.evaluation import matching
-from workbench.evaluation.matching import blank_foil_scores, evaluate_matching, hold_out, negatives_truth
+from workbench.evaluation.contract import evaluate
+from workbench.evaluation.matching import BlankFoils, Matching, hold_out, negatives_truth
 from workbench.metrics import outcomes
 from workbench.objectives.companions import make_companions
-from workbench.training.measures import final_metrics, held_out, validate
+from workbench.training.measures import OnSplit, Subject, at_the_end, held_out
 from workbench.training.prepare import Prepared
 from workbench.training.warm_start import new_model
 
@@ -18,7 +19,7 @@ def test_every_metric_that_a_question_may_name_is_measured(settings: Settings, p
     model = new_model(settings, prepared.corpus, 0)
     corpus = prepared.corpus
     companions = make_companions(settings.objectives, model, corpus.train.token_ids, corpus.synonyms, corpus.tokeniser)
-    measured = validate(model, settings, prepared, companions, "val", 24)
+    measured = evaluate(OnSplit(Subject(model, settings, prepared, companions), "val", 24))
     assert set(outcomes("scenes", ("val",))) | {"val/itm_ece_floor", "val/mlm_ece_floor"} <= set(measured)
     assert all(np.isfinite(value) for value in measured.values())
 
@@ -29,7 +30,7 @@ def test_the_end_of_a_trial_tells_what_the_text_gives_away_and_how_sure_the_mode
     model = new_model(settings, prepared.corpus, 0)
     corpus = prepared.corpus
     companions = make_companions(settings.objectives, model, corpus.train.token_ids, corpus.synonyms, corpus.tokeniser)
-    final = final_metrics(model, settings, prepared, companions)
+    final = evaluate(at_the_end(Subject(model, settings, prepared, companions)))
     assert set(outcomes("scenes", ("test",))) <= set(final)
     assert not any(name.startswith("val/") for name in final)
     kinds = {name.removeprefix("compositional/scenes/") for name in final if name.startswith("compositional/scenes/")}
@@ -48,9 +49,9 @@ def test_a_model_that_reads_no_picture_scores_the_same_with_a_grey_one(
     model = new_model(settings, prepared.corpus, 0)
     data = held_out(model, prepared, "val", 32)
     monkeypatch.setattr(matching, "match_scores", lambda m, f, rows, ids, size: ids.sum(axis=1).astype(float))
-    measured = evaluate_matching(model, data, data.token_ids, 16)
-    blank = blank_foil_scores(model, data, 16)
-    assert {f"foil/{kind}": value for kind, value in blank.items()} == {
+    measured = evaluate(Matching(model, data, data.token_ids, 16))
+    blank = evaluate(BlankFoils(model, data, 16))
+    assert {name.removeprefix("blank_"): value for name, value in blank.items()} == {
         name: value for name, value in measured.items() if name.startswith("foil/")
     }
 
@@ -74,14 +75,14 @@ def test_a_perfect_scorer_gets_all_and_a_random_one_chance(
         )
 
     monkeypatch.setattr(matching, "match_scores", perfect)
-    scores = evaluate_matching(model, data, written, 16)
+    scores = evaluate(Matching(model, data, written, 16))
     assert (
         scores["itm_auc"] == scores["itm_accuracy"] == scores["foil_accuracy"] == scores["synthesized_accuracy"] == 1.0
     )
 
     rng = np.random.default_rng(0)
     monkeypatch.setattr(matching, "match_scores", lambda *arguments: rng.normal(size=len(arguments[2])))
-    repeated = [evaluate_matching(model, data, written, 16) for _ in range(30)]
+    repeated = [evaluate(Matching(model, data, written, 16)) for _ in range(30)]
     assert np.mean([scores["itm_auc"] for scores in repeated]) == pytest.approx(0.5, abs=0.04)
     assert np.mean([scores["foil_accuracy"] for scores in repeated]) == pytest.approx(0.5, abs=0.04)
 

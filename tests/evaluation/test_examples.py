@@ -18,7 +18,7 @@ from workbench.data.scene_captions import FOILS
 from workbench.evaluation.examples import MASKED, make_examples, picture_url
 from workbench.evaluation.matching import match_scores
 from workbench.objectives.companions import make_companions
-from workbench.training.measures import examples, held_out
+from workbench.training.measures import Subject, examples, held_out
 from workbench.training.prepare import Prepared
 from workbench.training.warm_start import new_model
 
@@ -29,7 +29,7 @@ def made_with(settings: Settings, prepared: Prepared, change: dict[str, Any], se
     model = new_model(settings, corpus, seed)
     companions = make_companions(settings.objectives, model, corpus.train.token_ids, corpus.synonyms, corpus.tokeniser)
     with torch.no_grad():
-        return examples(model, settings, prepared, companions)
+        return examples(Subject(model, settings, prepared, companions))
 
 
 def test_pairs_come_with_a_foil_of_every_kind_in_turn(settings: Settings, prepared: Prepared) -> None:

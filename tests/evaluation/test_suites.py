@@ -11,7 +11,7 @@ from scipy.stats import binom
 
 from workbench.config.schema import Settings
 from workbench.errors import UserError
-from workbench.evaluation.compositional import score_examples, suite_metrics
+from workbench.evaluation.compositional import Reader, score_examples, suite_metrics
 from workbench.evaluation.published import READERS, Example, limited, read_suite, shuffles
 from workbench.evaluation.retrieval import recalls
 from workbench.training.prepare import Prepared
@@ -203,7 +203,7 @@ def test_missing_pictures_are_named(tmp_path: Path, settings: Settings, prepared
     (tmp_path / "1.jpg").write_bytes(b"broken")
     model = new_model(settings, prepared.corpus, 0).eval()
     tokeniser = prepared.corpus.tokeniser
-    seen, blank, missing = score_examples(model, tokeniser, examples, 64, "pad", 2)
+    seen, blank, missing = score_examples(Reader(model, tokeniser, 64, "pad", 2), examples)
     assert set(seen) == set(blank) == {"add_att/0", "swap_obj/0"}
     assert missing["add_att/2"] == "the picture is missing"
     assert missing["swap_obj/1"].startswith("the picture cannot be read")

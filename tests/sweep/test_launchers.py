@@ -16,8 +16,9 @@ from sqlalchemy import text
 from tests.services import command, free_port, mlflow_server, postgres, until
 from tests.soak import YAML, Value, values
 from workbench.errors import UserError
-from workbench.sweep.storage import IDLE_SECONDS, open_storage
-from workbench.sweep.study import Ending, Ledger
+from workbench.trial.cell import Ending
+from workbench.trial.ledger import Ledger
+from workbench.trial.storage import IDLE_SECONDS, open_storage
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CELLS = 12

@@ -4,10 +4,9 @@ import pytest
 
 from workbench.config.schema import Experiment, Search
 from workbench.record import SweepRecord
-from workbench.sweep.grid import Cell
 from workbench.sweep.run import describe
 from workbench.sweep.search import Plan, course_metric, planned, pruned_by, search_of, value_metric
-from workbench.sweep.study import Ending
+from workbench.trial.cell import Cell, Ending
 
 RATE = "optimisation.learning_rate"
 

@@ -8,15 +8,17 @@ import pytest
 import torch
 
 from workbench.config.schema import Experiment, Search
+from workbench.events import Said, Stepped, TrialEnded, TrialFailed
 from workbench.record import EXAMPLES, read_tags
-from workbench.sweep import trial, worker
+from workbench.sweep import search, worker
 from workbench.sweep.grid import expand
-from workbench.sweep.job import Job, Place, new_job
 from workbench.sweep.search import planned
-from workbench.sweep.study import Ledger
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import open_store
 from workbench.training.loop import Diverged
+from workbench.trial import run as trial_run
+from workbench.trial.job import Job, Place, new_job
+from workbench.trial.ledger import Ledger
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ def job(experiment: Experiment, place: Place) -> Job:
 
 def work(place: Place) -> list[Any]:
     events: list[Any] = []
-    worker._work(place, "s", events.append, threading.Event(), threading.Event())
+    worker.Worker(place, "s", events.append, threading.Event(), threading.Event()).work()
     return events
 
 
@@ -47,7 +49,7 @@ def test_a_trial_that_raises_is_retried_then_left_and_the_others_go_on(
     job: Job, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attempts: list[str] = []
-    real = trial.train
+    real = trial_run.train
     first, second = expand(job.experiment)
 
     def train(settings: Any, *rest: Any) -> Any:
@@ -56,7 +58,7 @@ def test_a_trial_that_raises_is_retried_then_left_and_the_others_go_on(
             raise ValueError("boom")
         return real(settings, *rest)
 
-    monkeypatch.setattr(trial, "train", train)
+    monkeypatch.setattr(trial_run, "train", train)
     events = work(place)
     assert attempts.count("0.0") == job.retries + 1
     ledger = Ledger.of_workspace(place.workspace, "s")
@@ -67,7 +69,7 @@ def test_a_trial_that_raises_is_retried_then_left_and_the_others_go_on(
     assert (run.info.status, run.data.tags["failure"]) == ("FAILED", "ValueError: boom")
     failure = place.workspace / "artifacts" / run.info.run_id / "artifacts" / "failure.txt"
     assert "ValueError: boom" in failure.read_text()
-    assert {kind for kind, _ in events} >= {"failed", "ended"}
+    assert {type(event) for event in events} >= {TrialFailed, TrialEnded}
     assert (place.workspace / "checkpoints" / f"{second.key}.safetensors").exists()
     assert not list((place.workspace / "checkpoints").glob("*.pt*"))
     assert not list((place.workspace / "spool").iterdir())
@@ -76,7 +78,7 @@ def test_a_trial_that_raises_is_retried_then_left_and_the_others_go_on(
 def test_divergence_is_an_outcome_and_memory_halves_the_micro_batch(
     job: Job, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, asked = trial.train, []
+    real, asked = trial_run.train, []
     first, second = expand(job.experiment)
 
     def train(settings: Any, *rest: Any) -> Any:
@@ -87,12 +89,12 @@ def test_divergence_is_an_outcome_and_memory_halves_the_micro_batch(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(settings, *rest)
 
-    monkeypatch.setattr(trial, "train", train)
+    monkeypatch.setattr(trial_run, "train", train)
     events = work(place)
     endings = Ledger.of_workspace(place.workspace, "s").endings()
     assert [endings[cell.key].outcome for cell in (first, second)] == ["diverged", "finished"]
     assert asked == [1, 2]
-    assert any("2 micro-batches" in told.get("message", "") for kind, told in events if kind == "say")
+    assert any("2 micro-batches" in event.message for event in events if isinstance(event, Said))
     runs = [Tracker(job.uri, place.workspace).find({"config_hash": cell.key}) for cell in (first, second)]
     assert all(run is not None and run.info.status == "FINISHED" for run in runs)
     assert runs[0] is not None
@@ -133,6 +135,7 @@ def test_a_search_is_scored_and_pruned_on_the_validation_split(
 
     def train(settings: Any, seed: int, prepared: Any, checkpoint: Path, hooks: Any, *_: object) -> dict[str, float]:
         hooks.log({"val/foil_accuracy": 0.25}, 3)
+        assert not hooks.prune()
         final = {"val/foil_accuracy": 0.5, "test/foil_accuracy": 0.75}
         hooks.log(final, 6)
         return final
@@ -141,9 +144,9 @@ def test_a_search_is_scored_and_pruned_on_the_validation_split(
         seen.append(dict(curve))
         return False
 
-    monkeypatch.setattr(trial, "train", train)
-    monkeypatch.setattr(trial, "pruned_by", pruned_by)
-    monkeypatch.setattr(trial, "keep_weights", lambda _: None)
+    monkeypatch.setattr(trial_run, "train", train)
+    monkeypatch.setattr(search, "pruned_by", pruned_by)
+    monkeypatch.setattr(trial_run, "keep_weights", lambda _: None)
     uri = open_store(place.workspace)
     parent, _ = Tracker(uri, place.workspace).start("s", {"study": "s", "kind": "sweep"}, {}, {})
     searched = experiment.model_copy(
@@ -174,10 +177,10 @@ def test_a_stopped_worker_gives_its_trial_back(job: Job, place: Place, monkeypat
 
     def emit(event: Any) -> None:
         events.append(event)
-        if event[0] == "step" and event[1]["step"] == 4:
+        if isinstance(event, Stepped) and event.step == 4:
             stop.set()
 
-    worker._work(place, "s", emit, stop, threading.Event())
+    worker.Worker(place, "s", emit, stop, threading.Event()).work()
     ledger = Ledger.of_workspace(place.workspace, "s")
     assert ledger.endings() == {}
     assert ledger.running() == []
@@ -201,14 +204,14 @@ def test_a_further_level_of_a_finished_grid_of_30_runs_exactly_its_cells(
         hooks.log({experiment.primary: 0.5}, 6)
         return {experiment.primary: 0.5}
 
-    monkeypatch.setattr(trial, "train", train)
-    monkeypatch.setattr(trial, "keep_weights", lambda _: None)
+    monkeypatch.setattr(trial_run, "train", train)
+    monkeypatch.setattr(trial_run, "keep_weights", lambda _: None)
     name = "objectives.itm.hard_ratio"
     uri = open_store(place.workspace)
     parent, _ = Tracker(uri, place.workspace).start("s", {"study": "s", "kind": "sweep"}, {}, {})
     ledger = Ledger.of_workspace(place.workspace, "s")
 
-    def run(levels: list[float]) -> list[tuple[float, int]]:
+    def grown(levels: list[float]) -> list[tuple[float, int]]:
         ran.clear()
         grid = experiment.model_copy(
             update={
@@ -222,7 +225,7 @@ def test_a_further_level_of_a_finished_grid_of_30_runs_exactly_its_cells(
         return sorted(ran)
 
     grid = [0.0, 0.25, 0.5, 0.75, 1.0]
-    assert run(grid) == sorted((level, seed) for level in grid for seed in range(6))
-    assert run([*grid, 0.9]) == [(0.9, seed) for seed in range(6)]
-    assert run(grid[:2]) == []
+    assert grown(grid) == sorted((level, seed) for level in grid for seed in range(6))
+    assert grown([*grid, 0.9]) == [(0.9, seed) for seed in range(6)]
+    assert grown(grid[:2]) == []
     assert len(ledger.endings()) == 36

@@ -12,7 +12,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
 from analysis.runs import read_runs
 from analysis.stores.server import artifact
-from workbench.outage import Interrupted, outage
+from workbench.outage import Interrupted, Patience, outage
 from workbench.record import FILE
 from workbench.tracking import log
 from workbench.tracking.log import RunLog
@@ -79,7 +79,7 @@ def test_an_attachment_that_is_listed_and_not_given_is_an_outage(tracker: Tracke
 
 def test_everything_arrives_once_and_the_file_goes(tracker: Tracker, tmp_path: Path) -> None:
     run_id, file = start(tracker), tmp_path / "spool" / "r.jsonl"
-    sent = RunLog(tracker, run_id, file, False, print)
+    sent = RunLog(tracker, run_id, file, False, Patience(print))
     for step in range(3):
         sent.log({"x": step / 2, "y": float("nan")}, step)
     sent.log({"x": 1.0, "z": 4.0}, 2)  # x is there already
@@ -92,7 +92,7 @@ def test_a_resumed_trial_sends_what_its_predecessor_had_not_and_repeats_nothing(
     tracker: Tracker, tmp_path: Path
 ) -> None:
     run_id, file = start(tracker), tmp_path / "r.jsonl"
-    first = RunLog(tracker, run_id, file, False, print)
+    first = RunLog(tracker, run_id, file, False, Patience(print))
     first.log({"x": 1.0}, 1)
     first.close()
     file.write_text(
@@ -101,7 +101,7 @@ def test_a_resumed_trial_sends_what_its_predecessor_had_not_and_repeats_nothing(
         + json.dumps({"step": 2, "time": 6, "metrics": {"x": 2.0}})
         + '\n{"step": 3, "ti'  # its writer died here
     )
-    again = RunLog(tracker, run_id, file, True, print)
+    again = RunLog(tracker, run_id, file, True, Patience(print))
     again.log({"x": 2.0}, 2)
     again.log({"x": 3.0}, 3)
     again.close()
@@ -123,7 +123,7 @@ def test_an_outage_is_waited_out_and_a_lost_answer_doubles_nothing(
             raise MlflowException("the answer was lost") from ConnectionError("reset")
 
     monkeypatch.setattr(tracker.client, "log_batch", flaky)
-    sent = RunLog(tracker, run_id, tmp_path / "r.jsonl", False, told.append)
+    sent = RunLog(tracker, run_id, tmp_path / "r.jsonl", False, Patience(told.append))
     sent.log({"x": 1.0}, 1)
     sent.close()
     assert len(calls) == 3
@@ -141,19 +141,19 @@ def test_a_stop_during_an_outage_keeps_what_was_not_sent(
 
     monkeypatch.setattr(tracker.client, "log_batch", away)
     asked: list[bool] = []
-    sent = RunLog(tracker, run_id, file, False, print, lambda: bool(asked))
+    sent = RunLog(tracker, run_id, file, False, Patience(print, lambda: bool(asked)))
     sent.log({"x": 1.0}, 1)
     asked.append(True)
     with pytest.raises(Interrupted):
         sent.close()
     monkeypatch.undo()
-    again = RunLog(tracker, run_id, file, True, print)
+    again = RunLog(tracker, run_id, file, True, Patience(print))
     again.close()
     assert history(tracker, run_id) == [("x", 1, 1.0)]
 
 
 def test_a_fault_is_not_waited_out(tracker: Tracker, tmp_path: Path) -> None:
-    sent = RunLog(tracker, "no such run", tmp_path / "r.jsonl", False, print)
+    sent = RunLog(tracker, "no such run", tmp_path / "r.jsonl", False, Patience(print))
     sent.log({"x": 1.0}, 1)
     with pytest.raises(MlflowException):
         sent.close()

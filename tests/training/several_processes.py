@@ -14,9 +14,11 @@ from torch.nn.parallel import DistributedDataParallel
 from workbench.config.load import apply
 from workbench.config.schema import Settings
 from workbench.model.vilta import ViLTA
+from workbench.stop import Stopped
 from workbench.training.distributed import joined, spread_over
-from workbench.training.loop import Hooks, Stopped, train
+from workbench.training.loop import Hooks
 from workbench.training.prepare import prepare
+from workbench.training.pretrain import train
 from workbench.world import ALONE, World
 
 TRAINED_VIT = {"model.vision.name": "test_vit", "model.vision.tokens": "final", "model.vision.stage": 0} | {

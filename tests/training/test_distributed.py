@@ -78,7 +78,7 @@ def test_a_checkpoint_of_one_world_size_goes_on_in_another(curves: dict, name: s
 
 def test_a_batch_that_cannot_be_cut_is_refused(settings: Settings, prepared: Prepared) -> None:
     from workbench.training.distributed import check_cut
-    from workbench.training.loop import starting_model
+    from workbench.training.pretrain import starting_model
 
     model = starting_model(settings, 0, prepared)
     check_cut(settings, 16, model, World(0, 2))

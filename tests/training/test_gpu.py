@@ -8,10 +8,12 @@ import torch
 
 from workbench.config.load import apply
 from workbench.config.schema import Experiment, Settings
-from workbench.sweep.grid import make_cell
-from workbench.sweep.trial import _ending
-from workbench.training.loop import Hooks, Stopped, train
+from workbench.stop import Stopped
+from workbench.training.loop import Hooks
 from workbench.training.prepare import Prepared, pick_device
+from workbench.training.pretrain import train
+from workbench.trial.cell import make_cell
+from workbench.trial.run import train_cell
 from workbench.world import ALONE
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -89,7 +91,7 @@ def test_too_little_memory_halves_the_micro_batch(experiment: Experiment, on_gpu
     hooks = Hooks(log=lambda *_: None, progress=lambda *_: None, say=said.append)
 
     def end(name: str) -> dict[str, str]:
-        return _ending(cell, "run", "val/itm_auc", on_gpu, tmp_path / name, hooks, {}, ALONE)[1]
+        return train_cell(cell, on_gpu, tmp_path / name, hooks, ALONE).remarks
 
     torch.cuda.reset_peak_memory_stats()
     assert end("enough.pt") == {}

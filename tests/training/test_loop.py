@@ -7,10 +7,12 @@ import torch
 from workbench.config.load import apply, dotted_keys
 from workbench.config.schema import Settings
 from workbench.errors import UserError
-from workbench.training import loop, measures
+from workbench.stop import Stopped
+from workbench.training import measures
 from workbench.training.batches import FoilTable
-from workbench.training.loop import Hooks, Stopped, train
+from workbench.training.loop import Hooks
 from workbench.training.prepare import Prepared
+from workbench.training.pretrain import train
 from workbench.training.schedule import rate
 
 
@@ -56,32 +58,61 @@ def test_no_split_is_measured_twice_and_the_end_is_about_the_test_split(
 ) -> None:
     counts = {"evaluation.pairs": 24, "evaluation.final_pairs": 40, "evaluation.robustness_pairs": 8}
     settings = apply(settings, counts)
-    validated: list[tuple[str, int]] = []
-    disturbed: list[Any] = []
-    real, real_robustness = measures.validate, measures.evaluate_robustness
+    measured: list[tuple[str, int]] = []
+    disturbed: list[tuple[bool, int]] = []
 
-    def validate(*arguments: Any) -> dict[str, float]:
-        validated.append(arguments[-2:])
-        return real(*arguments)
+    class OnSplit(measures.OnSplit):
+        def __init__(self, subject: measures.Subject, split: str, count: int) -> None:
+            measured.append((split, count))
+            super().__init__(subject, split, count)
 
-    def robustness(model: Any, data: Any, size: int) -> dict[str, float]:
-        disturbed.append(data)
-        return real_robustness(model, data, size)
+    class Robustness(measures.Robustness):
+        def __init__(self, model: Any, data: Any, size: int) -> None:
+            disturbed.append((data.pairs is prepared.corpus.test, len(data)))
+            super().__init__(model, data, size)
 
-    monkeypatch.setattr(loop, "validate", validate)
-    monkeypatch.setattr(measures, "validate", validate)
-    monkeypatch.setattr(measures, "evaluate_robustness", robustness)
+    monkeypatch.setattr(measures, "OnSplit", OnSplit)
+    monkeypatch.setattr(measures, "Robustness", Robustness)
     final, logged = run(settings, prepared, tmp_path / "x.pt")
-    assert validated == [("val", 24), ("val", 24), ("test", 40)]
-    assert [(data.pairs is prepared.corpus.test, len(data)) for data in disturbed] == [(True, 8)]
+    assert measured == [("val", 24), ("val", 24), ("test", 40)]
+    assert disturbed == [(True, 8)]
     last = {name: value for (name, step), value in logged.items() if step == 6}
     assert all(last[name] == value for name, value in final.items())
     assert {"val/itm_auc", "test/itm_auc"} <= set(final)
-    # A process that goes on from the last step's state has no validation of its own yet.
-    validated.clear()
+    # A process that goes on from the last step's state knows its validation.
+    measured.clear()
     again, _ = run(settings, prepared, tmp_path / "x.pt")
-    assert validated == [("val", 24), ("test", 40)]
+    assert measured == [("test", 40)]
     assert again == final
+
+
+@pytest.mark.parametrize("asked", [2, 5, 9, 14, 20, 28])
+def test_a_stop_within_an_evaluation_loses_no_part_and_no_metric(
+    settings: Settings, prepared: Prepared, tmp_path: Path, asked: int
+) -> None:
+    """Stopped when `stop` has been asked so many times, which falls before steps, into validations and into the end."""
+    settings = apply(settings, {"evaluation.every": 2, "evaluation.robustness_pairs": 8, "optimisation.steps": 4})
+    whole, logged = run(settings, prepared, tmp_path / "whole.pt")
+    told: dict[tuple[str, int], float] = {}
+    count = 0
+
+    def stop() -> bool:
+        nonlocal count
+        count += 1
+        return count == asked
+
+    def log(metrics: dict[str, float], step: int) -> None:
+        again = {name for name in metrics if (name, step) in told and not name.startswith(("perf/", "seconds"))}
+        assert all(told[name, step] == metrics[name] for name in again)
+        told.update({(name, step): value for name, value in metrics.items()})
+
+    hooks = Hooks(log, lambda *_: None, stop)
+    with pytest.raises(Stopped):
+        train(settings, 0, prepared, tmp_path / "cut.pt", hooks)
+    final = train(settings, 0, prepared, tmp_path / "cut.pt", hooks)
+    assert final == whole
+    steady = {key: value for key, value in logged.items() if not key[0].startswith(("perf/", "seconds"))}
+    assert {key: told[key] for key in steady} == steady
 
 
 def test_examples_are_given_once_and_are_alike_for_trials_of_the_same_data(

@@ -12,8 +12,9 @@ from workbench.config.load import apply
 from workbench.config.schema import Settings
 from workbench.model.fusion import CrossLayer
 from workbench.model.vilta import ViLTA
-from workbench.training.loop import Hooks, train
+from workbench.training.loop import Hooks
 from workbench.training.prepare import Prepared
+from workbench.training.pretrain import train
 
 Shapes = list[tuple[int, int]]
 

@@ -10,10 +10,12 @@ import torch
 from tests.soak import small_disk
 from workbench.config.load import apply
 from workbench.config.schema import Settings
-from workbench.outage import Interrupted, outage, patiently
+from workbench.outage import Interrupted, Patience, outage
+from workbench.stop import Stopped
 from workbench.training import energy, loop
-from workbench.training.loop import Diverged, Hooks, Stopped, train
+from workbench.training.loop import Diverged, Hooks
 from workbench.training.prepare import Prepared
+from workbench.training.pretrain import train
 from workbench.training.state import Damaged, TrainState, before, read, restore, save
 from workbench.world import ALONE
 
@@ -67,7 +69,7 @@ def test_a_full_disk_is_waited_out_and_costs_no_checkpoint(tmp_path: Path) -> No
             left.append(read(path)["rest"]["step"])
             ballast.unlink(missing_ok=True)
 
-        save(state(2.0), path, persist=lambda action: patiently(action, say, pause=0.1))
+        save(state(2.0), path, persist=Patience(say, pause=0.1))
         assert read(path)["rest"]["step"] == 2
         assert left == [1, 2]
         assert told[0].startswith("waiting: no room left")
@@ -79,9 +81,9 @@ def test_a_full_disk_is_waited_out_and_costs_no_checkpoint(tmp_path: Path) -> No
 
 def test_only_outages_are_waited_out_and_a_stop_ends_the_wait() -> None:
     with pytest.raises(ZeroDivisionError):
-        patiently(lambda: 1 / 0, print)
+        Patience(print)(lambda: 1 / 0)
     with pytest.raises(Interrupted):
-        patiently(lambda: (_ for _ in ()).throw(ConnectionError()), print, lambda: True)
+        Patience(print, lambda: True)(lambda: (_ for _ in ()).throw(ConnectionError()))
     assert outage(ValueError("no")) is None
     assert outage(RuntimeError("No space left on device (os error 28)")) is not None
     assert outage(FileNotFoundError(2, "no")) is None

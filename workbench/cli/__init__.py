@@ -16,6 +16,13 @@ for commands in ("train", "study", "runs", "measure", "data"):
     importlib.import_module(f"workbench.cli.{commands}")
 
 
+@app.callback()
+def before_every_command() -> None:
+    from workbench.trial.quiet import quiet
+
+    quiet()
+
+
 def _let_the_first_process_speak() -> None:
     """Of several processes most meet the same error; the first one says it, and its end takes the others down."""
     if int(os.environ.get("RANK", "0")) > 0:

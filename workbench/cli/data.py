@@ -14,8 +14,8 @@ from workbench.cli.options import (
     Workspace,
     app,
     console_for,
-    going_on,
     print_json,
+    stoppable,
 )
 from workbench.errors import UserError
 
@@ -71,7 +71,7 @@ def data_prepare(
         raise UserError(f"{name}: a name has no slash and does not start with a dot.")
     console = console_for(as_json)
     reading = read_source(source, images, regions)
-    with going_on(), counted(console, "pictures") as show:
+    with stoppable(raises=True), counted(console, "pictures") as show:
         made = prepare_source(
             reading,
             workspace / "data" / name,

@@ -1,17 +1,17 @@
 """`wb eval` and `wb finetune`: finished runs, measured again."""
 
-import signal
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from workbench.cli.options import DEFAULT, Debug, Json, Workspace, app, console_for, going_on, print_json
+from workbench.cli.options import DEFAULT, Debug, Json, Workspace, app, console_for, print_json, stoppable
 from workbench.errors import UserError
 
 if TYPE_CHECKING:
-    from workbench.sweep.evaluate import Result, Trained
+    from workbench.runs.evaluate import Result, Trained
     from workbench.tracking.runs import Tracker
 
 Suite = Literal["sugarcrepe", "aro", "valse", "vl_checklist", "winoground", "robustness", "retrieval"]
@@ -46,7 +46,7 @@ def evaluate(
 ) -> None:
     """Measure a finished run on a suite; the results land in the run. Stopped, the same command goes on."""
     from workbench.progress import counted
-    from workbench.sweep import evaluate as suites
+    from workbench.runs import evaluate as suites
     from workbench.tracking.runs import Tracker
     from workbench.tracking.store import tracking_uri
 
@@ -60,18 +60,20 @@ def evaluate(
     results = []
     for trial in tracker.trials_of(run_id):
         trained = suites.load_trained(tracker, trial, workspace)
-        home = suites.scratch(workspace, trial)
-        with going_on(), counted(console, suite) as show:
+        with stoppable() as stop, counted(console, suite) as show:
+            how = suites.How(workspace / "evaluations" / trial, stop, show)
             if suite == "robustness":
                 if sheet:
                     suites.corruption_sheet(trained, sheet)
-                made = suites.evaluate_all_robustness(trained, limit, home, show, sentence_encoder, rewriter, prompt)
+                sentences = suites.Sentences(sentence_encoder, rewriter, prompt)
+                made = suites.evaluate_all_robustness(trained, limit, sentences, how)
             elif suite == "retrieval":
-                made = suites.evaluate_retrieval(trained, limit, shortlist, show)
+                made = suites.evaluate_retrieval(trained, limit, shortlist, how)
             else:
                 assert annotations is not None
                 assert images is not None
-                made = suites.evaluate_published(trained, suite, annotations, images, limit, home, show)
+                files = suites.Published(suite, annotations, images)
+                made = suites.evaluate_published(trained, files, limit, how)
         results.append({"run_id": trial, "suite": suite} | _land(tracker, trained, made, limit is not None, as_json))
     if as_json:
         print_json(results)
@@ -100,19 +102,30 @@ def finetune(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of classifier and order.", min=0)] = 0,
     limit: Annotated[int | None, typer.Option(help="At most so many examples of each split.", min=4)] = None,
+    micro_batches: Annotated[
+        int, typer.Option(help="Parts into which a batch is cut, where it does not fit the memory.", min=1)
+    ] = 1,
+    nproc: Annotated[int, typer.Option(help="Processes on this machine that train together, one a GPU.", min=1)] = 1,
     workspace: Workspace = DEFAULT,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Fine-tune a finished run on a downstream task; its score lands in the run. Stopped, the same command goes on."""
+    if nproc > 1 and "WORLD_SIZE" not in os.environ:
+        from workbench.trial.torchrun import start_together
+
+        raise typer.Exit(start_together(nproc))
+    from contextlib import ExitStack
     from dataclasses import replace
 
     from workbench.progress import counted
-    from workbench.sweep import evaluate as suites
+    from workbench.runs.evaluate import Published, load_trained
+    from workbench.runs.finetune import Tuning, finetune_run
     from workbench.tracking.runs import Tracker
     from workbench.tracking.store import tracking_uri
+    from workbench.training.distributed import joined
     from workbench.training.finetune import METER, TINY
-    from workbench.training.loop import Hooks, Stopped
+    from workbench.training.loop import Hooks
 
     if task == "retrieval" and annotations is not None:
         raise UserError("retrieval is trained on the run's own pairs; it takes neither --annotations nor --images.")
@@ -123,29 +136,29 @@ def finetune(
     if (annotations is None) != (images is None):
         raise UserError("--annotations and --images go together; without both, the run's rendered scenes are taken.")
     given: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
-    given["image_size"] = image_size
+    given |= {"image_size": image_size, "micro_batches": micro_batches}
     recipe = replace(TINY if annotations is None else METER[task], **{n: v for n, v in given.items() if v is not None})
-    tracker = Tracker(tracking_uri(workspace), workspace)
-    console = console_for(as_json)
-    asked: list[int] = []
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, lambda number, _: asked.append(number))
+    files = None if annotations is None or images is None else Published(task, annotations, images)
+    tuning = Tuning(task, recipe, seed, limit, files)
     results = []
-    for trial in tracker.trials_of(run_id):
-        trained = suites.load_trained(tracker, trial, workspace, recipe.image_size)
-        with counted(console, task) as show:
-            hooks = Hooks(
-                log=lambda *_: None,
-                progress=lambda step, figures, show=show: show(step, int(figures["steps"])),  # type: ignore[misc]
-                stop=lambda: bool(asked),
-            )
-            try:
-                made = suites.finetune_run(trained, task, annotations, images, recipe, seed, limit, workspace, hooks)
-            except Stopped:
-                typer.echo("Stopped; the same command goes on.", err=True)
-                raise typer.Exit(130) from None
-        results.append({"run_id": trial, "task": task} | _land(tracker, trained, made, limit is not None, as_json))
-    if as_json:
+    with joined() as world, stoppable() as stop:
+        tracker = Tracker(tracking_uri(workspace), workspace)
+        first = world.rank == 0
+        console = console_for(as_json)
+        for trial in tracker.trials_of(run_id):
+            trained = load_trained(tracker, trial, workspace, recipe.image_size)
+            with ExitStack() as bars:
+                show = bars.enter_context(counted(console, task)) if first else lambda *_: None
+                hooks = Hooks(
+                    log=lambda *_: None,
+                    progress=lambda step, figures, show=show: show(step, int(figures["steps"])),  # type: ignore[misc]
+                    stop=stop,
+                )
+                made = finetune_run(trained, tuning, workspace, hooks, lambda *_: None, world)
+            if first:
+                told = _land(tracker, trained, made, limit is not None, as_json)
+                results.append({"run_id": trial, "task": task} | told)
+    if as_json and results:
         print_json(results)
 
 

@@ -2,13 +2,14 @@
 
 import json
 import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from workbench.stop import Stop, Stopped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,11 +53,12 @@ def print_json(value: Any) -> None:
 
 
 @contextmanager
-def going_on() -> Iterator[None]:
-    """Ctrl-C and a scheduler's SIGTERM end work whose finished parts are kept."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+def stoppable(raises: bool = False) -> Iterator[Stop]:
+    """Work whose finished parts are kept when it is asked to stop; where it `raises`, by an interrupt, since it asks nobody."""
+    stop = Stop(raises)
+    stop.listen()
     try:
-        yield
-    except KeyboardInterrupt:
+        yield stop
+    except (Stopped, KeyboardInterrupt):
         typer.echo("Stopped; the same command goes on.", err=True)
         raise typer.Exit(130) from None

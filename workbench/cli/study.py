@@ -1,5 +1,6 @@
 """`wb worker`, `wb storage`, and what looks after studies: export, reproduce, gc."""
 
+import logging
 import signal
 from pathlib import Path
 from typing import Annotated
@@ -27,11 +28,12 @@ def worker(
 
     A trial goes on from its checkpoint only where the workspace is shared, too; elsewhere it starts anew.
     """
+    from workbench.events import Counted, Mistaken, TrialEnded, WorkerFailed
     from workbench.progress import SweepDisplay
-    from workbench.sweep.job import published
     from workbench.sweep.launch.local import default_workers, places, run_workers
-    from workbench.sweep.storage import open_storage
-    from workbench.sweep.study import existing
+    from workbench.trial.job import published
+    from workbench.trial.ledger import existing
+    from workbench.trial.storage import open_storage
 
     job = published(existing(open_storage(storage, workspace), study))
     if job.uri.startswith("sqlite:///") and not Path(job.uri.removeprefix("sqlite:///")).exists():
@@ -45,14 +47,15 @@ def worker(
     with SweepDisplay(console_for(False)) as display:
         events = run_workers(study, places(workspace, storage, count, job.processes))
         try:
-            for kind, figures in events:
-                if kind == "user_error":
-                    raise UserError(figures["message"])
-                wrong = wrong or kind == "crash"
-                if kind == "ended":
-                    display.show(("done", figures))
-                elif kind != "tick":
-                    display.show((kind, figures))
+            for event in events:
+                match event:
+                    case Mistaken(_, message):
+                        raise UserError(message)
+                    case TrialEnded(_, cell, outcome, value):
+                        display.show(Counted(cell, outcome, value))
+                    case _:
+                        wrong = wrong or isinstance(event, WorkerFailed)
+                        display.show(event)
         except KeyboardInterrupt:
             typer.echo("Stopped; others can go on with its trials.", err=True)
             raise typer.Exit(130) from None
@@ -78,9 +81,11 @@ def storage_(
     debug: Debug = False,
 ) -> None:
     """Serve a study's storage to many workers over Optuna's gRPC proxy. It knows no passwords: keep it in a trusted network."""
-    from workbench.sweep.storage import serve
+    from workbench.trial.quiet import quiet
+    from workbench.trial.storage import serve
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    quiet(studies=logging.WARNING)
     typer.echo(f"serving studies on grpc://{host}:{port} (Ctrl-C ends it)")
     serve(source, workspace, host, port)
 
@@ -94,25 +99,14 @@ def export(
     debug: Debug = False,
 ) -> None:
     """Write a sweep's finished trials as Parquet: trials.parquet, metrics.parquet, and experiment.json."""
-    import json
-
-    from analysis.runs import read_runs
+    from workbench.runs.export import export_run
     from workbench.tracking.store import tracking_uri
 
-    runs = read_runs(tracking_uri(workspace), run_id)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        runs.trials.write_parquet(out / "trials.parquet")
-        runs.metrics.write_parquet(out / "metrics.parquet")
-        record = json.dumps(runs.record.model_dump(mode="json"), indent=2)
-        (out / "experiment.json").write_text(record, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written ({error}).") from error
-    told = {"trials": len(runs.trials), "metrics": len(runs.metrics), "out": str(out)}
+    made = export_run(tracking_uri(workspace), run_id, out)
     if as_json:
-        print_json(told)
+        print_json({"trials": made.trials, "metrics": made.metrics, "out": str(out)})
     else:
-        typer.echo(f"{told['trials']} trials, {told['metrics']:,} metric values: {out}")
+        typer.echo(f"{made.trials} trials, {made.metrics:,} metric values: {out}")
 
 
 @app.command(epilog="Example: `wb reproduce --run-id ID`; exit code 1 where a metric differs.")
@@ -124,7 +118,7 @@ def reproduce(
 ) -> None:
     """Run a finished trial again from its logged settings and compare every metric, to the last bit."""
     from workbench.progress import SweepDisplay
-    from workbench.sweep.reproduce import reproduce_run
+    from workbench.runs.reproduce import reproduce_run
 
     with SweepDisplay(console_for(as_json)) as display:
         made = reproduce_run(run_id, workspace, display.show)

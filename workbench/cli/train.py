@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -64,9 +65,10 @@ def sweep(
 ) -> None:
     """Run an experiment's grid and write its report. Stopped at any point, the same command goes on."""
     from workbench.config.load import load_experiment
+    from workbench.cores import usable_cores
     from workbench.progress import SweepDisplay
     from workbench.sweep.grid import smoke as shrink
-    from workbench.sweep.launch.local import default_workers, usable_cores, warm_up
+    from workbench.sweep.launch.local import default_workers, warm_up
 
     experiment = load_experiment(file, set_ or ())
     if seeds:
@@ -168,10 +170,11 @@ def _dry_run(
     cores: int,
     as_json: bool,
 ) -> None:
-    from workbench.sweep.grid import arm_label
-    from workbench.sweep.run import estimate, refuse_another_question
+    from workbench.sweep.estimate import estimate
+    from workbench.sweep.run import refuse_another_question
     from workbench.sweep.search import planned
     from workbench.sweep.status import known
+    from workbench.trial.cell import arm_label
 
     endings = {}
     if (ledger := known(workspace, study, storage)) is not None:
@@ -231,21 +234,34 @@ def train(
     if smoke:
         experiment = shrink(experiment)
     if nproc > 1 and "WORLD_SIZE" not in os.environ:
-        from workbench.sweep.launch.together import start_together
+        from workbench.trial.torchrun import start_together
 
         raise typer.Exit(start_together(nproc))
     from contextlib import ExitStack
 
+    from workbench.events import Said
+    from workbench.outage import Patience
     from workbench.progress import SweepDisplay
-    from workbench.sweep.single import run_single
     from workbench.training.distributed import joined
+    from workbench.trial.job import Context, Place
+    from workbench.trial.single import run_single
 
     console = console_for(as_json)
+    stop, ready = threading.Event(), threading.Event()
+
+    def on_signal(number: int, _: object) -> None:
+        if not ready.is_set():
+            os._exit(128 + number)  # nothing to save: what is half prepared is never seen and made anew
+        stop.set()
+
     with joined() as world, ExitStack() as stack:
         first = world.rank == 0
         show = stack.enter_context(SweepDisplay(console)).show if first else lambda _: None
-        chosen = experiment.seeds.first if seed is None else seed
-        made = run_single(experiment, chosen, workspace, world, show)
+        for name in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(name, on_signal)
+        patience = Patience(lambda message: show(Said("train", message)), stop.is_set)
+        context = Context(Place(workspace, None, "train"), show, patience, world)
+        made = run_single(experiment, experiment.seeds.first if seed is None else seed, context, ready.set)
     if first and as_json:
         print_json(
             {

@@ -5,79 +5,20 @@ Each reader gives a `Reading`: what it found, and what it could not use and why.
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import polars as pl
 
-from workbench.data.pictures import SUFFIXES, Box, Fit, decode
+from workbench.data.pictures import SUFFIXES
+from workbench.data.reading import Place, Reading
+from workbench.data.shards import read_tars
 from workbench.errors import UserError, first_line
 
 Regions = Literal["whole", "crop"]
 SPLITS = {"train": "train", "restval": "train", "val": "val", "validation": "val", "test": "test"}
 FILE_COLUMNS = ("file", "image", "path", "filename", "filepath", "file_name")
 CAPTION_COLUMNS = ("caption", "text", "title")
-
-
-@dataclass(frozen=True)
-class Place:
-    """A picture's bytes: a file, or `size` bytes of it from `offset` on (a member of a tar)."""
-
-    path: Path
-    offset: int = 0
-    size: int | None = None
-
-    def read(self) -> bytes:
-        with open(self.path, "rb") as file:
-            file.seek(self.offset)
-            return file.read(-1 if self.size is None else self.size)
-
-    def picture(self, side: int, fit: Fit, box: Box | None) -> np.ndarray:
-        """uint8 [3, side, side]; raises BrokenPicture."""
-        return decode(self.path if self.size is None else self.read(), side, fit, box)
-
-
-@dataclass(frozen=True)
-class Found:
-    """A picture with its captions; `box` where they are about that part alone."""
-
-    id: str
-    captions: tuple[str, ...]
-    split: str
-    place: Place
-    box: Box | None = None
-
-
-@dataclass
-class Reading:
-    """What a source holds. `broken`: (what, why it is left out)."""
-
-    form: str
-    found: list[Found] = field(default_factory=list)
-    broken: list[tuple[str, str]] = field(default_factory=list)
-
-    def add(self, id: str, captions: Iterable[Any], split: str, place: Place, box: Box | None = None) -> None:
-        """Takes a picture with its captions, white space made single, empty and repeated ones left out."""
-        texts = dict.fromkeys(" ".join(text.split()) for text in captions if isinstance(text, str))
-        kept = tuple(text for text in texts if text)
-        if kept:
-            self.found.append(Found(id, kept, split, place, box))
-        else:
-            self.broken.append((id, "it has no caption"))
-
-    def without_repeats(self) -> "Reading":
-        """The first picture of each id, the others listed as broken."""
-        seen: set[str] = set()
-        first = Reading(self.form, broken=list(self.broken))
-        for picture in self.found:
-            if picture.id in seen:
-                first.broken.append((picture.id, "its id occurs twice; the first one is kept"))
-            else:
-                seen.add(picture.id)
-                first.found.append(picture)
-        return first
 
 
 def read_source(path: Path, images: Path | None = None, regions: Regions = "whole", option: str = "--from") -> Reading:
@@ -87,8 +28,6 @@ def read_source(path: Path, images: Path | None = None, regions: Regions = "whol
     picture, as METER does, or each region is cut out. Raises UserError, which names the `option` that gave `path`, where nothing
     can be made of it.
     """
-    from workbench.data.shards import read_tars
-
     if not path.exists():
         raise UserError(f"{option}: there is no file or folder {path}.")
     if images is not None and not images.is_dir():

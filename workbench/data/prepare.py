@@ -19,8 +19,8 @@ import numpy as np
 import polars as pl
 
 from workbench.data.cache import new_array
-from workbench.data.captions import Found, Reading
 from workbench.data.pictures import BrokenPicture, Fit
+from workbench.data.reading import Found, Reading
 from workbench.data.store import FACTS, Store, checksum, open_store
 from workbench.errors import UserError
 from workbench.randomness import key

@@ -8,8 +8,8 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from workbench.data.captions import Place, Reading
 from workbench.data.pictures import SUFFIXES
+from workbench.data.reading import Place, Reading
 
 
 def read_tars(tars: list[Path]) -> Reading:

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from workbench.data.captions import Place
 from workbench.data.pictures import BrokenPicture
+from workbench.data.reading import Place
 from workbench.errors import UserError
 
 FACTS = "prepared.json"

@@ -3,7 +3,7 @@
 Beside each score stands the same with a grey picture, since a model may win on language alone.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -49,10 +49,10 @@ def score_examples(reader: Reader, examples: Sequence[Example]) -> tuple[Scores,
 
     with ThreadPoolExecutor(4) as pool:
         pictures = list(pool.map(read, examples))
-    broken = {e.id: made for e, made in zip(examples, pictures, strict=True) if isinstance(made, str)}
+    unread = {e.id: made for e, made in zip(examples, pictures, strict=True) if isinstance(made, str)}
     whole = [(e, made) for e, made in zip(examples, pictures, strict=True) if not isinstance(made, str)]
     if not whole:
-        return {}, {}, broken
+        return {}, {}, unread
     stacked = torch.from_numpy(np.stack([made for _, made in whole])).to(device)
     grey = torch.full((1, 3, side, side), BLANK, dtype=torch.uint8, device=device)
     features, blank = model.image_features(stacked).float(), model.image_features(grey).float()
@@ -64,7 +64,7 @@ def score_examples(reader: Reader, examples: Sequence[Example]) -> tuple[Scores,
         for image, at in ((features, rows), (blank, np.zeros_like(rows)))
     )
     ids = [example.id for example, _ in whole]
-    return dict(zip(ids, seen, strict=True)), dict(zip(ids, unseen, strict=True)), broken
+    return dict(zip(ids, seen, strict=True)), dict(zip(ids, unseen, strict=True)), unread
 
 
 class Suite:
@@ -84,8 +84,8 @@ class Suite:
                 yield f"{of}/{self.suite}/{kind}", value
 
     def _chunk(self, chunk: Sequence[Example]) -> Made:
-        seen, blank, broken = score_examples(self.reader, chunk)
-        return [{id: list(row) for id, row in scores.items()} for scores in (seen, blank)] + [broken]
+        seen, blank, unread = score_examples(self.reader, chunk)
+        return [{id: list(row) for id, row in scores.items()} for scores in (seen, blank)] + [unread]
 
 
 def _name(chunk: Sequence[Example]) -> str:
@@ -93,9 +93,9 @@ def _name(chunk: Sequence[Example]) -> str:
     return f"{chunk[0].id} and on, {key('part', *(f'{e.id}{e.picture}{e.captions}' for e in chunk)):016x}"
 
 
-def missing(made: Mapping[str, Made]) -> dict[str, str]:
-    """Example id -> why its picture could not be read."""
-    return {id: why for part in made.values() for id, why in part[2].items()}
+def broken(made: Iterable[Made]) -> dict[str, str]:
+    """Of what parts gave: example id -> why its picture could not be read."""
+    return {id: why for part in made for id, why in part[2].items()}
 
 
 def suite_metrics(suite: str, examples: Sequence[Example], scores: Scores) -> dict[str, float]:

@@ -12,13 +12,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from workbench.outage import Persist, at_once, never
+from workbench.stop import Stopped
 
 Made = Any  # what a part gave, as JSON takes it
 Show = Callable[[int, int], None]  # parts done, of how many
-
-
-class Stopped(Exception):
-    """Work was asked to stop; what it has reached is saved."""
 
 
 @dataclass(frozen=True)

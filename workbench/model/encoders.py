@@ -14,7 +14,6 @@ from workbench.errors import UserError, first_line
 from workbench.model.weights import vision_weights
 
 transformers_logging.disable_progress_bar()
-transformers_logging.set_verbosity_error()
 
 
 class VisionEncoder(nn.Module):

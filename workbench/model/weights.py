@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.util
-import logging
 import math
 import sys
 from pathlib import Path
@@ -24,9 +23,6 @@ PACKAGED: Final = {
         "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     )
 }
-
-# timm remarks on every tensor of a classifier that a feature extractor has no use for; what lacks is checked below.
-logging.getLogger("timm.models._builder").setLevel(logging.ERROR)
 
 
 def weights_file(where: str) -> Path:

@@ -3,15 +3,15 @@
 import time
 from pathlib import Path
 
-from workbench.sweep.storage import open_storage
-from workbench.sweep.study import Ledger, names_of_studies
+from workbench.trial.ledger import Ledger, names_of_studies
+from workbench.trial.storage import open_storage
 
 STATES = ("*.pt", "*.pt.before", "*.part", "*.half")
 
 
 def old_files(workspace: Path, days: float, weights: bool, storage: str | None) -> list[Path]:
-    """States of unfinished trials (and, if asked, weights of finished ones) that were last written so many days ago, but for trials
-    that somebody works on."""
+    """States of unfinished trials (and, if asked, weights of finished ones) that were last written so many days ago,
+    but for trials that somebody works on."""
     before = time.time() - 86400 * days
     patterns = (*STATES, "*.safetensors") if weights else STATES
     opened = open_storage(storage, workspace)

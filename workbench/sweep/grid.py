@@ -1,12 +1,10 @@
-"""Factors x levels x seeds -> cells, each keyed by the hash of its resolved configuration."""
+"""Factors x levels x seeds -> cells; what keeps two grids from being compared; a grid shrunk to seconds."""
 
-from collections import Counter
-from dataclasses import dataclass
 from typing import Any
 
-from workbench.config.load import apply, dotted_keys
-from workbench.config.schema import Experiment, Settings
-from workbench.randomness import key
+from workbench.config.load import apply
+from workbench.config.schema import Experiment
+from workbench.trial.cell import IRRELEVANT, Cell, make_cell
 
 TINY_WIDTH = 128
 # What stands for a large model in a smoke run: one of the same form, without weights and words to fetch.
@@ -27,41 +25,6 @@ SMALL_MODEL: dict[str, Any] = {
     "model.fusion.heads": 4,
     "optimisation.compile": False,
 }
-IRRELEVANT = {"optimisation": {"checkpoint_every"}, "data": {"workers"}}  # settings that cannot change a result
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One trial to run: `values` are its factor levels, `key` the hash of all that decides its result, `arm` the levels of its arm as
-    people read them, such as `hard_ratio=0.5`; `label` is the same, with its number where it is a trial of a search."""
-
-    values: dict[str, Any]
-    seed: int
-    settings: Settings
-    key: str
-    label: str
-    arm: str
-    searching: int | None = None  # its number within the search of its arm; None for a trial that the answer rests on
-
-    @property
-    def name(self) -> str:
-        return f"{self.label} · seed {self.seed}"
-
-
-def arm_label(values: dict[str, Any], baseline: dict[str, Any]) -> str:
-    """Factor levels as people read them: the last part of each key and its level; where several settings end alike,
-    such as `weight`, the last two parts. Of more than two, those that differ from the baseline's."""
-    if len(values) > 2:
-        values = {name: level for name, level in values.items() if level != baseline.get(name)}
-        if not values:
-            return "baseline"
-    ends = Counter(dotted.rsplit(".", 1)[-1] for dotted in dotted_keys())
-
-    def short(dotted: str) -> str:
-        parts = dotted.split(".")
-        return ".".join(parts[-2:] if ends[parts[-1]] > 1 else parts[-1:])
-
-    return ", ".join(f"{short(dotted)}={level}" for dotted, level in values.items()) or "all fixed"
 
 
 def expand(experiment: Experiment) -> list[Cell]:
@@ -74,20 +37,9 @@ def expand(experiment: Experiment) -> list[Cell]:
     ]
 
 
-def make_cell(experiment: Experiment, values: dict[str, Any], seed: int) -> Cell:
-    settings = apply(experiment.settings, values)
-    label = arm_label(values, experiment.baseline)
-    return Cell(values, seed, settings, f"{key('cell', settings_key(settings), seed):016x}", label, label)
-
-
-def settings_key(settings: Settings) -> str:
-    """A hash of the settings that can change a result."""
-    return f"{key('settings', settings.model_dump_json(exclude=IRRELEVANT)):016x}"
-
-
 def differences(one: Experiment, other: Experiment) -> list[str]:
-    """What keeps the cells of two experiments from being compared in one study, each as a phrase; levels, seeds and further factors do
-    not, nor how the question is worded."""
+    """What keeps the cells of two experiments from being compared in one study, each as a phrase; levels, seeds and
+    further factors do not, nor how the question is worded."""
     free = {
         *one.factors,
         *other.factors,

@@ -11,18 +11,33 @@ from typing import Any, Literal
 
 from workbench.config.schema import Experiment
 from workbench.errors import UserError
-from workbench.outage import Interrupted, patiently
+from workbench.events import (
+    Counted,
+    Emit,
+    Event,
+    Mistaken,
+    Planned,
+    Reported,
+    Said,
+    Stepped,
+    Ticked,
+    TrialEnded,
+    TrialFailed,
+    WorkerEnded,
+    WorkerFailed,
+)
+from workbench.outage import Interrupted, Patience
 from workbench.record import FILE, VERSION, SweepRecord, Tuned
-from workbench.sweep.grid import arm_label, differences, make_cell
-from workbench.sweep.job import new_job, published
+from workbench.sweep.grid import differences
 from workbench.sweep.launch.local import places, run_here, run_workers
 from workbench.sweep.launch.ray import run_on_ray
 from workbench.sweep.search import Plan, Planner, search_of
-from workbench.sweep.study import Ending, Ledger
-from workbench.sweep.worker import Event
 from workbench.tracking.provenance import provenance
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import open_store
+from workbench.trial.cell import Ending, arm_label
+from workbench.trial.job import new_job, published
+from workbench.trial.ledger import Ledger
 
 REPORTING = 0.05  # largest share of the time that reports after blocks of seeds may take
 Report = Callable[[str, str], Path]  # (store address, run id) -> the written page
@@ -61,9 +76,7 @@ class Outcome:
     stopped: bool = False
 
 
-def run_sweep(
-    experiment: Experiment, workspace: Path, options: Options, show: Callable[[Event], None], report: Report
-) -> Outcome:
+def run_sweep(experiment: Experiment, workspace: Path, options: Options, show: Emit, report: Report) -> Outcome:
     """Runs what is missing of the sweep, with a report after each block of seeds and at the end.
 
     Raises UserError for what the user can mend; a trial that fails is listed in the outcome and the others go on.
@@ -73,7 +86,7 @@ def run_sweep(
     events = _launched(sweep.study, workspace, options) if sweep.todo() else iter(())
     try:
         for event in events:
-            sweep.hear(*event)
+            sweep.hear(event)
     except KeyboardInterrupt:
         outcome.stopped = True
     except BaseException as error:
@@ -88,7 +101,7 @@ def run_sweep(
         sweep.wind_up()
     status = "KILLED" if outcome.stopped else "FINISHED" if outcome.finished >= outcome.planned else "FAILED"
     with contextlib.suppress(KeyboardInterrupt, Interrupted):
-        sweep.patiently(lambda: sweep.tracker.finish(outcome.run_id, status))
+        sweep.patience(lambda: sweep.tracker.finish(outcome.run_id, status))
     _notify(options.notify, sweep.study, outcome.run_id, status, outcome.report)
     return outcome
 
@@ -101,7 +114,7 @@ class _Sweep:
         experiment: Experiment,
         workspace: Path,
         options: Options,
-        show: Callable[[Event], None],
+        show: Emit,
         report: Report,
     ) -> None:
         self.experiment, self.options, self.show, self.report = experiment, options, show, report
@@ -133,40 +146,45 @@ class _Sweep:
         self.tracker.attach(run_id, provenance(), "provenance.json")
         self.tracker.note(run_id, f"**{experiment.question}**\n\nThe report is under artifacts, `report/report.html`.")
         self.outcome = Outcome(run_id, self.plan.total, len(self.done))
-        plan = {"cells": self.plan.total, "finished": len(self.done), "workers": options.workers, "run_id": run_id}
-        show(("plan", plan))
+        # Ctrl-C ends the wait for a store that is away, and so does having been stopped.
+        self.patience = Patience(lambda message: show(Said("sweep", message)), lambda: self.outcome.stopped)
+        show(Planned(self.plan.total, len(self.done), options.workers, run_id))
 
     def todo(self) -> bool:
         return len(self.done) < len(self.plan.cells) or not self.plan.whole
 
-    def patiently(self, action: Callable[[], None]) -> None:
-        """Waits for a store that is away; Ctrl-C ends the wait, and so does having been stopped."""
-        patiently(action, self._say, lambda: self.outcome.stopped)
+    def hear(self, event: Event) -> None:
+        """Takes one event of the workers. Raises UserError where one of them has met what the user can mend."""
+        match event:
+            case Mistaken(_, message):
+                raise UserError(message)
+            case TrialEnded():
+                self._look()
+            case Ticked():
+                self._look()
+                if self.options.launcher == "ray":
+                    self.patience(self._show_running)
+            case TrialFailed(trace=told) | WorkerFailed(message=told):
+                self.outcome.failures.append(told)
+                self.show(event)
+            case WorkerEnded(_, stopped):
+                self.outcome.stopped = self.outcome.stopped or stopped
+            case _:
+                self.show(event)
 
-    def hear(self, kind: str, figures: dict[str, Any]) -> None:
-        """Takes one event of the workers."""
-        if kind == "user_error":
-            raise UserError(figures["message"])
-        if kind in ("failed", "crash"):
-            self.outcome.failures.append(figures["message"])
-        if kind == "end":
-            self.outcome.stopped = self.outcome.stopped or figures["stopped"]
-        if kind not in ("tick", "ended"):
-            self.show((kind, figures))
-            return
+    def _look(self) -> None:
+        """Shows what has ended, and writes a report after a whole block of seeds."""
         before = len(self.done)
-        self.patiently(self._settle)
-        if kind == "tick" and self.options.launcher == "ray":
-            self.patiently(self._show_running)
+        self.patience(self._settle)
         whole = whole_blocks(self.plan, self.endings)
         new = len(self.done) > before and whole - self.blocks and len(self.done) < self.plan.total
         if new and time.monotonic() > self.not_before:
             self.blocks = whole
-            self.patiently(self._write)
+            self.patience(self._write)
 
     def wind_up(self) -> None:
         """The last look, and the last report."""
-        self.patiently(self._settle)
+        self.patience(self._settle)
         ended = self._ended()
         self.outcome.finished = len(ended)
         # One worker that was asked to stop stops nothing that the others can finish.
@@ -175,7 +193,7 @@ class _Sweep:
             if cell.key not in ended and (reasons := self.ledger.failures(cell, self.job.started)):
                 self.outcome.failures.append(f"{cell.name}: {reasons[-1]}")
         if not self.outcome.stopped and any(ending.outcome == "finished" for ending in ended.values()):
-            self.patiently(self._write)
+            self.patience(self._write)
 
     def _settle(self) -> None:
         """Shows what has ended since, wherever its worker is."""
@@ -185,12 +203,11 @@ class _Sweep:
             if cell.key in self.endings and cell.key not in self.done:
                 self.done.add(cell.key)
                 ending = self.endings[cell.key]
-                self.show(("done", {"cell": cell.name, "outcome": ending.outcome, "value": ending.value}))
+                self.show(Counted(cell.name, ending.outcome, ending.value))
 
     def _show_running(self) -> None:
         for at in self.ledger.running():
-            progress = {"worker": at.worker, "cell": at.name, "step": at.step, "steps": at.steps, "figures": {}}
-            self.show(("step", progress))
+            self.show(Stepped(at.worker, at.name, at.step, at.steps))
 
     def _write(self) -> None:
         began = time.monotonic()
@@ -199,7 +216,7 @@ class _Sweep:
         self.outcome.report = self.report(self.uri, run_id)
         self.tracker.attach_folder(run_id, self.outcome.report.parent, "report")
         self.tracker.note(run_id, _note(self.outcome.report))
-        self.show(("report", {"path": str(self.outcome.report)}))
+        self.show(Reported(str(self.outcome.report)))
         self.not_before = time.monotonic() + (time.monotonic() - began) / REPORTING
 
     def _describe(self) -> None:
@@ -208,9 +225,6 @@ class _Sweep:
 
     def _ended(self) -> dict[str, Ending]:
         return {cell.key: self.endings[cell.key] for cell in self.plan.cells if cell.key in self.endings}
-
-    def _say(self, message: str) -> None:
-        self.show(("say", {"worker": "sweep", "message": message}))
 
 
 def _launched(study: str, workspace: Path, options: Options) -> Iterator[Event]:
@@ -229,7 +243,8 @@ def refuse_another_question(ledger: Ledger, experiment: Experiment) -> None:
     if found:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         raise UserError(
-            f"{experiment.name}: the study `{ledger.name}` of this workspace is about other settings: {'; '.join(found[:3])}{more}. "
+            f"{experiment.name}: the study `{ledger.name}` of this workspace is about other settings: "
+            f"{'; '.join(found[:3])}{more}. "
             "Change them back to extend it, or keep both apart with `--study NAME`."
         )
 
@@ -296,45 +311,3 @@ def _notify(command: str | None, study: str, run_id: str, status: str, page: Pat
     told = {"WB_STUDY": study, "WB_RUN_ID": run_id, "WB_STATUS": status, "WB_REPORT": str(page or "")}
     with contextlib.suppress(subprocess.TimeoutExpired):
         subprocess.run(command, shell=True, env=os.environ | told, timeout=60, check=False)
-
-
-def estimate(experiment: Experiment, workspace: Path, workers: int, cores: int) -> dict[str, float]:
-    """Seconds of one training step and of one trial, from a few measured steps of the baseline.
-
-    Measured on a model with a fresh start, and the tokens and pictures of a small sample, so that nothing has to be
-    prepared first.
-    """
-    import torch
-
-    from workbench.training.loop import Hooks, Stopped, train
-    from workbench.training.prepare import prepare
-    from workbench.training.state import remove
-
-    settings = experiment.settings
-    small = settings.model_copy(
-        update={
-            "data": settings.data.model_copy(
-                update={"train_pairs": 4 * settings.optimisation.batch_size, "eval_pairs": 64}
-            ),
-            "warm_start": settings.warm_start.model_copy(update={"steps": 4}),
-        }
-    )
-    torch.set_num_threads(max(1, cores // workers))
-    torch.set_flush_denormal(True)
-    moments: list[float] = []
-
-    def stop() -> bool:
-        moments.append(time.perf_counter())
-        return len(moments) > 12
-
-    cell = make_cell(experiment, experiment.baseline, 0)
-    shared = prepare(small, workspace / "cache", lambda *_: None)
-    checkpoint = workspace / "checkpoints" / "estimate.pt"
-    remove(checkpoint)
-    arm = cell.settings.model_copy(update={"data": small.data, "warm_start": small.warm_start})
-    with contextlib.suppress(Stopped):
-        train(arm, 0, shared, checkpoint, Hooks(log=lambda *_: None, progress=lambda *_: None, stop=stop))
-    remove(checkpoint)
-    step = (moments[-1] - moments[2]) / (len(moments) - 3)
-    trial = step * settings.optimisation.steps
-    return {"step": step, "trial": trial}

@@ -1,12 +1,15 @@
-"""Tuning of nuisance settings before the comparison: the same budget for each arm, then fresh seeds for its best setting.
+"""Tuning of nuisance settings before the comparison: the same budget for each arm, then fresh seeds for its best
+setting.
 
-Which trials a search consists of follows from the experiment and from how earlier trials ended, and from nothing else: each worker
-works it out for itself and comes to the same, however many there are and whenever they were stopped. For that, suggestions come in
-rounds of `batch` trials that know of earlier rounds alone, and pruning compares a trial with earlier rounds alone.
+Which trials a search consists of follows from the experiment and from how earlier trials ended, and from nothing else:
+each worker works it out for itself and comes to the same, however many there are and whenever they were stopped. For
+that, suggestions come in rounds of `batch` trials that know of earlier rounds alone, and pruning compares a trial with
+earlier rounds alone.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from typing import Any
 
 import optuna
@@ -18,15 +21,17 @@ from optuna.trial import FrozenTrial, TrialState
 from workbench.config.schema import Experiment, Range, Search
 from workbench.metrics import lower_is_better, on_validation
 from workbench.randomness import key
-from workbench.sweep.grid import Cell, arm_label, expand, make_cell
-from workbench.sweep.study import Ending
+from workbench.sweep.grid import expand
+from workbench.trial.cell import Cell, Ending, arm_label, make_cell
+from workbench.trial.job import Goal
 
 Tried = tuple[dict[str, Any], Ending]  # what a trial of a search was given, and how it ended
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The cells that are known by now, in the order of work; `whole` when no more will come. `total`: how many there will be."""
+    """The cells that are known by now, in the order of work; `whole` when no more will come. `total`: how many there
+    will be."""
 
     cells: list[Cell]
     whole: bool
@@ -35,7 +40,8 @@ class Plan:
 
 @dataclass(frozen=True)
 class Found:
-    """What the search of an arm came to: `tried` in order; `best` is None while it goes on, or where nothing was finished."""
+    """What the search of an arm came to: `tried` in order; `best` is None while it goes on, or where nothing was
+    finished."""
 
     arm: dict[str, Any]
     tried: list[tuple[Cell, dict[str, Any], Ending | None]]
@@ -43,7 +49,8 @@ class Found:
 
 
 def planned(experiment: Experiment, endings: Mapping[str, Ending]) -> Plan:
-    """The cells of a grid; of a search its trials as far as they follow from what has ended, then those that confirm."""
+    """The cells of a grid; of a search its trials as far as they follow from what has ended, then those that
+    confirm."""
     if experiment.search is None:
         cells = expand(experiment)
         return Plan(cells, True, len(cells))
@@ -100,14 +107,23 @@ def search_of(experiment: Experiment, arm: dict[str, Any], endings: Mapping[str,
 
 
 def course_metric(experiment: Experiment) -> str:
-    """The metric by which trials of a search are pruned and chosen: the primary one on the validation split, so that no search ever
-    sees the test split."""
+    """The metric by which trials of a search are pruned and chosen: the primary one on the validation split, so that no
+    search ever sees the test split."""
     return on_validation(experiment.primary)
 
 
 def value_metric(experiment: Experiment, cell: Cell) -> str:
     """The metric whose last value is a trial's: the primary one, for a trial of a search on the validation split."""
     return experiment.primary if cell.searching is None else course_metric(experiment)
+
+
+def goal_of(experiment: Experiment, cell: Cell, endings: Mapping[str, Ending]) -> Goal:
+    """What a trial is judged by, given how others had ended when it was claimed: pruning looks at earlier rounds alone,
+    which have."""
+    goal = Goal(value_metric(experiment, cell), course_metric(experiment))
+    if cell.searching is None:
+        return goal
+    return replace(goal, poor=partial(pruned_by, experiment, cell, dict(endings)))
 
 
 def pruned_by(experiment: Experiment, cell: Cell, endings: Mapping[str, Ending], curve: Mapping[int, float]) -> bool:
@@ -132,21 +148,33 @@ def _upwards(experiment: Experiment, ending: Ending) -> Ending:
     return replace(ending, value=value, curve={step: -each for step, each in ending.curve.items()})
 
 
-_MADE: dict[str, list[dict[str, Any]]] = {}
+@dataclass(frozen=True)
+class Asked:
+    """What the next `size` trials of a search follow from. Told apart by its `text`, since settings and curves cannot
+    be hashed."""
+
+    text: str
+    search: Search = field(compare=False)
+    steps: int = field(compare=False)
+    known: list[Tried] = field(compare=False)
+    size: int = field(compare=False)
 
 
 def _suggested(search: Search, steps: int, known: list[Tried], size: int) -> list[dict[str, Any]]:
-    """What the next `size` trials are given; remembered, since it is asked for again whenever something has ended."""
-    asked = f"{search.model_dump_json()} {steps} {known} {size}"
-    if asked not in _MADE:
-        study = _study(search, steps, known)
-        _MADE[asked] = [study.ask(fixed_distributions=_space(search)).params for _ in range(size)]
-    return _MADE[asked]
+    """What the next `size` trials are given."""
+    return _made(Asked(f"{search.model_dump_json()} {steps} {known} {size}", search, steps, known, size))
+
+
+@lru_cache(maxsize=4096)
+def _made(asked: Asked) -> list[dict[str, Any]]:
+    """Remembered, since it is asked for again whenever something has ended; as many rounds as the largest searches have
+    over all arms."""
+    study = _study(asked.search, asked.steps, asked.known)
+    return [study.ask(fixed_distributions=_space(asked.search)).params for _ in range(asked.size)]
 
 
 def _study(search: Search, steps: int, known: list[Tried]) -> optuna.Study:
     """An Optuna study in memory that has seen the earlier trials, in their order."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     # The first points are alike in every arm: the seed does not depend on it.
     sampler = _sampler(search, key("search", search.seed, len(known)) % 2**32)
     # Of several rungs and brackets, those of a trial depend on the study's name.

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from workbench.config.schema import Experiment
-from workbench.sweep.job import published
 from workbench.sweep.search import planned
-from workbench.sweep.storage import open_storage
-from workbench.sweep.study import Ledger, names_of_studies
+from workbench.trial.job import published
+from workbench.trial.ledger import Ledger, names_of_studies
+from workbench.trial.storage import open_storage
 
 
 def known(workspace: Path, study: str, storage: str | None) -> Ledger | None:
@@ -19,7 +19,8 @@ def known(workspace: Path, study: str, storage: str | None) -> Ledger | None:
 
 
 def cells_of(experiment: Experiment, workspace: Path, study: str, storage: str | None) -> list[dict[str, Any]]:
-    """A row a cell: `name`, `state` (finished, diverged, pruned, running, failed, waiting), `value`, `progress`, `about`."""
+    """A row a cell: `name`, `state` (finished, diverged, pruned, running, failed, waiting), `value`, `progress`,
+    `about`."""
     ledger = known(workspace, study, storage)
     endings = ledger.endings() if ledger else {}
     running = {each.cell_key: each for each in ledger.running()} if ledger else {}

@@ -1,4 +1,4 @@
-"""A worker: claims cells in their order, trains them, and writes them to MLflow and the ledger, until the study is done."""
+"""A worker: claims cells in their order, trains them, and writes them to MLflow and the ledger, until none is left."""
 
 import os
 import signal
@@ -7,31 +7,24 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from workbench.errors import UserError
-from workbench.outage import Interrupted, patiently
-from workbench.sweep.job import Job, Place, published
-from workbench.sweep.search import Planner
-from workbench.sweep.storage import open_storage
-from workbench.sweep.study import Lease, LeaseLost, Ledger
-from workbench.tracking.store import QUIET
+from workbench.events import Emit, Mistaken, Said, TrialEnded, TrialFailed, WorkerEnded, WorkerFailed, preparation
+from workbench.outage import Interrupted, Patience
+from workbench.sweep.search import Planner, goal_of
+from workbench.trial.cell import Cell, Ending
+from workbench.trial.job import Context, Goal, Job, Place, published
+from workbench.trial.lease import LeaseLost, Owned
+from workbench.trial.ledger import Ledger
+from workbench.trial.quiet import quiet
+from workbench.trial.storage import open_storage
 
 if TYPE_CHECKING:
     from workbench.training.prepare import Prepared
 
-Event = tuple[str, dict[str, Any]]
-Emit = Callable[[Event], None]
 GRACE = 20.0  # seconds that a stopped worker may take to save
-
-
-def preparation(emit: Emit, worker: str) -> Callable[[str, int, int, dict[str, float]], None]:
-    """What tells of the progress of what trials share."""
-
-    def tell(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
-        emit(("prepare", {"worker": worker, "stage": stage, "done": done, "total": total, "figures": figures}))
-
-    return tell
 
 
 def work_as_process(place: Place, study: str, emit: Emit) -> None:
@@ -46,120 +39,132 @@ def work_as_process(place: Place, study: str, emit: Emit) -> None:
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, on_signal)
     _die_with_parent()
+    quiet()
+    if place.device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = place.device
     work(place, study, emit, stop, preparing)
 
 
 def work(place: Place, study: str, emit: Emit, stop: threading.Event, preparing: threading.Event) -> None:
-    """Runs until every cell of the study is ended or has failed for good, or `stop` is set. Emits events; never raises."""
-    if place.device is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = place.device
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+    """Runs until every cell of the study is ended or has failed for good, or `stop` is set. Never raises."""
     try:
-        _work(place, study, emit, stop, preparing)
+        Worker(place, study, emit, stop, preparing).work()
     except UserError as error:
-        emit(("user_error", {"worker": place.name, "message": str(error)}))
+        emit(Mistaken(place.name, str(error)))
     except Interrupted:
         pass
     except Exception:
-        emit(("crash", {"worker": place.name, "message": traceback.format_exc()}))
-    emit(("end", {"worker": place.name, "stopped": stop.is_set()}))
+        emit(WorkerFailed(place.name, traceback.format_exc()))
+    emit(WorkerEnded(place.name, stop.is_set()))
 
 
-def _work(place: Place, study: str, emit: Emit, stop: threading.Event, preparing: threading.Event) -> None:
-    import torch
+class Worker:
+    """One worker of a study. `preparing` is set while it has nothing to save, so that it may be ended at once."""
 
-    torch.set_flush_denormal(True)
-    ledger = Ledger(open_storage(place.storage, place.workspace), study)
-    prepared: dict[str, Prepared] = {}
+    def __init__(self, place: Place, study: str, emit: Emit, stop: threading.Event, preparing: threading.Event) -> None:
+        self.place, self.emit, self.stop, self.preparing = place, emit, stop, preparing
+        self.ledger = Ledger(open_storage(place.storage, place.workspace), study)
+        self.patience = Patience(self._say, stop.is_set)
+        self.plan = Planner()
+        self.prepared: dict[str, Prepared] = {}  # of the settings that the last trial shared with others
 
-    def say(sentence: str) -> None:
-        emit(("say", {"worker": place.name, "message": sentence}))
-        if sentence.startswith("waiting"):
-            ledger.watch.forget()
+    def work(self) -> None:
+        """`work`, but raises what is no trial's fault."""
+        import torch
 
-    plan = Planner()
+        torch.set_flush_denormal(True)
+        while not self.stop.is_set():
+            found = self.patience(self._look)
+            if found.lease is not None:
+                self._try(found.job, found.goal(), found.lease)
+            elif found.left:
+                self.stop.wait(0.5)  # every open cell is in other hands
+            else:
+                return
 
-    def look() -> tuple[Job, Lease | None, bool]:
-        job = published(ledger)
-        cells = plan(job.experiment, ledger.endings()).cells
-        lease = ledger.claim(cells, job.retries, job.started, place.name)
-        if lease is not None or ledger.open_cells(cells, job.retries, job.started):
-            return job, lease, True
+    def _look(self) -> "Found":
+        job, endings = published(self.ledger), self.ledger.endings()
+        cells = self.plan(job.experiment, endings).cells
+        lease = self.ledger.claim(cells, job.retries, job.started, self.place.name)
+        if lease is not None or self.ledger.open_cells(cells, job.retries, job.started):
+            return Found(job, endings, lease, True)
         # What has ended meanwhile may have led to further trials of a search.
-        return job, None, len(plan(job.experiment, ledger.endings()).cells) > len(cells)
+        return Found(job, endings, None, len(self.plan(job.experiment, self.ledger.endings()).cells) > len(cells))
 
-    while not stop.is_set():
-        job, lease, left = patiently(look, say, stop.is_set)
-        if lease is not None:
-            _try(job, place, lease, prepared, emit, say, stop, preparing)
-        elif left:
-            stop.wait(0.5)  # every open cell is in other hands
-        else:
-            return
+    def _try(self, job: Job, goal: Goal, lease: Owned) -> None:
+        """One attempt at a claimed cell, from what its trials share to its ending in the ledger."""
+        from workbench.stop import Stopped
+        from workbench.trial.run import clear, run_cell
+        from workbench.trial.torchrun import run_together
 
+        place, cell = self.place, lease.cell
+        try:
+            if job.processes > 1:
+                ending = run_together(job, goal, lease, place)
+            else:
+                prepared = self.patience(lambda: self._prepared(job, cell))
+                ending = run_cell(job, goal, lease, prepared, Context(place, self.emit, self.patience))
+            self.patience(lambda: lease.complete(ending))
+            clear(place, cell)
+            self.emit(TrialEnded(place.name, cell.name, ending.outcome, ending.value))
+        except (Stopped, Interrupted):
+            _soon(lease.release)
+        except LeaseLost:
+            self._say(f"{cell.name} has been taken over by another worker")
+        except UserError:
+            _soon(lease.release)
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            self.emit(TrialFailed(place.name, cell.name, reason, traceback.format_exc()))
+            self.patience(lambda: lease.fail(reason))
+        finally:
+            self.preparing.clear()
+            lease.let_go()
 
-def _try(
-    job: Job,
-    place: Place,
-    lease: Lease,
-    prepared: "dict[str, Prepared]",
-    emit: Emit,
-    say: Callable[[str], None],
-    stop: threading.Event,
-    preparing: threading.Event,
-) -> None:
-    """One attempt at a claimed cell, from what its trials share to its ending in the ledger."""
-    import torch
-
-    from workbench.sweep.launch.together import run_together
-    from workbench.sweep.trial import clear, run_cell
-    from workbench.training.loop import Stopped
-    from workbench.training.prepare import prepare
-
-    def ready() -> "Prepared":
+    def _prepared(self, job: Job, cell: Cell) -> "Prepared":
         """What trials share; one process's work, so it may use every core, which trials then share."""
-        shared = cell.settings.model_dump_json(include={"data", "model", "warm_start"})
-        if shared not in prepared:
-            torch.set_num_threads(job.all_threads)
-            prepared.clear()
-            preparing.set()
-            prepared[shared] = prepare(cell.settings, place.workspace / "cache", preparation(emit, place.name))
-            preparing.clear()
-            torch.set_num_threads(job.threads)
-        return prepared[shared]
+        import torch
 
-    cell = lease.cell
-    try:
-        if job.processes > 1:
-            ending = run_together(job, place, lease)
-        else:
-            ending = run_cell(job, place, lease, patiently(ready, say, stop.is_set), emit, say, stop.is_set)
-        patiently(lambda: lease.complete(ending), say, stop.is_set)
-        clear(place, cell)
-        emit(("ended", {"worker": place.name, "cell": cell.name, "outcome": ending.outcome, "value": ending.value}))
-    except (Stopped, Interrupted):
-        _soon(lease.release)
-    except LeaseLost:
-        say(f"{cell.name} has been taken over by another worker")
-    except UserError:
-        _soon(lease.release)
-        raise
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        told = {"worker": place.name, "cell": cell.name, "reason": reason, "message": traceback.format_exc()}
-        emit(("failed", told))
-        patiently(lambda: lease.fail(reason), say, stop.is_set)
-    finally:
-        preparing.clear()
-        lease.beating.ended.set()
+        from workbench.training.prepare import prepare
+
+        shared = cell.settings.model_dump_json(include={"data", "model", "warm_start"})
+        if shared not in self.prepared:
+            torch.set_num_threads(job.all_threads)
+            self.prepared.clear()
+            self.preparing.set()
+            told = preparation(self.emit, self.place.name)
+            self.prepared[shared] = prepare(cell.settings, self.place.workspace / "cache", told)
+            self.preparing.clear()
+            torch.set_num_threads(job.threads)
+        return self.prepared[shared]
+
+    def _say(self, sentence: str) -> None:
+        self.emit(Said(self.place.name, sentence))
+        if sentence.startswith("waiting"):
+            self.ledger.watch.forget()
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a look at the study came to: a cell that is ours now, and the `endings` at that moment; or whether any is
+    `left` to wait for."""
+
+    job: Job
+    endings: dict[str, Ending]
+    lease: Owned | None
+    left: bool
+
+    def goal(self) -> Goal:
+        assert self.lease is not None
+        return goal_of(self.job.experiment, self.lease.cell, self.endings)
 
 
 def _soon(action: Callable[[], None]) -> None:
     """Tries for a moment; what cannot be written then is found out by the next worker, when the lease has run out."""
     began = time.monotonic()
     with suppress(Interrupted):
-        patiently(action, lambda _: None, lambda: time.monotonic() - began > 3)
+        Patience(lambda _: None, lambda: time.monotonic() - began > 3)(action)
 
 
 def _die_with_parent() -> None:

@@ -5,14 +5,14 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Metric
 
-from workbench.outage import patiently
+from workbench.outage import Patience
 from workbench.tracking.runs import Tracker
 
 EVERY = 2.0  # seconds between two batches
@@ -34,11 +34,10 @@ class RunLog:
         run_id: str,
         file: Path,
         again: bool,
-        say: Callable[[str], None],
-        stopped: Callable[[], bool] = lambda: False,
+        patience: Patience,
     ) -> None:
-        self.tracker, self.run_id, self.file, self.say, self.stopped = tracker, run_id, file, say, stopped
-        self.known = patiently(lambda: tracker.logged(run_id), say, stopped) if again else set()
+        self.tracker, self.run_id, self.file, self.patience = tracker, run_id, file, patience
+        self.known = patience(lambda: tracker.logged(run_id)) if again else set()
         self.closing = threading.Event()
         self.failed: Exception | None = None
         self.sending = threading.Thread(target=self._send, daemon=True, name="mlflow")
@@ -57,7 +56,7 @@ class RunLog:
         if not new:
             return
         entry = {"step": step, "time": int(time.time() * 1000), "metrics": new}
-        patiently(lambda: _append(self.file, entry), self.say, self.stopped)
+        self.patience(lambda: _append(self.file, entry))
         self._take(entry)
 
     def close(self) -> None:
@@ -95,7 +94,7 @@ class RunLog:
                         batch += [Metric(n, v, entry["time"], entry["step"]) for n, v in entry["metrics"].items()]
                 for start in range(0, len(batch), MOST):
                     part = batch[start : start + MOST]
-                    patiently(lambda part=part: self._batch(part), self.say, self.stopped)  # type: ignore[misc]
+                    self.patience(lambda part=part: self._batch(part))  # type: ignore[misc]
                 if last and self.left.empty():
                     return
         except Exception as error:

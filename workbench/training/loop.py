@@ -9,15 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workbench.evaluation.contract import Stopped
 from workbench.outage import Persist, at_once, never
 from workbench.randomness import key
+from workbench.stop import Stopped
 from workbench.training.distributed import without_exchange
 from workbench.training.schedule import rate, set_rate
 from workbench.training.state import TrainState
 from workbench.world import ALONE, World, whole
 
-__all__ = ["Diverged", "Hooks", "Pruned", "Stopped", "Training", "backward", "fit", "seed_dropout"]
 Log = Callable[[dict[str, float], int], None]
 Progress = Callable[[int, dict[str, float]], None]
 Losses = dict[str, Tensor]  # scalars; `loss` carries the gradient

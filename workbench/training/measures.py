@@ -1,6 +1,6 @@
 """What is measured on held-out pairs, during training and at its end."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 

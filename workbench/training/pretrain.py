@@ -16,10 +16,11 @@ from workbench.model.vilta import ViLTA
 from workbench.objectives.companions import make_companions
 from workbench.objectives.plan import Part
 from workbench.objectives.step import alpha_at, losses
+from workbench.stop import Stopped
 from workbench.training.batches import FoilTable, on_device, plan_batch, read_pictures
 from workbench.training.distributed import check_cut, speed_up, spread_over
 from workbench.training.energy import energy_meter
-from workbench.training.loop import Hooks, Losses, Pruned, Stopped, Training, backward, fit, seed_dropout
+from workbench.training.loop import Hooks, Losses, Pruned, Training, backward, fit, seed_dropout
 from workbench.training.measures import Subject, at_the_end, examples, validation
 from workbench.training.prepare import Prepared, precision
 from workbench.training.schedule import adamw
@@ -45,7 +46,7 @@ def train(
         steps,
         settings.optimisation.warmup,
         trial.learn,
-        partial(nn.utils.clip_grad_norm_, trial.model.parameters(), settings.optimisation.clip),
+        partial(nn.utils.clip_grad_norm_, list(trial.model.parameters()), settings.optimisation.clip),
         trial.keep,
         due=lambda: state.step % settings.optimisation.checkpoint_every == 0,
         follow=trial.follow,

@@ -14,7 +14,6 @@ from workbench.outage import Persist, at_once
 from workbench.training.distributed import restored
 from workbench.world import whole
 
-
 REST = ("step", "seconds", "waited", "joules", "counted", "sums", "measured", "measured_at")
 
 

@@ -15,8 +15,8 @@ from workbench.objectives.matching import written_captions
 from workbench.objectives.plan import plan_rewriting
 from workbench.objectives.step import teacher_logits
 from workbench.training.batches import plan_batch
-from workbench.training.loop import starting_model
 from workbench.training.prepare import Prepared, Progress, picture_features, prepare
+from workbench.training.pretrain import starting_model
 
 
 @dataclass(frozen=True)

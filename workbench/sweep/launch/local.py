@@ -11,31 +11,28 @@ from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from workbench.sweep.job import Place
-from workbench.sweep.worker import GRACE, Event, work, work_as_process
+from workbench.cores import usable_cores
+from workbench.events import Event, Said, Stepped, Ticked, WorkerEnded, WorkerFailed
+from workbench.sweep.worker import GRACE, work, work_as_process
+from workbench.trial.job import Place
 
-# Loaded once, by a server from which workers are forked. It must load nothing that starts threads, such as polars or mlflow.
+# Loaded once, by a server from which workers are forked. It must load nothing that starts threads, such as polars or
+# mlflow.
 PRELOADED = ["torch", "torchvision", "timm", "transformers", "optuna", "scipy.stats", "workbench.model.vilta"]
 FRUITLESS = 5  # deaths in a row of a worker that never came to train a step
 
 
-def usable_cores() -> int:
-    """The cores that this process may use: those that a scheduler has given it, and no more than OMP_NUM_THREADS."""
-    given = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return min(given, int(asked)) if asked.isdigit() and int(asked) else given
-
-
 def default_workers(trials_per_device: int = 1) -> int:
-    """So many a GPU; without one, one a core up to four: small models gain more from whole trials side by side than from
-    threads."""
+    """So many a GPU; without one, one a core up to four: small models gain more from whole trials side by side than
+    from threads."""
     import torch
 
     return torch.cuda.device_count() * trials_per_device or min(4, usable_cores())
 
 
 def places(workspace: Path, storage: str | None, workers: int, group: int = 1) -> list[Place]:
-    """Where each of `workers` works: with one GPU each in turn, or, where a trial takes a `group` of processes, with all."""
+    """Where each of `workers` works: with one GPU each in turn, or, where a trial takes a `group` of processes, with
+    all."""
     import torch
 
     gpus = torch.cuda.device_count()
@@ -52,7 +49,8 @@ def places(workspace: Path, storage: str | None, workers: int, group: int = 1) -
 
 
 def warm_up() -> ForkServerContext:
-    """Starts the server from which workers are forked, so that it loads what they need while the sweep is being set up."""
+    """Starts the server from which workers are forked, so that it loads what they need while the sweep is being set
+    up."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, str(usable_cores()))
     context = multiprocessing.get_context("forkserver")
@@ -62,8 +60,8 @@ def warm_up() -> ForkServerContext:
 
 
 def run_workers(study: str, where: list[Place]) -> Iterator[Event]:
-    """Yields the events of all workers, and `tick` at least every half second, until the last one has ended. A worker that dies is
-    replaced. Closing the iterator stops them all."""
+    """Yields the events of all workers, and Ticked at least every half second, until the last one has ended. A worker
+    that dies is replaced. Closing the iterator stops them all."""
     context = warm_up()
     living: dict[Connection, tuple[BaseProcess, Place]] = {}
     fruitless = {place.name: 0 for place in where}
@@ -89,27 +87,23 @@ def run_workers(study: str, where: list[Place]) -> Iterator[Event]:
                     del living[connection]
                     fruitless[place.name] += 1
                     if fruitless[place.name] < FRUITLESS:
-                        yield (
-                            "say",
-                            {
-                                "worker": place.name,
-                                "message": f"worker {place.name} died ({_cause(process)}); another takes its place",
-                            },
-                        )
+                        told = f"worker {place.name} died ({_cause(process)}); another takes its place"
+                        yield Said(place.name, told)
                         start(place)
                     else:
-                        message = (
+                        told = (
                             f"worker {place.name} died {FRUITLESS} times before it trained a step ({_cause(process)})"
                         )
-                        yield ("crash", {"worker": place.name, "message": message})
+                        yield WorkerFailed(place.name, told)
                     continue
-                if event[0] == "step":
-                    fruitless[place.name] = 0
-                if event[0] == "end":
-                    process.join(timeout=GRACE)
-                    del living[connection]
+                match event:
+                    case Stepped():
+                        fruitless[place.name] = 0
+                    case WorkerEnded():
+                        process.join(timeout=GRACE)
+                        del living[connection]
                 yield event
-            yield ("tick", {})
+            yield Ticked()
     finally:
         for process, _ in living.values():
             process.terminate()
@@ -125,7 +119,7 @@ def run_here(study: str, workspace: Path, storage: str | None) -> Iterator[Event
     events: list[Event] = []
     work(Place(workspace, storage, "here"), study, events.append, threading.Event(), threading.Event())
     yield from events
-    yield ("tick", {})
+    yield Ticked()
 
 
 def _main(connection: Connection, place: Place, study: str) -> None:

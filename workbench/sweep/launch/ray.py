@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import UserError
-from workbench.sweep.job import Place
-from workbench.sweep.worker import GRACE, Event, work
+from workbench.events import Event, Mistaken, Ticked, TrialFailed, WorkerEnded, WorkerFailed
+from workbench.sweep.worker import GRACE, work
+from workbench.trial.job import Place
+from workbench.trial.quiet import quiet
 
 RESTARTS = 100  # of an actor whose node or process was lost
 
@@ -18,9 +20,9 @@ RESTARTS = 100  # of an actor whose node or process was lost
 def run_on_ray(
     study: str, workspace: Path, storage: str | None, workers: int, cpus: int, gpus: float
 ) -> Iterator[Event]:
-    """Yields `tick` until the last worker has ended, and what went wrong. Each has `cpus` threads and `gpus` GPUs of its node. Closing
-    the iterator stops them all. RAY_ADDRESS names a running cluster; without it, Ray uses this machine alone.
-    """
+    """Yields Ticked until the last worker has ended, and what went wrong. Each has `cpus` threads and `gpus` GPUs of
+    its node. Closing the iterator stops them all. RAY_ADDRESS names a running cluster; without it, Ray uses this
+    machine alone."""
     try:
         import ray
     except ImportError as error:
@@ -46,8 +48,8 @@ def run_on_ray(
                 try:
                     yield from ray.get(done)
                 except ray.exceptions.RayError as error:
-                    yield ("crash", {"worker": f"ray/{index}", "message": f"worker ray/{index} was lost: {error}"})
-            yield ("tick", {})
+                    yield WorkerFailed(f"ray/{index}", f"worker ray/{index} was lost: {error}")
+            yield Ticked()
     finally:
         if pending:
             stopping = [actors[index].stop.remote() for index in pending.values()]
@@ -66,11 +68,13 @@ class Worker:
         self.asked = threading.Event()
 
     def run(self, place: Place, study: str) -> list[Event]:
+        quiet()
         wrong: list[Event] = []
 
         def emit(event: Event) -> None:
-            if event[0] in ("user_error", "crash", "failed", "end"):
-                wrong.append(event)
+            match event:
+                case Mistaken() | WorkerFailed() | TrialFailed() | WorkerEnded():
+                    wrong.append(event)
 
         work(place, study, emit, self.asked, threading.Event())
         return wrong

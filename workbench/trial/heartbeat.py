@@ -15,7 +15,8 @@ LEASE = float(os.environ.get("WB_LEASE", "60"))  # seconds without a beat after 
 
 @dataclass(frozen=True)
 class Holder:
-    """The worker of a trial: `host` tells machines (and containers) apart, `started` a process from a later one of the same number."""
+    """The worker of a trial: `host` tells machines (and containers) apart, `started` a process from a later one of the
+    same number."""
 
     host: str
     pid: int
@@ -53,7 +54,8 @@ class Watch:
 
 
 class Beating:
-    """Renews a lease from a thread: `beat({"beat": n, "step": ..., "steps": ...})` every quarter of it; False says that it is lost."""
+    """Renews a lease from a thread: `beat({"beat": n, "step": ..., "steps": ...})` every quarter of it; False says that
+    it is lost."""
 
     def __init__(self, beat: Callable[[dict[str, Any]], bool]) -> None:
         self.beat, self.at = beat, {"step": 0, "steps": 0}

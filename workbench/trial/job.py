@@ -1,24 +1,31 @@
-"""What the workers of a study must know; kept in the study itself, so that a worker can join from any machine."""
+"""What a trial is given: the job of its study, its goal, and where it runs.
+
+The job is kept in the study itself, so that a worker can join from any machine.
+"""
 
 import dataclasses
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from workbench.config.schema import Experiment
 from workbench.errors import HIDDEN, UserError, shown
-from workbench.sweep.study import Ledger
+from workbench.events import Emit
+from workbench.outage import Patience
+from workbench.trial.ledger import Ledger
+from workbench.world import ALONE, World
 
 ATTRIBUTE = "job"
 
 
 @dataclass(frozen=True)
 class Job:
-    """`started`: failures before it are forgiven, since the user has started the sweep again. `parent_run` is the sweep's run, None
-    for a training outside a sweep. `threads` of a trial and `all_threads` of what is prepared for all of them are the same for every
-    worker, wherever it is, since rounding depends on them."""
+    """`started`: failures before it are forgiven, since the user has started the sweep again. `parent_run` is the
+    sweep's run, None for a training outside a sweep. `threads` of a trial and `all_threads` of what is prepared for all
+    of them are the same for every worker, wherever it is, since rounding depends on them."""
 
     study: str
     experiment: Experiment
@@ -43,6 +50,32 @@ class Place:
     storage: str | None
     name: str
     device: str | None = None  # the one GPU that it may see, as CUDA_VISIBLE_DEVICES names it
+
+
+def never_poor(_: dict[int, float]) -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a trial is judged by: the metric whose last value is its `value`; the one whose `course` over the steps is
+    kept; and whether such a course (step -> value) is so `poor` that the trial should end. Travels between
+    processes."""
+
+    value: str
+    course: str
+    poor: Callable[[dict[int, float]], bool] = never_poor
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where a trial runs, who hears of it, how it waits out what is no fault of its own, and the processes that train
+    it together."""
+
+    place: Place
+    emit: Emit
+    patience: Patience
+    world: World = ALONE
 
 
 def published(ledger: Ledger) -> Job:

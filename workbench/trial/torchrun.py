@@ -6,13 +6,18 @@ import signal
 import sys
 import threading
 import uuid
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from workbench.errors import UserError
-from workbench.sweep.grid import Cell
-from workbench.sweep.job import Job, Place
-from workbench.sweep.storage import open_storage
-from workbench.sweep.study import Borrowed, Ending, Lease, LeaseLost, Ledger
+from workbench.outage import Interrupted, Patience
+from workbench.trial.cell import Cell, Ending
+from workbench.trial.job import Context, Goal, Job, Place
+from workbench.trial.lease import Borrowed, Lease, LeaseLost, Owned, Unleased
+from workbench.trial.quiet import quiet
+from workbench.trial.storage import open_storage
 
 
 def start_together(processes: int) -> int:
@@ -29,20 +34,31 @@ def start_together(processes: int) -> int:
     return 0
 
 
-def run_together(job: Job, place: Place, lease: Lease) -> Ending:
-    """The ending of a claimed cell that `job.processes` processes of this machine train together; this one keeps the lease.
+@dataclass(frozen=True)
+class NotEnded:
+    """Why a process of a trial has no ending: it was stopped, the trial is another worker's now, or the user must mend
+    something."""
 
-    Raises Stopped where they were asked to stop, LeaseLost, and RuntimeError with what the first of them to fail has said.
+    why: Literal["stopped", "lost", "user"]
+    reason: str
+
+
+def run_together(job: Job, goal: Goal, lease: Owned, place: Place) -> Ending:
+    """The ending of a claimed cell that `job.processes` processes of this machine train together; this one keeps the
+    lease.
+
+    Raises Stopped where they were asked to stop, LeaseLost, and RuntimeError with what the first of them to fail has
+    said.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    from workbench.training.loop import Stopped
+    from workbench.stop import Stopped
 
-    handlers = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
     asked = False
     try:
-        made = _launch(job.processes, member)(job, place, lease.cell, lease.trial_id)
+        with _own_handlers():
+            made = _launch(job.processes, member)(job, goal, place, lease.cell, lease.trial_id)[0]
     except SignalException as error:
         asked = True
         raise Stopped from error
@@ -50,58 +66,65 @@ def run_together(job: Job, place: Place, lease: Lease) -> Ending:
         told = error.get_first_failure()[1].message
         raise RuntimeError(str(told.get("message", told) if isinstance(told, dict) else told)) from error
     finally:
-        for name, handler in handlers.items():
-            signal.signal(name, handler)
         if asked:
             signal.raise_signal(signal.SIGTERM)  # for this worker itself, whose handler had been replaced
-    kind, told = made[0]
-    if kind != "ended":
-        raise {"stopped": Stopped, "lost": LeaseLost, "user": UserError}[kind](told)
-    ending: Ending = told
+    match made:
+        case NotEnded("stopped", reason):
+            raise Stopped(reason)
+        case NotEnded("lost", reason):
+            raise LeaseLost(reason)
+        case NotEnded("user", reason):
+            raise UserError(reason)
+    ending: Ending = made
     return ending
 
 
-def member(job: Job, place: Place, cell: Cell, trial_id: int) -> tuple[str, Any]:
-    """One of the processes: how it ended, and the ending or the reason."""
+@contextmanager
+def _own_handlers() -> Iterator[None]:
+    """Puts back the signal handlers of this process, which torch's launcher replaces by its own."""
+    handlers = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for name, handler in handlers.items():
+            signal.signal(name, handler)
+
+
+def member(job: Job, goal: Goal, place: Place, cell: Cell, trial_id: int) -> Ending | NotEnded:
+    """One of the processes, from its start."""
     import torch
 
-    from workbench.outage import Interrupted
-    from workbench.sweep.study import Unleased
-    from workbench.sweep.trial import run_cell
+    from workbench.stop import Stopped
     from workbench.training.distributed import in_turn, joined
-    from workbench.training.loop import Stopped
     from workbench.training.prepare import prepare
+    from workbench.trial.run import run_cell
 
     stop = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: stop.set())
+    quiet()
     torch.set_flush_denormal(True)
     torch.set_num_threads(max(1, job.threads // job.processes))
-    ledger = Ledger(open_storage(place.storage, place.workspace), job.study)
-
-    def say(message: str) -> None:
-        logging.getLogger("workbench").warning(message)
-
+    patience = Patience(logging.getLogger("workbench").warning, stop.is_set)
     with joined() as world:
-        lease = Borrowed(ledger, trial_id, cell) if world.rank == 0 else Unleased(ledger, trial_id, cell)
+        lease: Lease = Unleased(cell)
+        if world.rank == 0:
+            lease = Borrowed(open_storage(place.storage, place.workspace), trial_id, cell)
         try:
             prepared = in_turn(world, lambda: prepare(cell.settings, place.workspace / "cache", lambda *_: None))
-            return "ended", run_cell(job, place, lease, prepared, lambda _: None, say, stop.is_set, world)
+            return run_cell(job, goal, lease, prepared, Context(place, lambda _: None, patience, world))
         except (Stopped, Interrupted) as error:
-            return "stopped", str(error)
+            return NotEnded("stopped", str(error))
         except LeaseLost as error:
-            return "lost", str(error)
+            return NotEnded("lost", str(error))
         except UserError as error:
-            return "user", str(error)
+            return NotEnded("user", str(error))
 
 
 def _launch(processes: int, entry: Any) -> Any:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    # What went wrong is said by the process where it went wrong.
-    for chatty in ("torch.distributed.elastic", "torch.multiprocessing.spawn"):
-        logging.getLogger(chatty).setLevel(logging.CRITICAL)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

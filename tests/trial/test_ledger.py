@@ -10,17 +10,18 @@ from optuna.trial import TrialState
 
 from workbench.config.schema import Experiment
 from workbench.errors import UserError
-from workbench.sweep import lease
-from workbench.sweep.grid import Cell, expand
-from workbench.sweep.job import new_job, published
-from workbench.sweep.lease import Holder, Watch
-from workbench.sweep.run import refuse_another_question
-from workbench.sweep.study import DEATHS, Ending, Lease, LeaseLost, Ledger
+from workbench.sweep.grid import expand
+from workbench.trial import heartbeat
+from workbench.trial.cell import Cell, Ending
+from workbench.trial.heartbeat import Holder, Watch
+from workbench.trial.job import new_job, published
+from workbench.trial.lease import LeaseLost, Owned
+from workbench.trial.ledger import DEATHS, Ledger
 
 ENDING = Ending("run", "finished", 0.5, {3: 0.25, 6: 0.5})
 
 
-def claim(ledger: Ledger, cells: list[Cell], retries: int = 1, since: float = 0.0) -> Lease | None:
+def claim(ledger: Ledger, cells: list[Cell], retries: int = 1, since: float = 0.0) -> Owned | None:
     return ledger.claim(cells, retries, since, "me")
 
 
@@ -124,12 +125,12 @@ def test_a_silent_worker_elsewhere_loses_its_trial_after_a_lease(
     ours.beating.end()
     sign(ledger, ours.trial_id, holder(host="elsewhere"))
     clock = [100.0]
-    monkeypatch.setattr(lease.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(heartbeat.time, "monotonic", lambda: clock[0])
     assert claim(ledger, cells[:1]) is None
-    clock[0] += lease.LEASE - 1
+    clock[0] += heartbeat.LEASE - 1
     sign(ledger, ours.trial_id, holder(host="elsewhere"), beat=1)
     assert claim(ledger, cells[:1]) is None
-    clock[0] += lease.LEASE - 1
+    clock[0] += heartbeat.LEASE - 1
     assert claim(ledger, cells[:1]) is None
     clock[0] += 2
     assert claim(ledger, cells[:1])
@@ -137,13 +138,13 @@ def test_a_silent_worker_elsewhere_loses_its_trial_after_a_lease(
 
 def test_what_could_not_be_watched_has_not_been_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr(lease.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(heartbeat.time, "monotonic", lambda: clock[0])
     watch, there = Watch(), holder(host="elsewhere")
     assert not watch.lapsed(1, there, 5)
     watch.forget()
-    clock[0] += 2 * lease.LEASE
+    clock[0] += 2 * heartbeat.LEASE
     assert not watch.lapsed(1, there, 5)
-    clock[0] += 2 * lease.LEASE
+    clock[0] += 2 * heartbeat.LEASE
     assert watch.lapsed(1, there, 5)
 
 
@@ -164,60 +165,6 @@ def test_of_two_trials_of_a_cell_the_older_one_counts(cells: list[Cell], ledger:
     assert claim(ledger, cells[:1]) is None
     ledger.storage.set_trial_state_values(second, TrialState.RUNNING)
     assert claim(ledger, cells[:1]) is None
-
-
-@pytest.mark.parametrize("levels", [[0.0, 0.5, 0.9], [0.0, 0.1]])
-def test_more_levels_and_seeds_extend_a_study(experiment: Experiment, levels: list[float], ledger: Ledger) -> None:
-    name = next(iter(experiment.factors))
-    wider = experiment.model_copy(
-        update={
-            "factors": {name: levels},
-            "arms": [{name: level} for level in levels],
-            "seeds": experiment.seeds.model_copy(update={"count": 4}),
-        }
-    )
-    for cell in expand(experiment):
-        ours = claim(ledger, [cell])
-        assert ours
-        ours.complete(ENDING)
-    new_job("s", experiment, None, "").publish(ledger)
-    refuse_another_question(ledger, wider)
-    left = ledger.open_cells(expand(wider), 1, 0.0)
-    assert len(expand(wider)) - len(left) == experiment.seeds.count * len(set(levels) & set(experiment.factors[name]))
-
-
-def test_a_further_factor_extends_a_study(experiment: Experiment) -> None:
-    name = next(iter(experiment.factors))
-    held = experiment.settings.objectives.mlm.temperature
-    wider = experiment.model_copy(
-        update={
-            "factors": experiment.factors | {"objectives.mlm.temperature": [held, 2.0]},
-            "arms": [arm | {"objectives.mlm.temperature": t} for arm in experiment.arms for t in (held, 2.0)],
-        }
-    )
-    known = {cell.key for cell in expand(experiment)}
-    assert known < {cell.key for cell in expand(wider)}
-    assert name in wider.factors
-
-
-def test_another_question_in_a_study_is_refused_with_the_difference(experiment: Experiment, ledger: Ledger) -> None:
-    from workbench.config.load import apply
-
-    changed = experiment.model_copy(update={"settings": apply(experiment.settings, {"optimisation.steps": 7})})
-    cosmetic = experiment.model_copy(
-        update={"settings": apply(experiment.settings, {"optimisation.checkpoint_every": 7}), "question": "Else?"}
-    )
-    new_job("s", experiment, None, "").publish(ledger)
-    refuse_another_question(ledger, changed)  # nothing has ended that could be mixed
-    ours = claim(ledger, expand(experiment)[:1])
-    assert ours
-    ours.complete(ENDING)
-    refuse_another_question(ledger, cosmetic)
-    assert [c.key for c in expand(cosmetic)] == [c.key for c in expand(experiment)]
-    with pytest.raises(UserError, match=r"`optimisation.steps` is 7 here and 6 there.*--study"):
-        refuse_another_question(ledger, changed)
-    with pytest.raises(UserError, match="`primary` is val/mlm_loss here"):
-        refuse_another_question(ledger, experiment.model_copy(update={"primary": "val/mlm_loss"}))
 
 
 def test_a_job_comes_back_as_it_was_published(experiment: Experiment, ledger: Ledger) -> None:

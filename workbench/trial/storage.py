@@ -1,13 +1,12 @@
-"""Where a study is kept: a journal file of one host, a PostgreSQL database, or Optuna's gRPC proxy in front of either."""
+"""Where a study is kept: a journal file of one host, a PostgreSQL database, or Optuna's gRPC proxy in front of
+either."""
 
 import fcntl
-import logging
 import os
 import time
 import warnings
 from pathlib import Path
 
-import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
@@ -22,7 +21,6 @@ KINDS = "postgresql://USER:PASSWORD@HOST/DATABASE, grpc://HOST:PORT, or none for
 
 def open_storage(address: str | None, workspace: Path) -> BaseStorage:
     """The storage at `address`, or the workspace's own journal. Raises UserError where it cannot be used."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     if address is None:
         path = workspace / "studies" / "journal.log"
         try:
@@ -38,12 +36,12 @@ def open_storage(address: str | None, workspace: Path) -> BaseStorage:
             from optuna.exceptions import ExperimentalWarning
             from optuna.storages import GrpcStorageProxy
 
-            warnings.simplefilter("ignore", ExperimentalWarning)
-
             host, colon, port = rest.rstrip("/").rpartition(":")
             if not colon or not port.isdigit():
                 raise UserError(f"--storage {address}: write it as grpc://HOST:PORT.")
-            proxy = GrpcStorageProxy(host=host, port=int(port))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                proxy = GrpcStorageProxy(host=host, port=int(port))
             proxy.wait_server_ready(timeout=30)
             return proxy
     except ImportError as error:
@@ -55,7 +53,8 @@ def open_storage(address: str | None, workspace: Path) -> BaseStorage:
     except Exception as error:
         if "table schema" in str(error):
             raise UserError(
-                f"--storage {shown(address)}: this database holds other tables, such as MLflow's; give the studies one of their own."
+                f"--storage {shown(address)}: this database holds other tables, such as MLflow's; give the studies one of "
+                "their own."
             ) from error
         if outage(error) or isinstance(error, TimeoutError):
             raise UserError(f"--storage {shown(address)}: it cannot be reached ({first_line(error)[:200]}).") from error
@@ -111,8 +110,6 @@ def serve(address: str | None, workspace: Path, host: str, port: int) -> None:
     try:
         from optuna.storages import run_grpc_proxy_server
 
-        storage = open_storage(address, workspace)
-        logging.getLogger("optuna").setLevel(logging.WARNING)
-        run_grpc_proxy_server(storage, host=host, port=port)
+        run_grpc_proxy_server(open_storage(address, workspace), host=host, port=port)
     except ImportError as error:
         raise UserError(f"{error.name or 'its driver'} is missing; pip install 'workbench[cluster]'.") from error

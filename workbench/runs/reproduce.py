@@ -1,8 +1,6 @@
 """A finished trial, run again from what its run says, and compared with it."""
 
-import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +10,15 @@ from mlflow.exceptions import MlflowException
 
 from workbench.config.schema import Experiment, Settings
 from workbench.errors import UserError
-from workbench.sweep.grid import Cell
-from workbench.sweep.job import Place, new_job
-from workbench.sweep.study import Ledger, Unleased
-from workbench.sweep.worker import Event, preparation
+from workbench.events import Emit, Said, preparation
+from workbench.metrics import on_validation
+from workbench.outage import Patience
 from workbench.tracking.provenance import provenance
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import open_store
+from workbench.trial.cell import Cell
+from workbench.trial.job import Context, Goal, Place, new_job
+from workbench.trial.lease import Unleased
 
 UNREPEATABLE = ("perf/", "seconds", "system/")  # depend on the machine's hour
 NAMED = ("workbench", "commit", "diff_sha256", "python", "platform", "processor", "cores", "torch_threads", "gpus")
@@ -26,7 +26,8 @@ NAMED = ("workbench", "commit", "diff_sha256", "python", "platform", "processor"
 
 @dataclass(frozen=True)
 class Reproduced:
-    """`warnings`: what differs between then and now; `off`: (metric at step) -> (then, now) where they are not equal."""
+    """`warnings`: what differs between then and now; `off`: (metric at step) -> (then, now) where they are not
+    equal."""
 
     run_id: str
     warnings: list[str]
@@ -34,12 +35,13 @@ class Reproduced:
     off: dict[str, tuple[float, float]]
 
 
-def reproduce_run(run_id: str, workspace: Path, show: Callable[[Event], None]) -> Reproduced:
-    """Nothing is checked out: the code, packages and data are those of now. Raises UserError where there is no such finished trial."""
+def reproduce_run(run_id: str, workspace: Path, show: Emit) -> Reproduced:
+    """Nothing is checked out: the code, packages and data are those of now. Raises UserError where there is no such
+    finished trial."""
     import torch
 
-    from workbench.sweep.trial import clear, run_cell
     from workbench.training.prepare import prepare
+    from workbench.trial.run import clear, run_cell
 
     tracker = Tracker(open_store(workspace), workspace)
     told, tags = tracker.settings_of(run_id)
@@ -78,12 +80,9 @@ def reproduce_run(run_id: str, workspace: Path, show: Callable[[Event], None]) -
     )
     job = new_job(experiment.name, experiment, None, tracker.uri, threads=threads, all_threads=threads)
     place = Place(workspace, None, "again")
-    lease = Unleased(Ledger.of_workspace(workspace, "reproduced"), -1, cell)
-
-    def say(message: str) -> None:
-        show(("say", {"worker": "again", "message": message}))
-
-    ending = run_cell(job, place, lease, prepared, show, say, threading.Event().is_set)
+    goal = Goal(experiment.primary, on_validation(experiment.primary))
+    context = Context(place, show, Patience(lambda message: show(Said(place.name, message))))
+    ending = run_cell(job, goal, Unleased(cell), prepared, context)
     clear(place, cell)
     (workspace / "checkpoints" / f"{cell.key}.safetensors").unlink(missing_ok=True)
     tracker.tag(ending.run_id, {"reproduces": run_id})

@@ -1,17 +1,16 @@
 """The Optuna study as the ledger of cells: who works on which, and how each ended.
 
-Every attempt at a cell is one trial. It waits, runs, and ends for good: complete, pruned (also: diverged) or failed. The
-storage lets one worker alone take a waiting trial, and nobody change one that has ended; all else follows from that.
-A trial whose worker has died is failed by whoever sees it first, and its cell is tried again from its last checkpoint.
+Every attempt at a cell is one trial. It waits, runs, and ends for good: complete, pruned (also: diverged) or failed.
+The storage lets one worker alone take a waiting trial, and nobody change one that has ended; all else follows from
+that. A trial whose worker has died is failed by whoever sees it first, and its cell is tried again from its last
+checkpoint.
 """
 
 import dataclasses
 import time
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import optuna
 from optuna.distributions import FloatDistribution
@@ -20,29 +19,15 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from workbench.errors import UserError
-from workbench.sweep.grid import Cell
-from workbench.sweep.lease import Beating, Holder, Watch
-from workbench.sweep.storage import open_storage
+from workbench.trial.cell import Cell, Ending
+from workbench.trial.heartbeat import Holder, Watch
+from workbench.trial.lease import Owned, end_trial
+from workbench.trial.storage import open_storage
 
 DEATHS = 5  # workers that may die over a cell without getting it any further
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 OPEN = (TrialState.WAITING, TrialState.RUNNING)
 PREFIX = "wb:"
-
-
-class LeaseLost(Exception):
-    """Another worker took the trial over, because this one gave no sign of life for too long."""
-
-
-@dataclass(frozen=True)
-class Ending:
-    """How a cell ended. `value` is the primary metric, of a trial of a search on the validation split (None where it diverged);
-    `curve` the course of the primary metric on the validation split: step -> value."""
-
-    run_id: str
-    outcome: Literal["finished", "diverged", "pruned"]
-    value: float | None
-    curve: dict[int, float]
 
 
 @dataclass(frozen=True)
@@ -81,7 +66,8 @@ class Ledger:
         return found
 
     def failures(self, cell: Cell, since: float = 0.0) -> list[str]:
-        """Why attempts at the cell have failed since a time (seconds of the epoch); the deaths of workers not counted."""
+        """Why attempts at the cell have failed since a time (seconds of the epoch); the deaths of workers not
+        counted."""
         return [
             trial.user_attrs["reason"]
             for trial in self._trials((TrialState.FAIL,))
@@ -104,7 +90,7 @@ class Ledger:
             if "holder" in trial.user_attrs and not Holder(**trial.user_attrs["holder"]).dead()
         ]
 
-    def claim(self, cells: Iterable[Cell], retries: int, since: float, worker: str) -> "Lease | None":
+    def claim(self, cells: Iterable[Cell], retries: int, since: float, worker: str) -> Owned | None:
         """The first of `cells` that nobody works on and that is neither ended nor failed for good, now ours."""
         self._bury_the_dead()
         by_cell = self._by_cell()
@@ -145,9 +131,9 @@ class Ledger:
             beat = trial.user_attrs.get("beat", {})
             if self.watch.lapsed(trial._trial_id, there, beat.get("beat", 0)):
                 reason = f"its worker {there.name} gave no more sign of life"
-                self._end(trial._trial_id, TrialState.FAIL, reason=reason, died_at=beat.get("step", 0))
+                end_trial(self.storage, trial._trial_id, TrialState.FAIL, reason=reason, died_at=beat.get("step", 0))
 
-    def _claim(self, cell: Cell, attempts: list[FrozenTrial], worker: str) -> "Lease | None":
+    def _claim(self, cell: Cell, attempts: list[FrozenTrial], worker: str) -> Owned | None:
         waiting = [trial._trial_id for trial in attempts if trial.state == TrialState.WAITING]
         trial_id = min(waiting) if waiting else self._enqueue(cell)
         try:
@@ -159,9 +145,9 @@ class Ledger:
         # Two workers may have enqueued the cell at the same moment: the older trial is the one that counts.
         others = [t for t in self._trials() if t.user_attrs["cell_key"] == cell.key and t._trial_id != trial_id]
         if any(t.state in ENDED or (t.state in OPEN and t._trial_id < trial_id) for t in others):
-            self._end(trial_id, TrialState.FAIL, reason="another trial of this cell was first")
+            end_trial(self.storage, trial_id, TrialState.FAIL, reason="another trial of this cell was first")
             return None
-        return Lease(self, trial_id, cell)
+        return Owned(self.storage, trial_id, cell)
 
     def _enqueue(self, cell: Cell) -> int:
         # Levels that are words stand in `cell` alone, since Optuna refuses a categorical axis that grows.
@@ -179,16 +165,6 @@ class Ledger:
         )
         return self.storage.create_new_trial(self.study._study_id, template_trial=trial)
 
-    def _end(self, trial_id: int, state: TrialState, value: float | None = None, **attributes: Any) -> bool:
-        """Whether the trial has now ended as said, and had not ended before."""
-        try:
-            for name, each in (attributes | {"at": time.time()}).items():
-                self.storage.set_trial_user_attr(trial_id, name, each)
-            self.storage.set_trial_state_values(trial_id, state, None if value is None else [value])
-        except UpdateFinishedTrialError:
-            return False
-        return True
-
     def _by_cell(self) -> dict[str, list[FrozenTrial]]:
         found: dict[str, list[FrozenTrial]] = {}
         for trial in self._trials():
@@ -197,88 +173,6 @@ class Ledger:
 
     def _trials(self, states: tuple[TrialState, ...] | None = None) -> list[FrozenTrial]:
         return [t for t in self.study.get_trials(deepcopy=False, states=states) if "cell_key" in t.user_attrs]
-
-
-class Lease:
-    """A trial that is ours until it ends; renewed in the background. Ends with exactly one of its four methods."""
-
-    def __init__(self, ledger: Ledger, trial_id: int, cell: Cell) -> None:
-        self.ledger, self.trial_id, self.cell = ledger, trial_id, cell
-        self.beating = Beating(self._beat)
-
-    def tell(self, step: int, steps: int) -> None:
-        """How far the trial is, for those who watch the study."""
-        self.beating.at = {"step": step, "steps": steps}
-
-    @property
-    def lost(self) -> bool:
-        return self.beating.lost.is_set()
-
-    def held(self) -> None:
-        """Raises LeaseLost where the trial is no longer ours, as the storage has it now."""
-        if self.lost or not self._beat({"beat": -int(time.time())} | self.beating.at):
-            raise LeaseLost(self.cell.name)
-
-    def complete(self, ending: Ending) -> None:
-        """Raises LeaseLost where another worker has ended the trial before."""
-        state = TrialState.COMPLETE if ending.outcome == "finished" else TrialState.PRUNED
-        self._ended(self.ledger._end(self.trial_id, state, ending.value, ending=dataclasses.asdict(ending)))
-
-    def fail(self, reason: str) -> None:
-        """An error of the trial's own, which counts against its retries."""
-        with suppress(LeaseLost):
-            self._ended(self.ledger._end(self.trial_id, TrialState.FAIL, reason=reason[:2000], counts=True))
-
-    def release(self) -> None:
-        """Gives the trial back, to be gone on with by whoever comes next."""
-        with suppress(LeaseLost):
-            self._ended(self.ledger._end(self.trial_id, TrialState.FAIL, reason="stopped, to go on later"))
-
-    def _beat(self, at: dict[str, Any]) -> bool:
-        try:
-            self.ledger.storage.set_trial_user_attr(self.trial_id, "beat", at)
-        except UpdateFinishedTrialError:
-            return False
-        return True
-
-    def _ended(self, ours: bool) -> None:
-        self.beating.end()
-        if not ours:
-            raise LeaseLost(self.cell.name)
-
-
-class Borrowed(Lease):
-    """A lease that another process of this trial renews."""
-
-    def __init__(self, ledger: Ledger, trial_id: int, cell: Cell) -> None:
-        self.ledger, self.trial_id, self.cell = ledger, trial_id, cell
-
-    @property
-    def lost(self) -> bool:
-        return False
-
-    def tell(self, step: int, steps: int) -> None:
-        pass
-
-    def held(self) -> None:
-        if self.ledger.storage.get_trial(self.trial_id).state != TrialState.RUNNING:
-            raise LeaseLost(self.cell.name)
-
-
-class Unleased(Borrowed):
-    """What the further processes of a trial have in its place: nothing to keep, nothing to end."""
-
-    def held(self) -> None:
-        pass
-
-    def complete(self, ending: Ending) -> None:
-        pass
-
-    def fail(self, reason: str) -> None:
-        pass
-
-    def release(self) -> None:
-        pass
 
 
 def names_of_studies(storage: BaseStorage) -> list[str]:

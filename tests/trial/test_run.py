@@ -1,0 +1,111 @@
+"""One trial: what it does when it is judged poor, when another worker has taken it over, and where nobody could."""
+
+import pickle
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from workbench.config.schema import Experiment, Search
+from workbench.events import Event, Stepped
+from workbench.outage import Patience
+from workbench.sweep.grid import expand
+from workbench.sweep.search import goal_of, planned, pruned_by
+from workbench.tracking.runs import Tracker
+from workbench.tracking.store import open_store
+from workbench.training.prepare import Prepared
+from workbench.training.state import read
+from workbench.trial.cell import Cell
+from workbench.trial.job import Context, Goal, Job, Place, new_job
+from workbench.trial.lease import LeaseLost, Owned, Unleased
+from workbench.trial.ledger import Ledger
+from workbench.trial.run import run_cell
+from workbench.trial.torchrun import run_together
+
+VALUE, COURSE = "test/foil_accuracy", "val/foil_accuracy"
+
+
+@pytest.fixture
+def place(cache_dir: Path, prepared: Prepared, tmp_path: Path) -> Place:
+    (tmp_path / "cache").symlink_to(cache_dir)
+    return Place(tmp_path, None, "w")
+
+
+@pytest.fixture
+def job(experiment: Experiment, place: Place) -> Job:
+    return new_job("s", experiment, None, open_store(place.workspace))
+
+
+@pytest.fixture
+def lease(job: Job, place: Place) -> Owned:
+    claimed = Ledger.of_workspace(place.workspace, "s").claim(expand(job.experiment), 0, 0.0, "w")
+    assert claimed
+    return claimed
+
+
+def context(place: Place, emit: Callable[[Event], None] = lambda _: None) -> Context:
+    return Context(place, emit, Patience(print))
+
+
+def status(job: Job, place: Place, cell: Cell) -> str:
+    run = Tracker(job.uri, place.workspace).find({"config_hash": cell.key})
+    assert run is not None
+    return str(run.info.status)
+
+
+def test_a_trial_is_judged_after_each_validation_but_the_last_on_all_it_knows(
+    job: Job, place: Place, prepared: Prepared
+) -> None:
+    asked: list[dict[int, float]] = []
+
+    def poor(course: dict[int, float]) -> bool:
+        asked.append(course)
+        return False
+
+    cell = expand(job.experiment)[0]
+    ending = run_cell(job, Goal(VALUE, COURSE, poor), Unleased(cell), prepared, context(place))
+    assert ending.outcome == "finished"
+    assert set(ending.curve) == {3, 6}
+    assert asked == [{3: ending.curve[3]}]
+
+
+def test_a_poor_trial_ends_there_and_keeps_its_course(job: Job, place: Place, prepared: Prepared, lease: Owned) -> None:
+    ending = run_cell(job, Goal(VALUE, COURSE, bool), lease, prepared, context(place))
+    assert (ending.outcome, list(ending.curve)) == ("pruned", [3])
+    assert ending.value == ending.curve[3]
+    lease.complete(ending)
+    assert Ledger.of_workspace(place.workspace, "s").endings() == {lease.cell.key: ending}
+    assert status(job, place, lease.cell) == "FINISHED"
+
+
+def test_two_processes_agree_that_a_trial_is_poor(job: Job, place: Place, lease: Owned) -> None:
+    together = Job(**vars(job) | {"processes": 2})
+    ending = run_together(together, Goal(VALUE, COURSE, bool), lease, place)
+    assert (ending.outcome, list(ending.curve)) == ("pruned", [3])
+    lease.let_go()
+
+
+def test_after_its_lease_is_lost_a_trial_writes_nothing_more(
+    job: Job, place: Place, prepared: Prepared, lease: Owned
+) -> None:
+    def emit(event: Event) -> None:
+        if isinstance(event, Stepped) and event.step == 4:
+            lease.beating.lost.set()
+
+    with pytest.raises(LeaseLost):
+        run_cell(job, Goal(VALUE, COURSE), lease, prepared, context(place, emit))
+    lease.let_go()
+    assert read(place.workspace / "checkpoints" / f"{lease.cell.key}.pt")["rest"]["step"] == 3
+    assert status(job, place, lease.cell) == "RUNNING"  # it is the other worker's
+
+
+def test_a_goal_travels_to_the_processes_of_a_trial(experiment: Experiment) -> None:
+    search = Search.model_validate({"settings": {"objectives.mlm.mask_ratio": [0.2, 0.3]}, "trials": 2})
+    searched = experiment.model_copy(update={"search": search})
+    for asked, poor in ((searched, pruned_by), (experiment, None)):
+        goal = goal_of(asked, planned(asked, {}).cells[0], {})
+        there = pickle.loads(pickle.dumps(goal))
+        assert (there.value, there.course) == (goal.value, COURSE)
+        assert (isinstance(there.poor, partial) and there.poor.func) == (poor or False)
+        assert not there.poor({3: 0.5})

@@ -1,0 +1,69 @@
+"""What a reader of published captions gives: pictures, each by the place of its bytes, with their captions; and what it left out."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workbench.data.pictures import Box, Fit, decode
+
+
+@dataclass(frozen=True)
+class Place:
+    """A picture's bytes: a file, or `size` bytes of it from `offset` on (a member of a tar)."""
+
+    path: Path
+    offset: int = 0
+    size: int | None = None
+
+    def read(self) -> bytes:
+        with open(self.path, "rb") as file:
+            file.seek(self.offset)
+            return file.read(-1 if self.size is None else self.size)
+
+    def picture(self, side: int, fit: Fit, box: Box | None) -> np.ndarray:
+        """uint8 [3, side, side]; raises BrokenPicture."""
+        return decode(self.path if self.size is None else self.read(), side, fit, box)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A picture with its captions; `box` where they are about that part alone."""
+
+    id: str
+    captions: tuple[str, ...]
+    split: str
+    place: Place
+    box: Box | None = None
+
+
+@dataclass
+class Reading:
+    """What a source holds. `broken`: (what, why it is left out)."""
+
+    form: str
+    found: list[Found] = field(default_factory=list)
+    broken: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, id: str, captions: Iterable[Any], split: str, place: Place, box: Box | None = None) -> None:
+        """Takes a picture with its captions, white space made single, empty and repeated ones left out."""
+        texts = dict.fromkeys(" ".join(text.split()) for text in captions if isinstance(text, str))
+        kept = tuple(text for text in texts if text)
+        if kept:
+            self.found.append(Found(id, kept, split, place, box))
+        else:
+            self.broken.append((id, "it has no caption"))
+
+    def without_repeats(self) -> "Reading":
+        """The first picture of each id, the others listed as broken."""
+        seen: set[str] = set()
+        first = Reading(self.form, broken=list(self.broken))
+        for picture in self.found:
+            if picture.id in seen:
+                first.broken.append((picture.id, "its id occurs twice; the first one is kept"))
+            else:
+                seen.add(picture.id)
+                first.found.append(picture)
+        return first

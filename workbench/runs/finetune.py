@@ -1,0 +1,93 @@
+"""A finished run, fine-tuned on a downstream task; the score lands in the run."""
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from workbench.evaluation.contract import Show
+from workbench.evaluation.downstream.tasks import TaskSplit, of_scenes, published
+from workbench.randomness import key
+from workbench.runs.evaluate import How, Published, Result, Trained, evaluate_retrieval, gallery
+from workbench.training.distributed import in_turn
+from workbench.training.finetune import Answers, Course, Recipe, finetune, finetune_retrieval
+from workbench.training.loop import Hooks
+from workbench.training.prepare import pick_device, prepare
+from workbench.training.state import remove
+from workbench.trial.run import keep_weights
+from workbench.world import ALONE, World
+
+SHORTLIST = 128  # candidates of each query that ITM ranks
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What is asked for. `files`: the task's, None for what the facts of the run's rendered scenes give (`retrieval`:
+    the run's own pairs); `seed`: of classifier and order; `limit`: at most so many examples of each split."""
+
+    task: str
+    recipe: Recipe
+    seed: int = 0
+    limit: int | None = None
+    files: Published | None = None
+
+
+def finetune_run(
+    trained: Trained, tuning: Tuning, workspace: Path, hooks: Hooks, show: Show, world: World = ALONE
+) -> Result:
+    """Fine-tunes a finished run's model on a task and scores it on the task's validation split (retrieval: the run's
+    test split). Every process of the world must call this; the first one alone scores, the others get no metrics.
+    Raises Stopped, to go on from there, and Diverged."""
+    settings, task, device = trained.settings, tuning.task, pick_device()
+    if settings.model.vision.frozen:
+        trained.model.vision.requires_grad_(False)
+    annotations = tuning.files and tuning.files.annotations
+    name = f"{key(trained.run_id, task, tuning.seed, repr(tuning.recipe), repr(annotations), repr(tuning.limit)):016x}"
+    checkpoint = workspace / "checkpoints" / f"{task}-{name}.pt"
+    course = Course(tuning.recipe, tuning.seed, checkpoint, hooks, device, settings.optimisation.precision, world)
+    how = How(checkpoint.with_suffix(""), hooks.stop, show)
+    tune = _retrieval if task == "retrieval" else _classified
+    result = tune(trained, tuning, workspace, course, how)
+    if world.rank == 0:
+        keep_weights(checkpoint)
+        remove(checkpoint)
+        shutil.rmtree(how.home, ignore_errors=True)
+    metrics = {f"downstream/{task}/{name}": value for name, value in result.metrics.items()}
+    return replace(result, metrics=metrics)
+
+
+def _retrieval(trained: Trained, tuning: Tuning, workspace: Path, course: Course, how: How) -> Result:
+    shown = gallery(trained, "train", tuning.limit)
+    pictures = shown.pictures
+    if trained.settings.model.vision.frozen and not trained.stores:
+        prepared = in_turn(course.world, lambda: prepare(trained.settings, workspace / "cache", lambda *_: None))
+        pictures = prepared.features["train"]
+    finetune_retrieval(trained.model, pictures, shown.token_ids, shown.picture_of, course)
+    if course.world.rank > 0:
+        return Result({}, 0, {})
+    found = evaluate_retrieval(replace(trained, model=trained.model.eval()), tuning.limit, SHORTLIST, how)
+    metrics = {name.removeprefix("retrieval/"): value for name, value in found.metrics.items()}
+    return replace(found, metrics=metrics)
+
+
+def _classified(trained: Trained, tuning: Tuning, workspace: Path, course: Course, how: How) -> Result:
+    splits = in_turn(course.world, lambda: _task_splits(trained, tuning, workspace))
+    tokeniser, val = trained.corpus.tokeniser, splits["val"]
+    tuned = finetune(trained.model, tokeniser, tuning.task, splits["train"], course)
+    missing = splits["train"].missing | val.missing
+    if course.world.rank > 0:
+        return Result({}, 0, missing)
+    metrics = how.measure(trained, Answers(tuned, tokeniser, tuning.task, val, course), how.kept("answers"))
+    return Result(metrics, len(val), missing)
+
+
+def _task_splits(trained: Trained, tuning: Tuning, workspace: Path) -> dict[str, TaskSplit]:
+    task, limit, files = tuning.task, tuning.limit, tuning.files
+    if files is not None:
+        side = trained.settings.data.image_size
+        return published(task, files.annotations, files.images, side, trained.fit, limit)
+    prepared = prepare(trained.settings, workspace / "cache", lambda *_: None)
+    splits = {}
+    for split in ("train", "val"):
+        pairs = getattr(prepared.corpus, split)
+        splits[split] = of_scenes(task, pairs, prepared.features[split] if prepared.features else pairs.images, limit)
+    return splits

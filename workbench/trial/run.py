@@ -1,0 +1,221 @@
+"""One cell from claim to ending: its MLflow run, its training, how it ended."""
+
+import os
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from safetensors.torch import save_file
+
+from workbench.config.load import apply
+from workbench.data.corpus import SPLITS
+from workbench.events import Outcome, Stepped
+from workbench.objectives.plan import BLOCK
+from workbench.outage import Patience
+from workbench.record import EXAMPLES, TrialTags
+from workbench.stop import Stopped
+from workbench.tracking.log import RunLog
+from workbench.tracking.provenance import provenance
+from workbench.tracking.runs import Tracker
+from workbench.training.loop import Diverged, Hooks, Pruned
+from workbench.training.prepare import Prepared
+from workbench.training.pretrain import train
+from workbench.training.state import read, remove
+from workbench.trial.cell import Cell, Ending
+from workbench.trial.job import Context, Goal, Job, Place
+from workbench.trial.lease import Lease, LeaseLost
+from workbench.world import World
+
+IDENTITY = ("study", "seed", "config_hash")  # the tags by which a trial's run is found again
+SYSTEM_EVERY = 10  # seconds between two readings of processor, memory and GPU
+
+
+@dataclass
+class Course:
+    """Step -> the metric that a trial is judged by on its way, also what an earlier attempt has measured beyond its
+    checkpoint; `step`: the last one that this attempt has logged."""
+
+    metric: str
+    curve: dict[int, float]
+    step: int = 0
+
+    def take(self, metrics: Mapping[str, float], step: int) -> None:
+        if self.metric in metrics:
+            self.curve[step], self.step = metrics[self.metric], step
+
+    def known(self) -> dict[int, float]:
+        """As far as this attempt has come."""
+        return {step: value for step, value in self.curve.items() if step <= self.step}
+
+    @property
+    def last(self) -> float | None:
+        return self.curve[max(self.curve)] if self.curve else None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training came to: the `final` metrics where it is finished; `remarks` are tags for the run."""
+
+    outcome: Outcome
+    final: dict[str, float]
+    remarks: dict[str, str]
+
+    def ending(self, run_id: str, goal: Goal, course: Course) -> Ending:
+        value = {"finished": self.final.get(goal.value), "pruned": course.last, "diverged": None}[self.outcome]
+        if self.outcome == "finished" and value is None:
+            raise KeyError(goal.value)
+        return Ending(run_id, self.outcome, value, course.curve)
+
+
+def run_cell(job: Job, goal: Goal, lease: Lease, prepared: Prepared, context: Context) -> Ending:
+    """Trains a claimed cell, going on from its checkpoint, and logs it.
+
+    Raises Stopped (or Interrupted) where it was asked to stop, LeaseLost where another worker has the trial now. Of
+    several processes only the first one logs.
+    """
+    cell, place, patience, world = lease.cell, context.place, context.patience, context.world
+    checkpoint = place.workspace / "checkpoints" / f"{cell.key}.pt"
+    if world.rank > 0:
+        silent = Hooks(log=lambda *_: None, progress=lambda *_: None, stop=patience.stopped)
+        return train_cell(cell, prepared, checkpoint, silent, world).ending("", goal, Course(goal.course, {}))
+    tracker = Tracker(job.uri, place.workspace)
+    run_id, again = patience(lambda: start_run(tracker, job, cell, prepared))
+    # What an earlier attempt has measured before the checkpoint is not measured again.
+    course = Course(goal.course, patience(lambda: tracker.curve(run_id, goal.course)) if again else {})
+    steps = cell.settings.optimisation.steps
+
+    with sending(tracker, run_id, place, again, patience) as sent:
+        for entry in sent.found:
+            if goal.course in entry["metrics"]:
+                course.curve[entry["step"]] = entry["metrics"][goal.course]
+
+        def on_step(step: int, figures: dict[str, float]) -> None:
+            lease.tell(step, steps)
+            pairs = {"pairs": float(cell.settings.optimisation.batch_size)}
+            context.emit(Stepped(place.name, cell.name, step, steps, figures | pairs))
+
+        def on_log(metrics: dict[str, float], step: int) -> None:
+            sent.log(metrics, step)
+            course.take(metrics, step)
+
+        def persist(action: Callable[[], None]) -> None:
+            if not lease.lost:  # the checkpoint is another worker's now
+                patience(action)
+
+        hooks = Hooks(
+            log=on_log,
+            progress=on_step,
+            stop=lambda: lease.lost or patience.stopped(),
+            say=patience.say,
+            persist=persist,
+            keep_examples=lambda made: patience(lambda: tracker.attach(run_id, made, EXAMPLES)),
+            prune=lambda: goal.poor(course.known()),
+        )
+        try:
+            trained = train_cell(cell, prepared, checkpoint, hooks, world)
+        except Stopped:
+            if lease.lost:
+                raise LeaseLost(cell.name) from None
+            raise
+        ending = trained.ending(run_id, goal, course)
+        patience(lease.held)
+        patience(lambda: keep_weights(checkpoint) if ending.outcome == "finished" else None)
+        sent.close()
+    patience(lambda: tracker.finish(run_id, tags=trained.remarks))
+    return ending
+
+
+def start_run(tracker: Tracker, job: Job, cell: Cell, prepared: Prepared) -> tuple[str, bool]:
+    """The cell's run, and whether it has been started before. Safe to repeat."""
+    sizes = {split: len(getattr(prepared.corpus, split)) for split in SPLITS}
+    tags = TrialTags(
+        study=job.study,
+        seed=cell.seed,
+        config_hash=cell.key,
+        cell=cell.label,
+        arm=cell.arm,
+        kind="train" if job.parent_run is None else "search" if cell.searching is not None else "trial",
+        data=prepared.corpus.fingerprint,
+        warm_start=prepared.fingerprint,
+        pairs=sizes,
+    ).written()
+    identity = {name: tags.pop(name) for name in IDENTITY}
+    params: dict[str, Any] = dict(cell.values) | {"seed": cell.seed, "steps": cell.settings.optimisation.steps}
+    name = cell.name if job.parent_run else f"{job.study} · seed {cell.seed}"
+    run_id, again = tracker.start(name, identity, tags, params, job.parent_run)
+    if not again:
+        source = str(cell.settings.data.path or cell.settings.data.source)
+        tracker.add_input(run_id, cell.settings.data.source, prepared.corpus.fingerprint, source, sizes)
+    tracker.attach(run_id, cell.settings.model_dump(), "config.json")
+    tracker.attach(run_id, provenance(), "provenance.json")
+    return run_id, again
+
+
+@contextmanager
+def sending(tracker: Tracker, run_id: str, place: Place, again: bool, patience: Patience) -> Iterator[RunLog]:
+    """The run's log, with readings of the machine beside; an error or a stop is marked in the run."""
+    sent = RunLog(tracker, run_id, place.workspace / "spool" / f"{run_id}.jsonl", again, patience)
+    monitor = SystemMetricsMonitor(
+        run_id, sampling_interval=SYSTEM_EVERY, resume_logging=again, tracking_uri=tracker.uri
+    )
+    monitor.start()
+    try:
+        yield sent
+    except LeaseLost:  # the run is another worker's now
+        sent.drop()
+        raise
+    except BaseException as error:
+        sent.leave()
+        asked = isinstance(error, Stopped) or patience.stopped()
+        tags = {} if asked else {"failure": f"{type(error).__name__}: {error}"[:4000]}
+        try:
+            if not asked:
+                tracker.client.log_text(run_id, traceback.format_exc(), "failure.txt")
+            tracker.finish(run_id, "KILLED" if asked else "FAILED", tags)
+        except Exception as unsaid:
+            patience.say(f"the run could not be marked as ended ({unsaid})")
+        raise
+    finally:
+        monitor.finish()
+
+
+def train_cell(cell: Cell, prepared: Prepared, checkpoint: Path, hooks: Hooks, world: World) -> Trained:
+    """Trains; where the memory of the GPU does not suffice, with ever smaller micro-batches of the same batch."""
+    settings = cell.settings
+    remarks: dict[str, str] = {}
+    while True:
+        try:
+            return Trained("finished", train(settings, cell.seed, prepared, checkpoint, hooks, world), remarks)
+        except Diverged as end:
+            hooks.say(f"{cell.name} diverged: {end}")
+            return Trained("diverged", {}, {"outcome": "diverged", "diverged_at": str(end.step)})
+        except Pruned:
+            return Trained("pruned", {}, {"outcome": "pruned"})
+        except torch.OutOfMemoryError:
+            parts = 2 * settings.optimisation.micro_batches
+            if settings.optimisation.batch_size % (BLOCK * parts) or world.size > 1:
+                raise
+        # Here, where nothing holds the tensors of the failed step any more.
+        torch.cuda.empty_cache()
+        hooks.say(f"{cell.name}: out of GPU memory; going on with {parts} micro-batches of the same batch")
+        settings = apply(settings, {"optimisation.micro_batches": parts})
+        remarks = {"micro_batches": str(parts)}
+
+
+def clear(place: Place, cell: Cell) -> None:
+    """Removes the states of a cell that has ended; only when the ledger knows, so that a worker killed before finishes
+    it again."""
+    remove(place.workspace / "checkpoints" / f"{cell.key}.pt")
+
+
+def keep_weights(checkpoint: Path) -> None:
+    """Leaves of a finished trial's state the weights alone, which evaluation needs."""
+    saved = read(checkpoint)["model"]
+    half = checkpoint.with_suffix(".half")
+    save_file({name: tensor.clone() for name, tensor in saved.items()}, half)
+    os.replace(half, checkpoint.with_suffix(".safetensors"))
