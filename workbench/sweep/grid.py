@@ -1,11 +1,11 @@
 """Factors x levels x seeds -> cells, each keyed by the hash of its resolved configuration."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from workbench.config.load import apply, dotted_keys
-from workbench.config.schema import Experiment, Settings
+from workbench.config.schema import IRRELEVANT, Experiment, Settings
 from workbench.randomness import key
 
 TINY_WIDTH = 128
@@ -27,7 +27,6 @@ SMALL_MODEL: dict[str, Any] = {
     "model.fusion.heads": 4,
     "optimisation.compile": False,
 }
-IRRELEVANT = {"optimisation": {"checkpoint_every"}, "data": {"workers"}}  # settings that cannot change a result
 
 
 @dataclass(frozen=True)
@@ -67,17 +66,24 @@ def arm_label(values: dict[str, Any], baseline: dict[str, Any]) -> str:
 def expand(experiment: Experiment) -> list[Cell]:
     """Every arm for every seed, seed by seed, the baseline first in each block."""
     first = experiment.seeds.first
+    # The settings of an arm are made and hashed once, and not for each seed anew.
+    arms = [make_cell(experiment, arm, first) for arm in experiment.arms]
+    hashes = [settings_key(cell.settings) for cell in arms]
     return [
-        make_cell(experiment, arm, seed)
+        replace(cell, seed=seed, key=_cell_key(known, seed))
         for seed in range(first, first + experiment.seeds.count)
-        for arm in experiment.arms
+        for cell, known in zip(arms, hashes, strict=True)
     ]
 
 
 def make_cell(experiment: Experiment, values: dict[str, Any], seed: int) -> Cell:
     settings = apply(experiment.settings, values)
     label = arm_label(values, experiment.baseline)
-    return Cell(values, seed, settings, f"{key('cell', settings_key(settings), seed):016x}", label, label)
+    return Cell(values, seed, settings, _cell_key(settings_key(settings), seed), label, label)
+
+
+def _cell_key(settings: str, seed: int) -> str:
+    return f"{key('cell', settings, seed):016x}"
 
 
 def settings_key(settings: Settings) -> str:
