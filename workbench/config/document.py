@@ -175,7 +175,8 @@ def _refuse_bombs(root: yaml.Node, where: str) -> None:
             sizes[id(node)] = known = 1 + sum(map(size, _children(node)))
             if known > MOST_ENTRIES:
                 raise UserError(
-                    f"{where}:{node.start_mark.line + 1}: with its aliases written out this has more than {MOST_ENTRIES:,} entries."
+                    f"{where}:{node.start_mark.line + 1}: with its aliases written out this has more than "
+                    f"{MOST_ENTRIES:,} entries."
                 )
         return known
 
@@ -183,8 +184,8 @@ def _refuse_bombs(root: yaml.Node, where: str) -> None:
 
 
 def _refuse_repeats(root: yaml.Node, where: str) -> None:
-    """A key that stands twice in one mapping, of which YAML would drop the first in silence. One that `<<` brings along may
-    stand again: that is what merging is for."""
+    """A key that stands twice in one mapping, of which YAML would drop the first in silence. One that `<<` brings
+    along may stand again: that is what merging is for."""
     seen: set[int] = set()
     pending = [root]
     while pending:
@@ -205,8 +206,8 @@ def _refuse_repeats(root: yaml.Node, where: str) -> None:
 
 
 def _lines(node: yaml.Node, way: Way = ()) -> Iterator[tuple[Way, int]]:
-    """The line of every key, and of everything in a list. (Constructing has put what `<<` brings along before a mapping's own
-    keys, so that these, which come later, count.)"""
+    """The line of every key, and of everything in a list. (Constructing has put what `<<` brings along before a
+    mapping's own keys, so that these, which come later, count.)"""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             here = (*way, str(key.value))

@@ -107,8 +107,10 @@ def refuse_too_many(where: str, told: str, arms: int, seeds: Seeds, search: Sear
     if arms * each > MOST_CELLS:
         searching = f" and {search.trials} trials of its search" if search else ""
         raise UserError(
-            f"{where}: {told} x {seeds.count:,} seeds{searching} are {arms * each:,} cells, more than the {MOST_CELLS:,} that one "
-            "experiment may have; take fewer levels or seeds, list the arms that matter under `arms`, or ask in several files."
+            f"{where}: {told} x {seeds.count:,} seeds{searching} are {arms * each:,} cells, more than the "
+            f"{MOST_CELLS:,} that one "
+            "experiment may have; take fewer levels or seeds, list the arms that matter under `arms`, or ask in "
+            "several files."
         )
 
 
@@ -160,7 +162,8 @@ def known_keys() -> dict[str, Any]:
 
 
 def read_level(dotted: str, level: Any, where: str) -> Any:
-    """A level as the setting has it, in whatever spelling it is given; raises UserError where the setting cannot have it."""
+    """A level as the setting has it, in whatever spelling it is given; raises UserError where the setting cannot have
+    it."""
     _check_key(dotted, where)
     if dotted not in known_keys():
         return level  # an option of timm's, of which nothing is known
@@ -199,7 +202,8 @@ def _read(path: Path) -> Document:
 
 
 def _name(path: Path) -> str:
-    """The file's name as far as it can name folders, studies and runs everywhere; what is changed is told apart by a hash."""
+    """The file's name as far as it can name folders, studies and runs everywhere; what is changed is told apart by a
+    hash."""
     name = re.sub(r"[^\w .+=-]+", "_", path.stem)
     name = re.sub(r"^[ .]+", "", name)[:LONGEST_NAME].strip()
     return name if name == path.stem else f"{name or '_'}-{key('name', repr(path.stem)) % 16**6:06x}"
@@ -286,12 +290,14 @@ def _refuse_equal(dotted: str, written: list[Any], levels: list[Any], where: str
         first = seen.setdefault(identity(dotted, level), place)
         if first != place and not may_repeat:
             raise UserError(
-                f"{where}: `{dotted}` names a level twice: {_shown(written[first])} and {_shown(written[place])} are one value; "
+                f"{where}: `{dotted}` names a level twice: {_shown(written[first])} and {_shown(written[place])} are "
+                "one value; "
                 "take one of them out."
             )
         if first == place and (other := names.setdefault(str(level), place)) != place:
             raise UserError(
-                f"{where}: `{dotted}` has two levels that are both shown as `{level}`, {_shown(levels[other])} and {_shown(level)}; "
+                f"{where}: `{dotted}` has two levels that are both shown as `{level}`, {_shown(levels[other])} and "
+                f"{_shown(level)}; "
                 "change one of them."
             )
 
@@ -342,7 +348,8 @@ def _baseline(document: Document, arms: list[dict[str, Any]]) -> dict[str, Any]:
     for name in given:
         if name not in arms[0]:
             raise UserError(
-                f"{document.at('baseline', name)}: `baseline` names `{name}`, which is no factor{_nearest(name, arms[0])}."
+                f"{document.at('baseline', name)}: `baseline` names `{name}`, which is no "
+                f"factor{_nearest(name, arms[0])}."
             )
     levels = {name: read_level(name, level, document.at("baseline", name)) for name, level in given.items()}
     wanted = {name: identity(name, level) for name, level in (arms[0] | levels).items()}
@@ -355,7 +362,8 @@ def _baseline(document: Document, arms: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _check_arms(document: Document, settings: Settings, arms: list[dict[str, Any]]) -> None:
-    """Every arm is checked now, not after hours of training. Two that come to the same settings would share their cells."""
+    """Every arm is checked now, not after hours of training. Two that come to the same settings would share their
+    cells."""
     seen: dict[str, dict[str, Any]] = {}
     for place, arm in enumerate(arms):
         first_key = next(iter(arm), "")
@@ -374,8 +382,8 @@ def _check_arms(document: Document, settings: Settings, arms: list[dict[str, Any
 def _checked_search(
     document: Document, search: Search, settings: Settings, arms: list[dict[str, Any]], seeds: Seeds
 ) -> Search:
-    """What `search:` tunes, its levels as the settings have them; every value that it can come to must be one that the setting may
-    have, in every arm."""
+    """What `search:` tunes, its levels as the settings have them; every value that it can come to must be one that
+    the setting may have, in every arm."""
     made: dict[str, Range | list[Any]] = {}
     for dotted, levels in search.settings.items():
         where = document.at("search", "settings", dotted)
@@ -422,7 +430,8 @@ def _margin(document: Document) -> float | None:
         return None
     if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0 < margin < math.inf:
         raise UserError(
-            f"{document.at('margin')}: `margin` is {_shown(margin)}; give the smallest difference of the primary metric that "
+            f"{document.at('margin')}: `margin` is {_shown(margin)}; give the smallest difference of the primary "
+            "metric that "
             "matters, a number above 0 such as 0.02."
         )
     return float(margin)
@@ -454,7 +463,8 @@ def _combinations(
         refuse_too_many(at, told, number, seeds, search)
     elif number > MOST_COMBINATIONS:
         raise UserError(
-            f"{at}: {told} are more than the {MOST_COMBINATIONS:,} from which `where` can choose; list those that matter under `arms`."
+            f"{at}: {told} are more than the {MOST_COMBINATIONS:,} from which `where` can choose; list those that "
+            "matter under `arms`."
         )
     arms = []
     for levels in itertools.product(*factors.values()):

@@ -82,8 +82,8 @@ class Data(Block):
     @model_validator(mode="before")
     @classmethod
     def _one_name_a_folder(cls, values: Any) -> Any:
-        """A folder of pictures by its absolute path, so that it is the same one however it is named, and for every worker. One
-        that is absolute stays as it is written, since it is in the hashes of finished cells."""
+        """A folder of pictures by its absolute path, so that it is the same one however it is named, and for every
+        worker. One that is absolute stays as it is written, since it is in the hashes of finished cells."""
         if isinstance(values, dict) and values.get("source") == "folder" and isinstance(values.get("path"), str):
             return values | {"path": absolute(values["path"])}
         return values

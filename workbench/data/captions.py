@@ -160,8 +160,8 @@ def _annotation_files(path: Path) -> list[Path]:
 
 
 def _within(path: Path, file: Path, reading: Reading) -> Reading:
-    """Of a folder for each split (`train/metadata.csv`), what is named after it belongs to it; file names repeat from one to the
-    next."""
+    """Of a folder for each split (`train/metadata.csv`), what is named after it belongs to it; file names repeat from
+    one to the next."""
     if path.is_file() or file.stem != "metadata" or file.parent == path:
         return reading
     split = SPLITS.get(file.parent.name, "train")
@@ -309,7 +309,8 @@ def _csv_rows(file: Path, reading: Reading) -> Iterator[Row]:
                 )
     except csv.Error as error:
         raise UserError(
-            f"{file}:{lines.line_num}: not a readable {file.suffix[1:]} file ({first_line(error)}); a quote may lack its end."
+            f"{file}:{lines.line_num}: not a readable {file.suffix[1:]} file ({first_line(error)}); a quote may lack "
+            "its end."
         ) from error
 
 
@@ -347,7 +348,8 @@ def _parquet_rows(file: Path, reading: Reading) -> Iterator[Row]:
     for place in places[:2]:
         if place is not None and isinstance(frame.dtypes[place], pl.Struct | pl.Binary):
             raise UserError(
-                f"{file}: the column `{frame.columns[place]}` holds data and no text; unpack the pictures, and name their files."
+                f"{file}: the column `{frame.columns[place]}` holds data and no text; unpack the pictures, and name "
+                "their files."
             )
     for row in frame.iter_rows():
         yield _row([row[place] if place is not None else None for place in places])

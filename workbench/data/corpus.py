@@ -197,7 +197,8 @@ def _folder_splits(data: Data) -> dict[str, list[folder.CaptionedFile]]:
         different = len({pair.caption.lower() for pair in pairs})
         if different < 2:
             raise UserError(
-                f"`data.path`: {data.path} holds too few different captions; the {split} split needs at least 2, and of "
+                f"`data.path`: {data.path} holds too few different captions; the {split} split needs at least 2, and "
+                "of "
                 f"{len(found):,} pairs it has {len(pairs):,} with {different}."
             )
     return chosen
@@ -207,7 +208,8 @@ def _refuse_equal_captions(option: str, name: str, captions: Collection[str], pa
     """With one caption for all, every wrong pair is a right one: matching would have nothing but false negatives."""
     if pairs > 1 and len(captions) == 1:
         raise UserError(
-            f"`{option}`: all {pairs:,} captions of {name} are equal, so that every pair of matching would be a true one and all "
+            f"`{option}`: all {pairs:,} captions of {name} are equal, so that every pair of matching would be a true "
+            "one and all "
             "negatives false; give captions that differ."
         )
 

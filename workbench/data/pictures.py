@@ -34,8 +34,8 @@ def decode(data: bytes | Path, side: int, fit: Fit = "pad", box: Box | None = No
     `crop`: the short side becomes `side`, the middle is kept (CLIP, METER). `squash`: both sides become `side` (ALBEF's
     evaluation). `pad`: all of it, in proportion, centred on white. `box`: that part of the picture alone.
 
-    Raises BrokenPicture where the picture is missing, cut short or no picture; whatever a decoder raises is one broken picture.
-    """
+    Raises BrokenPicture where the picture is missing, cut short or no picture; whatever a decoder raises is one
+    broken picture."""
     source = io.BytesIO(data) if isinstance(data, bytes) else data
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(source) as opened:
@@ -84,7 +84,8 @@ def _square(upright: Image.Image, side: int, fit: Fit, box: Box | None) -> np.nd
 
 
 def _upright(opened: Image.Image) -> Image.Image:
-    """Turned as its EXIF says. Of EXIF only that is read, so that a wrong resolution or maker's note spoils no picture."""
+    """Turned as its EXIF says. Of EXIF only that is read, so that a wrong resolution or maker's note spoils no
+    picture."""
     try:
         turn = TURNS.get(int(opened.getexif().get(ExifTags.Base.Orientation, 1)))
     except Exception:  # of a foreign decoder: no EXIF that could be read

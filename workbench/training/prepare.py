@@ -87,7 +87,8 @@ def refuse_large_batches(settings: Settings, corpus: Corpus) -> None:
     for name, size in sizes.items():
         if size > pairs:
             raise UserError(
-                f"`{name}` is {size}, but an epoch of `source: {settings.data.source}` has {pairs:,} training pair(s); set it to at most "
+                f"`{name}` is {size}, but an epoch of `source: {settings.data.source}` has {pairs:,} training pair(s); "
+                "set it to at most "
                 "that, or give more pairs."
             )
 
