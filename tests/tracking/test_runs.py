@@ -42,3 +42,12 @@ def test_the_settings_of_a_trial_come_with_its_tags(tracker: Tracker) -> None:
     sweep, _ = tracker.start("s", {"study": "s", "kind": "sweep"}, {}, {})
     with pytest.raises(UserError, match="not of a sweep"):
         tracker.settings_of(sweep)
+
+
+def test_the_name_of_a_run_fits_every_store(tracker: Tracker) -> None:
+    """PostgreSQL takes no more than 250 letters, and a level may be a text of any length."""
+    run_id, _ = tracker.start("exclude=" + "x" * 900, {"study": "s", "seed": "0", "config_hash": "c"}, OLD, {})
+    name = tracker.client.get_run(run_id).info.run_name
+    assert name is not None
+    assert len(name) == 250
+    assert name.endswith("...")

@@ -64,7 +64,7 @@ def sweep(
     debug: Debug = False,
 ) -> None:
     """Run an experiment's grid and write its report. Stopped at any point, the same command goes on."""
-    from workbench.config.load import load_experiment
+    from workbench.config.load import load_experiment, refuse_too_many
     from workbench.cores import usable_cores
     from workbench.progress import SweepDisplay
     from workbench.sweep.grid import smoke as shrink
@@ -73,6 +73,8 @@ def sweep(
     experiment = load_experiment(file, set_ or ())
     if seeds:
         experiment = experiment.model_copy(update={"seeds": experiment.seeds.model_copy(update={"count": seeds})})
+        arms = len(experiment.arms)
+        refuse_too_many("--seeds", f"{arms:,} arms", arms, experiment.seeds, experiment.search)
     if smoke:
         experiment = shrink(experiment)
     cores = usable_cores()

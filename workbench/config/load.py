@@ -3,17 +3,21 @@
 import difflib
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Hashable, Iterable, Mapping
+from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from workbench.config.schema import Experiment, Search, Seeds, Settings, Target
+from workbench.config.document import Document, read_document, read_value
+from workbench.config.schema import IRRELEVANT, Experiment, Range, Search, Seeds, Settings, Target, absolute
 from workbench.errors import UserError
 from workbench.metrics import on_validation, outcomes
+from workbench.randomness import key
 
 M = TypeVar("M", bound=BaseModel)
 KEYS = (
@@ -31,6 +35,10 @@ KEYS = (
     "primary",
     "margin",
 )
+MOST_CELLS = 100_000
+MOST_COMBINATIONS = 1_000_000  # among which `where` chooses
+LONGEST_NAME = 150
+Wanted = dict[str, set[Hashable]]  # what a side of `where` allows for each factor
 
 
 def load_experiment(path: Path, overrides: Iterable[str] = ()) -> Experiment:
@@ -38,71 +46,72 @@ def load_experiment(path: Path, overrides: Iterable[str] = ()) -> Experiment:
 
     Raises UserError in one sentence for whatever the user can mend.
     """
-    text = _read(path)
-    try:
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f":{mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', error)}).") from error
-    if not isinstance(document, dict):
-        raise UserError(f"{path}: an experiment is a mapping with the keys {', '.join(KEYS)}.")
-    lines = _lines(text)
-    for name in document:
+    document = _read(path)
+    content = document.content
+    for name in content:
         if name not in KEYS:
-            hint = "; settings go under `fixed`" if name in dotted_keys() else _nearest(str(name), KEYS)
-            raise UserError(f"{_at(path, lines, name)}: unknown key `{name}`{hint}.")
-    question = document.get("question")
-    if not isinstance(question, str) or not question.strip():
+            hint = "; settings go under `fixed`" if name in known_keys() else _nearest(str(name), KEYS)
+            raise UserError(f"{document.at(str(name))}: unknown key `{name}`{hint}.")
+    question = content.get("question")
+    if question is not None and not isinstance(question, str):
+        raise UserError(
+            f"{document.at('question')}: `question` is {_shown(question)}; write a sentence, in quotes if need be."
+        )
+    if question is None or not question.strip():
         raise UserError(f"{path}: `question` is missing; say in a sentence what the experiment asks.")
 
-    preset = str(document.get("preset", "tiny"))
-    fixed = _mapping(path, lines, document, "fixed")
-    factors, arms = _arms(path, lines, document)
-    given = dict(_override(text) for text in overrides)
-    merged = read_preset(preset)
-    for source, pairs in ((path, fixed), ("--set", given)):
-        for dotted, value in pairs.items():
-            where = _at(path, lines, dotted) if source is path else "--set"
-            _set(merged, dotted, value, where)
-    for dotted in factors:
-        _check_key(dotted, _at(path, lines, dotted))
-        if dotted in given:
+    preset = str(_given(content, "preset", "tiny"))
+    fixed = _mapping(document, "fixed")
+    given = _overrides(overrides)
+    seeds = _validate(Seeds, _mapping(document, "seeds"), document, "seeds")
+    search = _validate(Search, _mapping(document, "search"), document, "search") if content.get("search") else None
+    factors, arms = _arms(document, seeds, search)
+    merged = read_preset(preset, document.at("preset"))
+    for dotted, value in fixed.items():
+        _set(merged, dotted, value, document.at("fixed", dotted))  # of a factor, too: `wb train` trains with it
+    for dotted, value in given.items():
+        if dotted in factors:
             raise UserError(f"--set: `{dotted}` is a factor of {path}; take it out of the factors to fix it.")
-    settings = _validate(Settings, merged, path, lines)
-    given_baseline = _mapping(path, lines, document, "baseline")
-    for name in given_baseline:
-        if name not in arms[0]:
-            raise UserError(
-                f"{_at(path, lines, 'baseline')}: `baseline` names `{name}`, which is no factor{_nearest(name, arms[0])}."
-            )
-    baseline = arms[0] | given_baseline
-    if baseline not in arms:
-        raise UserError(f"{_at(path, lines, 'baseline')}: `baseline` is {baseline}, which is none of the arms.")
-    for arm in arms:
-        # Every arm is checked now, not after hours of training.
-        apply(settings, arm, where=_at(path, lines, next(iter(arm), "")))
-    primary = str(document.get("primary", "val/itm_auc"))
-    target = _validate(Target, _mapping(path, lines, document, "target"), path, lines, "target")
-    seeds = _validate(Seeds, _mapping(path, lines, document, "seeds"), path, lines, "seeds")
-    search = _search(path, lines, document, settings, arms, seeds)
+        _set(merged, dotted, value, "--set")
+    _refuse_parts(document.at("fixed"), fixed)
+    _refuse_parts("--set", given)
+    settings = _settings(document, merged, fixed, given)
+    baseline = _baseline(document, arms)
+    _check_arms(document, settings, arms)
+    primary = str(_given(content, "primary", "val/itm_auc"))
+    target = _validate(Target, _mapping(document, "target"), document, "target")
+    if search is not None:
+        search = _checked_search(document, search, settings, arms, seeds)
     source = settings.data.source
-    _check_metric(_at(path, lines, "primary"), primary, list(outcomes(source)))
-    _check_target(_at(path, lines, "target"), target.metric, source)
+    _check_metric(document.at("primary"), primary, list(outcomes(source)))
+    _check_target(document.at("target"), target.metric, source)
     return Experiment(
-        name=path.stem,
+        name=_name(path),
         question=" ".join(question.split()),
         preset=preset,
         settings=settings,
         factors=factors,
-        arms=sorted(arms, key=lambda arm: arm != baseline),
+        arms=[baseline, *(arm for arm in arms if arm is not baseline)],
         baseline=baseline,
         seeds=seeds,
         search=search,
         target=target,
         primary=primary,
-        margin=_margin(path, lines, document),
+        margin=_margin(document),
     )
+
+
+def refuse_too_many(where: str, told: str, arms: int, seeds: Seeds, search: Search | None) -> None:
+    """Counts the cells before they are made. `told`: how the number of arms comes about."""
+    each = seeds.count + (search.trials if search else 0)
+    if arms * each > MOST_CELLS:
+        searching = f" and {search.trials} trials of its search" if search else ""
+        raise UserError(
+            f"{where}: {told} x {seeds.count:,} seeds{searching} are {arms * each:,} cells, more than the "
+            f"{MOST_CELLS:,} that one "
+            "experiment may have; take fewer levels or seeds, list the arms that matter under `arms`, or ask in "
+            "several files."
+        )
 
 
 def apply(settings: Settings, values: Mapping[str, Any], where: str = "settings") -> Settings:
@@ -116,82 +125,268 @@ def apply(settings: Settings, values: Mapping[str, Any], where: str = "settings"
         raise UserError(f"{where}: {_explain(error)}") from error
 
 
-def read_preset(name: str) -> dict[str, Any]:
-    """The packaged preset as nested settings."""
+def read_preset(name: str, where: str = "") -> dict[str, Any]:
+    """The packaged preset as nested settings. `where` it is asked for stands before the message."""
     folder = resources.files("workbench.config") / "presets"
     available = sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
     if name not in available:
         raise UserError(
-            f"`preset`: there is no preset `{name}`{_nearest(name, available)}; there is {', '.join(available)}."
+            f"{where and f'{where}: '}`preset`: there is no preset `{name}`{_nearest(name, available)}; there is "
+            f"{', '.join(available)}."
         )
     loaded = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8")) or {}
     assert isinstance(loaded, dict)
     return loaded
 
 
-def dotted_keys(model: type[BaseModel] = Settings, prefix: str = "") -> list[str]:
+def dotted_keys() -> list[str]:
     """Every setting as a dotted key."""
-    found: list[str] = []
-    for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            found += dotted_keys(field.annotation, f"{prefix}{name}.")
-        else:
-            found.append(prefix + name)
+    return list(known_keys())
+
+
+@cache
+def known_keys() -> dict[str, Any]:
+    """Every dotted key -> what reads a value of it."""
+    found: dict[str, Any] = {}
+
+    def collect(model: type[BaseModel], prefix: str) -> None:
+        for name, field in model.model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                collect(field.annotation, f"{prefix}{name}.")
+            else:
+                kind: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+                found[prefix + name] = TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False))
+
+    collect(Settings, "")
     return found
 
 
-def _read(path: Path) -> str:
+def read_level(dotted: str, level: Any, where: str) -> Any:
+    """A level as the setting has it, in whatever spelling it is given; raises UserError where the setting cannot have
+    it."""
+    _check_key(dotted, where)
+    if dotted not in known_keys():
+        return level  # an option of timm's, of which nothing is known
     try:
-        return path.read_text(encoding="utf-8")
+        return known_keys()[dotted].validate_python(level)
+    except ValidationError as error:
+        raise UserError(f"{where}: {_explain(error, dotted)}") from error
+
+
+def identity(dotted: str, level: Any) -> Hashable:
+    """Equal for levels that are one setting: numbers that differ by rounding alone, a folder by either of its names."""
+    if isinstance(level, bool) or level is None:
+        return ("constant", level)
+    if isinstance(level, int):
+        return ("number", level)
+    if isinstance(level, float):
+        rounded = float(f"{level:.12g}")
+        return ("number", int(rounded) if rounded.is_integer() else rounded)
+    if isinstance(level, dict):
+        return ("mapping", frozenset((str(name), identity("", value)) for name, value in level.items()))
+    if isinstance(level, list):
+        return ("list", tuple(identity("", value) for value in level))
+    return ("text", absolute(str(level)).rstrip("/") if dotted == "data.path" else str(level))
+
+
+def _read(path: Path) -> Document:
+    try:
+        document = read_document(path)
     except FileNotFoundError as error:
         siblings = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
         raise UserError(f"{path}: there is no such file{_nearest(str(path), siblings)}.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: the file cannot be read ({error}).") from error
+    if not isinstance(document.content, dict):
+        what = "the file is empty; " if document.content is None else ""
+        raise UserError(f"{path}: {what}an experiment is a mapping with the keys {', '.join(KEYS)}.")
+    return document
 
 
-def _arms(
-    path: Path, lines: Mapping[str, int], document: Mapping[str, Any]
-) -> tuple[dict[str, list[Any]], list[dict[str, Any]]]:
+def _name(path: Path) -> str:
+    """The file's name as far as it can name folders, studies and runs everywhere; what is changed is told apart by a
+    hash."""
+    name = re.sub(r"[^\w .+=-]+", "_", path.stem)
+    name = re.sub(r"^[ .]+", "", name)[:LONGEST_NAME].strip()
+    return name if name == path.stem else f"{name or '_'}-{key('name', repr(path.stem)) % 16**6:06x}"
+
+
+def _given(content: Mapping[str, Any], name: str, default: str) -> Any:
+    value = content.get(name)
+    return default if value is None else value
+
+
+def _shown(value: Any) -> str:
+    """A value in a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _overrides(texts: Iterable[str]) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    for text in texts:
+        dotted, value = _override(text)
+        if dotted in given:
+            raise UserError(
+                f"--set: `{dotted}` is given twice, as {_shown(given[dotted])} and {_shown(value)}; keep one of them."
+            )
+        given[dotted] = value
+    return given
+
+
+def _refuse_parts(where: str, values: Iterable[str]) -> None:
+    """A mapping and a part of it: which one wins would depend on their order."""
+    names = set(values)
+    for name in sorted(names):
+        for other in names:
+            if other.startswith(f"{name}."):
+                raise UserError(f"{where}: `{other}` is a part of `{name}`, which is given as well; keep one of them.")
+
+
+def _settings(
+    document: Document, merged: dict[str, Any], fixed: Mapping[str, Any], given: Mapping[str, Any]
+) -> Settings:
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        location = ".".join(str(part) for part in error.errors()[0]["loc"])
+        # A rule about several settings is reported where the first of them stands.
+        origins = [(given, "--set"), *(({name: 0}, document.at("fixed", name)) for name in fixed)]
+        where = next(
+            (
+                at
+                for names, at in origins
+                if any(f"{name}.".startswith(f"{location}.") or f"{location}.".startswith(f"{name}.") for name in names)
+            ),
+            document.at("fixed") if fixed else str(document.path),
+        )
+        raise UserError(f"{where}: {_explain(error)}") from error
+
+
+def _arms(document: Document, seeds: Seeds, search: Search | None) -> tuple[dict[str, list[Any]], list[dict[str, Any]]]:
     """The factors with their levels, and the arms: every combination of `factors`, with those under `zip` changing together and
     only where `where` holds; or the listed `arms`."""
-    factors, together = (_mapping(path, lines, document, name) for name in ("factors", "zip"))
-    listed = document.get("arms")
-    if listed is not None and (factors or together or document.get("where") is not None):
-        raise UserError(f"{_at(path, lines, 'arms')}: give either `factors` (every combination) or `arms` (a list).")
-    if listed is None:
-        for dotted, levels in [*factors.items(), *together.items()]:
-            where = _at(path, lines, dotted)
+    factors, together = (_mapping(document, name) for name in ("factors", "zip"))
+    listed = document.content.get("arms")
+    if listed is not None and (factors or together or document.content.get("where") is not None):
+        raise UserError(f"{document.at('arms')}: give either `factors` (every combination) or `arms` (a list).")
+    if listed is not None:
+        return _listed(document, listed, seeds, search)
+    for part, levels_of in (("factors", factors), ("zip", together)):
+        for dotted, levels in levels_of.items():
+            where = document.at(part, dotted)
             if not isinstance(levels, list) or not levels:
                 raise UserError(f"{where}: `{dotted}` has no levels; give a list such as [0.0, 0.5, 1.0].")
-            if dotted in factors and len({repr(level) for level in levels}) < len(levels):
-                raise UserError(f"{where}: `{dotted}` names a level twice.")
-        return factors | together, _combinations(path, lines, document, factors, together)
-    where = _at(path, lines, "arms")
+            made = [read_level(dotted, level, document.at(part, dotted, place)) for place, level in enumerate(levels)]
+            _refuse_equal(dotted, levels, made, where, part == "zip")
+            levels_of[dotted] = made
+    _refuse_parts(document.at("factors"), factors | together)
+    return factors | together, _combinations(document, factors, together, seeds, search)
+
+
+def _refuse_equal(dotted: str, written: list[Any], levels: list[Any], where: str, may_repeat: bool) -> None:
+    """Levels that are one value, or that no label could tell apart, would be trained as one arm or shown as one."""
+    seen: dict[Hashable, int] = {}
+    names: dict[str, int] = {}
+    for place, level in enumerate(levels):
+        first = seen.setdefault(identity(dotted, level), place)
+        if first != place and not may_repeat:
+            raise UserError(
+                f"{where}: `{dotted}` names a level twice: {_shown(written[first])} and {_shown(written[place])} are "
+                "one value; "
+                "take one of them out."
+            )
+        if first == place and (other := names.setdefault(str(level), place)) != place:
+            raise UserError(
+                f"{where}: `{dotted}` has two levels that are both shown as `{level}`, {_shown(levels[other])} and "
+                f"{_shown(level)}; "
+                "change one of them."
+            )
+
+
+def _listed(
+    document: Document, listed: Any, seeds: Seeds, search: Search | None
+) -> tuple[dict[str, list[Any]], list[dict[str, Any]]]:
+    where = document.at("arms")
     if not isinstance(listed, list) or not listed or not all(isinstance(arm, dict) and arm for arm in listed):
         raise UserError(f"{where}: `arms` must be a list of mappings, one an arm.")
-    if strange := [str(name) for arm in listed for name in arm if name not in listed[0]]:
-        raise UserError(f"{where}: the first arm must set every key that another one changes, also `{strange[0]}`.")
-    listed = [listed[0] | arm for arm in listed]
-    if len({repr(sorted(arm.items())) for arm in listed}) < len(listed):
-        raise UserError(f"{where}: two arms are the same.")
-    return {name: list(dict.fromkeys(arm[name] for arm in listed)) for name in listed[0]}, listed
+    refuse_too_many(where, f"{len(listed):,} arms", len(listed), seeds, search)
+    arms: list[dict[str, Any]] = []
+    seen: dict[Hashable, int] = {}
+    for place, arm in enumerate(listed):
+        if strange := [str(name) for name in arm if name not in listed[0]]:
+            at = document.at("arms", place, strange[0])
+            raise UserError(f"{at}: the first arm must set every key that another one changes, also `{strange[0]}`.")
+        made = {
+            str(name): read_level(str(name), level, document.at("arms", place, str(name)))
+            for name, level in arm.items()
+        }
+        arms.append(made if not arms else arms[0] | made)
+        first = seen.setdefault(_identities(arms[-1]), place)
+        if first != place:
+            told = ", ".join(f"`{name}` {_shown(level)}" for name, level in list(arms[-1].items())[:4])
+            raise UserError(
+                f"{document.at('arms', place)}: two arms are the same, the one here and that of line "
+                f"{document.lines[('arms', first)]} ({told}); take one of them out."
+            )
+    _refuse_parts(where, arms[0])
+    factors: dict[str, list[Any]] = {}
+    for name in arms[0]:
+        distinct: dict[Hashable, Any] = {}
+        for arm in arms:
+            distinct.setdefault(identity(name, arm[name]), arm[name])
+        factors[name] = list(distinct.values())
+        _refuse_equal(name, factors[name], factors[name], where, may_repeat=False)
+    return factors, arms
 
 
-def _search(
-    path: Path,
-    lines: Mapping[str, int],
-    document: Mapping[str, Any],
-    settings: Settings,
-    arms: list[dict[str, Any]],
-    seeds: Seeds,
-) -> Search | None:
-    """What `search:` tunes; every value that it can come to must be one that the setting may have, in every arm."""
-    if document.get("search") is None:
-        return None
-    search = _validate(Search, _mapping(path, lines, document, "search"), path, lines, "search")
+def _identities(arm: Mapping[str, Any]) -> Hashable:
+    return tuple(sorted((name, identity(name, level)) for name, level in arm.items()))
+
+
+def _baseline(document: Document, arms: list[dict[str, Any]]) -> dict[str, Any]:
+    """The arm that `baseline` describes, in whatever spelling; what it leaves out is as in the first arm."""
+    given = _mapping(document, "baseline")
+    for name in given:
+        if name not in arms[0]:
+            raise UserError(
+                f"{document.at('baseline', name)}: `baseline` names `{name}`, which is no "
+                f"factor{_nearest(name, arms[0])}."
+            )
+    levels = {name: read_level(name, level, document.at("baseline", name)) for name, level in given.items()}
+    wanted = {name: identity(name, level) for name, level in (arms[0] | levels).items()}
+    found = (arm for arm in arms if all(identity(name, arm[name]) == level for name, level in wanted.items()))
+    if (baseline := next(found, None)) is None:
+        raise UserError(
+            f"{document.at('baseline')}: `baseline` is {_shown(arms[0] | levels)}, which is none of the arms."
+        )
+    return baseline
+
+
+def _check_arms(document: Document, settings: Settings, arms: list[dict[str, Any]]) -> None:
+    """Every arm is checked now, not after hours of training. Two that come to the same settings would share their
+    cells."""
+    seen: dict[str, dict[str, Any]] = {}
+    for place, arm in enumerate(arms):
+        first_key = next(iter(arm), "")
+        where = document.at("arms", place) if document.content.get("arms") else document.at("factors", first_key)
+        made = apply(settings, arm, where).model_dump_json(exclude=IRRELEVANT)
+        other = seen.setdefault(made, arm)
+        if other is not arm:
+            apart = [name for name in arm if identity(name, arm[name]) != identity(name, other[name])]
+            section = document.at("factors", apart[0]) if not document.content.get("arms") else where
+            raise UserError(
+                f"{section}: two arms come to the same settings, since they differ in `{apart[0]}` alone, "
+                f"{_shown(other[apart[0]])} and {_shown(arm[apart[0]])}, which changes no result; take one of them out."
+            )
+
+
+def _checked_search(
+    document: Document, search: Search, settings: Settings, arms: list[dict[str, Any]], seeds: Seeds
+) -> Search:
+    """What `search:` tunes, its levels as the settings have them; every value that it can come to must be one that
+    the setting may have, in every arm."""
+    made: dict[str, Range | list[Any]] = {}
     for dotted, levels in search.settings.items():
-        where = _at(path, lines, dotted)
+        where = document.at("search", "settings", dotted)
         _check_key(dotted, where)
         if dotted in arms[0]:
             raise UserError(f"{where}: `{dotted}` is a factor; what is compared cannot be tuned.")
@@ -200,12 +395,18 @@ def _search(
             raise UserError(
                 f"{where}: `{dotted}` needs plain levels, or a range such as {{low: 0.001, high: 0.01, log: true}}."
             )
+        read = [read_level(dotted, level, where) for level in ends]
+        if isinstance(levels, list):
+            _refuse_equal(dotted, levels, read, where, may_repeat=False)
+            made[dotted] = read
+        else:
+            made[dotted] = levels.model_copy(update={"low": read[0], "high": read[1]})
         for arm in arms:
-            for level in ends:
+            for level in read:
                 apply(settings, arm | {dotted: level}, where)
     if seeds.first <= search.seed < seeds.first + seeds.count:
-        raise UserError(f"{_at(path, lines, 'search')}: `search.seed` {search.seed} is among the seeds that confirm.")
-    return search
+        raise UserError(f"{document.at('search')}: `search.seed` {search.seed} is among the seeds that confirm.")
+    return search.model_copy(update={"settings": made})
 
 
 def _check_metric(where: str, metric: str, allowed: list[str]) -> None:
@@ -222,65 +423,104 @@ def _check_target(where: str, metric: str, source: str) -> None:
     _check_metric(where, metric, list(outcomes(source, ("val",))))
 
 
-def _margin(path: Path, lines: Mapping[str, int], document: Mapping[str, Any]) -> float | None:
+def _margin(document: Document) -> float | None:
     """The smallest difference that matters, where the file states one."""
-    margin = document.get("margin")
+    margin = document.content.get("margin")
     if margin is None:
         return None
     if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0 < margin < math.inf:
         raise UserError(
-            f"{_at(path, lines, 'margin')}: `margin` is {margin!r}; give the smallest difference of the primary metric that "
+            f"{document.at('margin')}: `margin` is {_shown(margin)}; give the smallest difference of the primary "
+            "metric that "
             "matters, a number above 0 such as 0.02."
         )
     return float(margin)
 
 
 def _combinations(
-    path: Path,
-    lines: Mapping[str, int],
-    document: Mapping[str, Any],
+    document: Document,
     factors: dict[str, list[Any]],
     together: dict[str, list[Any]],
+    seeds: Seeds,
+    search: Search | None,
 ) -> list[dict[str, Any]]:
     if both := set(factors) & set(together):
-        raise UserError(f"{_at(path, lines, 'zip')}: `{min(both)}` is under `factors` too; leave it in one of the two.")
+        at = document.at("zip", min(both))
+        raise UserError(f"{at}: `{min(both)}` is under `factors` too; leave it in one of the two.")
     if len({len(levels) for levels in together.values()}) > 1:
         raise UserError(
-            f"{_at(path, lines, 'zip')}: the lists under `zip` must be equally long, since they change together."
+            f"{document.at('zip')}: the lists under `zip` must be equally long, since they change together."
         )
     zipped = [dict(zip(together, levels, strict=True)) for levels in zip(*together.values(), strict=True)] or [{}]
-    crossed = [dict(zip(factors, levels, strict=True)) for levels in itertools.product(*factors.values())]
-    arms = [one | other for one in crossed for other in zipped]
-    conditions = document.get("where") or []
-    at = _at(path, lines, "where")
-    if not isinstance(conditions, list):
-        raise UserError(f"{at}: `where` must be a list of {{if: {{key: level}}, then: {{key: [levels]}}}}.")
-    for condition in conditions:
+    if len({_identities(row) for row in zipped}) < len(zipped):
+        names = ", ".join(f"`{name}`" for name in together)
+        raise UserError(f"{document.at('zip')}: two combinations of {names} are the same; take one of them out.")
+    counts = [len(levels) for levels in factors.values()] + ([len(zipped)] if together else [])
+    number, at = math.prod(counts), document.at("factors" if factors else "zip" if together else "seeds")
+    told = f"{' x '.join(map(str, counts or [1]))}{f' = {number:,}' if len(counts) > 1 else ''} arms"
+    conditions = _conditions(document, {**factors, **together})
+    if not conditions:
+        refuse_too_many(at, told, number, seeds, search)
+    elif number > MOST_COMBINATIONS:
+        raise UserError(
+            f"{at}: {told} are more than the {MOST_COMBINATIONS:,} from which `where` can choose; list those that "
+            "matter under `arms`."
+        )
+    arms = []
+    for levels in itertools.product(*factors.values()):
+        one = dict(zip(factors, levels, strict=True))
+        arms += [arm for other in zipped if _allowed(arm := one | other, conditions)]
+    if not arms:
+        raise UserError(f"{document.at('where')}: `where` leaves no combination.")
+    refuse_too_many(at, f"{len(arms):,} arms", len(arms), seeds, search)
+    return arms
+
+
+def _conditions(document: Document, factors: Mapping[str, list[Any]]) -> list[tuple[Wanted, Wanted]]:
+    """`where` as pairs (if, then) of what is allowed for each factor."""
+    given = document.content.get("where") or []
+    if not isinstance(given, list):
+        raise UserError(
+            f"{document.at('where')}: `where` must be a list of {{if: {{key: level}}, then: {{key: [levels]}}}}."
+        )
+    made = []
+    for place, condition in enumerate(given):
+        at = document.at("where", place)
         if not isinstance(condition, dict) or set(condition) != {"if", "then"}:
             raise UserError(f"{at}: each entry of `where` has the keys `if` and `then`.")
         if not all(isinstance(condition[side], dict) for side in ("if", "then")):
             raise UserError(f"{at}: `if` and `then` under `where` are mappings of factors to levels.")
         for name in (*condition["if"], *condition["then"]):
-            if name not in factors and name not in together:
-                raise UserError(f"{at}: `{name}` is none of the factors{_nearest(str(name), [*factors, *together])}.")
-        arms = [arm for arm in arms if not _matches(arm, condition["if"]) or _matches(arm, condition["then"])]
-    if not arms:
-        raise UserError(f"{at}: `where` leaves no combination.")
-    if len({repr(sorted(arm.items())) for arm in arms}) < len(arms):
-        raise UserError(f"{_at(path, lines, 'zip')}: two combinations are the same.")
-    return arms
+            if name not in factors:
+                raise UserError(f"{at}: `{name}` under `where` is none of the factors{_nearest(str(name), factors)}.")
+        sides = [
+            {
+                name: {
+                    identity(name, read_level(name, level, document.at("where", place, side, name)))
+                    for level in (levels if isinstance(levels, list) else [levels])
+                }
+                for name, levels in condition[side].items()
+            }
+            for side in ("if", "then")
+        ]
+        made.append((sides[0], sides[1]))
+    return made
 
 
-def _matches(arm: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    return all(arm[name] in (levels if isinstance(levels, list) else [levels]) for name, levels in wanted.items())
+def _allowed(arm: Mapping[str, Any], conditions: list[tuple[Wanted, Wanted]]) -> bool:
+    return all(not _matches(arm, when) or _matches(arm, then) for when, then in conditions)
 
 
-def _mapping(path: Path, lines: Mapping[str, int], document: Mapping[str, Any], name: str) -> dict[str, Any]:
-    value = document.get(name)
+def _matches(arm: Mapping[str, Any], wanted: Wanted) -> bool:
+    return all(identity(name, arm[name]) in levels for name, levels in wanted.items())
+
+
+def _mapping(document: Document, name: str) -> dict[str, Any]:
+    value = document.content.get(name)
     if value is None:
         return {}
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise UserError(f"{_at(path, lines, name)}: `{name}` must be a mapping of keys to values.")
+        raise UserError(f"{document.at(name)}: `{name}` must be a mapping of keys to values.")
     return dict(value)
 
 
@@ -288,14 +528,11 @@ def _override(text: str) -> tuple[str, Any]:
     dotted, equals, value = text.partition("=")
     if not equals or not dotted.strip():
         raise UserError(f"--set {text}: write it as key=value, such as optimisation.steps=200.")
-    try:
-        return dotted.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {text}: the value is not valid YAML.") from error
+    return dotted.strip(), read_value(value, f"--set {dotted.strip()}")
 
 
 def _check_key(dotted: str, where: str) -> None:
-    known = dotted_keys()
+    known = known_keys()
     if dotted not in known and not dotted.startswith("model.vision.options."):
         raise UserError(f"{where}: unknown key `{dotted}`{_nearest(dotted, known)}.")
 
@@ -308,13 +545,12 @@ def _set(tree: dict[str, Any], dotted: str, value: Any, where: str) -> None:
     tree[leaf] = value
 
 
-def _validate(model: type[M], values: dict[str, Any], path: Path, lines: Mapping[str, int], prefix: str = "") -> M:
+def _validate(model: type[M], values: dict[str, Any], document: Document, section: str) -> M:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        location = ".".join(str(part) for part in error.errors()[0]["loc"])
-        where = _at(path, lines, location if not prefix else location.removeprefix(f"{prefix}."))
-        raise UserError(f"{where}: {_explain(error, prefix)}") from error
+        way = [part if isinstance(part, int) else str(part) for part in error.errors()[0]["loc"]]
+        raise UserError(f"{document.at(section, *way)}: {_explain(error, section)}") from error
 
 
 def _explain(error: ValidationError, prefix: str = "") -> str:
@@ -326,7 +562,11 @@ def _explain(error: ValidationError, prefix: str = "") -> str:
     if first["type"] == "extra_forbidden":
         return f"unknown key `{name}`{_nearest(name, dotted_keys())}."
     reason = first["msg"].removeprefix("Value error, ")
-    return f"`{name}` is {first['input']!r}: {reason}." if name and first["type"] != "value_error" else f"{reason}."
+    if isinstance(first["input"], bool) and first["type"] in ("literal_error", "string_type"):
+        reason += "; YAML reads yes, no, on and off as true and false, so put them in quotes"
+    return (
+        f"`{name}` is {_shown(first['input'])}: {reason}." if name and first["type"] != "value_error" else f"{reason}."
+    )
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
@@ -338,21 +578,3 @@ def _nearest(name: str, known: Iterable[str]) -> str:
         near = difflib.get_close_matches(name.rsplit(".", 1)[-1], list(leaves), n=1, cutoff=0.6)
         close = [leaves[leaf] for leaf in near]
     return f" (did you mean `{close[0]}`?)" if close else ""
-
-
-def _at(path: Path, lines: Mapping[str, int], name: object) -> str:
-    line = lines.get(str(name))
-    return f"{path}:{line}" if line else str(path)
-
-
-def _lines(text: str) -> dict[str, int]:
-    """Every mapping key of the YAML -> its line, the first one where a key occurs twice."""
-    found: dict[str, int] = {}
-    pending = [yaml.compose(text, Loader=yaml.SafeLoader)]
-    while pending:
-        node = pending.pop(0)
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                found.setdefault(str(key.value), key.start_mark.line + 1)
-                pending.append(value)
-    return found

@@ -1,16 +1,52 @@
 """What a YAML may say. `Settings` is what one trial is; `Experiment` is the question asked over many trials."""
 
+import math
+import os
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-Count = Annotated[int, Field(ge=1)]
+IRRELEVANT = {"optimisation": {"checkpoint_every"}, "data": {"workers"}}  # settings that cannot change a result
+
+
+def _no_boolean(value: Any) -> Any:
+    """YAML reads `yes` and `on` as true, which pydantic would take for 1."""
+    if isinstance(value, bool):
+        raise PydanticCustomError(
+            "number_type", "Input should be a number; YAML reads yes, no, on and off as true and false"
+        )
+    return value
+
+
+def _one_zero(value: float) -> float:
+    return value + 0.0  # -0.0 is 0.0, and is to have its hash
+
+
+def _in_order(options: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments are the same in whatever order they are given."""
+    for name, value in options.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise PydanticCustomError("finite_number", "`{name}` should be a finite number", {"name": name})
+    return dict(sorted(options.items()))
+
+
+Number = Annotated[float, BeforeValidator(_no_boolean), AfterValidator(_one_zero)]
+Whole = Annotated[int, BeforeValidator(_no_boolean)]
+Share = Annotated[Number, Field(ge=0.0, le=1.0)]
+Positive = Annotated[Number, Field(gt=0.0)]
+Count = Annotated[Whole, Field(ge=1)]
+Options = Annotated[dict[str, Any], AfterValidator(_in_order)]
 
 
 class Block(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, validate_default=True, allow_inf_nan=False)
+
+
+def absolute(path: str) -> str:
+    """`~` and relative paths made absolute; an absolute or empty one as it is."""
+    expanded = os.path.expanduser(path)
+    return os.path.abspath(expanded) if expanded and not os.path.isabs(expanded) else expanded
 
 
 class Data(Block):
@@ -18,7 +54,7 @@ class Data(Block):
 
     source: Literal["scenes", "folder", "prepared"] = "scenes"
     path: str | None = Field(None, description="folder of captioned pictures (source: folder)")
-    mix: dict[str, Annotated[float, Field(gt=0)]] = Field(
+    mix: dict[str, Annotated[Number, Field(gt=0)]] = Field(
         default_factory=dict,
         description="source: prepared; names of `wb data prepare`, or folders, each with how often an epoch shows its pictures",
     )
@@ -27,21 +63,30 @@ class Data(Block):
         description="training pictures: `crop`, a random part of at least half of the area; `rand_augment`, then two of ALBEF's "
         "operations; neither mirrors nor recolours, since captions name sides and colours",
     )
-    workers: Annotated[int, Field(ge=0)] | None = Field(
+    workers: Annotated[Whole, Field(ge=0)] | None = Field(
         None, description="processes that read ahead; default none for stored features, else up to four"
     )
-    image_size: Annotated[int, Field(ge=16, le=1024)] = 64
+    image_size: Annotated[Whole, Field(ge=16, le=1024)] = 64
     train_pairs: Count = Field(20480, description="at most so many training pairs")
     eval_pairs: Count = Field(512, description="at most so many pairs in each held-out split")
-    most_things: Annotated[int, Field(ge=2, le=3)] = Field(3, description="scenes: largest number of objects")
+    most_things: Annotated[Whole, Field(ge=2, le=3)] = Field(3, description="scenes: largest number of objects")
     caption_noise: Share = Field(0.0, description="scenes: rate of wrong or missing words in training captions")
     exclude: str | None = Field(None, description="folder: skip files whose path matches this regular expression")
-    max_length: Annotated[int, Field(ge=8, le=512)] = Field(28, description="tokens, longer captions are cut")
-    vocabulary: Annotated[int, Field(ge=64)] = 2000
+    max_length: Annotated[Whole, Field(ge=8, le=512)] = Field(28, description="tokens, longer captions are cut")
+    vocabulary: Annotated[Whole, Field(ge=64)] = 2000
     tokeniser: str | None = Field(
         None, description="RoBERTa's, from this folder or hub name; without it one is trained on the captions"
     )
-    seed: int = 0
+    seed: Whole = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_name_a_folder(cls, values: Any) -> Any:
+        """A folder of pictures by its absolute path, so that it is the same one however it is named, and for every
+        worker. One that is absolute stays as it is written, since it is in the hashes of finished cells."""
+        if isinstance(values, dict) and values.get("source") == "folder" and isinstance(values.get("path"), str):
+            return values | {"path": absolute(values["path"])}
+        return values
 
     @model_validator(mode="after")
     def _source_is_whole(self) -> "Data":
@@ -63,10 +108,10 @@ class Vision(Block):
         description="`grid`: the places of a feature stage; `final`: a transformer's tokens after its last norm, the class "
         "token first where it has one",
     )
-    stage: Annotated[int, Field(ge=0, le=63)] = Field(
+    stage: Annotated[Whole, Field(ge=0, le=63)] = Field(
         3, description="index of the timm feature stage; with `tokens: final` of the last block that is kept"
     )
-    options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of timm.create_model")
+    options: Options = Field(default_factory=dict, description="keyword arguments of timm.create_model")
     pretrained: bool = Field(False, description="timm's own weights, from its hub or its local cache")
     weights: str | None = Field(
         None,
@@ -105,7 +150,7 @@ class Model(Block):
     """`tiny` departs from METER where its encoders are not pre-trained ones: image tokens are normed and get positions,
     because a convolutional grid has neither, and are averaged, because it has no class token."""
 
-    width: Annotated[int, Field(ge=8)] = 64
+    width: Annotated[Whole, Field(ge=8)] = 64
     weights: str | None = Field(
         None, description="start of the whole model: a .safetensors of `wb import-meter` or of a finished trial"
     )
@@ -132,27 +177,27 @@ class WarmStart(Block):
     """Pre-training of the two encoders apart, once, shared by every trial: image-text contrast, the caption's words
     as classes of its picture, and text-only masked language modelling. 0 steps: the encoders start as they are."""
 
-    steps: Annotated[int, Field(ge=0)] = 3400
+    steps: Annotated[Whole, Field(ge=0)] = 3400
     text_every: Count = Field(
         2, description="the language encoder trains every so many steps; outlines need more steps"
     )
-    batch_size: Annotated[int, Field(ge=2)] = 32
+    batch_size: Annotated[Whole, Field(ge=2)] = 32
     vision_learning_rate: Positive = 6e-3
     learning_rate: Positive = 3e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    weight_decay: Annotated[Number, Field(ge=0)] = 0.05
     train_vision: bool = Field(True, description="false: the vision encoder keeps its pre-trained weights")
-    mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.25
-    contrast_weight: Annotated[float, Field(ge=0)] = 0.1
-    words_weight: Annotated[float, Field(ge=0)] = 1.0
-    mlm_weight: Annotated[float, Field(ge=0)] = 1.0
-    seed: int = 0
+    mask_ratio: Annotated[Number, Field(gt=0, lt=1)] = 0.25
+    contrast_weight: Annotated[Number, Field(ge=0)] = 0.1
+    words_weight: Annotated[Number, Field(ge=0)] = 1.0
+    mlm_weight: Annotated[Number, Field(ge=0)] = 1.0
+    seed: Whole = 0
 
 
 class Mlm(Block):
     """Masked language modelling. Soft labels: cross-distillation from the frozen language encoder (our reading)."""
 
-    weight: Annotated[float, Field(ge=0)] = 1.0
-    mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    weight: Annotated[Number, Field(ge=0)] = 1.0
+    mask_ratio: Annotated[Number, Field(gt=0, lt=1)] = 0.15
     whole_word: bool = Field(False, description="mask all tokens of a word or none; `mask_ratio` then counts words")
     soft_labels: Literal["none", "frozen_lm", "ema", "smoothing", "unigram"] = Field(
         "frozen_lm",
@@ -169,7 +214,7 @@ class Mlm(Block):
 class Itm(Block):
     """Image-text matching: half of a batch keeps its picture and caption, the other half is made false."""
 
-    weight: Annotated[float, Field(ge=0)] = 1.0
+    weight: Annotated[Number, Field(ge=0)] = 1.0
     negatives: Literal["random_image", "in_batch_hard", "synthesized", "foils"] = Field(
         "synthesized", description="kind of the hard negatives; `foils` is the positive control (scenes only)"
     )
@@ -181,12 +226,12 @@ class Itm(Block):
     generator: Literal["current", "frozen", "ema", "unigram"] = Field(
         "current", description="synthesized: who writes; the language encoder in training, as it started, or averaged"
     )
-    synthesis_mask_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
+    synthesis_mask_ratio: Annotated[Number, Field(gt=0, le=1)] = Field(
         0.25, description="share of a caption's tokens that the language encoder writes anew"
     )
     sampling_temperature: Positive = 1.0
     top_k: Count | None = Field(None, description="sample from the k likeliest words only")
-    top_p: Annotated[float, Field(gt=0, le=1)] = Field(
+    top_p: Annotated[Number, Field(gt=0, le=1)] = Field(
         1.0, description="sample from the likeliest words up to this mass"
     )
     false_negative_filter: Literal["none", "synonyms", "teacher"] = Field(
@@ -200,15 +245,15 @@ class Itm(Block):
 class Itc(Block):
     """Image-text contrast of the unfused encoders against a queue of the momentum model's features (ALBEF)."""
 
-    weight: Annotated[float, Field(ge=0)] = Field(0.0, description="0 leaves it out (METER, our reading of ViLTA)")
+    weight: Annotated[Number, Field(ge=0)] = Field(0.0, description="0 leaves it out (METER, our reading of ViLTA)")
     width: Count = Field(64, description="of the space in which pictures and captions are compared")
-    queue: Annotated[int, Field(ge=0)] = Field(1024, description="features of past pairs that are kept as negatives")
+    queue: Annotated[Whole, Field(ge=0)] = Field(1024, description="features of past pairs that are kept as negatives")
     temperature: Positive = Field(0.07, description="its start; it is learned, within [0.001, 0.5]")
     alpha: Share = Field(0.0, description="weight of the momentum model's similarities as soft targets")
 
 
 class Generator(Block):
-    mlm_weight: Annotated[float, Field(ge=0)] = Field(
+    mlm_weight: Annotated[Number, Field(ge=0)] = Field(
         0.5, description="text-only MLM of the language encoder, which keeps it able to write"
     )
 
@@ -218,15 +263,15 @@ class Objectives(Block):
     itm: Itm = Itm()
     itc: Itc = Itc()
     generator: Generator = Generator()
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(0.995, description="of the momentum model, a step")
+    ema_decay: Annotated[Number, Field(ge=0, lt=1)] = Field(0.995, description="of the momentum model, a step")
 
 
 class Optimisation(Block):
     steps: Count = 400
-    batch_size: Annotated[int, Field(ge=4)] = 64
+    batch_size: Annotated[Whole, Field(ge=4)] = 64
     learning_rate: Positive = 2e-3
     encoder_rate: Share = Field(1.0, description="factor on the learning rate of the two encoders")
-    weight_decay: Annotated[float, Field(ge=0)] = 0.02
+    weight_decay: Annotated[Number, Field(ge=0)] = 0.02
     warmup: Share = Field(0.1, description="share of the steps with a rising learning rate, then linear decay to 0")
     clip: Positive = Field(1.0, description="largest norm of the gradient")
     checkpoint_every: Count = Field(100, description="steps between saved train states")
@@ -253,7 +298,7 @@ class Evaluation(Block):
     )
     final_pairs: Count = Field(512, description="at most so many test pairs, measured once, after the last step")
     batch_size: Count = 256
-    robustness_pairs: Annotated[int, Field(ge=0)] = Field(
+    robustness_pairs: Annotated[Whole, Field(ge=0)] = Field(
         256, description="at most so many test pairs, disturbed after the last step; 0 leaves robustness out"
     )
 
@@ -279,12 +324,12 @@ class Settings(Block):
 
 class Seeds(Block):
     count: Count = 6
-    first: Annotated[int, Field(ge=0)] = 0
+    first: Annotated[Whole, Field(ge=0)] = 0
 
 
 class Range(Block):
-    low: float | int
-    high: float | int
+    low: Number | Whole
+    high: Number | Whole
     log: bool = Field(False, description="drawn evenly on a logarithmic scale")
 
     @model_validator(mode="after")
@@ -298,18 +343,18 @@ class Search(Block):
     """Nuisance settings that are tuned for each arm with the same budget, before its best is run with fresh seeds."""
 
     settings: Annotated[dict[str, Range | list[Any]], Field(min_length=1)]
-    trials: Annotated[int, Field(ge=2)] = Field(16, description="of each arm")
+    trials: Annotated[Whole, Field(ge=2)] = Field(16, description="of each arm")
     batch: Count = Field(4, description="trials that are suggested at a time, knowing of those before")
     sampler: Literal["tpe", "gp", "random"] = "tpe"
     pruner: Literal["none", "median", "hyperband"] = Field("median", description="ends trials that earlier ones outdo")
-    seed: Annotated[int, Field(ge=0)] = Field(1000, description="of the tuning trials; none of those that confirm")
+    seed: Annotated[Whole, Field(ge=0)] = Field(1000, description="of the tuning trials; none of those that confirm")
 
 
 class Target(Block):
     """Convergence: the first step from which `metric` stays at or above `value`."""
 
     metric: str = Field("val/itm_auc", description="of the validation split, which alone has a curve")
-    value: float | Literal["baseline_final"] = "baseline_final"
+    value: Number | Literal["baseline_final"] = "baseline_final"
 
 
 class Experiment(Block):

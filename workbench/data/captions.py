@@ -3,15 +3,19 @@
 Each reader gives a `Reading`: what it found, and what it could not use and why. No picture is opened here.
 """
 
+import codecs
+import csv
+import io
 import json
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
 
 from workbench.data.pictures import SUFFIXES
-from workbench.data.reading import Place, Reading
+from workbench.data.reading import Place, Reading, is_leftover
 from workbench.data.shards import read_tars
 from workbench.errors import UserError, first_line
 
@@ -19,6 +23,7 @@ Regions = Literal["whole", "crop"]
 SPLITS = {"train": "train", "restval": "train", "val": "val", "validation": "val", "test": "test"}
 FILE_COLUMNS = ("file", "image", "path", "filename", "filepath", "file_name")
 CAPTION_COLUMNS = ("caption", "text", "title")
+SEPARATORS = (",", ";", "\t", "|")  # of a .csv; Excel writes semicolons where a comma is the decimal point
 
 
 def read_source(path: Path, images: Path | None = None, regions: Regions = "whole", option: str = "--from") -> Reading:
@@ -28,14 +33,15 @@ def read_source(path: Path, images: Path | None = None, regions: Regions = "whol
     picture, as METER does, or each region is cut out. Raises UserError, which names the `option` that gave `path`, where nothing
     can be made of it.
     """
+    path, images = path.expanduser(), images and images.expanduser()
     if not path.exists():
         raise UserError(f"{option}: there is no file or folder {path}.")
     if images is not None and not images.is_dir():
         raise UserError(f"--images {images}: there is no such folder.")
-    tars = [path] if path.suffix == ".tar" else sorted(path.glob("*.tar")) if path.is_dir() else []
+    tars = [path] if path.suffix == ".tar" else sorted(_beside(path, "*.tar")) if path.is_dir() else []
     if tars:
         return read_tars(tars).without_repeats()
-    readings = [_read_annotations(file, images, regions) for file in _annotation_files(path)]
+    readings = [_within(path, file, _read_annotations(file, images, regions)) for file in _annotation_files(path)]
     if not readings and path.is_dir():
         readings = [_from_text_files(path)]
     made = Reading(readings[0].form if readings else "folder")
@@ -46,9 +52,17 @@ def read_source(path: Path, images: Path | None = None, regions: Regions = "whol
         raise UserError(
             f"{option}: {path} holds no captioned pictures of a known form; give COCO's or Karpathy's JSON, Visual Genome's "
             "region_descriptions.json, a list of {image, caption}, a .csv / .jsonl / .parquet with the columns `file` and `caption`, "
-            "a folder of tars, or a folder with a .txt beside each picture."
+            f"a folder of tars, or a folder with a .txt beside each picture{_such_as(made)}."
         )
     return made.without_repeats()
+
+
+def _such_as(reading: Reading) -> str:
+    return f" ({reading.broken[0][0]}: {reading.broken[0][1]})" if reading.broken else ""
+
+
+def _beside(path: Path, pattern: str) -> Iterator[Path]:
+    return (file for file in path.glob(pattern) if not is_leftover(file.name))
 
 
 def _annotation_files(path: Path) -> list[Path]:
@@ -60,13 +74,25 @@ def _annotation_files(path: Path) -> list[Path]:
         "dataset_*.json",
         "region_descriptions.json",
         "captions.*",
+        "metadata.*",  # Hugging Face's image folder, ...
+        "*/metadata.*",  # ... with a folder for each split
         "*.parquet",
         "*.json",
     )
     for pattern in patterns:
-        if found := sorted(file for file in path.glob(pattern) if file.suffix in READERS):
+        if found := sorted(file for file in _beside(path, pattern) if file.suffix in READERS):
             return found
     return []
+
+
+def _within(path: Path, file: Path, reading: Reading) -> Reading:
+    """Of a folder for each split (`train/metadata.csv`), what is named after it belongs to it; file names repeat from
+    one to the next."""
+    if path.is_file() or file.stem != "metadata" or file.parent == path:
+        return reading
+    split = SPLITS.get(file.parent.name, "train")
+    reading.found = [replace(each, id=f"{file.parent.name}/{each.id}", split=split) for each in reading.found]
+    return reading
 
 
 def _read_annotations(file: Path, images: Path | None, regions: Regions) -> Reading:
@@ -79,19 +105,19 @@ def _unknown(file: Path, images: Path | None, regions: Regions) -> Reading:
 
 def _from_json(file: Path, images: Path | None, regions: Regions) -> Reading:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(_text(file))
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: not readable as JSON ({first_line(error)}).") from error
     try:
         if isinstance(content, dict) and "annotations" in content:
             return _coco(content, file, images)
         if isinstance(content, dict) and "images" in content:
             return _karpathy(content, file, images)
-        if isinstance(content, list) and content and "regions" in content[0]:
+        if isinstance(content, list) and content and isinstance(content[0], dict) and "regions" in content[0]:
             return _visual_genome(content, file, images, regions)
-        if isinstance(content, list) and content and "image" in content[0]:
+        if isinstance(content, list) and content and isinstance(content[0], dict) and "image" in content[0]:
             return _image_list(content, file, images)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f"{file}: an entry is not as published ({first_line(error)} is missing or wrong).") from error
     raise UserError(f"{file}: neither COCO's, Karpathy's, Visual Genome's nor a list of {{image, caption}}.")
 
@@ -117,7 +143,7 @@ def _karpathy(content: dict[str, Any], file: Path, images: Path | None) -> Readi
     entries = [(str(Path(image.get("filepath", "")) / image["filename"]), image) for image in content["images"]]
     root = _root([name for name, _ in entries], [*_under(images), file.parent, file.parent / "images"])
     flat = _root([image["filename"] for _, image in entries], [*_under(images), file.parent / "images", file.parent])
-    nested = any((root / name).exists() for name, _ in entries[:100])
+    nested = any(os.path.exists(root / name) for name, _ in entries[:100])
     for name, image in entries:
         split = SPLITS.get(image["split"])
         if split is None:
@@ -136,12 +162,13 @@ def _visual_genome(content: list[Any], file: Path, images: Path | None, regions:
     for image in content:
         id = str(image["id"])
         name = f"{id}.jpg"
-        place = Place(next((root / name for root in roots if (root / name).exists()), roots[0] / name))
+        place = Place(next((root / name for root in roots if os.path.exists(root / name)), roots[0] / name))
         if regions == "whole":
             reading.add(id, [region["phrase"] for region in image["regions"]], "train", place)
             continue
         for region in image["regions"]:
-            box = (region["x"], region["y"], region["width"], region["height"])
+            x, y, width, height = (round(region[side]) for side in ("x", "y", "width", "height"))
+            box = (x, y, width, height)
             reading.add(f"{id}-{region['region_id']}", [region["phrase"]], "train", place, box)
     return reading
 
@@ -161,48 +188,187 @@ def _image_list(content: list[Any], file: Path, images: Path | None) -> Reading:
 
 
 def _from_table(file: Path, images: Path | None, regions: Regions) -> Reading:
-    readers: dict[str, Callable[[Path], pl.DataFrame]] = {
-        ".csv": pl.read_csv,
-        ".tsv": lambda path: pl.read_csv(path, separator="\t"),
-        ".jsonl": pl.read_ndjson,
-        ".parquet": pl.read_parquet,
-    }
-    try:
-        frame = readers[file.suffix](file)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise UserError(f"{file}: not a readable {file.suffix[1:]} file ({first_line(error)}).") from error
-    file_column, caption_column = (
-        _column(file, frame, meaning, names)
-        for meaning, names in (("file", FILE_COLUMNS), ("caption", CAPTION_COLUMNS))
-    )
     reading = Reading("table")
+    captions: dict[str, list[Any]] = {}
+    splits: dict[str, str] = {}
     # A picture may have several rows, and a row a list of captions.
-    rows = frame.drop_nulls([file_column, caption_column]).group_by(file_column, maintain_order=True).all()
-    names = rows[file_column].cast(pl.String).to_list()
-    root = _root(names, [*_under(images), file.parent])
-    splits = rows["split"].list.first().cast(pl.String).to_list() if "split" in rows.columns else ["train"] * len(names)
-    for name, texts, split in zip(names, rows[caption_column].to_list(), splits, strict=True):
-        flat = [text for part in texts for text in (part if isinstance(part, list) else [str(part)])]
-        reading.add(name, flat, SPLITS.get(str(split), "train"), Place(root / name))
+    for name, given, split in ROWS[file.suffix](file, reading):
+        if not name:
+            reading.broken.append((f"{file.name}: {str(given)[:60]}", "it names no file"))
+            continue
+        captions.setdefault(name, []).extend(given if isinstance(given, list) else [given])
+        if given is not None:
+            splits.setdefault(name, split)
+    root = _root(list(captions), [*_under(images), file.parent])
+    for name, texts in captions.items():
+        told = (text if isinstance(text, str) else str(text) for text in texts if text is not None)
+        reading.add(name, told, SPLITS.get(splits.get(name, ""), "train"), Place(root / name))
     return reading
 
 
-def _column(file: Path, frame: pl.DataFrame, meaning: str, names: Iterable[str]) -> str:
-    found = next((name for name in names if name in frame.columns), None)
-    if found is None:
-        raise UserError(f"{file}: the column `{meaning}` is missing; `file` and `caption` are needed.")
-    return found
+Row = tuple[str, Any, str]  # file, caption or captions, split
+
+
+def _csv_rows(file: Path, reading: Reading) -> Iterator[Row]:
+    text = _text(file)
+    # The separator is the one with which the first line holds the columns that are needed.
+    first, _, rest = text.lstrip("\r\n").partition("\n")
+    told = first.strip()[4:] if first.lower().startswith("sep=") else ""  # Excel's own note
+    if told:
+        first, text = rest.partition("\n")[0], rest
+    names = {one: [_plain(name) for name in next(csv.reader([first], delimiter=one), [])] for one in SEPARATORS}
+    known = [one for one in SEPARATORS if {*names[one]} & {*FILE_COLUMNS} and {*names[one]} & {*CAPTION_COLUMNS}]
+    separator = "\t" if file.suffix == ".tsv" and not known else (known or [told or ","])[0]
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    try:
+        header = [_plain(name) for name in next((row for row in lines if row), [])]
+        places = _columns(file, header)
+        for row in lines:
+            if len(row) == len(header):
+                yield _row([row[place].strip() or None if place is not None else None for place in places])
+            elif row:
+                reading.broken.append(
+                    (
+                        f"{file.name}, line {lines.line_num}",
+                        f"it has {len(row)} columns instead of {len(header)}; put captions with separators in quotes",
+                    )
+                )
+    except csv.Error as error:
+        raise UserError(
+            f"{file}:{lines.line_num}: not a readable {file.suffix[1:]} file ({first_line(error)}); a quote may lack "
+            "its end."
+        ) from error
+
+
+def _json_rows(file: Path, reading: Reading) -> Iterator[Row]:
+    """Its rows need not have the same keys."""
+    keys: dict[str, None] = {}
+    for number, line in enumerate(io.StringIO(_text(file)), 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            if not isinstance(entry, dict):
+                raise ValueError("no mapping")
+        except (ValueError, RecursionError) as error:
+            reading.broken.append((f"{file.name}, line {number}", f"it is not as JSON has it ({first_line(error)})"))
+            continue
+        keys |= dict.fromkeys(entry)
+        file_key, caption_key = (
+            next((name for name in names if entry.get(name) is not None), "")
+            for names in (FILE_COLUMNS, CAPTION_COLUMNS)
+        )
+        yield _row([entry.get(file_key), entry.get(caption_key), entry.get("split")])
+    if keys:
+        _columns(file, list(keys))
+    elif reading.broken:
+        raise UserError(f"{file}: not a readable jsonl file ({reading.broken[0][0]}: {reading.broken[0][1]}).")
+
+
+def _parquet_rows(file: Path, reading: Reading) -> Iterator[Row]:
+    try:
+        frame = pl.read_parquet(file)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise UserError(f"{file}: not a readable parquet file ({first_line(error)}).") from error
+    places = _columns(file, frame.columns)
+    for place in places[:2]:
+        if place is not None and isinstance(frame.dtypes[place], pl.Struct | pl.Binary):
+            raise UserError(
+                f"{file}: the column `{frame.columns[place]}` holds data and no text; unpack the pictures, and name "
+                "their files."
+            )
+    for row in frame.iter_rows():
+        yield _row([row[place] if place is not None else None for place in places])
+
+
+def _row(values: list[Any]) -> Row:
+    name, caption, split = values
+    return "" if name is None else str(name), caption, str(split)
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower()
+
+
+def _columns(file: Path, header: list[str]) -> list[int | None]:
+    """The places of file, caption and split among the columns."""
+    found: list[int | None] = []
+    for meaning, names in (("file", FILE_COLUMNS), ("caption", CAPTION_COLUMNS)):
+        place = next((header.index(name) for name in names if name in header), None)
+        if place is None:
+            raise UserError(
+                f"{file}: the column `{meaning}` is missing; `file` and `caption` are needed"
+                + (f", and there is {', '.join(map(repr, header[:8]))}." if header else ".")
+            )
+        found.append(place)
+    return [*found, header.index("split") if "split" in header else None]
+
+
+def _text(file: Path) -> str:
+    """A text file, whichever editor has written it. Raises UserError where it is not UTF-8, with the line."""
+    data = file.read_bytes()
+    try:
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return data.decode("utf-16")
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise UserError(f"{file}:{line}: no UTF-8 text (byte {data[error.start]:#04x}); save it as UTF-8.") from error
 
 
 def _from_text_files(folder: Path) -> Reading:
     """A `.txt` beside each picture, whose first line is the caption."""
     reading = Reading("folder")
-    for picture in sorted(folder.rglob("*")):
-        beside = picture.with_suffix(".txt")
-        if picture.suffix.lower() in SUFFIXES and beside.is_file():
-            lines = beside.read_text(encoding="utf-8", errors="replace").splitlines()
+    files = _files(folder, reading)
+    beside = {*files}
+    for picture in files:
+        text = picture.with_suffix(".txt")
+        if picture.suffix.lower() in SUFFIXES and text in beside:
+            try:
+                data = text.read_bytes()
+            except OSError as error:
+                reading.broken.append(
+                    (str(picture.relative_to(folder)), f"its caption cannot be read ({error.strerror})")
+                )
+                continue
+            is_wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+            lines = data.decode("utf-16" if is_wide else "utf-8-sig", errors="replace").splitlines()
             reading.add(str(picture.relative_to(folder)), lines[:1], "train", Place(picture))
     return reading
+
+
+def _files(folder: Path, reading: Reading) -> list[Path]:
+    """All files below a folder, sorted; linked folders are followed, each folder once, so that a loop ends."""
+    found: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    pending, linked = [folder], list[Path]()
+    # What lies in the folder itself comes first, so that it is named by its own path and not by that of a link.
+    while pending or linked:
+        here = pending.pop() if pending else linked.pop(0)
+        try:
+            facts = here.stat()
+            if (facts.st_dev, facts.st_ino) in seen:
+                continue
+            seen.add((facts.st_dev, facts.st_ino))
+            entries = sorted(os.scandir(here), key=lambda entry: entry.name)
+        except OSError as error:
+            reading.broken.append((str(here), f"the folder cannot be read ({error.strerror})"))
+            continue
+        for entry in entries:
+            if is_leftover(entry.name):
+                continue
+            if _is_folder(entry):
+                (linked if entry.is_symlink() else pending).append(Path(entry.path))
+            else:
+                found.append(Path(entry.path))
+    return sorted(found)
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _under(images: Path | None, name: str = "") -> list[Path]:
@@ -212,7 +378,16 @@ def _under(images: Path | None, name: str = "") -> list[Path]:
 def _root(names: list[str], candidates: list[Path]) -> Path:
     """The candidate folder below which most of the first pictures are; the first one where none has any."""
     some = names[:50]
-    return max(candidates, key=lambda root: sum((root / name).exists() for name in some))
+    # Where columns are swapped a caption is asked for, which is longer than a name may be.
+    return max(candidates, key=lambda root: sum(os.path.exists(root / name) for name in some))
+
+
+ROWS: dict[str, Callable[[Path, Reading], Iterator[Row]]] = {
+    ".csv": _csv_rows,
+    ".tsv": _csv_rows,
+    ".jsonl": _json_rows,
+    ".parquet": _parquet_rows,
+}
 
 
 READERS: dict[str, Callable[[Path, Path | None, Regions], Reading]] = {

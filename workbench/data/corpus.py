@@ -1,6 +1,7 @@
 """From a data source to the three splits that a trial reads: train, val and test."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -106,6 +107,9 @@ def _mixed(data: Data, cache_dir: Path) -> Corpus:
 
     def make(target: Path) -> None:
         chosen = mixture.choose_splits(stores, data)
+        texts = chosen["train"].captions(stores).explode()
+        different = texts.str.to_lowercase().unique().head(2).to_list()
+        _refuse_equal_captions("data.mix", " and ".join(store.name for store in stores), different, len(texts))
         for split, part in chosen.items():
             part.save(target / f"{split}.npz")
         if not data.tokeniser:
@@ -182,21 +186,37 @@ def _folder_splits(data: Data) -> dict[str, list[folder.CaptionedFile]]:
     """Whole captions are held out: equal captions fall into one split. About 15 % each for val and test."""
     assert data.path is not None
     splits: dict[str, list[folder.CaptionedFile]] = {split: [] for split in SPLITS}
-    for pair in folder.find_pairs(Path(data.path), data.exclude):
+    found = folder.find_pairs(Path(data.path), data.exclude)
+    _refuse_equal_captions("data.path", data.path, {pair.caption.lower() for pair in found}, len(found))
+    for pair in found:
         bucket = key("split", data.seed, pair.caption.lower()) % 20
         splits["val" if bucket < 3 else "test" if bucket < 6 else "train"].append(pair)
     limits = {"train": data.train_pairs, "val": data.eval_pairs, "test": data.eval_pairs}
-    for split, pairs in splits.items():
-        if len(pairs) < 2:
+    chosen = {split: pairs[: limits[split]] for split, pairs in splits.items()}
+    for split, pairs in chosen.items():
+        different = len({pair.caption.lower() for pair in pairs})
+        if different < 2:
             raise UserError(
-                f"`data.path`: {data.path} holds too few different captions; the {split} split needs at least 2 pairs."
+                f"`data.path`: {data.path} holds too few different captions; the {split} split needs at least 2, and "
+                "of "
+                f"{len(found):,} pairs it has {len(pairs):,} with {different}."
             )
-    return {split: pairs[: limits[split]] for split, pairs in splits.items()}
+    return chosen
+
+
+def _refuse_equal_captions(option: str, name: str, captions: Collection[str], pairs: int) -> None:
+    """With one caption for all, every wrong pair is a right one: matching would have nothing but false negatives."""
+    if pairs > 1 and len(captions) == 1:
+        raise UserError(
+            f"`{option}`: all {pairs:,} captions of {name} are equal, so that every pair of matching would be a true "
+            "one and all "
+            "negatives false; give captions that differ."
+        )
 
 
 def _content(pairs: list[folder.CaptionedFile]) -> str:
     """Names, captions, sizes and times: enough to notice a changed file without reading it."""
-    stats = [pair.picture.stat() if pair.picture.exists() else None for pair in pairs]
+    stats = [pair.picture.stat() if os.path.exists(pair.picture) else None for pair in pairs]
     return repr(
         [(str(p.picture), p.caption, s and (s.st_size, s.st_mtime_ns)) for p, s in zip(pairs, stats, strict=True)]
     )

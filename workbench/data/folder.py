@@ -1,5 +1,6 @@
 """A small folder of captioned pictures, read as it is whenever a sweep starts: one caption a picture."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,9 @@ def find_pairs(folder: Path, exclude: str | None = None) -> list[CaptionedFile]:
             pattern = re.compile(exclude)
         except re.error as error:
             raise UserError(f"`data.exclude`: `{exclude}` is not a regular expression ({error}).") from error
-        pairs = [pair for pair in pairs if not pattern.search(str(pair.picture.relative_to(folder)))]
+        home = folder if folder.is_dir() else folder.parent
+        # A table may name pictures that lie elsewhere.
+        pairs = [pair for pair in pairs if not pattern.search(os.path.relpath(pair.picture, home))]
         if not pairs:
             raise UserError(f"`data.exclude`: `{exclude}` leaves no picture of {folder}.")
     return sorted(pairs, key=lambda pair: pair.picture)

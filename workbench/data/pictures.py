@@ -1,15 +1,25 @@
 """From a picture file, of whatever kind, to upright RGB pixels of one size."""
 
 import io
+import warnings
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
 OPAQUE = {"1", "L", "RGB", "CMYK", "YCbCr"}
 BACKDROP = (255, 255, 255)  # what shows through a transparent picture
+TURNS = {  # EXIF's orientation -> what puts the picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 Fit = Literal["crop", "squash", "pad"]
 Box = tuple[int, int, int, int]  # x, y, width, height
 
@@ -24,20 +34,39 @@ def decode(data: bytes | Path, side: int, fit: Fit = "pad", box: Box | None = No
     `crop`: the short side becomes `side`, the middle is kept (CLIP, METER). `squash`: both sides become `side` (ALBEF's
     evaluation). `pad`: all of it, in proportion, centred on white. `box`: that part of the picture alone.
 
-    Raises BrokenPicture where the picture is missing, cut short or no picture.
-    """
+    Raises BrokenPicture where the picture is missing, cut short or no picture; whatever a decoder raises is one
+    broken picture."""
+    source = io.BytesIO(data) if isinstance(data, bytes) else data
     try:
-        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as opened:
+        with warnings.catch_warnings(action="ignore"), Image.open(source) as opened:
             if opened.format == "JPEG" and opened.mode in ("RGB", "L") and box is None:
                 opened.draft(opened.mode, (2 * side, 2 * side))  # decodes a large photograph at a fraction of its size
             opened.load()
-            upright = ImageOps.exif_transpose(_eight_bit(opened))
+            if 0 in opened.size:
+                raise BrokenPicture(f"the picture has no pixels ({opened.width} x {opened.height})")
+            upright = _upright(opened)
             opaque = upright.mode in OPAQUE and "transparency" not in upright.info
             upright = upright.convert("RGB" if opaque else "RGBA")
+        return _square(upright, side, fit, box)
+    except BrokenPicture:
+        raise
     except FileNotFoundError as error:
         raise BrokenPicture("the picture is missing") from error
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise BrokenPicture(f"the picture cannot be read ({' '.join(str(error).split())})") from error
+    except Exception as error:
+        # What a decoder raises at bytes that no camera wrote has no end: struct.error, KeyError, MemoryError, ...
+        raise BrokenPicture(f"the picture cannot be read ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    """Without the picture's own name or place in memory, so that pictures can be counted by it."""
+    if isinstance(error, UnidentifiedImageError):
+        return "it is of no known kind, or its first bytes are damaged"
+    told = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return " ".join(told.split())[:200] or type(error).__name__
+
+
+def _square(upright: Image.Image, side: int, fit: Fit, box: Box | None) -> np.ndarray:
+    """uint8 [3, side, side] of an RGB or RGBA picture."""
     if box is not None:
         x, y, width, height = box
         left, top = max(0, x), max(0, y)
@@ -52,6 +81,17 @@ def decode(data: bytes | Path, side: int, fit: Fit = "pad", box: Box | None = No
     transparency = fitted if fitted.mode == "RGBA" else None
     square.paste(fitted, ((side - fitted.width) // 2, (side - fitted.height) // 2), transparency)
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+
+
+def _upright(opened: Image.Image) -> Image.Image:
+    """Turned as its EXIF says. Of EXIF only that is read, so that a wrong resolution or maker's note spoils no
+    picture."""
+    try:
+        turn = TURNS.get(int(opened.getexif().get(ExifTags.Base.Orientation, 1)))
+    except Exception:  # of a foreign decoder: no EXIF that could be read
+        turn = None
+    eight = _eight_bit(opened)
+    return eight if turn is None else eight.transpose(turn)
 
 
 def _eight_bit(picture: Image.Image) -> Image.Image:

@@ -9,6 +9,8 @@ import numpy as np
 
 from workbench.data.pictures import Box, Fit, decode
 
+LEFTOVERS = ("._", "__MACOSX")  # how the names begin of what macOS leaves beside files and in archives
+
 
 @dataclass(frozen=True)
 class Place:
@@ -49,9 +51,11 @@ class Reading:
 
     def add(self, id: str, captions: Iterable[Any], split: str, place: Place, box: Box | None = None) -> None:
         """Takes a picture with its captions, white space made single, empty and repeated ones left out."""
-        texts = dict.fromkeys(" ".join(text.split()) for text in captions if isinstance(text, str))
+        texts = dict.fromkeys(" ".join(_whole(text).split()) for text in captions if isinstance(text, str))
         kept = tuple(text for text in texts if text)
-        if kept:
+        if _whole(f"{id}{place.path}") != f"{id}{place.path}":
+            self.broken.append((_whole(id), "its name is no UTF-8 text; rename it"))
+        elif kept:
             self.found.append(Found(id, kept, split, place, box))
         else:
             self.broken.append((id, "it has no caption"))
@@ -67,3 +71,13 @@ class Reading:
                 seen.add(picture.id)
                 first.found.append(picture)
         return first
+
+
+def is_leftover(name: str) -> bool:
+    """A file or folder that macOS leaves behind, which has a picture's name and no picture's content."""
+    return name.startswith(LEFTOVERS)
+
+
+def _whole(text: str) -> str:
+    """Halves of characters, which no file can hold, replaced."""
+    return text.encode("utf-8", "replace").decode("utf-8")

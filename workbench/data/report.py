@@ -61,6 +61,11 @@ def describe(store: Store) -> Description:
         "words per caption:",
         *_histogram(words.to_numpy()),
     ]
+    if len(pairs) > 1 and pairs["captions"].explode().str.to_lowercase().n_unique() == 1:
+        lines.append(
+            "all captions are equal: every pair is a true one, so matching has nothing but false negatives to learn "
+            "from"
+        )
     if len(store.broken):
         lines.append(f"left out: {len(store.broken):,}, all of them listed in {store.home / 'broken.parquet'}")
         for row in reasons.head(SHOWN).iter_rows(named=True):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from workbench.data.pictures import SUFFIXES
-from workbench.data.reading import Place, Reading
+from workbench.data.reading import Place, Reading, is_leftover
 
 
 def read_tars(tars: list[Path]) -> Reading:
@@ -41,7 +41,7 @@ def _samples(tar: Path, reading: Reading) -> Iterator[tuple[str, dict[str, Place
                 if name.is_absolute() or ".." in name.parts:
                     reading.broken.append((f"{tar.name}: {member.name}", "its name leads out of the archive"))
                     continue
-                if not member.isfile():
+                if not member.isfile() or any(map(is_leftover, name.parts)):
                     continue
                 if member.offset_data + member.size > size:
                     reading.broken.append((f"{tar.name}: {member.name}", "the archive is cut short within it"))

@@ -1,5 +1,6 @@
 """Tokenisers trained on the corpus, in RoBERTa's layout of special tokens."""
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -125,7 +126,7 @@ def pretrained_tokeniser(where: str, max_length: int) -> Tokeniser:
     from transformers import AutoTokenizer
 
     try:
-        inner: Tokenizer = AutoTokenizer.from_pretrained(where).backend_tokenizer
+        inner: Tokenizer = AutoTokenizer.from_pretrained(os.path.expanduser(where)).backend_tokenizer
     except (OSError, ValueError) as error:
         raise UserError(
             f"`data.tokeniser`: no tokeniser can be read from `{where}` ({first_line(error)}); give a folder that holds one, or a "

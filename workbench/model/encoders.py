@@ -1,5 +1,6 @@
 """The two unimodal encoders: timm for pictures, transformers (RoBERTa form) for captions."""
 
+import os
 from typing import Any, cast
 
 import timm
@@ -110,7 +111,7 @@ def text_encoder(config: Text, width: int, vocabulary: int, max_length: int) -> 
 def _pretrained_text(config: Text, width: int, vocabulary: int) -> RobertaForMaskedLM:
     try:
         language = RobertaForMaskedLM.from_pretrained(
-            config.weights,
+            os.path.expanduser(str(config.weights)),
             num_hidden_layers=config.layers,
             hidden_dropout_prob=config.dropout,
             attention_probs_dropout_prob=config.dropout,

@@ -1,10 +1,11 @@
 """Factors x levels x seeds -> cells; what keeps two grids from being compared; a grid shrunk to seconds."""
 
+from dataclasses import replace
 from typing import Any
 
 from workbench.config.load import apply
-from workbench.config.schema import Experiment
-from workbench.trial.cell import IRRELEVANT, Cell, make_cell
+from workbench.config.schema import IRRELEVANT, Experiment
+from workbench.trial.cell import Cell, cell_key, make_cell, settings_key
 
 TINY_WIDTH = 128
 # What stands for a large model in a smoke run: one of the same form, without weights and words to fetch.
@@ -30,10 +31,13 @@ SMALL_MODEL: dict[str, Any] = {
 def expand(experiment: Experiment) -> list[Cell]:
     """Every arm for every seed, seed by seed, the baseline first in each block."""
     first = experiment.seeds.first
+    # The settings of an arm are made and hashed once, and not for each seed anew.
+    arms = [make_cell(experiment, arm, first) for arm in experiment.arms]
+    hashes = [settings_key(cell.settings) for cell in arms]
     return [
-        make_cell(experiment, arm, seed)
+        replace(cell, seed=seed, key=cell_key(known, seed))
         for seed in range(first, first + experiment.seeds.count)
-        for arm in experiment.arms
+        for cell, known in zip(arms, hashes, strict=True)
     ]
 
 

@@ -68,6 +68,7 @@ class Tracker:
 
         Safe to repeat after an outage at any of its steps. Params are written once.
         """
+        name = _short(name, 250)  # as much as MLflow's table of runs takes on PostgreSQL
         run = self.find(identity)
         again = run is not None
         if run is None:
@@ -163,6 +164,6 @@ def _user() -> str:
         return "unknown"
 
 
-def _short(value: Any) -> str:
+def _short(value: Any, most: int = 500) -> str:
     text = str(value)
-    return text if len(text) <= 500 else text[:497] + "..."
+    return text if len(text) <= most else text[: most - 3] + "..."

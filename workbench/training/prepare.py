@@ -12,6 +12,8 @@ from torch import Tensor
 from workbench.config.schema import Settings
 from workbench.data import cache
 from workbench.data.corpus import SPLITS, Corpus, Pairs, load_corpus
+from workbench.data.loader import epoch_length
+from workbench.errors import UserError
 from workbench.model.vilta import ViLTA
 from workbench.model.weights import file_digest
 from workbench.outage import never
@@ -51,6 +53,7 @@ def prepare(settings: Settings, cache_dir: Path, progress: Progress, stop: Calla
     device = pick_device()
     progress("data", 0, 1, {})
     corpus = load_corpus(settings.data, cache_dir)
+    refuse_large_batches(settings, corpus)
     steps = settings.warm_start.steps
     features: dict[str, np.ndarray] = {}
     frozen, start = settings.model.vision.frozen, settings.model.weights
@@ -76,6 +79,21 @@ def prepare(settings: Settings, cache_dir: Path, progress: Progress, stop: Calla
     if frozen and not features:
         features = _stored_features(settings, corpus, weights, device, cache_dir / f"features-{fingerprint}", progress)
     return Prepared(corpus, weights, fingerprint, features, device)
+
+
+def refuse_large_batches(settings: Settings, corpus: Corpus) -> None:
+    """A batch that an epoch cannot fill would be a smaller one than the settings and the report say."""
+    pairs = epoch_length(corpus.train.shares)
+    sizes = {"optimisation.batch_size": settings.optimisation.batch_size}
+    if settings.warm_start.steps:
+        sizes["warm_start.batch_size"] = settings.warm_start.batch_size
+    for name, size in sizes.items():
+        if size > pairs:
+            raise UserError(
+                f"`{name}` is {size}, but an epoch of `source: {settings.data.source}` has {pairs:,} training pair(s); "
+                "set it to at most "
+                "that, or give more pairs."
+            )
 
 
 def _stored_features(

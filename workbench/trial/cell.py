@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.config.load import apply, dotted_keys
-from workbench.config.schema import Experiment, Settings
+from workbench.config.schema import IRRELEVANT, Experiment, Settings
 from workbench.events import Outcome
 from workbench.randomness import key
-
-IRRELEVANT = {"optimisation": {"checkpoint_every"}, "data": {"workers"}}  # settings that cannot change a result
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,12 @@ def arm_label(values: dict[str, Any], baseline: dict[str, Any]) -> str:
 def make_cell(experiment: Experiment, values: dict[str, Any], seed: int) -> Cell:
     settings = apply(experiment.settings, values)
     label = arm_label(values, experiment.baseline)
-    return Cell(values, seed, settings, f"{key('cell', settings_key(settings), seed):016x}", label, label)
+    return Cell(values, seed, settings, cell_key(settings_key(settings), seed), label, label)
+
+
+def cell_key(settings: str, seed: int) -> str:
+    """The key of a cell with settings of this hash."""
+    return f"{key('cell', settings, seed):016x}"
 
 
 def settings_key(settings: Settings) -> str:
