@@ -41,10 +41,14 @@ from workbench.errors import UserError
 from workbench.outage import (
     DATABASE,
     DISK,
+    GIVE_UP,
     GROWN,
     MLFLOW,
     MOUNT,
     SERVER,
+    GaveUp,
+    Interrupted,
+    Patience,
     diagnose,
     outage,
     patiently,
@@ -86,7 +90,7 @@ def impatient_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"MAX_RETRIES": "1", "TIMEOUT": "1", "BACKOFF_FACTOR": "0", "BACKOFF_JITTER": "0"}.items():
         monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", value)
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-    for name in ("MLFLOW_TRACKING_URI", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+    for name in (GIVE_UP, "MLFLOW_TRACKING_URI", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
         monkeypatch.delenv(name, raising=False)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
 
@@ -1009,3 +1013,135 @@ def test_a_message_that_is_too_large_stays_so(grpc: Any, tmp_path: Path) -> None
     with grpc_server(optuna_storage(f"sqlite:///{tmp_path}/x.db")) as (_, proxy):
         study = proxy.create_new_study([optuna.study.StudyDirection.MINIMIZE], "s")
         check(caught(lambda: proxy.set_study_user_attr(study, "x", "x" * 5_000_000)), FAULT)
+
+
+# Waiting
+
+
+class Clock:
+    """Time that passes when somebody sleeps. The action fails with `errors`, the last one for ever; None: it works."""
+
+    def __init__(self, *errors: Exception | None) -> None:
+        self.now, self.errors, self.tried, self.told = 0.0, list(errors), list[float](), list[tuple[float, str]]()
+
+    def sleep(self, seconds: float) -> None:
+        assert 0 < seconds <= 0.1, "a stop must be seen within 0.1 s"
+        self.now += seconds
+
+    def say(self, sentence: str) -> None:
+        self.told.append((round(self.now), sentence))
+
+    def action(self) -> str:
+        self.tried.append(self.now)
+        error = self.errors.pop(0) if len(self.errors) > 1 else self.errors[0]
+        if error is not None:
+            raise error
+        return "done"
+
+    def patience(self, **options: Any) -> Patience:
+        given = {"stopped": lambda: self.now > 3600, "chance": lambda: 0.5} | options
+        return Patience(self.say, clock=lambda: self.now, sleep=self.sleep, **given)  # type: ignore[arg-type]
+
+    def pauses(self) -> list[float]:
+        return [round(after - before, 1) for before, after in zip(self.tried, self.tried[1:], strict=False)]
+
+
+def refused() -> Exception:
+    return caught(lambda: through_requests(NOBODY))
+
+
+def test_pauses_grow_to_half_a_minute() -> None:
+    time = Clock(*[refused()] * 8, None)
+    assert time.patience()(time.action) == "done"
+    assert time.pauses() == [1, 2, 4, 8, 16, 30, 30, 30]
+
+
+def test_pauses_differ_between_workers_and_touch_no_seed() -> None:
+    seeded = (np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())  # type: ignore[index]
+    first = []
+    for _ in range(20):
+        time = Clock(refused(), None)
+        Patience(time.say, clock=lambda time=time: time.now, sleep=time.sleep)(time.action)  # type: ignore[misc]
+        first += time.pauses()
+    assert all(0.7 <= pause <= 1.3 for pause in first)
+    assert len(set(first)) > 1
+    assert seeded == (np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())  # type: ignore[index]
+
+
+def test_a_wait_is_told_of_every_minute_and_what_can_be_done_once() -> None:
+    time = Clock(refused())
+    with pytest.raises(Interrupted):
+        time.patience(stopped=lambda: time.now > 605)(time.action)
+    assert time.told == [
+        (0, f"waiting: {SERVER} ({NOBODY}); going on as soon as it can"),
+        *[(60 * n, f"still waiting after {n} min: {SERVER} ({NOBODY})") for n in range(1, 6)],
+        (300, f"what can be done: start the server at {NOBODY} or see its log, or check MLFLOW_TRACKING_URI"),
+        *[(60 * n, f"still waiting after {n} min: {SERVER} ({NOBODY})") for n in range(6, 11)],
+    ]
+
+
+def test_the_sentences_follow_what_is_out_of_order() -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/x.pt")
+    time = Clock(*[refused()] * 16, full)
+    with pytest.raises(Interrupted):
+        time.patience(stopped=lambda: time.now > 500)(time.action)
+    assert f"still waiting after 8 min: {DISK} (/data/x.pt)" in [sentence for _, sentence in time.told]
+    advice = [sentence.partition(": ")[2] for _, sentence in time.told if sentence.startswith("what can be done")]
+    assert advice[0].startswith("start the server")
+    assert advice[1:] == ["free space on the disk of /data/x.pt"]
+
+
+def test_a_wait_that_ends_says_so_and_an_action_that_works_says_nothing() -> None:
+    time = Clock(refused(), None)
+    time.patience()(time.action)
+    time.patience()(time.action)
+    assert [sentence.partition(":")[0] for _, sentence in time.told] == ["waiting", "going on"]
+
+
+def test_a_fault_ends_a_wait() -> None:
+    time = Clock(refused(), KeyError("x"))
+    with pytest.raises(KeyError):
+        time.patience()(time.action)
+
+
+def test_giving_up_is_the_users_to_mend_and_is_not_waited_out_again() -> None:
+    time = Clock(refused())
+    inner = time.patience(give_up_after=100.0)
+    with pytest.raises(GaveUp) as end:
+        Patience(lambda sentence: pytest.fail(sentence))(lambda: inner(time.action))
+    assert isinstance(end.value, UserError)
+    assert str(end.value) == (
+        f"gave up after waiting 2 min: {SERVER} ({NOBODY}); start the server at {NOBODY} or see its log, "
+        "or check MLFLOW_TRACKING_URI; then the same command goes on."
+    )
+    assert time.pauses()[-1] < 30
+    assert 100 <= time.tried[-1] < 100.2  # one last attempt
+
+
+def test_giving_up_at_once() -> None:
+    time = Clock(refused())
+    with pytest.raises(GaveUp):
+        time.patience(give_up_after=0.0)(time.action)
+    assert (len(time.tried), time.told) == (1, [])
+
+
+def test_every_wait_has_the_same_end_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Patience(print).give_up_after is None
+    monkeypatch.setenv(GIVE_UP, "1.5")
+    assert Patience(print).give_up_after == 90
+    monkeypatch.setenv(GIVE_UP, "0")
+    with pytest.raises(GaveUp):
+        patiently(lambda: raised(ConnectionError("refused")), print)
+    for wrong in ("soon", "-1", "nan"):
+        monkeypatch.setenv(GIVE_UP, wrong)
+        with pytest.raises(UserError, match=GIVE_UP):
+            Patience(print)
+
+
+def test_a_stop_ends_a_wait_within_a_tenth_of_a_second() -> None:
+    asked: list[float] = []
+    stop = threading.Timer(0.3, lambda: asked.append(time.monotonic()))
+    stop.start()
+    with pytest.raises(Interrupted):
+        Patience(lambda _: None, lambda: bool(asked), pause=30.0)(lambda: raised(ConnectionError("refused")))
+    assert time.monotonic() - asked[0] < 0.1
