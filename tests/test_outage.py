@@ -1138,6 +1138,19 @@ def test_every_wait_has_the_same_end_in_the_environment(monkeypatch: pytest.Monk
             Patience(print)
 
 
+@pytest.mark.parametrize("command", ["sweep", "train", "worker"])
+def test_the_option_holds_for_workers_in_other_processes(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.testing import CliRunner
+
+    from workbench.cli import app
+
+    monkeypatch.setenv(GIVE_UP, "")  # so that it is put back at the end
+    end = CliRunner().invoke(app, [command, "no-such-study", "--give-up-after", "2.5"])
+    assert isinstance(end.exception, UserError)
+    assert Patience(print).give_up_after == 150
+    assert CliRunner().invoke(app, [command, "no-such-study", "--give-up-after", "-1"]).exit_code == 2
+
+
 def test_a_stop_ends_a_wait_within_a_tenth_of_a_second() -> None:
     asked: list[float] = []
     stop = threading.Timer(0.3, lambda: asked.append(time.monotonic()))
