@@ -47,12 +47,14 @@ class Postgres:
         self.programs, self.home, self.port = programs, home, free_port()
         self.user = {"user": "postgres"} if os.geteuid() == 0 else {}  # it refuses to run as root
         self.process: subprocess.Popen[bytes] | None = None
+        self._let_in()
         self._run("initdb", "-D", home / "data", "-U", "wb", "-A", "trust", "-N").wait()
 
     def address(self, database: str) -> str:
         return f"postgresql://wb@127.0.0.1:{self.port}/{database}"
 
     def start(self) -> None:
+        self._let_in()
         options = ("-D", self.home / "data", "-h", "127.0.0.1", "-p", str(self.port), "-k", self.home, "-F")
 
         def answers() -> bool:
@@ -71,6 +73,12 @@ class Postgres:
             self.process.wait(timeout=30)
             self.process = None
 
+    def _let_in(self) -> None:
+        """Its user may pass through the folders above. Every other pytest that begins takes that back from the uppermost."""
+        for folder in (self.home, *self.home.parents) if self.user else ():
+            if folder.stat().st_uid == 0 and folder != Path("/"):
+                folder.chmod(folder.stat().st_mode | 0o011)
+
     def _run(self, program: str, *arguments: object) -> "subprocess.Popen[bytes]":
         with open(self.home / "log", "ab") as log:
             said = {"stdout": log, "stderr": log}
@@ -86,9 +94,6 @@ def postgres(home: Path, *databases: str) -> Iterator[Postgres]:
     home.mkdir(parents=True)
     if os.geteuid() == 0:
         shutil.chown(home, "postgres")
-        for folder in (home, *home.parents):
-            if folder.stat().st_uid == 0 and folder != Path("/"):
-                folder.chmod(folder.stat().st_mode | 0o011)
     server = Postgres(programs, home)
     server.start()
     try:
