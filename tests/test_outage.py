@@ -166,25 +166,19 @@ sys.path.insert(0, {root!r})
 from tests import test_outage as here
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-print(here.outage(here.caught(lambda: {action})))
+for number, action in enumerate([
+    here.write, lambda path: here.numbers().write_parquet(path), here.fill_a_database,
+    lambda path: here.fill_a_database(path, "wal"),
+]):
+    print(here.outage(here.caught(lambda: action(Path({folder!r}) / str(number)))))
 """
 
 
-@pytest.mark.parametrize(
-    ("action", "verdict"),
-    [
-        ("here.write({path!r}, 1 << 20)", GROWN),
-        ("here.numbers().write_parquet({path!r})", GROWN),
-        ("here.fill_a_database({path!r})", DISK),
-        ("here.fill_a_database({path!r}, 'wal')", DISK),
-    ],
-    ids=["open", "polars", "sqlite", "sqlite with a write-ahead log"],
-)
-def test_the_limit_on_the_size_of_files(action: str, verdict: str, tmp_path: Path) -> None:
-    root = str(Path(__file__).resolve().parent.parent)
-    code = LIMITED.format(root=root, action=action.format(path=str(tmp_path / "x")))
+def test_the_limit_on_the_size_of_files(tmp_path: Path) -> None:
+    code = LIMITED.format(root=str(Path(__file__).resolve().parent.parent), folder=str(tmp_path))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.startswith(verdict), done.stderr
+    found = [line.partition(" (")[0] for line in done.stdout.splitlines()]
+    assert found == [GROWN, GROWN, DISK, DISK], done.stderr
 
 
 def as_nobody(action: Callable[[], object]) -> None:
@@ -488,7 +482,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     pytest.importorskip("psycopg", reason="psycopg is not installed")
     with postgres(tmp_path_factory.mktemp("outage") / "postgres", "study", "crowded") as running:
         rules = running.home / "data" / "pg_hba.conf"
-        rules.write_text("host all wb,limited 127.0.0.1/32 trust\nhost all secret 127.0.0.1/32 scram-sha-256\n")
+        rules.write_text("host all wb,limited,nobody 127.0.0.1/32 trust\nhost all secret 127.0.0.1/32 scram-sha-256\n")
         with connected(running) as connection:
             connection.execute("CREATE ROLE secret LOGIN PASSWORD 'right'")
             connection.execute("CREATE ROLE limited LOGIN")
@@ -629,6 +623,21 @@ def sqlalchemy_does(statement: str, to: str = "study", as_user: str = "wb") -> C
 )
 def test_postgresql(provoke: Callable[[Postgres], object], verdict: str | None, server: Postgres) -> None:
     check(caught(lambda: provoke(server)), verdict)
+
+
+def test_optuna_goes_on_with_a_connection_that_was_lost(server: Postgres) -> None:
+    storage = optuna.storages.RDBStorage(server.address("study").replace("://", "+psycopg://"))
+    study = storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], "lost")
+
+    @sqlalchemy.event.listens_for(storage.engine, "before_cursor_execute")
+    def before(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if "FROM trials" in statement:
+            number = connection.connection.driver_connection.info.backend_pid
+            psycopg_does(f"SELECT pg_terminate_backend({number}), pg_sleep(0.2)")(server)
+
+    lost = caught(lambda: storage.get_all_trials(study))
+    assert isinstance(lost.__cause__, sqlalchemy.exc.PendingRollbackError)
+    check(lost, DATABASE)
 
 
 def test_postgresql_is_stopped_in_the_middle(server: Postgres) -> None:
@@ -891,6 +900,7 @@ def test_the_real_mlflow_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_what_mlflow_says_of_its_database_in_words() -> None:
+    pytest.importorskip("psycopg.errors", reason="psycopg is not installed")
     for words, verdict in (
         ("(sqlite3.OperationalError) database or disk is full\n[SQL: INSERT]", DISK),
         ("(sqlite3.OperationalError) database is locked\n[SQL: INSERT]", DATABASE),
@@ -901,7 +911,6 @@ def test_what_mlflow_says_of_its_database_in_words() -> None:
         ('(psycopg.OperationalError) connection failed: x: FATAL:  database "x" does not exist', FAULT),
         ("TypeError: 'NoneType' object is not subscriptable", FAULT),
     ):
-        pytest.importorskip("psycopg.errors", reason="psycopg is not installed")
         check(MlflowException(words), verdict)
         check(ValueError(words), FAULT)
 
