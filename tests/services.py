@@ -7,10 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -45,12 +47,14 @@ class Postgres:
         self.programs, self.home, self.port = programs, home, free_port()
         self.user = {"user": "postgres"} if os.geteuid() == 0 else {}  # it refuses to run as root
         self.process: subprocess.Popen[bytes] | None = None
+        self._let_in()
         self._run("initdb", "-D", home / "data", "-U", "wb", "-A", "trust", "-N").wait()
 
     def address(self, database: str) -> str:
         return f"postgresql://wb@127.0.0.1:{self.port}/{database}"
 
     def start(self) -> None:
+        self._let_in()
         options = ("-D", self.home / "data", "-h", "127.0.0.1", "-p", str(self.port), "-k", self.home, "-F")
 
         def answers() -> bool:
@@ -69,6 +73,12 @@ class Postgres:
             self.process.wait(timeout=30)
             self.process = None
 
+    def _let_in(self) -> None:
+        """Its user may pass through the folders above. Every other pytest that begins takes that back from the uppermost."""
+        for folder in (self.home, *self.home.parents) if self.user else ():
+            if folder.stat().st_uid == 0 and folder != Path("/"):
+                folder.chmod(folder.stat().st_mode | 0o011)
+
     def _run(self, program: str, *arguments: object) -> "subprocess.Popen[bytes]":
         with open(self.home / "log", "ab") as log:
             said = {"stdout": log, "stderr": log}
@@ -84,9 +94,6 @@ def postgres(home: Path, *databases: str) -> Iterator[Postgres]:
     home.mkdir(parents=True)
     if os.geteuid() == 0:
         shutil.chown(home, "postgres")
-        for folder in (home, *home.parents):
-            if folder.stat().st_uid == 0 and folder != Path("/"):
-                folder.chmod(folder.stat().st_mode | 0o011)
     server = Postgres(programs, home)
     server.start()
     try:
@@ -151,6 +158,46 @@ def mlflow_server(home: Path, backend: str | None = None) -> Iterator[MlflowServ
         yield server
     finally:
         server.stop()
+
+
+@contextmanager
+def http_stub(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
+    """The address of a server that answers every request so. It is gone at the end."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def handle_any(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            answer(self)
+
+        do_GET = do_POST = do_PUT = do_CONNECT = handle_any  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, *_: object) -> None:  # a client that has hung up
+            pass
+
+    server = Server(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def replies(status: int, body: str = "{}", kind: str = "application/json") -> Callable[[BaseHTTPRequestHandler], None]:
+    """An answer for `http_stub`."""
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(status)
+        request.send_header("Content-Type", kind)
+        request.send_header("Content-Length", str(len(body)))
+        request.end_headers()
+        request.wfile.write(body.encode())
+
+    return answer
 
 
 def _made(address: str, databases: tuple[str, ...]) -> bool:

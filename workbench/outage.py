@@ -1,59 +1,446 @@
-"""Waiting out what is no fault of a run: a full disk, a server or a database that cannot be reached."""
+"""Waiting out what is no fault of a run: a full disk, a server or a database that cannot be reached.
+
+What is an outage is decided by the codes that each library gives (errno, SQLSTATE, SQLite's, HTTP's and gRPC's), and
+never by what was being handled when an error was raised (`__context__`): a bug in an `except` block is a bug. Whatever
+is not known to pass is a fault, which nobody waits for.
+"""
 
 import errno
+import os
+import random
+import re
+import socket
+import sqlite3
+import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from workbench.errors import UserError, first_line, shown
 
 T = TypeVar("T")
 Persist = Callable[[Callable[[], None]], None]  # runs an action that writes, now or once it can be done
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-FULL = ("No space left on device", "Disk quota exceeded", "os error 28", "disk is full")
-UNREACHABLE = {
-    "requests",
-    "urllib3",
-    "http",
-    "psycopg",
-    "psycopg2",
-}  # packages whose errors of connection mean an outage
-BROKEN = (
-    "Connect",
-    "Timeout",
-    "Protocol",
-    "IncompleteRead",
-    "ChunkedEncoding",
-    "MaxRetry",
-)  # and what their names hold
-SERVER_AT_FAULT = ("error code 5", "TEMPORARILY_UNAVAILABLE", "database or disk is full", "database is locked")
+GIVE_UP = "WB_GIVE_UP_AFTER"  # minutes; in the environment, so that it holds for workers in other processes, too
+SLICE = 0.05  # seconds between two looks at `stopped` and at the clock
+
+DISK = "no room left on the disk"
+SERVER = "a server cannot be reached"
+DATABASE = "a database cannot be reached or written"
+MLFLOW = "the MLflow store cannot be reached or written"
+MOUNT = "a network file system is away"
+GROWN = "a file has reached the largest size allowed"
 
 
 class Interrupted(Exception):
     """The wait was ended by a request to stop."""
 
 
+class GaveUp(UserError):
+    """The wait was longer than it should be."""
+
+
+@dataclass(frozen=True)
+class Outage:
+    """What is out of order in words, more `about` it where more is known, and what the user can do."""
+
+    what: str
+    about: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.what} ({self.about})" if self.about else self.what
+
+
+FAULT: Final = "fault"
+# None: this error says nothing either way, so that its cause is asked.
+Verdict = Outage | Literal["fault"] | None
+
+
 def outage(error: BaseException) -> str | None:
     """What is out of order, in words, where `error` is an outage that may pass; None where it is a fault."""
-    for cause in _chain(error):
-        if isinstance(cause, OSError) and cause.errno in NO_ROOM:
-            return f"no room left on the disk ({cause.filename or cause.strerror})"
-        if any(sign in str(cause) for sign in FULL):  # Polars and others tell it in words alone
-            return "no room left on the disk"
-        kind = type(cause)
-        package = kind.__module__.partition(".")[0]
-        if isinstance(cause, ConnectionError | TimeoutError) or (
-            package in UNREACHABLE and any(sign in kind.__name__ for sign in BROKEN)
-        ):
-            return "a server cannot be reached"
-        if kind.__name__ in ("OperationalError", "InterfaceError") or (
-            package == "grpc" and "UNAVAILABLE" in str(cause)
-        ):
-            return "a database cannot be reached or written"
-        if package == "mlflow" and any(
-            sign in f"{cause} {getattr(cause, 'error_code', '')}" for sign in SERVER_AT_FAULT
-        ):
-            return "the MLflow store cannot be reached or written"
+    found = diagnose(error)
+    return None if found is None else found.what
+
+
+def diagnose(error: BaseException) -> Outage | None:
+    """The outage that `error` comes from; None where it is a fault."""
+    verdict = _judge(error)
+    return verdict if isinstance(verdict, Outage) else None
+
+
+def _judge(error: BaseException, depth: int = 0) -> Verdict:
+    """The verdict of the outermost error of the chain of causes that has one.
+
+    What wraps an error knows more than what it wraps: `analysis.stores.server` calls it a lost connection where MLflow
+    says that an attachment is missing, since it was listed just before.
+    """
+    if isinstance(error, UserError | Interrupted):
+        return FAULT  # decided already, whatever has led to it; a wait around another one must not go on
+    verdict: Verdict = None
+    for kind in type(error).__mro__:
+        if rule := RULES.get(kind.__module__.partition(".")[0]):
+            verdict = rule(error)
+            break
+    if verdict is None and error.__cause__ is not None and depth < 20:
+        return _judge(error.__cause__, depth + 1)
+    return verdict
+
+
+# The system: errno
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+AWAY = {
+    *(errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.ETIMEDOUT),
+    *(errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH, errno.ENETDOWN, errno.ENETRESET),
+}
+UNRESOLVED = {socket.EAI_AGAIN, socket.EAI_NONAME, socket.EAI_NODATA, socket.EAI_FAIL}
+# Rust writes an errno so; Polars, tokenizers and safetensors raise it as an OSError or an Exception that has no errno.
+RUST = re.compile(r"\(os error (\d+)\)")
+NUMPY = re.compile(r"\d+ requested and \d+ written")  # all that np.save says of a write that was cut short
+
+
+def _of_system(error: BaseException) -> Verdict:
+    """Python's own exceptions."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and type(error) in (OSError, RuntimeError, Exception):
+        number = errno.ENOSPC if NUMPY.fullmatch(str(error)) else _rust_errno(error)
+    if number is not None:
+        return _of_errno(number, error)
+    # Python's and ours without a number: "timed out", "GRPC connection timeout".
+    if isinstance(error, ConnectionError | TimeoutError) and not isinstance(error, BrokenPipeError):
+        return _server("", str(error))
     return None
+
+
+def _of_errno(number: int, error: BaseException) -> Verdict:
+    """EACCES, EROFS, ENOENT and all the others are faults.
+
+    EIO is one: on a disk it means a defect, which does not pass. EPIPE is one where it comes bare: then the reader of
+    standard output has gone; a server that hangs up comes as an error of requests or urllib3.
+    """
+    path = getattr(error, "filename", None)
+    if number in NO_ROOM:
+        place = f"of {path}" if path else "of the workspace, or of TMPDIR"
+        return Outage(f"{DISK} ({path or os.strerror(number)})", "", f"free space on the disk {place}")
+    if number == errno.EFBIG:  # `ulimit -f`: can be raised for a process that runs, so that nothing is lost
+        advice = f"raise the limit on the size of files: prlimit --fsize=unlimited --pid {os.getpid()}"
+        return Outage(f"{GROWN} ({path or os.strerror(number)})", "", advice)
+    # The action opens its files anew, so that a handle from before a file server's restart (ESTALE) is replaced.
+    if number == errno.ESTALE or (path and number in {*AWAY, errno.ENOTCONN}):
+        advice = "see that the file server answers and that its folder is mounted"
+        return Outage(MOUNT, str(path or os.strerror(number)), advice)
+    return _server("", str(error)) if number in AWAY else FAULT
+
+
+def _rust_errno(error: BaseException) -> int | None:
+    found = RUST.search(str(error))
+    return int(found[1]) if found else None
+
+
+def _of_rust(error: BaseException) -> Verdict:
+    """Polars and safetensors."""
+    number = _rust_errno(error)
+    return FAULT if number is None else _of_errno(number, error)
+
+
+def _of_socket(error: BaseException) -> Verdict:
+    """gaierror: a name that does not resolve, since nobody can tell a wrong name from a name server that is away."""
+    return _server("", str(error)) if getattr(error, "errno", None) in UNRESOLVED else FAULT
+
+
+def _of_ssl(error: BaseException) -> Verdict:
+    """A certificate that is not accepted, or a server that speaks no TLS, stays so; one that hangs up may come back."""
+    import ssl
+
+    return _server("", str(error)) if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError) else FAULT
+
+
+# Servers that speak HTTP
+
+# 500 is one: MLflow's client gives no more than the number, and a server whose disk is full answers so.
+PASSING_STATUS = {408, 429, 500, 502, 503, 504, 507, *range(520, 525)}
+REFUSING_PROXY = "Tunnel connection failed: 4"
+# MLflow puts an error of requests into its text; these are the signs there, those of a fault first.
+BROKEN_FOR_GOOD = re.compile(rf"SSLError\(|BadStatusLine\(|{REFUSING_PROXY}")
+HUNG_UP = re.compile(r"(SSLEOF|SSLZeroReturn)Error\(")  # stands within an SSLError(...)
+BROKEN = re.compile(
+    r"(NewConnection|NameResolution|ConnectTimeout|ReadTimeout|Proxy|Connection(Reset|Aborted)|BrokenPipe|Timeout)"
+    r"Error\(|(RemoteDisconnected|IncompleteRead|InvalidChunkLength)\(|Response ended prematurely|[Rr]ead timed out"
+)
+
+
+def _server(address: str, told: str = "") -> Outage:
+    """`told`: what is known besides, or instead of the address."""
+    place = _place(address)
+    about = f"{place}: {told}" if place and told else place or _short(told)
+    where = f" at {place}" if place else ""
+    return Outage(SERVER, about, f"start the server{where} or see its log, or check MLFLOW_TRACKING_URI")
+
+
+def _place(address: str) -> str:
+    """Scheme, host and port of an address, without its password; empty where it is none of a server."""
+    parts = urlsplit(address)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.scheme in ("http", "https") else ""
+
+
+def _short(text: str) -> str:
+    line = shown(" ".join(text.split()))
+    return line if len(line) <= 160 else f"{line[:157]}..."
+
+
+def _of_status(status: object, address: str = "") -> Verdict:
+    return _server(address, f"it answers {status}") if status in PASSING_STATUS else FAULT
+
+
+def _of_urllib(error: BaseException) -> Verdict:
+    """Python's own client."""
+    if hasattr(error, "code"):
+        return _of_status(error.code, str(getattr(error, "filename", "")))
+    reason = getattr(error, "reason", None)
+    return _judge(reason) if isinstance(reason, BaseException) else FAULT
+
+
+def _of_http(error: BaseException) -> Verdict:
+    """An answer that breaks off, or none; what is no answer in HTTP at all is a fault."""
+    from http.client import IncompleteRead, RemoteDisconnected
+
+    return _server("", str(error)) if isinstance(error, RemoteDisconnected | IncompleteRead) else FAULT
+
+
+def _of_urllib3(error: BaseException) -> Verdict:
+    from urllib3 import exceptions as known
+
+    if isinstance(error, known.ResponseError):  # says the number in words alone
+        found = re.fullmatch(r"too many (\d+) error responses", str(error))
+        return _of_status(int(found[1])) if found else FAULT
+    held = _held(error)
+    if isinstance(error, known.ProxyError) and REFUSING_PROXY in str(held):
+        return FAULT
+    if isinstance(error, known.MaxRetryError | known.SSLError):
+        return FAULT if held is None else _judge(held)
+    passing = (
+        *(known.TimeoutError, known.NewConnectionError, known.ProxyError),
+        *(known.ProtocolError, known.IncompleteRead, known.InvalidChunkLength),
+    )
+    if not isinstance(error, passing) or (_fault(held) and not isinstance(held, BrokenPipeError)):
+        return FAULT
+    return _server("", str(error))
+
+
+def _of_requests(error: BaseException) -> Verdict:
+    from requests import exceptions as known
+
+    address = str(getattr(getattr(error, "request", None), "url", None) or "")
+    if isinstance(error, known.HTTPError):
+        return _of_status(getattr(error.response, "status_code", None), address)
+    verdict = _judge(held) if (held := _held(error)) is not None else None
+    if verdict is None:
+        passing = isinstance(error, known.Timeout | known.ConnectionError | known.ChunkedEncodingError)
+        verdict = FAULT if isinstance(error, known.SSLError) or not passing else _server("", str(error))
+    if verdict == FAULT or not address:
+        return verdict
+    return _server(address, verdict.about if verdict.about.startswith("it answers") else "")
+
+
+def _held(error: BaseException) -> BaseException | None:
+    """What requests and urllib3 wrap without `from`: it stands among their arguments, or is called the reason."""
+    held = (getattr(error, "reason", None), *error.args)
+    return next((each for each in held if isinstance(each, BaseException)), None)
+
+
+def _fault(error: BaseException | None) -> bool:
+    return error is not None and _judge(error) == FAULT
+
+
+# MLflow
+
+# INTERNAL_ERROR is what MLflow says of every bug; where it is not, the text says more.
+PASSING_CODES = {
+    "TEMPORARILY_UNAVAILABLE",
+    "DEADLINE_EXCEEDED",
+    "REQUEST_LIMIT_EXCEEDED",
+    "RESOURCE_EXHAUSTED",
+    "ABORTED",
+}
+
+
+def _of_mlflow(error: BaseException) -> Verdict:
+    """It wraps errors of databases with `from`, or puts them into its text; those of requests into its text alone.
+
+    A database's own code comes before MLflow's, which calls "no such table" TEMPORARILY_UNAVAILABLE.
+    """
+    if error.__cause__ is not None and (verdict := _judge(error.__cause__)) is not None:
+        return verdict
+    text = str(error)
+    if found := re.search(r"API request to (\S+) failed with exception (.*)", text, re.DOTALL):
+        return _of_told(found[1], found[2])
+    if found := re.match(r"API request to endpoint \S+ failed with error code (\d+)", text):
+        return _of_status(int(found[1]), os.environ.get("MLFLOW_TRACKING_URI", ""))
+    if (verdict := _of_driver_text(text)) is not None:
+        return verdict
+    if getattr(error, "error_code", None) in PASSING_CODES:
+        return Outage(MLFLOW, _short(text), "see the log of the MLflow server, or check MLFLOW_TRACKING_URI")
+    return FAULT
+
+
+def _of_told(address: str, told: str) -> Verdict:
+    """`told`: the text of an error of requests."""
+    told = told.partition("(Caused by ")[2] or told  # not the address, in which anything may stand
+    if found := re.search(r"too many (\d+) error responses", told):
+        return _of_status(int(found[1]), address)
+    passing = HUNG_UP.search(told) or (BROKEN.search(told) and not BROKEN_FOR_GOOD.search(told))
+    return _server(address) if passing else FAULT
+
+
+# Databases
+
+# Rolled back for another's sake (40001, 40P01), or not known to be done (40003); no room, memory or connection is left
+# there (53000-53300, but not 53400, a limit that was set); a lock is held (55P03); cancelled (57014: our statements are
+# short, so that the server is overloaded or somebody did it); shut down, crashed, starting, idle (57P01-3, 57P05, but
+# not 57P04: the database was dropped); a transaction ended because its worker was frozen (25P03).
+PASSING_SQL = {
+    *("40001", "40003", "40P01", "53000", "53100", "53200", "53300", "55P03"),
+    *("57014", "57P01", "57P02", "57P03", "57P05", "25P03"),
+}
+# Errors of connecting have no SQLSTATE. libpq puts two blanks before what a server has said, in whatever language; its
+# own words are English.
+SERVER_SAID = re.compile(r":  (.*)", re.DOTALL)
+SAID_TO_PASS = re.compile(
+    r"too many (connections|clients)|connection slots|database system is|terminating connection"  # starting up, ...
+)
+UNCONNECTED = re.compile(
+    r"refused|reset|closed|lost|unreachable|No route|time[d ]*out|resolve|translate host name|EOF|terminated|"
+    r"Is the server running|(receive|send) data",
+    re.IGNORECASE,
+)
+# A full disk comes as FULL, a quota or `ulimit -f` that is reached as an IOERR of writing; other IOERRs are EIO.
+SQLITE_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_PROTOCOL}
+SQLITE_ROOM = {
+    *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_FSYNC),
+    *(sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_TRUNCATE),
+}
+FREE_LOCK = "end the process that holds the lock of the database"
+DRIVER = re.compile(r"\((sqlite3|psycopg2?)\.(?:errors\.)?(\w+)\) ([^\[]*)")  # how SQLAlchemy begins its text
+
+
+def _of_sqlite(error: BaseException) -> Verdict:
+    """CANTOPEN, READONLY, NOTADB, CORRUPT and SQLITE_ERROR (no such table, a wrong statement) are faults.
+
+    LOCKED is one, too: it is the doing of the connection itself, unless a shared cache is in between.
+    """
+    code = getattr(error, "sqlite_errorcode", 0)
+    if code in SQLITE_ROOM:
+        return _no_room_for_sqlite(str(error))
+    if code & 0xFF in SQLITE_BUSY or code == sqlite3.SQLITE_LOCKED_SHAREDCACHE:
+        return _database(str(error), FREE_LOCK)
+    return FAULT
+
+
+def _no_room_for_sqlite(about: str) -> Outage:
+    return Outage(
+        f"{DISK} ({about})", "", "free space on the disk of the database, which is the workspace's by default"
+    )
+
+
+def _of_psycopg(error: BaseException) -> Verdict:
+    """psycopg and psycopg2, which decide by SQLSTATE wherever there is one."""
+    code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    if code is not None:
+        return _of_sqlstate(code, str(error))
+    connecting = {"OperationalError", "InterfaceError"} & {kind.__name__ for kind in type(error).__mro__}
+    return _of_connecting(str(error)) if connecting else FAULT
+
+
+def _of_sqlstate(code: str, text: str) -> Verdict:
+    # 08: connection exceptions, of which 08P01 is that the other side speaks another protocol.
+    passing = code in PASSING_SQL or (code.startswith("08") and code != "08P01")
+    return _database(text) if passing else FAULT
+
+
+def _of_connecting(told: str) -> Verdict:
+    text = re.sub(r'"[^"]*"', '""', told)  # in names anything may stand
+    said = SERVER_SAID.search(text)
+    passing = SAID_TO_PASS.search(said[1]) if said else UNCONNECTED.search(text)
+    return _database(told) if passing else FAULT
+
+
+def _of_sqlalchemy(error: BaseException) -> Verdict:
+    """Its driver decides; of a driver that is not known here, SQLAlchemy at least tells that the connection is gone."""
+    # "Can't reconnect until invalid transaction is rolled back": the connection was lost within this transaction, and its
+    # user went on, as Optuna does where it tries a second way to ask for all trials. The next attempt has a new one.
+    if getattr(error, "code", None) == "8s2b":
+        return _database("the connection was lost")
+    orig = getattr(error, "orig", None)
+    if isinstance(orig, BaseException) and (verdict := _judge(orig)) is not None:
+        return verdict
+    gone = getattr(error, "connection_invalidated", False)
+    return _database(first_line(orig)) if gone and isinstance(orig, Exception) else None
+
+
+def _of_driver_text(text: str) -> Verdict:
+    """What SQLAlchemy has told MLflow, or a server behind gRPC; None where it is not about a database."""
+    found = DRIVER.search(text)
+    if found is None:
+        return None
+    driver, kind, said = found[1], found[2], found[3].strip()
+    if driver == "sqlite3":
+        if said.startswith("database or disk is full"):
+            return _no_room_for_sqlite("database or disk is full")
+        return _database("database is locked", FREE_LOCK) if said.startswith("database is locked") else FAULT
+    if code := getattr(getattr(sys.modules.get(f"{driver}.errors"), kind, None), "sqlstate", None):
+        return _of_sqlstate(code, said)
+    return _of_connecting(said) if kind in ("OperationalError", "InterfaceError") else FAULT
+
+
+def _database(about: str, advice: str = "") -> Outage:
+    found = re.search(r'server at "([^"]+)"[^,]*, port (\d+)', about)
+    place = f" at {found[1]}:{found[2]}" if found else ""
+    see = f"see that PostgreSQL{place} runs and takes connections, or check --storage"
+    return Outage(DATABASE, _short(about), advice or see)
+
+
+# gRPC
+
+# We cancel nothing ourselves, so that CANCELLED is the server's doing.
+PASSING_GRPC = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "CANCELLED"}
+
+
+def _of_grpc(error: BaseException) -> Verdict:
+    if not callable(code := getattr(error, "code", None)):
+        return None
+    status, details = getattr(code(), "name", ""), str(getattr(error, "details", str)() or "")
+    if status == "UNKNOWN":  # an exception of the server, of which there is but the text
+        return _of_driver_text(details) or FAULT
+    # A message larger than either side takes is called RESOURCE_EXHAUSTED, too.
+    if status not in PASSING_GRPC or "message larger than max" in details:
+        return FAULT
+    found = re.search(r"ipv[46]:([^\s:]+:\d+)", details)
+    place = f" at {found[1]}" if found else ""
+    return Outage(DATABASE, _short(details or status), f"start `wb storage`{place}, or check --storage")
+
+
+RULES: dict[str, Callable[[Any], Verdict]] = {
+    "builtins": _of_system,
+    "socket": _of_socket,
+    "ssl": _of_ssl,
+    "http": _of_http,
+    "urllib": _of_urllib,
+    "urllib3": _of_urllib3,
+    "requests": _of_requests,
+    "mlflow": _of_mlflow,
+    "sqlite3": _of_sqlite,
+    "psycopg": _of_psycopg,
+    "psycopg2": _of_psycopg,
+    "sqlalchemy": _of_sqlalchemy,
+    "grpc": _of_grpc,
+    "polars": _of_rust,
+    "safetensors": _of_rust,
+}
+
+
+# Waiting
 
 
 def never() -> bool:
@@ -65,46 +452,109 @@ def at_once(action: Callable[[], None]) -> None:
     action()
 
 
+def give_up_after() -> float | None:
+    """Seconds after which a wait is given up, from `WB_GIVE_UP_AFTER`; None: never.
+
+    Raises UserError where that is no number.
+    """
+    given = os.environ.get(GIVE_UP, "").strip()
+    if not given:
+        return None
+    try:
+        minutes = float(given)
+    except ValueError:
+        minutes = -1.0
+    if not minutes >= 0:
+        raise UserError(f"{GIVE_UP}={given}: give the minutes after which a wait is given up, such as 30.")
+    return 60 * minutes
+
+
+def _chance() -> float:
+    """Between 0 and 1, from no generator that a seed of the training governs."""
+    return random.SystemRandom().random()
+
+
 @dataclass(frozen=True)
 class Patience:
-    """Waits out outages: calls an action again until none stands in its way; `say` hears when a wait begins and ends, `stopped` ends it.
+    """Waits out outages: calls an action again until none stands in its way. The action must be safe to repeat.
 
-    Calling it raises Interrupted when `stopped()` during a wait, and whatever else the action raises. The action must be safe to repeat.
+    `say` hears when a wait begins, every minute of it, after five minutes what can be done, and when it ends; `stopped`
+    ends it within 0.1 s. The first pause is of about `pause` seconds, each further one twice as long, up to about
+    `longest`; about, so that workers that lost one server do not all come back at once. `give_up_after` is in seconds.
+
+    Calling it raises Interrupted when `stopped()` during a wait, GaveUp after `give_up_after`, and whatever else the
+    action raises.
     """
 
     say: Callable[[str], None]
     stopped: Callable[[], bool] = never
     pause: float = 1.0
+    longest: float = 30.0
+    give_up_after: float | None = field(default_factory=give_up_after)
+    every: float = 60.0
+    advise_after: float = 300.0
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    chance: Callable[[], float] = _chance
 
     def __call__(self, action: Callable[[], T]) -> T:
-        waiting = False
+        wait: _Wait | None = None
+        pause = self.pause
         while True:
             try:
                 result = action()
             except Exception as error:
-                reason = outage(error)
-                if reason is None:
+                found = diagnose(error)
+                if found is None:
                     raise
-                if not waiting:
-                    self.say(f"waiting: {reason}; going on as soon as it can")
-                    waiting = True
-                until = time.monotonic() + self.pause
-                while time.monotonic() < until:
-                    if self.stopped():
-                        raise Interrupted(reason) from error
-                    time.sleep(0.05)
+                wait = wait or _Wait(self, found)
+                wait.found = found
+                wait.pass_time(pause * (0.75 + 0.5 * self.chance()), error)
+                pause = min(2 * pause, self.longest)
                 continue
-            if waiting:
+            if wait is not None:
                 self.say("going on")
             return result
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    pending: list[BaseException | None] = [error]
-    while pending:
-        each = pending.pop()
-        if each is not None and id(each) not in seen:
-            seen.add(id(each))
-            yield each
-            pending += [each.__cause__, each.__context__]
+class _Wait:
+    """One wait of a Patience, from the first failure on."""
+
+    def __init__(self, of: Patience, found: Outage) -> None:
+        self.of, self.found, self.began = of, found, of.clock()
+        self.minutes, self.advised = 0, set[str]()
+        if of.give_up_after != 0:
+            of.say(f"waiting: {found}; going on as soon as it can")
+
+    def pass_time(self, seconds: float, error: Exception) -> None:
+        """Returns after so many seconds, or earlier for a last attempt; raises where there is no more time."""
+        until, limit = self.of.clock() + seconds, self.of.give_up_after
+        if limit is not None:
+            if self.of.clock() >= self.began + limit:
+                raise GaveUp(self._given_up()) from error
+            until = min(until, self.began + limit)
+        while True:
+            if self.of.stopped():
+                raise Interrupted(self.found.what) from error
+            self._tell()
+            left = until - self.of.clock()
+            if left <= 0:
+                return
+            self.of.sleep(min(SLICE, left))
+
+    def _tell(self) -> None:
+        waited = self.of.clock() - self.began
+        if waited >= (self.minutes + 1) * self.of.every:
+            self.minutes = int(waited / self.of.every)
+            self.of.say(f"still waiting after {_spell(waited)}: {self.found}")
+        if waited >= self.of.advise_after and self.found.what not in self.advised:
+            self.advised.add(self.found.what)
+            self.of.say(f"what can be done: {self.found.advice}")
+
+    def _given_up(self) -> str:
+        waited = _spell(self.of.clock() - self.began)
+        return f"gave up after waiting {waited}: {self.found}; {self.found.advice}; then the same command goes on."
+
+
+def _spell(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from workbench.outage import GIVE_UP
 from workbench.stop import Stop, Stopped
 
 if TYPE_CHECKING:
@@ -36,6 +37,25 @@ Storage = Annotated[
     typer.Option(
         envvar="WB_STORAGE",
         help="Where the study is kept: postgresql://... or grpc://HOST:PORT; default a journal file in the workspace, for one machine.",
+    ),
+]
+
+
+def _for_all_processes(minutes: float | None) -> float | None:
+    """Before any worker is started, since each reads it from its environment."""
+    if minutes is not None:
+        os.environ[GIVE_UP] = str(minutes)
+    return minutes
+
+
+GiveUpAfter = Annotated[
+    float | None,
+    typer.Option(
+        envvar=GIVE_UP,
+        metavar="MINUTES",
+        min=0,
+        callback=_for_all_processes,
+        help="End after waiting so long for a full disk, a server or a database; default never.",
     ),
 ]
 DEFAULT = Path(".wb")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli.options import DEFAULT, Debug, Json, Storage, Workspace, app, console_for, print_json
+from workbench.cli.options import DEFAULT, Debug, GiveUpAfter, Json, Storage, Workspace, app, console_for, print_json
 from workbench.errors import UserError
 
 
@@ -22,6 +22,7 @@ def worker(
         int | None, typer.Option(help="Trials side by side; default one a GPU, else a core.", min=1)
     ] = None,
     trials_per_device: Annotated[int, typer.Option(help="Trials that share a GPU.", min=1)] = 1,
+    give_up_after: GiveUpAfter = None,
     debug: Debug = False,
 ) -> None:
     """Join a running study from any machine that shares its storage. Ends when the study has no more work.

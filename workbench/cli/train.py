@@ -13,6 +13,7 @@ from workbench.cli.options import (
     DEFAULT,
     Debug,
     File,
+    GiveUpAfter,
     Json,
     Set,
     Smoke,
@@ -50,6 +51,7 @@ def sweep(
     storage: Storage = None,
     study: Annotated[str | None, typer.Option(help="Name of the study; default the file's.")] = None,
     retries: Annotated[int, typer.Option(help="Further attempts at a trial that fails.", min=0)] = 1,
+    give_up_after: GiveUpAfter = None,
     notify: Annotated[
         str | None,
         typer.Option(envvar="WB_NOTIFY", help="Shell command at the end; it finds $WB_STATUS, $WB_STUDY, $WB_REPORT."),
@@ -223,6 +225,7 @@ def train(
         int, typer.Option(help="Processes on this machine that train one model together, one a GPU.", min=1)
     ] = 1,
     seed: Annotated[int | None, typer.Option(help="Default: the file's first seed.", min=0)] = None,
+    give_up_after: GiveUpAfter = None,
     smoke: Smoke = False,
     set_: Set = None,
     as_json: Json = False,
