@@ -51,7 +51,7 @@ from workbench.outage import (
     Patience,
     diagnose,
     outage,
-    patiently,
+
 )
 from workbench.training import state
 
@@ -271,7 +271,7 @@ def test_what_was_decided_is_not_decided_again() -> None:
         raise UserError("no such server") from ConnectionError("refused")
 
     def stopped() -> None:
-        patiently(reset, lambda _: None, lambda: True)
+        Patience(lambda _: None, lambda: True)(reset)
 
     check(caught(user_error), FAULT)
     check(caught(stopped), FAULT)
