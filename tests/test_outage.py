@@ -51,7 +51,6 @@ from workbench.outage import (
     Patience,
     diagnose,
     outage,
-
 )
 from workbench.training import state
 
@@ -275,7 +274,7 @@ def test_what_was_decided_is_not_decided_again() -> None:
 
     check(caught(user_error), FAULT)
     check(caught(stopped), FAULT)
-    check(caught(lambda: patiently(stopped, lambda _: None)), FAULT)
+    check(caught(lambda: Patience(lambda _: None)(stopped)), FAULT)
 
 
 # SQLite
@@ -1140,7 +1139,7 @@ def test_every_wait_has_the_same_end_in_the_environment(monkeypatch: pytest.Monk
     assert Patience(print).give_up_after == 90
     monkeypatch.setenv(GIVE_UP, "0")
     with pytest.raises(GaveUp):
-        patiently(lambda: raised(ConnectionError("refused")), print)
+        Patience(print)(lambda: raised(ConnectionError("refused")))
     for wrong in ("soon", "-1", "nan"):
         monkeypatch.setenv(GIVE_UP, wrong)
         with pytest.raises(UserError, match=GIVE_UP):
