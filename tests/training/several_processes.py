@@ -7,18 +7,21 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from workbench.config.load import apply
 from workbench.config.schema import Settings
+from workbench.evaluation.downstream.tasks import of_scenes
 from workbench.model.vilta import ViLTA
 from workbench.stop import Stopped
 from workbench.training.distributed import joined, spread_over
+from workbench.training.finetune import Course, Recipe, finetune, finetune_retrieval
 from workbench.training.loop import Hooks
 from workbench.training.prepare import prepare
-from workbench.training.pretrain import train
+from workbench.training.pretrain import starting_model, train
 from workbench.world import ALONE, World
 
 TRAINED_VIT = {"model.vision.name": "test_vit", "model.vision.tokens": "final", "model.vision.stage": 0} | {
@@ -45,6 +48,7 @@ VARIANTS: dict[str, dict] = {
     "sharded": FSDP | {"objectives.mlm.soft_labels": "frozen_lm", "objectives.mlm.alpha": 0.5},
     "sharded, trained vision": FSDP | TRAINED_VIT | CONTRAST,
 }
+TUNED = ("vqa", "nlvr2", "retrieval")
 RESUMED = ("contrast", "sharded, trained vision")
 
 
@@ -70,6 +74,22 @@ def curve(
     return logged
 
 
+def tuned(settings: Settings, cache: Path, checkpoint: Path, task: str, world: World = ALONE) -> list[float]:
+    """The losses of a fine-tuning, each of whose batches is cut into two micro-batches."""
+    prepared = prepare(settings, cache, lambda *_: None)
+    model, pairs = starting_model(settings, 0, prepared), prepared.corpus.train
+    losses: list[float] = []
+    hooks = Hooks(lambda *_: None, lambda _, figures: losses.append(figures["loss"]))
+    recipe = Recipe(2, 8, 1e-3, 2.0, micro_batches=2)
+    course = Course(recipe, 0, checkpoint, hooks, prepared.device, world=world)
+    if task == "retrieval":
+        ids, count = pairs.token_ids[:24].astype(np.int64), np.arange(24)
+        finetune_retrieval(model, prepared.features["train"][:24], ids, count, course)
+    else:
+        finetune(model, prepared.corpus.tokeniser, task, of_scenes(task, pairs, prepared.features["train"], 32), course)
+    return losses
+
+
 def variant(base: Settings, name: str, world: World) -> Settings:
     micro_batches = {"optimisation.micro_batches": 2} if name == "micro-batches" and world.size > 1 else {}
     return apply(base, VARIANTS[name] | micro_batches)
@@ -89,6 +109,7 @@ def main() -> None:
             settings = variant(base, name, world)
             curve(settings, cache, out / f"{name} from two.pt", world, stop_at=3)
             made[f"{name} from one"] = curve(settings, cache, out / f"{name} from one.pt", world)
+        made |= {task: tuned(base, cache, out / f"{task}.pt", task, world) for task in TUNED}
         if world.rank == 0:
             (out / "curves.json").write_text(json.dumps(made))
 

@@ -36,6 +36,8 @@ def curves(base: Settings, cache_dir: Path, tmp_path_factory: pytest.TempPathFac
         one[name] = several.curve(several.variant(base, name, ALONE), cache_dir, folder / f"alone {name}.pt")
     for name in several.RESUMED:
         several.curve(several.variant(base, name, ALONE), cache_dir, folder / f"{name} from one.pt", stop_at=3)
+    for task in several.TUNED:
+        one[task] = several.tuned(base, cache_dir, folder / f"alone {task}.pt", task)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(SCRIPT)]
     ran = subprocess.run(
         [*command, str(folder / "settings.json"), str(cache_dir), str(folder)],
@@ -74,6 +76,12 @@ def test_two_processes_of_half_the_batch_follow_one_process_of_the_whole(curves:
 def test_a_checkpoint_of_one_world_size_goes_on_in_another(curves: dict, name: str) -> None:
     same(curves["two"][f"{name} from one"], curves["one"][name], from_step=4)
     same(curves["one"][f"{name} from two"], curves["two"][name], from_step=4)
+
+
+@pytest.mark.parametrize("task", several.TUNED)
+def test_two_processes_fine_tune_as_one(curves: dict, task: str) -> None:
+    assert len(curves["one"][task]) >= 6
+    assert curves["two"][task] == pytest.approx(curves["one"][task], rel=1e-4)
 
 
 def test_a_batch_that_cannot_be_cut_is_refused(settings: Settings, prepared: Prepared) -> None:

@@ -118,5 +118,4 @@ class Several:
 
     def metrics(self, made: Mapping[str, Made]) -> Iterator[tuple[str, float]]:
         for name, evaluation in self.evaluations.items():
-            own = {part.removeprefix(f"{name}: "): each for part, each in made.items() if part.startswith(f"{name}: ")}
-            yield from evaluation.metrics(own)
+            yield from evaluation.metrics({part.name: made[f"{name}: {part.name}"] for part in evaluation.parts()})

@@ -72,7 +72,7 @@ def warm_start(
         weights = _train(settings, corpus, device, features, hooks, checkpoint)
         save_file({name: tensor.contiguous().cpu() for name, tensor in weights.items()}, target / "model.safetensors")
 
-    checkpoint = cache_dir / f"{fingerprint}.pt"
+    checkpoint = cache_dir / f"{fingerprint}-state.pt"
     home = cache.entry(cache_dir / fingerprint, make)
     remove(checkpoint)
     return load_file(home / "model.safetensors"), fingerprint
