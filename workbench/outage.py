@@ -25,6 +25,7 @@ BROKEN = (
     "ChunkedEncoding",
     "MaxRetry",
 )  # and what their names hold
+FAULTS = ("no such table", "no such column", "readonly database")  # of a database, which no waiting mends
 SERVER_AT_FAULT = ("error code 5", "TEMPORARILY_UNAVAILABLE", "database or disk is full", "database is locked")
 
 
@@ -34,7 +35,10 @@ class Interrupted(Exception):
 
 def outage(error: BaseException) -> str | None:
     """What is out of order, in words, where `error` is an outage that may pass; None where it is a fault."""
-    for cause in _chain(error):
+    causes = list(_chain(error))
+    if any(sign in str(cause) for cause in causes for sign in FAULTS):
+        return None
+    for cause in causes:
         if isinstance(cause, OSError) and cause.errno in NO_ROOM:
             return f"no room left on the disk ({cause.filename or cause.strerror})"
         if any(sign in str(cause) for sign in FULL):  # Polars and others tell it in words alone

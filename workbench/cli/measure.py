@@ -48,14 +48,14 @@ def evaluate(
     from workbench.progress import counted
     from workbench.sweep import evaluate as suites
     from workbench.tracking.runs import Tracker
-    from workbench.tracking.store import tracking_uri
+    from workbench.tracking.store import open_store
 
     published = suite not in ("robustness", "retrieval")
     if published and (annotations is None or images is None):
         raise UserError(
             f"--suite {suite}: give the folder of its files, --annotations, and that of its pictures, --images."
         )
-    tracker = Tracker(tracking_uri(workspace), workspace)
+    tracker = Tracker(open_store(workspace, new=False), workspace)
     console = console_for(as_json)
     results = []
     for trial in tracker.trials_of(run_id):
@@ -110,7 +110,7 @@ def finetune(
     from workbench.progress import counted
     from workbench.sweep import evaluate as suites
     from workbench.tracking.runs import Tracker
-    from workbench.tracking.store import tracking_uri
+    from workbench.tracking.store import open_store
     from workbench.training.finetune import METER, TINY
     from workbench.training.loop import Hooks, Stopped
 
@@ -125,7 +125,7 @@ def finetune(
     given: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
     given["image_size"] = image_size
     recipe = replace(TINY if annotations is None else METER[task], **{n: v for n, v in given.items() if v is not None})
-    tracker = Tracker(tracking_uri(workspace), workspace)
+    tracker = Tracker(open_store(workspace, new=False), workspace)
     console = console_for(as_json)
     asked: list[int] = []
     for name in (signal.SIGINT, signal.SIGTERM):

@@ -41,7 +41,7 @@ def reproduce_run(run_id: str, workspace: Path, show: Callable[[Event], None]) -
     from workbench.sweep.trial import clear, run_cell
     from workbench.training.prepare import prepare
 
-    tracker = Tracker(open_store(workspace), workspace)
+    tracker = Tracker(open_store(workspace, new=False), workspace)
     told, tags = tracker.settings_of(run_id)
     run = tracker.client.get_run(run_id)
     if run.info.status != "FINISHED":

@@ -116,7 +116,7 @@ class _Sweep:
             self.study,
             experiment,
             run_id,
-            self.uri,
+            self.tracker.address,
             retries=options.retries,
             processes=options.processes,
             threads=options.threads,
@@ -329,7 +329,7 @@ def estimate(experiment: Experiment, workspace: Path, workers: int, cores: int) 
 
     cell = make_cell(experiment, experiment.baseline, 0)
     shared = prepare(small, workspace / "cache", lambda *_: None)
-    checkpoint = workspace / "checkpoints" / "estimate.pt"
+    checkpoint = workspace / "checkpoints" / f"estimate-{os.getpid()}.pt"
     remove(checkpoint)
     arm = cell.settings.model_copy(update={"data": small.data, "warm_start": small.warm_start})
     with contextlib.suppress(Stopped):

@@ -15,6 +15,7 @@ from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from workbench.errors import UserError, first_line, shown
 from workbench.outage import outage
+from workbench.workspace import Workspace
 
 IDLE_SECONDS = 15
 KINDS = "postgresql://USER:PASSWORD@HOST/DATABASE, grpc://HOST:PORT, or none for a journal file in the workspace"
@@ -24,11 +25,9 @@ def open_storage(address: str | None, workspace: Path) -> BaseStorage:
     """The storage at `address`, or the workspace's own journal. Raises UserError where it cannot be used."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if address is None:
-        path = workspace / "studies" / "journal.log"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--workspace {workspace}: the folder cannot be made ({error}).") from error
+        path = Workspace(workspace).journal
+        if not path.exists():
+            Workspace(workspace).make(path.parent)
         return JournalStorage(JournalFileBackend(str(path), KernelLock(path)))
     kind, _, rest = address.partition("://")
     try:

@@ -155,7 +155,7 @@ def sending(
         tags = {} if asked else {"failure": f"{type(error).__name__}: {error}"[:4000]}
         try:
             if not asked:
-                tracker.client.log_text(run_id, traceback.format_exc(), "failure.txt")
+                tracker.attach_text(run_id, traceback.format_exc(), "failure.txt")
             tracker.finish(run_id, "KILLED" if asked else "FAILED", tags)
         except Exception as unsaid:
             say(f"the run could not be marked as ended ({unsaid})")

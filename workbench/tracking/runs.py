@@ -3,6 +3,8 @@
 import getpass
 import json
 import math
+import os
+import shutil
 import tempfile
 import time
 from collections.abc import Mapping
@@ -22,8 +24,9 @@ from mlflow.utils.mlflow_tags import (
 
 from workbench.errors import UserError, first_line
 from workbench.record import TrialTags, read_tags
+from workbench.tracking.store import EXPERIMENT, portable, resolved
+from workbench.workspace import Workspace, database_file
 
-EXPERIMENT = "workbench"
 ATTEMPTS = 5
 
 
@@ -31,15 +34,19 @@ class Tracker:
     """A thin face on the MLflow client for one store."""
 
     def __init__(self, uri: str, workspace: Path) -> None:
-        self.uri, self.client = uri, MlflowClient(uri)
-        self.artifacts = (workspace / "artifacts").resolve().as_uri()
-        self.local = uri.startswith("sqlite")
+        self.uri, self.home = resolved(uri, workspace), Workspace(workspace)
+        self.client = MlflowClient(self.uri)
+        self.address = portable(self.uri, workspace)  # what a study keeps of it, so that the workspace can move
+        self.local = database_file(self.uri) is not None
+        self.own = self.home.owns(self.uri)
 
     def experiment_id(self, name: str = EXPERIMENT) -> str:
         found = self.client.get_experiment_by_name(name)
         if found is not None:
             return str(found.experiment_id)
-        return str(self.client.create_experiment(name, artifact_location=self.artifacts if self.local else None))
+        return str(
+            self.client.create_experiment(name, artifact_location=self.home.artifacts_uri if self.local else None)
+        )
 
     def logged(self, run_id: str) -> set[tuple[str, int]]:
         """(metric, step) of everything that a run holds."""
@@ -138,17 +145,35 @@ class Tracker:
                 time.sleep(0.1 * (attempt + 1))
 
     def attach(self, run_id: str, data: Mapping[str, Any], name: str) -> None:
-        self.client.log_dict(run_id, dict(data), name)
+        self.attach_text(run_id, json.dumps(dict(data), indent=2, default=str), name)
+
+    def attach_text(self, run_id: str, text: str, name: str) -> None:
+        # Where its own database has the files of a workspace may be out of date, or be how another machine sees them.
+        if not self.own:
+            self.client.log_text(run_id, text, name)
+            return
+        file = self.home.artifacts_of(run_id) / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        half = file.with_name(f".{file.name}.{os.getpid()}.half")
+        half.write_text(text, encoding="utf-8")
+        os.replace(half, file)
 
     def attached(self, run_id: str, name: str) -> dict[str, Any]:
         """What `attach` has written."""
+        file = self.home.artifacts_of(run_id) / name
+        if self.own and file.is_file():
+            found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            return found
         with tempfile.TemporaryDirectory() as folder:
             path = self.client.download_artifacts(run_id, name, folder)
             loaded: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
         return loaded
 
     def attach_folder(self, run_id: str, folder: Path, name: str) -> None:
-        self.client.log_artifacts(run_id, str(folder), name)
+        if self.own:
+            shutil.copytree(folder, self.home.artifacts_of(run_id) / name, dirs_exist_ok=True)
+        else:
+            self.client.log_artifacts(run_id, str(folder), name)
 
     def finish(self, run_id: str, status: str = "FINISHED", tags: Mapping[str, str] | None = None) -> None:
         if tags:
