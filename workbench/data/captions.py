@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import polars as pl
@@ -222,14 +222,16 @@ def _image_list(content: list[Any], file: Path, images: Path | None) -> Reading:
 
 
 def _from_table(file: Path, images: Path | None, regions: Regions) -> Reading:
-    readers: dict[str, Callable[[Path], pl.DataFrame]] = {
+    # Opened here, since Polars takes [ and * in a path for a pattern.
+    readers: dict[str, Callable[[BinaryIO], pl.DataFrame]] = {
         ".csv": pl.read_csv,
-        ".tsv": lambda path: pl.read_csv(path, separator="\t"),
+        ".tsv": lambda opened: pl.read_csv(opened, separator="\t"),
         ".jsonl": pl.read_ndjson,
         ".parquet": pl.read_parquet,
     }
     try:
-        frame = readers[file.suffix](file)
+        with open(file, "rb") as opened:
+            frame = readers[file.suffix](opened)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise UserError(f"{file}: not a readable {file.suffix[1:]} file ({first_line(error)}).") from error
     file_column, caption_column = (

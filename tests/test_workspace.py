@@ -1,0 +1,186 @@
+"""Workspaces in folders of any name and place: their addresses, locks, moves, and what only reads them."""
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy.engine import make_url
+
+from analysis.runs import list_runs, read_runs
+from tests.services import command, free_port, until
+from workbench.errors import UserError
+from workbench.tracking.runs import Tracker
+from workbench.tracking.store import open_store
+from workbench.workspace import Workspace, database_file, database_uri, local_path
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = """
+question: Does {name} run?
+preset: tiny
+fixed:
+  data.train_pairs: 128
+  data.eval_pairs: 24
+  warm_start.steps: 2
+  warm_start.batch_size: 16
+  optimisation.steps: 2
+  optimisation.batch_size: 16
+  evaluation.every: 2
+  evaluation.pairs: 16
+  evaluation.final_pairs: 16
+  evaluation.robustness_pairs: 4
+factors: {{objectives.itm.hard_ratio: [0.0]}}
+baseline: {{objectives.itm.hard_ratio: 0.0}}
+seeds: {{count: 1}}
+primary: val/itm_auc
+margin: 0.25
+"""
+ODD = [
+    "a#1 100% x",
+    "ws?a",
+    "ws%20x",
+    "ws[b]x",
+    "w*s",
+    'it\'s "quoted"',
+    "Ärbeit 日本",
+    "n" * 200,
+    "a;b&c=d@e:f,g+h~|\\<>$()",
+    "two\nlines",
+]
+
+
+def wb(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*map(str, arguments)),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+    )
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("yaml") / "tiny.yaml"
+    file.write_text(TINY.format(name="it"))
+    return file
+
+
+def sweep(file: Path, workspace: Path, *more: str, **environment: str) -> dict[str, object]:
+    """A sweep to its end, as `--json` tells it."""
+    done = wb("sweep", file, "--workspace", workspace, "--launcher", "here", "--json", *more, **environment)
+    assert done.returncode == 0, done.stderr
+    told: dict[str, object] = json.loads(done.stdout)
+    assert told["finished"] == told["planned"]
+    return told
+
+
+def contents(folder: Path) -> dict[str, tuple[int, int]]:
+    """Path -> size and time of change of all that a folder holds, and of itself."""
+    return {str(p): (p.stat().st_size, p.stat().st_mtime_ns) for p in (folder, *sorted(folder.rglob("*")))}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_addresses_lead_back_to_where_they_come_from(tmp_path: Path, name: str) -> None:
+    home = Workspace(tmp_path / name)
+    assert database_file(home.database_uri) == home.database
+    assert make_url(home.database_uri).database == str(home.database)
+    assert local_path(home.artifacts_uri) == home.artifacts
+    assert home.owns(home.database_uri)
+    assert not home.owns(database_uri(tmp_path / "mlflow.db"))
+
+
+def test_a_plain_folder_keeps_its_plain_address(tmp_path: Path) -> None:
+    assert Workspace(tmp_path).database_uri == f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+@pytest.mark.parametrize("name", ["a#1 100% x", "ws?a%20[b]*'\"日", "n" * 200])
+def test_a_run_is_logged_and_read_wherever_the_workspace_is(tmp_path: Path, name: str) -> None:
+    home = tmp_path / name
+    uri = open_store(home)
+    tracker = Tracker(uri, home)
+    run_id, _ = tracker.start("s", {"study": "s", "kind": "sweep"}, {}, {})
+    tracker.attach(run_id, {"question": "?", "primary": "val/itm_auc"}, "experiment.json")
+    assert tracker.attached(run_id, "experiment.json")["question"] == "?"
+    assert [path.name for path in Path(tracker.client.download_artifacts(run_id, "")).iterdir()] == ["experiment.json"]
+    assert list_runs(uri)["run_id"].to_list() == [run_id]
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    home = Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\xffb"))
+    with pytest.raises(UserError, match="not valid UTF-8"):
+        open_store(home)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def other_mount() -> Iterator[Path]:
+    shm = Path("/dev/shm")
+    if not shm.is_dir() or shm.stat().st_dev == Path(tempfile.gettempdir()).stat().st_dev:
+        pytest.skip("there is no /dev/shm beside the temporary folder")
+    home = Path(tempfile.mkdtemp(dir=shm))
+    yield home
+    shutil.rmtree(home)
+
+
+def test_a_sweep_runs_and_is_used_in_a_folder_of_an_odd_name(tmp_path: Path, tiny: Path) -> None:
+    (tmp_path / "real").mkdir()
+    home = tmp_path / "a#1 100% [x]?*'é"
+    home.symlink_to(tmp_path / "real", target_is_directory=True)
+    told = sweep(tiny, home)
+    assert json.loads(wb("runs", "--json", "--workspace", home).stdout)[0]["run_id"] == told["run_id"]
+    page = wb("report", "--run-id", str(told["run_id"]), "--workspace", home, "--out", tmp_path / "out")
+    assert page.returncode == 0, page.stderr
+    assert "Does it run?" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert sorted(os.listdir(tmp_path)) == sorted([home.name, "out", "real"])
+
+
+def test_a_sweep_runs_on_another_mount_by_a_relative_path_and_is_reproduced(other_mount: Path, tiny: Path) -> None:
+    home = other_mount / "ws%20x?b [c]#"
+    sweep(tiny, Path(os.path.relpath(home, ROOT)))
+    assert os.listdir(other_mount) == [home.name]
+    (trial,) = read_runs(
+        Workspace(home).database_uri, json.loads(wb("runs", "--json", "--workspace", home).stdout)[0]["run_id"]
+    ).trials["run_id"]
+    again = wb("reproduce", "--run-id", trial, "--json", "--workspace", home)
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["off"] == {}
+
+
+def test_the_ui_shows_the_runs_of_a_folder_of_an_odd_name(tmp_path: Path) -> None:
+    import urllib.request
+
+    home = tmp_path / "ws?a%20[b]#"
+    tracker = Tracker(open_store(home), home)
+    run_id, _ = tracker.start("s", {"study": "s", "kind": "sweep"}, {}, {})
+    tracker.attach(run_id, {"question": "shown?"}, "experiment.json")
+    port = free_port()
+    process = subprocess.Popen(
+        command("ui", "--workspace", str(home), "--port", str(port)),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+    def got(path: str) -> bytes:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+                return bytes(answer.read())
+        except OSError:
+            return b""
+
+    try:
+        until(lambda: got("/health"), 90)
+        assert b'"s"' in got(f"/ajax-api/2.0/mlflow/runs/get?run_id={run_id}")
+        assert b"shown?" in got(f"/get-artifact?run_uuid={run_id}&path=experiment.json")
+    finally:
+        os.killpg(process.pid, 15)
+        process.wait()
+    assert os.listdir(tmp_path) == [home.name]
