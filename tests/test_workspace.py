@@ -3,19 +3,26 @@
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
+import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from sqlalchemy.engine import make_url
 
 from analysis.runs import list_runs, read_runs
-from tests.services import command, free_port, until
+from analysis.stores import store_at
+from tests.services import command, free_port, postgres, until
+from workbench.data.store import open_store as open_prepared
 from workbench.errors import UserError
 from workbench.tracking.runs import Tracker
-from workbench.tracking.store import open_store
+from workbench.tracking.store import open_store, sees
 from workbench.workspace import Workspace, database_file, database_uri, local_path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -184,3 +191,303 @@ def test_the_ui_shows_the_runs_of_a_folder_of_an_odd_name(tmp_path: Path) -> Non
         os.killpg(process.pid, 15)
         process.wait()
     assert os.listdir(tmp_path) == [home.name]
+
+
+def at_once(code: str, count: int, *arguments: str | Path) -> list[str]:
+    """What several processes print that begin the same at the same moment; fails where one of them fails."""
+    waiting = "import sys, time\nwhile time.time() < float(sys.argv[1]): pass\n"
+    # Whatever is slow to load is loaded before the moment comes.
+    loads = "import mlflow, optuna, workbench.sweep.storage, workbench.tracking.runs, workbench.sweep.study\n"
+    until_then = str(time.time() + 6)
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", loads + waiting + code, until_then, *map(str, arguments)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(count)
+    ]
+    ended = [(*process.communicate(timeout=120), process.returncode) for process in started]
+    assert [code for *_, code in ended] == [0] * count, "\n".join(errors for _, errors, _ in ended)
+    return [out for out, *_ in ended]
+
+
+FIRST_USE = """
+from pathlib import Path
+from workbench.config.load import load_experiment
+from workbench.sweep.run import _run_of
+from workbench.sweep.study import Ledger
+from workbench.tracking.runs import Tracker
+from workbench.tracking.store import open_store, sees
+from workbench.workspace import Workspace
+home, file = Path(sys.argv[2]), Path(sys.argv[3])
+storage = sys.argv[4] if len(sys.argv) > 4 else None
+ledger = Ledger.of_workspace(home, "s", storage)
+tracker = Tracker(open_store(home), home)
+with Workspace(home).first_use():
+    run_id = _run_of(ledger, tracker, load_experiment(file, ()))
+print(run_id, ledger.sweep())
+"""
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_sweeps_that_start_at_once_in_a_fresh_workspace_share_one_run(tmp_path: Path, tiny: Path, attempt: int) -> None:
+    said = at_once(FIRST_USE, 4, tmp_path / "w", tiny)
+    assert len(set(said)) == 1
+    run_id, name = said[0].split()
+    with sqlite3.connect(tmp_path / "w" / "mlflow.db") as connection:
+        runs = connection.execute("SELECT run_uuid FROM runs WHERE lifecycle_stage = 'active'").fetchall()
+        assert runs == [(run_id,)]
+        tags = connection.execute("SELECT value FROM tags WHERE key = 'sweep'").fetchall()
+        assert tags == [(name,)]
+
+
+def test_a_database_whose_making_was_cut_short_is_made_anew(tmp_path: Path) -> None:
+    for left in ("mlflow.db", "mlflow.db.making", "mlflow.db.part"):
+        (tmp_path / left).write_bytes(b"" if left == "mlflow.db" else b"half")
+    tracker = Tracker(open_store(tmp_path), tmp_path)
+    assert tracker.start("s", {"study": "s"}, {}, {})[1] is False
+    assert not [name for name in os.listdir(tmp_path) if name.endswith((".making", ".part"))]
+
+
+def test_whoever_waits_for_a_first_use_says_so(tmp_path: Path) -> None:
+    said: list[str] = []
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys, time; from pathlib import Path; from workbench.workspace import Workspace\n"
+            "with Workspace(Path(sys.argv[1])).first_use():\n print('held', flush=True); time.sleep(60)",
+            str(tmp_path),
+        ],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    threading.Timer(1.5, holder.kill).start()  # the kernel lets go of what it held
+    with Workspace(tmp_path).first_use(said.append):
+        holder.wait()
+    assert said == [f"waiting: another process is setting up this workspace ({tmp_path})", "going on"]
+
+
+ENTRY = """
+import os
+from pathlib import Path
+from workbench.data import cache
+cache.hear(lambda sentence: None)
+def make(folder):
+    with open(Path(sys.argv[2]) / "made", "a") as out:
+        out.write(f"{os.getpid()}\\n")
+    for index in range(20):
+        (folder / f"{index}").write_text("whole")
+        time.sleep(0.02)
+home = cache.entry(Path(sys.argv[2]) / "cache" / "one", make)
+print(sorted(path.name for path in home.iterdir()))
+"""
+
+
+def test_an_entry_of_the_cache_is_made_once_by_several_processes(tmp_path: Path) -> None:
+    said = at_once(ENTRY, 4, tmp_path)
+    assert len(set(said)) == 1
+    assert said[0].count("'") == 40
+    assert len((tmp_path / "made").read_text().split()) == 1
+
+
+PREPARE = """
+from pathlib import Path
+from workbench.data.captions import read_source
+from workbench.data.prepare import prepare_source
+reading = read_source(Path(sys.argv[2]) / "pictures", None, "whole")
+print(prepare_source(reading, Path(sys.argv[2]) / "data" / "some[1]", 32, "crop", 1, lambda *_: None).fingerprint)
+"""
+
+
+def test_a_corpus_is_prepared_once_by_several_processes(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    for index in range(40):
+        Image.new("RGB", (50, 40), (3 * index, 100, 0)).save(tmp_path / "pictures" / f"{index:02d}.png")
+        (tmp_path / "pictures" / f"{index:02d}.txt").write_text(f"Picture {index}.\n")
+    assert len(set(at_once(PREPARE, 3, tmp_path))) == 1
+    assert open_prepared(tmp_path / "data" / "some[1]").pairs.height == 40
+
+
+STORAGE = """
+from pathlib import Path
+from workbench.sweep.study import Ledger
+print(Ledger.of_workspace(Path(sys.argv[2]), "s", sys.argv[3]).sweep())
+"""
+
+
+def test_the_tables_of_a_postgresql_storage_are_made_once(tmp_path: Path) -> None:
+    with postgres(tmp_path / "pg", "first", "second", "third") as server:
+        for database in ("first", "second", "third"):
+            assert len(set(at_once(STORAGE, 4, tmp_path, server.address(database)))) == 1
+
+
+def test_sweeps_that_start_at_once_on_two_machines_share_one_run(tmp_path: Path, tiny: Path) -> None:
+    """Two workspaces, one storage and one MLflow store."""
+    with postgres(tmp_path / "pg", "studies") as server:
+        shared = f"sqlite:///{tmp_path / 'mlflow.db'}"
+        code = "import os\nos.environ['MLFLOW_TRACKING_URI'] = sys.argv.pop()\nsys.argv[2] += str(os.getpid())\n"
+        said = at_once(code + FIRST_USE, 3, tmp_path / "w", tiny, server.address("studies"), shared)
+    assert len(set(said)) == 1
+    with sqlite3.connect(tmp_path / "mlflow.db") as connection:
+        assert connection.execute("SELECT count(*) FROM runs WHERE lifecycle_stage = 'active'").fetchone() == (1,)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> tuple[Path, str]:
+    """A workspace with a finished sweep, which tests copy, and the sweep's run."""
+    home = tmp_path_factory.mktemp("swept") / "w"
+    return home, str(sweep(tiny, home, "--smoke")["run_id"])
+
+
+def test_a_copy_elsewhere_goes_on_and_leaves_the_first_place_alone(
+    tmp_path: Path, tiny: Path, swept: tuple[Path, str]
+) -> None:
+    old, run_id = swept
+    before = contents(old)
+    new = tmp_path / "restored #1"
+    shutil.copytree(old, new)
+    assert wb("report", "--run-id", run_id, "--workspace", new, "--out", tmp_path / "out").returncode == 0
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "Does it run?" in page
+    assert "smoke run" in page
+    uri = Workspace(new).database_uri
+    record = read_runs(uri, run_id).record
+    assert (record.question, record.margin, record.baseline_arm) == ("Does it run?", 0.25, "hard_ratio=0.0")
+    more = wb("sweep", tiny, "--smoke", "--workspace", new, "--launcher", "here", "--set", "margin=0.1")
+    assert more.returncode == 0, more.stderr
+    assert "1 already finished" in more.stdout
+    assert " ".join(f"this workspace was at {old}; its runs".split()) in " ".join(more.stdout.split())
+    (trial,) = read_runs(uri, run_id).trials["run_id"]
+    common = ("--run-id", trial, "--workspace", new, "--json")
+    for arguments in (
+        ("eval", "--suite", "robustness", "--limit", "4"),
+        ("finetune", "retrieval", "--epochs", "1", "--limit", "16"),
+        ("reproduce",),
+    ):
+        done = wb(*arguments, *common)
+        assert done.returncode == 0, done.stderr
+    assert contents(old) == before
+    with sqlite3.connect(new / "mlflow.db") as connection:
+        recorded = [address for (address,) in connection.execute("SELECT artifact_uri FROM runs")]
+    assert {local_path(address).parent.parent for address in recorded} == {new / "artifacts"}  # type: ignore[union-attr]
+
+
+def test_a_renamed_workspace_writes_nothing_where_it_was(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    tracker = Tracker(open_store(old), old)
+    run_id, _ = tracker.start("s", {"study": "s", "kind": "sweep"}, {}, {})
+    tracker.attach(run_id, {"question": "first?"}, "experiment.json")
+    old.rename(new)
+    moved = Tracker(Workspace(new).database_uri, new)  # as a reader, and a worker that joins, have it
+    assert moved.attached(run_id, "experiment.json") == {"question": "first?"}
+    assert next(record for _, record in store_at(moved.uri).all_runs()).question == "first?"  # type: ignore[union-attr]
+    moved.attach(run_id, {"question": "second?"}, "experiment.json")
+    moved.attach_text(run_id, "why", "failure.txt")
+    moved.attach_folder(run_id, tmp_path / "new" / "artifacts" / run_id / "artifacts", "copy")
+    assert os.listdir(tmp_path) == ["new"]
+    said: list[str] = []
+    again = Tracker(open_store(new, said.append), new)
+    assert said == [f"this workspace was at {old}; its runs now say that their files are in {new}"]
+    assert sorted(each.path for each in again.client.list_artifacts(run_id)) == [
+        "copy",
+        "experiment.json",
+        "failure.txt",
+    ]
+    assert open_store(new, said.append)
+    assert len(said) == 1
+    assert os.listdir(tmp_path) == ["new"]
+
+
+def test_what_a_study_keeps_of_its_store_moves_with_the_workspace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    address = Tracker(open_store(old), old).address
+    old.rename(new)
+    assert Tracker(address, new).uri == Workspace(new).database_uri
+    assert not sees(address, new, "0" * 32)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'shared.db'}")
+    assert Tracker(open_store(new), new).address == f"sqlite:///{tmp_path / 'shared.db'}"
+
+
+def reading(home: Path, run_id: str, tiny: Path, out: Path) -> None:
+    """What only reads a workspace."""
+    listed = wb("runs", "--json", "--workspace", home)
+    assert [row["run_id"] for row in json.loads(listed.stdout)] == [run_id], listed.stderr
+    for arguments in (
+        ("report", "--run-id", run_id, "--out", out / "report"),
+        ("export", "--run-id", run_id, "--out", out / "frames"),
+        ("sweep", tiny, "--smoke", "--status"),
+    ):
+        done = wb(*arguments, "--workspace", home)
+        assert done.returncode == 0, done.stderr
+    assert "1 trials: 1 finished" in done.stdout
+
+
+def test_reading_leaves_no_trace(tmp_path: Path, tiny: Path, swept: tuple[Path, str]) -> None:
+    home, run_id = swept
+    before = contents(home)
+    reading(home, run_id, tiny, tmp_path)
+    assert contents(home) == before
+    nothing = tmp_path / "nothing"
+    assert json.loads(wb("sweep", tiny, "--status", "--json", "--workspace", nothing).stdout)[0]["state"] == "waiting"
+    assert "No runs" in wb("runs", "--workspace", nothing).stdout
+    assert not nothing.exists()
+
+
+@pytest.mark.parametrize("left_open", [False, True], ids=["closed", "with a log left behind"])
+def test_a_workspace_on_a_read_only_mount_is_read(
+    tmp_path: Path, tiny: Path, swept: tuple[Path, str], left_open: bool
+) -> None:
+    home, mount = tmp_path / "w", tmp_path / "mount"
+    shutil.copytree(swept[0], home)
+    mount.mkdir()
+    if left_open:
+        code = "import os, sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute(\"UPDATE runs SET name = 'late' WHERE name = 'tiny-smoke'\"); c.commit(); os._exit(0)"
+        subprocess.run([sys.executable, "-c", code, str(home / "mlflow.db")], check=True)
+        assert (home / "mlflow.db-wal").stat().st_size
+        (home / "mlflow.db-shm").unlink()
+    tried = subprocess.run(["mount", "--bind", "-o", "ro", str(home), str(mount)], capture_output=True, text=True)
+    if tried.returncode:
+        pytest.skip(f"nothing can be mounted here ({tried.stderr.strip()})")
+    try:
+        assert os.statvfs(mount).f_flag & os.ST_RDONLY
+        reading(mount, swept[1], tiny, tmp_path / "out")
+        name = list_runs(Workspace(mount).database_uri)["name"][0]
+        assert name == ("late" if left_open else "tiny-smoke")
+        refused = wb("report", "--run-id", swept[1], "--workspace", mount)
+        assert refused.returncode == 2
+        assert "give another with --out" in refused.stderr
+        writing = wb("sweep", tiny, "--smoke", "--workspace", mount, "--launcher", "here")
+        assert writing.returncode == 2, writing.stderr
+        assert "Read-only file system" in writing.stderr
+        assert writing.stderr.strip().count("\n") == 0
+    finally:
+        subprocess.run(["umount", str(mount)], check=True)
+
+
+@pytest.mark.parametrize("wrong", ["garbage", "a folder", "no table", "a file for a workspace", "a link to nowhere"])
+def test_an_error_is_not_shown_as_emptiness(tmp_path: Path, wrong: str) -> None:
+    home = tmp_path / "w"
+    if wrong == "a file for a workspace":
+        home.write_text("")
+    elif wrong == "a link to nowhere":
+        home.symlink_to(tmp_path / "gone")
+    else:
+        home.mkdir()
+        if wrong == "garbage":
+            (home / "mlflow.db").write_bytes(b"no database" * 1000)
+        elif wrong == "a folder":
+            (home / "mlflow.db").mkdir()
+        else:
+            sqlite3.connect(home / "mlflow.db").execute("CREATE TABLE other (a)")
+    done = wb("runs", "--workspace", home)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.strip().count("\n") == 0
+    assert str(tmp_path) in done.stderr

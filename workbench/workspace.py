@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote, urlparse
 
-from workbench.errors import UserError, first_line
+from workbench.errors import UserError, first_line, shown
 
 QUIET_WAIT = 5.0  # seconds that others may be waited for without a word
 LOOK = 0.05  # seconds between two looks at a lock
@@ -150,6 +151,22 @@ def database_file(uri: str) -> Path | None:
     if not address.database or address.database == ":memory:" or "uri" in address.query:
         return None
     return Path(address.database)
+
+
+def deleted_experiment(uri: str, name: str, experiment_id: str) -> str:
+    """What is wrong with a store whose experiment was deleted, and what to do."""
+    return (
+        f"{shown(uri)}: the experiment `{name}` was deleted in MLflow; bring it back with "
+        f"`MLFLOW_TRACKING_URI={shlex.quote(shown(uri))} mlflow experiments restore --experiment-id {experiment_id}`."
+    )
+
+
+def deleted_run(uri: str, run_id: str) -> str:
+    """The same of a run."""
+    return (
+        f"--run-id {run_id}: this run was deleted in MLflow; bring it back with "
+        f"`MLFLOW_TRACKING_URI={shlex.quote(shown(uri))} mlflow runs restore --run-id {run_id}`."
+    )
 
 
 def read_only_uri(file: Path, untouched: bool) -> str:

@@ -11,10 +11,10 @@ from sqlalchemy import Boolean, Connection, CursorResult, Engine, TextClause, bi
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.pool import NullPool
 
-from analysis.stores import PARENT, Members, Run, Value, record_in
+from analysis.stores import EXPERIMENT, PARENT, Members, Run, Value, record_in
 from workbench.errors import UserError, first_line, shown
 from workbench.record import FILE, SweepRecord
-from workbench.workspace import Workspace, database_file, local_path, read_only_uri
+from workbench.workspace import Workspace, database_file, deleted_experiment, deleted_run, local_path, read_only_uri
 
 Answer = TypeVar("Answer")
 TRIES = 3  # at reading without locks
@@ -27,9 +27,11 @@ RUN = text(f"{RUNS} WHERE r.run_uuid = :id")
 ACTIVE = text(f"{RUNS} WHERE r.lifecycle_stage = 'active'")
 CHILDREN = text(
     f"{RUNS} WHERE r.run_uuid IN (SELECT run_uuid FROM tags WHERE key = :key AND value = :id) "
+    "AND r.lifecycle_stage = 'active' "
     "ORDER BY r.start_time, r.run_uuid"
 )
-NAMED = text("SELECT name, artifact_uri, experiment_id FROM runs WHERE run_uuid = :id")
+NAMED = text("SELECT name, artifact_uri, experiment_id, lifecycle_stage FROM runs WHERE run_uuid = :id")
+DELETED = text("SELECT experiment_id FROM experiments WHERE name = :name AND lifecycle_stage = 'deleted'")
 
 
 def _of_runs(query: str) -> TextClause:
@@ -62,8 +64,10 @@ class SqlStore:
         found, children = self._ask(ask)
         if found is None:
             raise UserError(f"--run-id {run_id}: no such run in {shown(self.uri)}; `wb runs` lists them.")
+        name, folder, experiment_id, stage = found
+        if stage == "deleted":
+            raise UserError(deleted_run(self.uri, run_id))
         runs = children or self._ask(lambda connection: _collected(connection.execute(RUN, {"id": run_id})))
-        name, folder, experiment_id = found
         record = record_in(self._file(run_id, folder, FILE))
         return Members(name or run_id, str(experiment_id), record, bool(children), runs)
 
@@ -81,9 +85,16 @@ class SqlStore:
         return dict(self._ask(lambda connection: _plain(connection.execute(LAST, asked))))
 
     def all_runs(self) -> list[tuple[Run, SweepRecord | None]]:
-        if self.file is not None and not self.file.exists():  # nothing has run yet
+        if self.file is not None and not self._there():  # nothing has run yet
             return []
-        runs = self._ask(lambda connection: _collected(connection.execute(ACTIVE)))
+        runs, deleted = self._ask(
+            lambda connection: (
+                _collected(connection.execute(ACTIVE)),
+                connection.execute(DELETED, {"name": EXPERIMENT}).fetchone(),
+            )
+        )
+        if deleted is not None:
+            raise UserError(deleted_experiment(self.uri, EXPERIMENT, str(deleted[0])))
         written = self.artifacts([run.run_id for run in runs if run.tags.get("kind") == "sweep"], FILE)
         return [(run, record_in(written.get(run.run_id))) for run in runs]
 
@@ -96,11 +107,25 @@ class SqlStore:
         """The answer to a question. Raises UserError where there is no database, or it cannot be read."""
         if self.file is None:
             return _answered(create_engine(self.uri), self.uri, question)
-        if not self.file.exists():
+        if not self._there():
             raise UserError(
                 f"{self.file}: there are no runs yet; start with `wb sweep FILE` or name another --workspace."
             )
-        return _read(self.file, self.uri, question)
+        try:
+            return _read(self.file, self.uri, question)
+        except OSError as error:
+            raise UserError(f"{self.file}: the database cannot be read ({error.strerror or error}).") from error
+
+    def _there(self) -> bool:
+        """Whether there is a database file. Raises UserError where that cannot be told, or where no folder could hold one."""
+        assert self.file is not None
+        folder = self.file.parent
+        try:
+            if not folder.is_dir() and (folder.exists() or folder.is_symlink()):
+                raise UserError(f"--workspace {folder}: this is no folder; name another one.")
+            return self.file.exists()
+        except OSError as error:
+            raise UserError(f"{self.file}: the database cannot be read ({error.strerror or error}).") from error
 
     def _file(self, run_id: str, recorded: str, name: str) -> bytes | None:
         """What an artifact holds; None where there is none, or its address is no local path.
@@ -110,9 +135,10 @@ class SqlStore:
         folder = local_path(recorded)
         if self.file is not None and (here := Workspace(self.file.parent).artifacts_of(run_id)).is_dir():
             folder = here
-        if folder is None or not (folder / name).exists():
-            return None
-        return (folder / name).read_bytes()
+        try:
+            return (folder / name).read_bytes() if folder is not None and (folder / name).exists() else None
+        except OSError as error:
+            raise UserError(f"run {run_id}: its {name} cannot be read ({error.strerror or error}).") from error
 
 
 def _read(file: Path, uri: str, question: Callable[[Connection], Answer]) -> Answer:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from workbench.config.schema import Experiment
-from workbench.errors import UserError
+from workbench.errors import UserError, shown
 from workbench.outage import Interrupted, patiently
 from workbench.record import FILE, VERSION, SweepRecord, Tuned
 from workbench.sweep.grid import arm_label, differences, make_cell
-from workbench.sweep.job import new_job, published
+from workbench.sweep.job import ATTRIBUTE, new_job, published
 from workbench.sweep.launch.local import places, run_here, run_workers
 from workbench.sweep.launch.ray import run_on_ray
 from workbench.sweep.search import Plan, Planner, search_of
@@ -23,6 +23,7 @@ from workbench.sweep.worker import Event
 from workbench.tracking.provenance import provenance
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import open_store
+from workbench.workspace import Workspace
 
 REPORTING = 0.05  # largest share of the time that reports after blocks of seeds may take
 Report = Callable[[str, str], Path]  # (store address, run id) -> the written page
@@ -108,10 +109,10 @@ class _Sweep:
         self.study = options.study or experiment.name
         self.ledger = Ledger.of_workspace(workspace, self.study, options.storage)
         refuse_another_question(self.ledger, experiment)
-        self.uri = open_store(workspace)
-        self.tracker = Tracker(self.uri, workspace)
-        told = {"preset": experiment.preset, "primary": experiment.primary}
-        run_id, _ = self.tracker.start(self.study, {"study": self.study, "kind": "sweep"}, {}, told)
+        self.uri = open_store(workspace, self._say)
+        self.tracker = Tracker(self.uri, workspace, self._say)
+        with Workspace(workspace).first_use(self._say):
+            run_id = _run_of(self.ledger, self.tracker, experiment)
         self.job = new_job(
             self.study,
             experiment,
@@ -121,6 +122,7 @@ class _Sweep:
             processes=options.processes,
             threads=options.threads,
             all_threads=options.cores,
+            sweep=self.ledger.sweep(),
         )
         self.job.publish(self.ledger)
         self.planner = Planner()
@@ -211,6 +213,25 @@ class _Sweep:
 
     def _say(self, message: str) -> None:
         self.show(("say", {"worker": "sweep", "message": message}))
+
+
+def _run_of(ledger: Ledger, tracker: Tracker, experiment: Experiment) -> str:
+    """The sweep's run, the same for all who start it at once; those from before sweeps had a name of their own get one."""
+    about = {"study": ledger.name, "kind": "sweep"}
+    told = {"preset": experiment.preset, "primary": experiment.primary}
+    before = (ledger.study.user_attrs.get(ATTRIBUTE) or {}).get("parent_run")
+    sweep = ledger.sweep()
+    if before is not None:
+        tracker.adopt(before, about, sweep)
+    run_id, again = tracker.start(
+        ledger.name, {"sweep": sweep, "kind": "sweep"}, about, told, None, about if tracker.own else None
+    )
+    agreed = ledger.agreed(f"run in {shown(tracker.address)}", lambda: run_id)
+    if agreed != run_id and not again and tracker.knows(agreed):
+        tracker.client.delete_run(run_id)  # another machine was first
+        run_id = agreed
+    tracker.restore_trials(run_id)
+    return run_id
 
 
 def _launched(study: str, workspace: Path, options: Options) -> Iterator[Event]:

@@ -70,7 +70,8 @@ def run_single(
             else Single("", None, weights, True)
         )
     uri = open_store(workspace) if world.rank == 0 else ""
-    job = new_job(study, experiment, None, uri, threads=threads, all_threads=cores)
+    sweep = ledger.sweep() if world.rank == 0 else ""
+    job = new_job(study, experiment, None, uri, threads=threads, all_threads=cores, sweep=sweep)
     place = Place(workspace, None, "train")
     lease: Lease = Unleased(ledger, -1, cell)
     if world.rank == 0:

@@ -3,7 +3,6 @@
 import fcntl
 import logging
 import os
-import time
 import warnings
 from pathlib import Path
 
@@ -11,10 +10,10 @@ import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
-from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from workbench.errors import UserError, first_line, shown
 from workbench.outage import outage
+from workbench.tracking.store import postgres_lock
 from workbench.workspace import Workspace
 
 IDLE_SECONDS = 15
@@ -68,10 +67,8 @@ def _postgresql(address: str) -> RDBStorage:
     # A worker that is frozen in the middle of a transaction must not hold its locks for ever.
     patience = {"options": f"-c idle_in_transaction_session_timeout={IDLE_SECONDS}s"}
     engine = {"pool_pre_ping": True, "connect_args": patience}
-    try:
-        return RDBStorage(address, engine_kwargs=engine)
-    except (IntegrityError, ProgrammingError):  # another process was making the tables at the same moment
-        time.sleep(2)
+    # The first one makes the tables.
+    with postgres_lock(address, "another process is setting up the database of studies"):
         return RDBStorage(address, engine_kwargs=engine)
 
 

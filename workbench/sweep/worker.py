@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from workbench.data import cache
 from workbench.errors import UserError
 from workbench.outage import Interrupted, patiently
 from workbench.sweep.job import Job, Place, published
@@ -78,6 +79,7 @@ def _work(place: Place, study: str, emit: Emit, stop: threading.Event, preparing
         if sentence.startswith("waiting"):
             ledger.watch.forget()
 
+    cache.hear(say)
     plan = Planner()
 
     def look() -> tuple[Job, Lease | None, bool]:

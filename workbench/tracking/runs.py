@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import (
@@ -25,7 +25,7 @@ from mlflow.utils.mlflow_tags import (
 from workbench.errors import UserError, first_line
 from workbench.record import TrialTags, read_tags
 from workbench.tracking.store import EXPERIMENT, portable, resolved
-from workbench.workspace import Workspace, database_file
+from workbench.workspace import Say, Workspace, database_file, deleted_experiment, to_stderr
 
 ATTEMPTS = 5
 
@@ -33,7 +33,8 @@ ATTEMPTS = 5
 class Tracker:
     """A thin face on the MLflow client for one store."""
 
-    def __init__(self, uri: str, workspace: Path) -> None:
+    def __init__(self, uri: str, workspace: Path, say: Say = to_stderr) -> None:
+        self.say = say
         self.uri, self.home = resolved(uri, workspace), Workspace(workspace)
         self.client = MlflowClient(self.uri)
         self.address = portable(self.uri, workspace)  # what a study keeps of it, so that the workspace can move
@@ -42,11 +43,17 @@ class Tracker:
 
     def experiment_id(self, name: str = EXPERIMENT) -> str:
         found = self.client.get_experiment_by_name(name)
-        if found is not None:
-            return str(found.experiment_id)
-        return str(
-            self.client.create_experiment(name, artifact_location=self.home.artifacts_uri if self.local else None)
-        )
+        if found is None:
+            try:
+                where = self.home.artifacts_uri if self.local else None
+                return str(self.client.create_experiment(name, artifact_location=where))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was first
+                    raise
+                found = self.client.get_experiment_by_name(name)
+        if found.lifecycle_stage == "deleted":
+            raise UserError(deleted_experiment(self.uri, name, str(found.experiment_id)))
+        return str(found.experiment_id)
 
     def logged(self, run_id: str) -> set[tuple[str, int]]:
         """(metric, step) of everything that a run holds."""
@@ -59,9 +66,61 @@ class Tracker:
 
     def find(self, tags: Mapping[str, str]) -> Run | None:
         """The newest run with all these tags, or None."""
+        return next(iter(self._search(tags, 1)), None)
+
+    def adopt(self, run_id: str, tags: Mapping[str, str], sweep: str) -> None:
+        """Gives a sweep's name to its run from before sweeps had one, known by its id and these tags."""
+        try:
+            run = self.client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return
+        if "sweep" not in run.data.tags and tags.items() <= run.data.tags.items():
+            self._restore(run)
+            self.tag(run_id, {"sweep": sweep})
+
+    def knows(self, run_id: str) -> bool:
+        """Whether the store has such a run, which is not deleted."""
+        try:
+            return bool(self.client.get_run(run_id).info.lifecycle_stage == "active")
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
+
+    def restore_trials(self, parent: str) -> None:
+        """Brings back the trials of a sweep that were deleted in MLflow: its study counts them, and they would come out the same."""
+        found = self._search({MLFLOW_PARENT_RUN_ID: parent}, 5000, ViewType.DELETED_ONLY)
+        for run in found:
+            self.client.restore_run(run.info.run_id)
+        if found:
+            self.say(
+                f"{len(found)} of the sweep's trials were deleted in MLflow, though its study counts them; restored"
+            )
+
+    def _search(self, tags: Mapping[str, str], most: int, view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
+        """The runs with all these tags, the newest first."""
         wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-        found = self.client.search_runs([self.experiment_id()], wanted, max_results=1)
-        return found[0] if found else None
+        return list(self.client.search_runs([self.experiment_id()], wanted, view, max_results=most))
+
+    def _restore(self, run: Run) -> None:
+        if run.info.lifecycle_stage == "deleted":
+            self.client.restore_run(run.info.run_id)
+            self.say(f"run {run.info.run_id} was deleted in MLflow, though its study counts it; restored")
+
+    def _known(self, identity: Mapping[str, str], old: Mapping[str, str] | None) -> Run | None:
+        """The run with the tags `identity`, deleted or not; else the newest with those of `old` and no sweep's name, which it gets now."""
+        if run := self.find(identity):
+            return run
+        if run := next(iter(self._search(identity, 1, ViewType.DELETED_ONLY)), None):
+            self._restore(run)
+            return run
+        if old is None or "sweep" not in identity:
+            return None
+        if run := next((each for each in self._search(old, 100) if "sweep" not in each.data.tags), None):
+            self.tag(run.info.run_id, {"sweep": identity["sweep"]})
+        return run
 
     def start(
         self,
@@ -70,12 +129,13 @@ class Tracker:
         tags: Mapping[str, str],
         params: Mapping[str, Any],
         parent: str | None = None,
+        old: Mapping[str, str] | None = None,
     ) -> tuple[str, bool]:
         """The id of the run with the tags `identity`, set running again, or of a new one; and whether it was there before.
 
-        Safe to repeat after an outage at any of its steps. Params are written once.
+        `old`: the tags by which it is known if it is from before sweeps had a name of their own. Safe to repeat after an outage at any of its steps. Params are written once.
         """
-        run = self.find(identity)
+        run = self._known(identity, old)
         again = run is not None
         if run is None:
             everything = dict(identity) | {MLFLOW_SOURCE_NAME: "wb", MLFLOW_USER: _user()}
