@@ -86,13 +86,21 @@ class Workspace:
 
     def make(self, folder: Path) -> None:
         """Makes a folder of the workspace. Raises UserError where it cannot be made, or its name cannot be an address."""
-        check_name(self.root)
+        self.check()
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
                 f"--workspace {self.root}: the folder cannot be made ({error.strerror or error}); name another one."
             ) from error
+
+    def check(self) -> None:
+        """Raises UserError where the folder's name cannot be an address, or the folder is a link that leads nowhere."""
+        check_name(self.root)
+        if self.root.is_symlink() and not self.root.exists():
+            raise UserError(
+                f"--workspace {self.root}: this link leads to {self.root.resolve()}, which is not there; mount or make that first."
+            )
 
     def owns(self, uri: str) -> bool:
         """Whether a store's address is that of the workspace's own database."""

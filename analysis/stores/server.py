@@ -34,6 +34,9 @@ class ServerStore:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             raise UserError(f"--run-id {run_id}: no such run on {shown(self.uri)} ({first_line(error)}).") from error
+        home = self.client.get_experiment(parent.info.experiment_id)
+        if home.lifecycle_stage == "deleted":
+            raise UserError(deleted_experiment(self.uri, home.name, str(home.experiment_id)))
         if parent.info.lifecycle_stage == "deleted":
             raise UserError(deleted_run(self.uri, run_id))
         found = self.client.search_runs(

@@ -30,7 +30,10 @@ CHILDREN = text(
     "AND r.lifecycle_stage = 'active' "
     "ORDER BY r.start_time, r.run_uuid"
 )
-NAMED = text("SELECT name, artifact_uri, experiment_id, lifecycle_stage FROM runs WHERE run_uuid = :id")
+NAMED = text(
+    "SELECT r.name, r.artifact_uri, r.experiment_id, r.lifecycle_stage, e.name, e.lifecycle_stage "
+    "FROM runs r JOIN experiments e ON e.experiment_id = r.experiment_id WHERE r.run_uuid = :id"
+)
 DELETED = text("SELECT experiment_id FROM experiments WHERE name = :name AND lifecycle_stage = 'deleted'")
 
 
@@ -64,7 +67,9 @@ class SqlStore:
         found, children = self._ask(ask)
         if found is None:
             raise UserError(f"--run-id {run_id}: no such run in {shown(self.uri)}; `wb runs` lists them.")
-        name, folder, experiment_id, stage = found
+        name, folder, experiment_id, stage, home, home_stage = found
+        if home_stage == "deleted":
+            raise UserError(deleted_experiment(self.uri, home, str(experiment_id)))
         if stage == "deleted":
             raise UserError(deleted_run(self.uri, run_id))
         runs = children or self._ask(lambda connection: _collected(connection.execute(RUN, {"id": run_id})))

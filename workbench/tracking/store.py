@@ -37,6 +37,7 @@ def tracking_uri(workspace: Path) -> str:
     # An outage is waited out by us, visibly, and not inside a library; runs are shown by us, too.
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    Workspace(workspace).check()
     return os.environ.get("MLFLOW_TRACKING_URI") or Workspace(workspace).database_uri
 
 
