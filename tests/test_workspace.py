@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -18,9 +19,16 @@ from sqlalchemy.engine import make_url
 
 from analysis.runs import list_runs, read_runs
 from analysis.stores import store_at
+from analysis.stores.server import ServerStore
 from tests.services import command, free_port, postgres, until
+from workbench.config.schema import Experiment
 from workbench.data.store import open_store as open_prepared
 from workbench.errors import UserError
+from workbench.sweep.grid import expand
+from workbench.sweep.job import new_job, published
+from workbench.sweep.run import _run_of
+from workbench.sweep.study import Ledger
+from workbench.sweep.trial import start_run
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import open_store, sees
 from workbench.workspace import Workspace, database_file, database_uri, local_path
@@ -219,6 +227,12 @@ from pathlib import Path
 from workbench.config.load import load_experiment
 from workbench.sweep.run import _run_of
 from workbench.sweep.study import Ledger
+from workbench.sweep.grid import expand
+from workbench.sweep.job import new_job, published
+from workbench.sweep.run import _run_of
+from workbench.sweep.study import Ledger
+from workbench.sweep.trial import start_run
+from workbench.config.schema import Experiment
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import open_store, sees
 from workbench.workspace import Workspace
@@ -359,11 +373,11 @@ def test_a_copy_elsewhere_goes_on_and_leaves_the_first_place_alone(
     uri = Workspace(new).database_uri
     record = read_runs(uri, run_id).record
     assert (record.question, record.margin, record.baseline_arm) == ("Does it run?", 0.25, "hard_ratio=0.0")
-    more = wb("sweep", tiny, "--smoke", "--workspace", new, "--launcher", "here", "--set", "margin=0.1")
+    more = wb("sweep", tiny, "--smoke", "--workspace", new, "--launcher", "here", "--seeds", "2")
     assert more.returncode == 0, more.stderr
     assert "1 already finished" in more.stdout
     assert " ".join(f"this workspace was at {old}; its runs".split()) in " ".join(more.stdout.split())
-    (trial,) = read_runs(uri, run_id).trials["run_id"]
+    trial = read_runs(uri, run_id).trials["run_id"][0]
     common = ("--run-id", trial, "--workspace", new, "--json")
     for arguments in (
         ("eval", "--suite", "robustness", "--limit", "4"),
@@ -491,3 +505,139 @@ def test_an_error_is_not_shown_as_emptiness(tmp_path: Path, wrong: str) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.strip().count("\n") == 0
     assert str(tmp_path) in done.stderr
+
+
+def test_sweeps_of_one_name_in_a_shared_store_stay_apart(tmp_path: Path, tiny: Path) -> None:
+    store = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'shared.db'}"}
+    first = sweep(tiny, tmp_path / "mine", **store)
+    uri = store["MLFLOW_TRACKING_URI"]
+    before = read_runs(uri, str(first["run_id"]))
+    other = tmp_path / tiny.name
+    other.write_text(tiny.read_text().replace("Does it run?", "Does another?").replace("0.25", "0.5"))
+    second = sweep(other, tmp_path / "theirs", **store)
+    assert second["run_id"] != first["run_id"]
+    after = read_runs(uri, str(first["run_id"]))
+    assert (after.record, after.trials.to_dicts()) == (before.record, before.trials.to_dicts())
+    theirs = read_runs(uri, str(second["run_id"]))
+    assert (theirs.record.question, theirs.record.margin) == ("Does another?", 0.5)
+    # The cell is the same, its run is not.
+    assert set(theirs.tags).isdisjoint(before.tags)
+    assert [of.config_hash for of in theirs.tags.values()] == [of.config_hash for of in before.tags.values()]
+    with sqlite3.connect(tmp_path / "shared.db") as connection:
+        named = dict(connection.execute("SELECT run_uuid, value FROM tags WHERE key = 'sweep'").fetchall())
+    for runs, run_id in ((before, first["run_id"]), (theirs, second["run_id"])):
+        assert {named[trial] for trial in runs.tags} == {named[str(run_id)]}
+    assert len(set(named.values())) == 2
+
+
+def test_runs_from_before_sweeps_had_names_of_their_own_get_one(tmp_path: Path, experiment: Experiment) -> None:
+    ledger = Ledger.of_workspace(tmp_path, "s")
+    tracker = Tracker(open_store(tmp_path), tmp_path)
+    cell = expand(experiment)[0]
+    parent, _ = tracker.start("s", {"study": "s", "kind": "sweep"}, {}, {})
+    trial, _ = tracker.start("t", {"study": "s", "seed": str(cell.seed), "config_hash": cell.key}, {}, {}, parent)
+    new_job("s", experiment, parent, tracker.uri).publish(ledger)
+    told = ledger.study.user_attrs["job"]
+    ledger.study.set_user_attr("job", {name: value for name, value in told.items() if name != "sweep"})
+    assert published(ledger).sweep == ""
+    assert _run_of(ledger, tracker, experiment) == parent
+    job = new_job("s", experiment, parent, tracker.uri, sweep=ledger.sweep())
+    splits = SimpleNamespace(train=[], val=[], test=[], fingerprint="d")
+    assert start_run(tracker, job, cell, SimpleNamespace(corpus=splits, fingerprint="w")) == (trial, True)  # type: ignore[arg-type]
+    for run_id in (parent, trial):
+        assert tracker.client.get_run(run_id).data.tags["sweep"] == ledger.sweep()
+    assert Ledger.of_workspace(tmp_path, "s").sweep() == ledger.sweep()
+
+
+@pytest.fixture
+def copied(tmp_path: Path, swept: tuple[Path, str]) -> tuple[Path, str, str]:
+    """A copy of the finished sweep's workspace, its run and its trial."""
+    home = tmp_path / "w"
+    shutil.copytree(swept[0], home)
+    (trial,) = read_runs(Workspace(home).database_uri, swept[1]).trials["run_id"]
+    return home, swept[1], trial
+
+
+def again(tiny: Path, home: Path) -> subprocess.CompletedProcess[str]:
+    return wb("sweep", tiny, "--smoke", "--workspace", home, "--launcher", "here", "--json")
+
+
+def test_a_trial_that_was_deleted_in_mlflow_is_out_of_sight_until_the_sweep_restores_it(
+    copied: tuple[Path, str, str], tiny: Path
+) -> None:
+    home, run_id, trial = copied
+    tracker = Tracker(open_store(home, lambda _: None), home)
+    tracker.client.delete_run(trial)
+    listed = json.loads(wb("runs", "--json", "--workspace", home).stdout)
+    assert [(row["run_id"], row["finished"]) for row in listed] == [(run_id, 0)]
+    refused = wb("eval", "--run-id", trial, "--suite", "robustness", "--workspace", home)
+    assert refused.returncode == 2
+    assert f"mlflow runs restore --run-id {trial}" in refused.stderr
+    done = again(tiny, home)
+    assert done.returncode == 0, done.stderr
+    assert "1 of its trials had been deleted in MLflow" in done.stderr
+    assert read_runs(tracker.uri, run_id).trials["run_id"].to_list() == [trial]
+
+
+def test_a_sweeps_run_that_was_deleted_in_mlflow_is_restored(copied: tuple[Path, str, str], tiny: Path) -> None:
+    home, run_id, trial = copied
+    tracker = Tracker(open_store(home, lambda _: None), home)
+    tracker.client.delete_run(run_id)
+    refused = wb("report", "--run-id", run_id, "--workspace", home)
+    assert refused.returncode == 2
+    assert f"mlflow runs restore --run-id {run_id}" in refused.stderr
+    done = again(tiny, home)
+    assert done.returncode == 0, done.stderr
+    assert f"run {run_id} was deleted in MLflow" in done.stderr
+    assert json.loads(done.stdout)["run_id"] == run_id
+    assert read_runs(tracker.uri, run_id).trials["run_id"].to_list() == [trial]
+
+
+def test_runs_that_are_gone_for_good_are_made_again(copied: tuple[Path, str, str], tiny: Path) -> None:
+    home, run_id, trial = copied
+    tracker = Tracker(open_store(home, lambda _: None), home)
+    for gone in (run_id, trial):
+        tracker.client.delete_run(gone)
+        tracker.client._tracking_client.store._hard_delete_run(gone)  # as `mlflow gc` does
+        done = again(tiny, home)
+        assert done.returncode == 0, done.stderr
+        made = json.loads(done.stdout)
+        found = read_runs(tracker.uri, made["run_id"])
+        assert made["run_id"] != run_id
+        assert len(found.trials) == 1
+        assert (found.trials["run_id"][0] == trial) == (gone == run_id)
+
+
+def test_an_experiment_that_was_deleted_in_mlflow_is_named_with_the_command_that_restores_it(
+    copied: tuple[Path, str, str], tiny: Path
+) -> None:
+    home, run_id, _ = copied
+    tracker = Tracker(open_store(home, lambda _: None), home)
+    tracker.client.delete_experiment(tracker.experiment_id())
+    for done in (
+        wb("runs", "--workspace", home),
+        wb("report", "--run-id", run_id, "--workspace", home),
+        again(tiny, home),
+    ):
+        assert done.returncode == 2, done.stdout
+        assert "the experiment `workbench` was deleted in MLflow" in done.stderr
+        assert done.stderr.strip().count("\n") == 0
+    command_line = done.stderr.split("`")[3]
+    mlflow = f"{sys.executable} -m mlflow"
+    subprocess.run(command_line.replace("mlflow experiments", f"{mlflow} experiments"), shell=True, check=True)
+    assert [row["run_id"] for row in json.loads(wb("runs", "--json", "--workspace", home).stdout)] == [run_id]
+
+
+def test_a_server_tells_of_what_was_deleted_as_a_database_does(tmp_path: Path) -> None:
+    tracker = Tracker(open_store(tmp_path), tmp_path)
+    run_id, _ = tracker.start("s", {"study": "s", "kind": "sweep"}, {}, {})
+    stores = (store_at(tracker.uri), ServerStore(tracker.uri))
+    tracker.client.delete_run(run_id)
+    for store in stores:
+        with pytest.raises(UserError, match=f"mlflow runs restore --run-id {run_id}"):
+            store.members(run_id)
+    tracker.client.delete_experiment(tracker.experiment_id())
+    for store in stores:
+        for ask in (store.all_runs, lambda store=store: store.members(run_id)):
+            with pytest.raises(UserError, match="mlflow experiments restore --experiment-id 1"):
+                ask()

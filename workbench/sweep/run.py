@@ -230,7 +230,13 @@ def _run_of(ledger: Ledger, tracker: Tracker, experiment: Experiment) -> str:
     if agreed != run_id and not again and tracker.knows(agreed):
         tracker.client.delete_run(run_id)  # another machine was first
         run_id = agreed
-    tracker.restore_trials(run_id)
+    present = tracker.gather(sweep, [run_id, *([before] if before not in (run_id, None) else [])])
+    lost = {ending.run_id for ending in ledger.endings().values()} - present
+    if lost and (again or present):  # else this is not the store that they are in
+        ledger.forget(lost)
+        tracker.say(
+            f"{len(lost)} of its trials are no longer in MLflow, where they were removed for good; they run again"
+        )
     return run_id
 
 

@@ -29,6 +29,7 @@ DEATHS = 5  # workers that may die over a cell without getting it any further
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 OPEN = (TrialState.WAITING, TrialState.RUNNING)
 PREFIX = "wb:"
+LOST = "lost"  # the attribute of a study with the runs that were removed from MLflow for good
 AGREED = "agreed:"  # the study beside one that keeps what its processes agree on
 
 
@@ -72,6 +73,7 @@ class Ledger:
             )
         self.storage = self.study._storage
         self.watch = Watch()
+        self.lost = frozenset(self.study.user_attrs.get(LOST, ()))
 
     @classmethod
     def of_workspace(cls, workspace: Path, name: str, address: str | None = None) -> "Ledger":
@@ -102,6 +104,11 @@ class Ledger:
             known = self.agreed("sweep", lambda: uuid.uuid4().hex)
             self.study.set_user_attr("sweep", known)
         return str(known)
+
+    def forget(self, run_ids: Iterable[str]) -> None:
+        """Counts trials that have ended as if they had never been, since their runs are gone for good."""
+        self.lost = self.lost | frozenset(run_ids)
+        self.study.set_user_attr(LOST, sorted(self.lost))
 
     def endings(self) -> dict[str, Ending]:
         """Cell key -> how it ended, of every cell that needs no more work."""
@@ -228,7 +235,11 @@ class Ledger:
         return found
 
     def _trials(self, states: tuple[TrialState, ...] | None = None) -> list[FrozenTrial]:
-        return [t for t in self.study.get_trials(deepcopy=False, states=states) if "cell_key" in t.user_attrs]
+        return [
+            trial
+            for trial in self.study.get_trials(deepcopy=False, states=states)
+            if "cell_key" in trial.user_attrs and trial.user_attrs.get("ending", {}).get("run_id") not in self.lost
+        ]
 
 
 class Lease:

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,10 @@ from mlflow.utils.mlflow_tags import (
 from workbench.errors import UserError, first_line
 from workbench.record import TrialTags, read_tags
 from workbench.tracking.store import EXPERIMENT, portable, resolved
-from workbench.workspace import Say, Workspace, database_file, deleted_experiment, to_stderr
+from workbench.workspace import Say, Workspace, database_file, deleted_experiment, deleted_run, to_stderr
 
 ATTEMPTS = 5
+MOST = 50_000  # runs that MLflow gives at once
 
 
 class Tracker:
@@ -89,15 +90,23 @@ class Tracker:
                 raise
             return False
 
-    def restore_trials(self, parent: str) -> None:
-        """Brings back the trials of a sweep that were deleted in MLflow: its study counts them, and they would come out the same."""
-        found = self._search({MLFLOW_PARENT_RUN_ID: parent}, 5000, ViewType.DELETED_ONLY)
-        for run in found:
-            self.client.restore_run(run.info.run_id)
-        if found:
-            self.say(
-                f"{len(found)} of the sweep's trials were deleted in MLflow, though its study counts them; restored"
-            )
+    def gather(self, sweep: str, parents: Sequence[str]) -> set[str]:
+        """All trials that a sweep has in the store, now children of the first of `parents`, the runs that it has or had.
+
+        Those that were deleted in MLflow are brought back: the study counts them, and they would come out the same.
+        """
+        known = [{"sweep": sweep}, *({MLFLOW_PARENT_RUN_ID: parent} for parent in parents)]
+        found = {run.info.run_id: run for tags in known for run in self._search(tags, MOST, ViewType.ALL)}
+        trials = {run_id: run for run_id, run in found.items() if run.data.tags.get("kind") != "sweep"}
+        deleted = [run_id for run_id, run in trials.items() if run.info.lifecycle_stage == "deleted"]
+        for run_id in deleted:
+            self.client.restore_run(run_id)
+        if deleted:
+            self.say(f"{len(deleted)} of its trials had been deleted in MLflow, though the study counts them; restored")
+        for run_id, run in trials.items():
+            if run.data.tags.get(MLFLOW_PARENT_RUN_ID) != parents[0]:
+                self.tag(run_id, {MLFLOW_PARENT_RUN_ID: parents[0]})
+        return set(trials)
 
     def _search(self, tags: Mapping[str, str], most: int, view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
         """The runs with all these tags, the newest first."""
@@ -155,7 +164,11 @@ class Tracker:
     def settings_of(self, run_id: str) -> tuple[dict[str, Any], TrialTags]:
         """The settings and the tags of a trial. Raises UserError where there is no such trial."""
         try:
-            if (tags := read_tags(self.client.get_run(run_id).data.tags)) is None:
+            run = self.client.get_run(run_id)
+            if run.info.lifecycle_stage == "deleted":
+                self.experiment_id()
+                raise UserError(deleted_run(self.uri, run_id))
+            if (tags := read_tags(run.data.tags)) is None:
                 raise LookupError("it has no cell and no seed")
             return self.attached(run_id, "config.json"), tags
         except (MlflowException, OSError, LookupError) as error:
