@@ -17,10 +17,12 @@ import pytest
 from PIL import Image
 from sqlalchemy.engine import make_url
 
+from analysis import report
 from analysis.runs import list_runs, read_runs
 from analysis.stores import store_at
 from analysis.stores.server import ServerStore
 from tests.services import command, free_port, postgres, until
+from tests.test_end_to_end import inside
 from workbench.config.schema import Experiment
 from workbench.data.store import open_store as open_prepared
 from workbench.errors import UserError
@@ -68,15 +70,15 @@ ODD = [
 ]
 
 
-def wb(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*map(str, arguments)),
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
-    )
+def wb(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """`wb` in this process, which has loaded everything already."""
+    return inside(*map(str, arguments))
+
+
+@pytest.fixture(autouse=True)
+def one_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes most of a report's time."""
+    monkeypatch.setattr(report, "FORMS", {"svg": report.FORMS["svg"]})
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +88,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def sweep(file: Path, workspace: Path, *more: str, **environment: str) -> dict[str, object]:
-    """A sweep to its end, as `--json` tells it."""
-    done = wb("sweep", file, "--workspace", workspace, "--launcher", "here", "--json", *more, **environment)
+def sweep(file: Path, workspace: Path, *more: str, apart: bool = False) -> dict[str, object]:
+    """A sweep to its end, as `--json` tells it; `apart`: in a process of its own, so that nothing stays open."""
+    arguments = ["sweep", str(file), "--workspace", str(workspace), "--launcher", "here", "--json", *more]
+    done = (
+        subprocess.run(command(*arguments), capture_output=True, text=True, cwd=ROOT, timeout=300)
+        if apart
+        else wb(*arguments)
+    )
     assert done.returncode == 0, done.stderr
     told: dict[str, object] = json.loads(done.stdout)
     assert told["finished"] == told["planned"]
@@ -203,7 +210,7 @@ def test_the_ui_shows_the_runs_of_a_folder_of_an_odd_name(tmp_path: Path) -> Non
 
 def at_once(code: str, count: int, *arguments: str | Path) -> list[str]:
     """What several processes print that begin the same at the same moment; fails where one of them fails."""
-    waiting = "import sys, time\nwhile time.time() < float(sys.argv[1]): pass\n"
+    waiting = "import sys, time\nwhile time.time() < float(sys.argv[1]): time.sleep(0.001)\n"
     # Whatever is slow to load is loaded before the moment comes.
     loads = "import mlflow, optuna, workbench.sweep.storage, workbench.tracking.runs, workbench.sweep.study\n"
     until_then = str(time.time() + 6)
@@ -237,7 +244,7 @@ from workbench.tracking.runs import Tracker
 from workbench.tracking.store import open_store, sees
 from workbench.workspace import Workspace
 home, file = Path(sys.argv[2]), Path(sys.argv[3])
-storage = sys.argv[4] if len(sys.argv) > 4 else None
+storage = next((each for each in sys.argv[4:] if "://" in each), None)
 ledger = Ledger.of_workspace(home, "s", storage)
 tracker = Tracker(open_store(home), home)
 with Workspace(home).first_use():
@@ -246,16 +253,19 @@ print(run_id, ledger.sweep())
 """
 
 
-@pytest.mark.parametrize("attempt", range(3))
-def test_sweeps_that_start_at_once_in_a_fresh_workspace_share_one_run(tmp_path: Path, tiny: Path, attempt: int) -> None:
-    said = at_once(FIRST_USE, 4, tmp_path / "w", tiny)
+def test_sweeps_that_start_at_once_in_a_fresh_workspace_share_one_run(tmp_path: Path, tiny: Path) -> None:
+    # Several times, by processes that meet again: at the second and third home they are as ready as can be.
+    homes = [tmp_path / f"w{attempt}" for attempt in range(3)]
+    each = f"for each in sys.argv[4:]:\n    sys.argv[2] = each\n    exec({FIRST_USE!r})\n"
+    said = at_once(each, 3, "-", tiny, *homes)
     assert len(set(said)) == 1
-    run_id, name = said[0].split()
-    with sqlite3.connect(tmp_path / "w" / "mlflow.db") as connection:
-        runs = connection.execute("SELECT run_uuid FROM runs WHERE lifecycle_stage = 'active'").fetchall()
-        assert runs == [(run_id,)]
-        tags = connection.execute("SELECT value FROM tags WHERE key = 'sweep'").fetchall()
-        assert tags == [(name,)]
+    for home, line in zip(homes, said[0].splitlines(), strict=True):
+        run_id, name = line.split()
+        with sqlite3.connect(home / "mlflow.db") as connection:
+            runs = connection.execute("SELECT run_uuid FROM runs WHERE lifecycle_stage = 'active'").fetchall()
+            assert runs == [(run_id,)]
+            tags = connection.execute("SELECT value FROM tags WHERE key = 'sweep'").fetchall()
+            assert tags == [(name,)]
 
 
 def test_a_database_whose_making_was_cut_short_is_made_anew(tmp_path: Path) -> None:
@@ -304,7 +314,7 @@ print(sorted(path.name for path in home.iterdir()))
 
 
 def test_an_entry_of_the_cache_is_made_once_by_several_processes(tmp_path: Path) -> None:
-    said = at_once(ENTRY, 4, tmp_path)
+    said = at_once(ENTRY, 3, tmp_path)
     assert len(set(said)) == 1
     assert said[0].count("'") == 40
     assert len((tmp_path / "made").read_text().split()) == 1
@@ -336,9 +346,12 @@ print(Ledger.of_workspace(Path(sys.argv[2]), "s", sys.argv[3]).sweep())
 
 
 def test_the_tables_of_a_postgresql_storage_are_made_once(tmp_path: Path) -> None:
-    with postgres(tmp_path / "pg", "first", "second", "third") as server:
-        for database in ("first", "second", "third"):
-            assert len(set(at_once(STORAGE, 4, tmp_path, server.address(database)))) == 1
+    names = ("first", "second", "third")
+    with postgres(tmp_path / "pg", *names) as server:
+        each = f"for each in sys.argv[3:]:\n    sys.argv[3] = each\n    exec({STORAGE!r})\n"
+        said = at_once(each, 3, tmp_path, *map(server.address, names))
+    assert len(set(said)) == 1
+    assert len(set(said[0].split())) == 3
 
 
 def test_sweeps_that_start_at_once_on_two_machines_share_one_run(tmp_path: Path, tiny: Path) -> None:
@@ -356,7 +369,7 @@ def test_sweeps_that_start_at_once_on_two_machines_share_one_run(tmp_path: Path,
 def swept(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> tuple[Path, str]:
     """A workspace with a finished sweep, which tests copy, and the sweep's run."""
     home = tmp_path_factory.mktemp("swept") / "w"
-    return home, str(sweep(tiny, home, "--smoke")["run_id"])
+    return home, str(sweep(tiny, home, "--smoke", apart=True)["run_id"])
 
 
 def test_a_copy_elsewhere_goes_on_and_leaves_the_first_place_alone(
@@ -507,14 +520,16 @@ def test_an_error_is_not_shown_as_emptiness(tmp_path: Path, wrong: str) -> None:
     assert str(tmp_path) in done.stderr
 
 
-def test_sweeps_of_one_name_in_a_shared_store_stay_apart(tmp_path: Path, tiny: Path) -> None:
-    store = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'shared.db'}"}
-    first = sweep(tiny, tmp_path / "mine", **store)
-    uri = store["MLFLOW_TRACKING_URI"]
+def test_sweeps_of_one_name_in_a_shared_store_stay_apart(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"sqlite:///{tmp_path / 'shared.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    first = sweep(tiny, tmp_path / "mine")
     before = read_runs(uri, str(first["run_id"]))
     other = tmp_path / tiny.name
     other.write_text(tiny.read_text().replace("Does it run?", "Does another?").replace("0.25", "0.5"))
-    second = sweep(other, tmp_path / "theirs", **store)
+    second = sweep(other, tmp_path / "theirs")
     assert second["run_id"] != first["run_id"]
     after = read_runs(uri, str(first["run_id"]))
     assert (after.record, after.trials.to_dicts()) == (before.record, before.trials.to_dicts())
