@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from analysis.stores.store import PARENT, Members, Run, Value, record_in
+from analysis.stores.store import EXPERIMENT, PARENT, Members, Run, Value, record_in
 from workbench.errors import UserError, first_line, shown
 from workbench.record import FILE, SweepRecord
+from workbench.workspace import deleted_experiment, deleted_run
 
 AT_ONCE = 8  # requests
 MOST = 50_000  # runs that are listed
@@ -33,6 +34,11 @@ class ServerStore:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             raise UserError(f"--run-id {run_id}: no such run on {shown(self.uri)} ({first_line(error)}).") from error
+        home = self.client.get_experiment(parent.info.experiment_id)
+        if home.lifecycle_stage == "deleted":
+            raise UserError(deleted_experiment(self.uri, home.name, str(home.experiment_id)))
+        if parent.info.lifecycle_stage == "deleted":
+            raise UserError(deleted_run(self.uri, run_id))
         found = self.client.search_runs(
             [parent.info.experiment_id],
             f"tags.`{PARENT}` = '{run_id}'",
@@ -54,6 +60,9 @@ class ServerStore:
         return {run.info.run_id: run.data.metrics[metric] for run in runs if metric in run.data.metrics}
 
     def all_runs(self) -> list[tuple[Run, SweepRecord | None]]:
+        ours = self.client.get_experiment_by_name(EXPERIMENT)
+        if ours is not None and ours.lifecycle_stage == "deleted":
+            raise UserError(deleted_experiment(self.uri, EXPERIMENT, str(ours.experiment_id)))
         ids = [each.experiment_id for each in self.client.search_experiments()]
         runs = [_run(each) for each in self.client.search_runs(ids, max_results=MOST)]
         written = self.artifacts([run.run_id for run in runs if run.tags.get("kind") == "sweep"], FILE)

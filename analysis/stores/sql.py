@@ -1,17 +1,23 @@
 """An MLflow database as a store: a query a question."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, urlparse
+from typing import Any, TypeVar
 
-from sqlalchemy import Boolean, Connection, CursorResult, TextClause, bindparam, create_engine, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import Boolean, Connection, CursorResult, Engine, TextClause, bindparam, create_engine, text
+from sqlalchemy.exc import DatabaseError
+from sqlalchemy.pool import NullPool
 
-from analysis.stores.store import PARENT, Members, Run, Value, record_in
+from analysis.stores.store import EXPERIMENT, PARENT, Members, Run, Value, record_in
 from workbench.errors import UserError, first_line, shown
 from workbench.record import FILE, SweepRecord
+from workbench.workspace import Workspace, database_file, deleted_experiment, deleted_run, local_path, read_only_uri
+
+Answer = TypeVar("Answer")
+TRIES = 3  # at reading without locks
 
 RUNS = (
     "SELECT r.run_uuid, r.name, r.status, r.start_time, r.end_time, t.key, t.value "
@@ -21,9 +27,14 @@ RUN = text(f"{RUNS} WHERE r.run_uuid = :id")
 ACTIVE = text(f"{RUNS} WHERE r.lifecycle_stage = 'active'")
 CHILDREN = text(
     f"{RUNS} WHERE r.run_uuid IN (SELECT run_uuid FROM tags WHERE key = :key AND value = :id) "
+    "AND r.lifecycle_stage = 'active' "
     "ORDER BY r.start_time, r.run_uuid"
 )
-NAMED = text("SELECT name, artifact_uri, experiment_id FROM runs WHERE run_uuid = :id")
+NAMED = text(
+    "SELECT r.name, r.artifact_uri, r.experiment_id, r.lifecycle_stage, e.name, e.lifecycle_stage "
+    "FROM runs r JOIN experiments e ON e.experiment_id = r.experiment_id WHERE r.run_uuid = :id"
+)
+DELETED = text("SELECT experiment_id FROM experiments WHERE name = :name AND lifecycle_stage = 'deleted'")
 
 
 def _of_runs(query: str) -> TextClause:
@@ -41,50 +52,170 @@ FOLDERS = _of_runs("SELECT run_uuid, artifact_uri FROM runs WHERE run_uuid IN :i
 
 
 class SqlStore:
-    """A database, read where it lies; artifacts are read where their address is a local path."""
+    """A database, read where it lies and without a trace; artifacts are read where their address is a local path."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
+        self.file = database_file(uri)
 
     def members(self, run_id: str) -> Members:
-        with _connected(self.uri) as connection:
+        def ask(connection: Connection) -> tuple[Any, list[Run]]:
             found = connection.execute(NAMED, {"id": run_id}).fetchone()
-            if found is None:
-                raise UserError(f"--run-id {run_id}: no such run in {shown(self.uri)}; `wb runs` lists them.")
             children = _collected(connection.execute(CHILDREN, {"key": PARENT, "id": run_id}))
-            runs = children or _collected(connection.execute(RUN, {"id": run_id}))
-        name, folder, experiment_id = found
-        return Members(name or run_id, str(experiment_id), record_in(_file(folder, FILE)), bool(children), runs)
+            return found, children
+
+        found, children = self._ask(ask)
+        if found is None:
+            raise UserError(f"--run-id {run_id}: no such run in {shown(self.uri)}; `wb runs` lists them.")
+        name, folder, experiment_id, stage, home, home_stage = found
+        if home_stage == "deleted":
+            raise UserError(deleted_experiment(self.uri, home, str(experiment_id)))
+        if stage == "deleted":
+            raise UserError(deleted_run(self.uri, run_id))
+        runs = children or self._ask(lambda connection: _collected(connection.execute(RUN, {"id": run_id})))
+        record = record_in(self._file(run_id, folder, FILE))
+        return Members(name or run_id, str(experiment_id), record, bool(children), runs)
 
     def values(self, run_ids: Sequence[str]) -> list[Value]:
-        with _connected(self.uri) as connection:
-            return _plain(connection.execute(VALUES, {"ids": run_ids}))
+        return self._ask(lambda connection: _plain(connection.execute(VALUES, {"ids": run_ids})))
 
     def params(self, run_ids: Sequence[str]) -> dict[str, dict[str, str]]:
         found: dict[str, dict[str, str]] = {run_id: {} for run_id in run_ids}
-        with _connected(self.uri) as connection:
-            for run_id, key, value in connection.execute(PARAMS, {"ids": run_ids}):
-                found[run_id][key] = value
+        for run_id, key, value in self._ask(lambda connection: _plain(connection.execute(PARAMS, {"ids": run_ids}))):
+            found[run_id][key] = value
         return found
 
     def last(self, metric: str, run_ids: Sequence[str]) -> dict[str, float]:
-        with _connected(self.uri) as connection:
-            return dict(_plain(connection.execute(LAST, {"key": metric, "ids": run_ids})))
+        asked = {"key": metric, "ids": run_ids}
+        return dict(self._ask(lambda connection: _plain(connection.execute(LAST, asked))))
 
     def all_runs(self) -> list[tuple[Run, SweepRecord | None]]:
-        try:
-            with _connected(self.uri) as connection:
-                runs = _collected(connection.execute(ACTIVE))
-        except UserError:  # nothing has run yet
+        if self.file is not None and not self._there():  # nothing has run yet
             return []
+        runs, deleted = self._ask(
+            lambda connection: (
+                _collected(connection.execute(ACTIVE)),
+                connection.execute(DELETED, {"name": EXPERIMENT}).fetchone(),
+            )
+        )
+        if deleted is not None:
+            raise UserError(deleted_experiment(self.uri, EXPERIMENT, str(deleted[0])))
         written = self.artifacts([run.run_id for run in runs if run.tags.get("kind") == "sweep"], FILE)
         return [(run, record_in(written.get(run.run_id))) for run in runs]
 
     def artifacts(self, run_ids: Sequence[str], name: str) -> dict[str, bytes]:
-        with _connected(self.uri) as connection:
-            folders = _plain(connection.execute(FOLDERS, {"ids": run_ids}))
-        read = ((run_id, _file(folder, name)) for run_id, folder in folders)
+        folders = self._ask(lambda connection: _plain(connection.execute(FOLDERS, {"ids": run_ids})))
+        read = ((run_id, self._file(run_id, folder, name)) for run_id, folder in folders)
         return {run_id: content for run_id, content in read if content is not None}
+
+    def _ask(self, question: Callable[[Connection], Answer]) -> Answer:
+        """The answer to a question. Raises UserError where there is no database, or it cannot be read."""
+        if self.file is None:
+            return _answered(create_engine(self.uri), self.uri, question)
+        if not self._there():
+            raise UserError(
+                f"{self.file}: there are no runs yet; start with `wb sweep FILE` or name another --workspace."
+            )
+        try:
+            return _read(self.file, self.uri, question)
+        except OSError as error:
+            raise UserError(f"{self.file}: the database cannot be read ({error.strerror or error}).") from error
+
+    def _there(self) -> bool:
+        """Whether there is a database file. Raises UserError where that cannot be told, or where no folder could hold one."""
+        assert self.file is not None
+        folder = self.file.parent
+        try:
+            if not folder.is_dir() and (folder.exists() or folder.is_symlink()):
+                raise UserError(f"--workspace {folder}: this is no folder; name another one.")
+            return self.file.exists()
+        except OSError as error:
+            raise UserError(f"{self.file}: the database cannot be read ({error.strerror or error}).") from error
+
+    def _file(self, run_id: str, recorded: str, name: str) -> bytes | None:
+        """What an artifact holds; None where there is none, or its address is no local path.
+
+        Beside the database if the run has a folder there, wherever the workspace was when that was recorded.
+        """
+        folder = local_path(recorded)
+        if self.file is not None and (here := Workspace(self.file.parent).artifacts_of(run_id)).is_dir():
+            folder = here
+        try:
+            return (folder / name).read_bytes() if folder is not None and (folder / name).exists() else None
+        except OSError as error:
+            raise UserError(f"run {run_id}: its {name} cannot be read ({error.strerror or error}).") from error
+
+
+def _read(file: Path, uri: str, question: Callable[[Connection], Answer]) -> Answer:
+    """Asks an SQLite file without writing beside it, unless others that have it open do so themselves."""
+    for _ in range(TRIES):
+        before = _state(file)
+        if before is None:
+            break
+        try:
+            answer = _asked(file, uri, question, untouched=True)
+        except UserError:
+            if before == _state(file):
+                raise
+            continue  # somebody has begun to write
+        if before == _state(file):
+            return answer
+    try:
+        return _asked(file, uri, question, untouched=False)
+    except _Unreadable:  # what its last writer has left lies where nothing can be written
+        return _asked_of_copy(file, uri, question)
+
+
+def _state(file: Path) -> tuple[int, int] | None:
+    """What tells whether a database has been written to meanwhile; None where SQLite has to lock it to read it.
+
+    Without locks only one with write-ahead logging can be read, while nothing waits in its log because somebody has it open, or left
+    it so.
+    """
+    log = file.with_name(f"{file.name}-wal")
+    with open(file, "rb") as opened:
+        ahead = opened.read(20)[18:19] == b"\2"
+    if not ahead or (log.exists() and log.stat().st_size):
+        return None
+    now = file.stat()
+    return now.st_mtime_ns, now.st_size
+
+
+class _Unreadable(Exception):
+    """SQLite would have to write beside the file, and cannot."""
+
+
+def _asked(file: Path, uri: str, question: Callable[[Connection], Answer], untouched: bool) -> Answer:
+    address = read_only_uri(file, untouched)
+    engine = create_engine(
+        "sqlite://", creator=lambda: sqlite3.connect(address, uri=True, timeout=20), poolclass=NullPool
+    )
+    try:
+        return _answered(engine, uri, question)
+    except UserError as error:
+        told = str(error.__cause__)
+        if not untouched and ("unable to open" in told or "readonly" in told):
+            raise _Unreadable from error
+        raise
+
+
+def _asked_of_copy(file: Path, uri: str, question: Callable[[Connection], Answer]) -> Answer:
+    with tempfile.TemporaryDirectory(prefix="wb-") as folder:
+        copy = Path(folder) / file.name
+        for end in ("", "-wal", "-journal"):
+            if Path(f"{file}{end}").exists():
+                shutil.copyfile(f"{file}{end}", f"{copy}{end}")
+        return _asked(copy, uri, question, untouched=False)
+
+
+def _answered(engine: Engine, uri: str, question: Callable[[Connection], Answer]) -> Answer:
+    try:
+        with engine.connect() as connection:
+            return question(connection)
+    except DatabaseError as error:
+        raise UserError(f"{shown(uri)}: the store cannot be read ({first_line(error)[:200]}).") from error
+    finally:
+        engine.dispose()
 
 
 def _collected(rows: Iterable[Any]) -> list[Run]:
@@ -98,33 +229,3 @@ def _collected(rows: Iterable[Any]) -> list[Run]:
 def _plain(result: CursorResult[Any]) -> list[Any]:
     """The rows of a result as plain tuples; SQLAlchemy's rows cost as much again."""
     return list(result.cursor.fetchall()) if result.cursor is not None else []
-
-
-def _file(artifact_uri: str, name: str) -> bytes | None:
-    """What an artifact holds; None where there is none, or its address is no local path."""
-    address = urlparse(artifact_uri)
-    if address.scheme not in ("", "file") or not address.path:
-        return None
-    path = Path(unquote(address.path)) / name
-    return path.read_bytes() if path.exists() else None
-
-
-@contextmanager
-def _connected(uri: str) -> Iterator[Connection]:
-    """A connection to an MLflow database for reading. Raises UserError where there is none."""
-    if uri.startswith("sqlite:///"):
-        database = Path(uri.removeprefix("sqlite:///"))
-        if not database.exists():
-            raise UserError(
-                f"{database}: there are no runs yet; start with `wb sweep FILE` or name another --workspace."
-            )
-        engine = create_engine(f"sqlite:///file:{database}?mode=ro&uri=true")
-    else:
-        engine = create_engine(uri)
-    try:
-        with engine.connect() as connection:
-            yield connection
-    except OperationalError as error:
-        raise UserError(f"{shown(uri)}: the store cannot be read ({first_line(error)[:200]}).") from error
-    finally:
-        engine.dispose()

@@ -48,14 +48,14 @@ def evaluate(
     from workbench.progress import counted
     from workbench.runs import evaluate as suites
     from workbench.tracking.runs import Tracker
-    from workbench.tracking.store import tracking_uri
+    from workbench.tracking.store import open_store
 
     published = suite not in ("robustness", "retrieval")
     if published and (annotations is None or images is None):
         raise UserError(
             f"--suite {suite}: give the folder of its files, --annotations, and that of its pictures, --images."
         )
-    tracker = Tracker(tracking_uri(workspace), workspace)
+    tracker = Tracker(open_store(workspace, new=False), workspace)
     console = console_for(as_json)
     results = []
     for trial in tracker.trials_of(run_id):
@@ -122,7 +122,7 @@ def finetune(
     from workbench.runs.evaluate import Published, load_trained
     from workbench.runs.finetune import Tuning, finetune_run
     from workbench.tracking.runs import Tracker
-    from workbench.tracking.store import tracking_uri
+    from workbench.tracking.store import open_store
     from workbench.training.distributed import joined
     from workbench.training.finetune import METER, TINY
     from workbench.training.loop import Hooks
@@ -142,7 +142,7 @@ def finetune(
     tuning = Tuning(task, recipe, seed, limit, files)
     results = []
     with joined() as world, stoppable() as stop:
-        tracker = Tracker(tracking_uri(workspace), workspace)
+        tracker = Tracker(open_store(workspace, new=False), workspace)
         first = world.rank == 0
         console = console_for(as_json)
         for trial in tracker.trials_of(run_id):

@@ -55,7 +55,8 @@ def report(
     against: Annotated[str | None, typer.Option(help="`published`: with the peers' published numbers.")] = None,
     workspace: Workspace = DEFAULT,
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write to; default reports/RUN_ID in the workspace.")
+        Path | None,
+        typer.Option(help="Folder to write to; default reports/RUN_ID in the workspace, and the run's artifacts."),
     ] = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -72,16 +73,23 @@ def report(
         )
     from analysis.report import write_report
     from analysis.runs import UNITS
+    from workbench.outage import outage
     from workbench.tracking.runs import Tracker
     from workbench.tracking.store import tracking_uri
+    from workbench.workspace import Workspace as Folders
 
     if over not in UNITS:
         raise UserError(f"--over {over}: it is one of {', '.join(UNITS)}.")
     uri = tracking_uri(workspace)
-    folder = out or workspace / "reports" / "-".join(ids if len(ids) == 1 else [each[:8] for each in ids])
-    page = write_report(uri, ids[0], folder, ids[1:], over, against == "published")
-    if not compare:
-        Tracker(uri, workspace).attach_folder(ids[0], page.parent, "report")
+    folder = out or Folders(workspace).reports / "-".join(ids if len(ids) == 1 else [each[:8] for each in ids])
+    try:
+        page = write_report(uri, ids[0], folder, ids[1:], over, against == "published")
+        if not compare and out is None:
+            Tracker(uri, workspace).attach_folder(ids[0], page.parent, "report")
+    except OSError as error:
+        if outage(error):
+            raise
+        raise UserError(f"{folder}: cannot be written ({error.strerror or error}); give another with --out.") from error
     if as_json:
         print_json({"report": str(page)})
     else:

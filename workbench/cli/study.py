@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from workbench.cli.options import DEFAULT, Debug, GiveUpAfter, Json, Storage, Workspace, app, console_for, print_json
-from workbench.errors import UserError
+from workbench.errors import UserError, shown
 
 
 @app.command(
@@ -32,15 +32,16 @@ def worker(
     from workbench.events import Counted, Mistaken, TrialEnded, WorkerFailed
     from workbench.progress import SweepDisplay
     from workbench.sweep.launch.local import default_workers, places, run_workers
+    from workbench.tracking.store import resolved, sees
     from workbench.trial.job import published
     from workbench.trial.ledger import existing
     from workbench.trial.storage import open_storage
 
     job = published(existing(open_storage(storage, workspace), study))
-    if job.uri.startswith("sqlite:///") and not Path(job.uri.removeprefix("sqlite:///")).exists():
+    if not sees(job.uri, workspace, job.parent_run):
         raise UserError(
-            f"{study}: its runs are kept in {job.uri}, which this machine does not see; share that folder, or start the sweep with "
-            "MLFLOW_TRACKING_URI=http://... of an MLflow server."
+            f"{study}: its runs are not kept in {shown(resolved(job.uri, workspace))} as this machine sees it; share the workspace, go on "
+            "with `wb sweep FILE` if it has moved, or start the sweep with MLFLOW_TRACKING_URI=http://... of an MLflow server."
         )
     count = workers or max(1, default_workers(trials_per_device) // job.processes)
     signal.signal(signal.SIGTERM, signal.default_int_handler)

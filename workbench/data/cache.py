@@ -1,24 +1,34 @@
 """Folders that are made once, whole or not at all, and named by what they hold."""
 
-import fcntl
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+
+from workbench.errors import UserError
+from workbench.outage import outage
+from workbench.workspace import Say, locked, to_stderr
+
+_heard: Say = to_stderr
+
+
+def hear(say: Say) -> None:
+    """Has `say` told from now on when another process is waited for."""
+    global _heard
+    _heard = say
 
 
 def entry(path: Path, make: Callable[[Path], None]) -> Path:
     """`path`, made by `make(temporary folder)` where it does not exist yet.
 
-    Processes that ask for the same entry at once wait for the first; a half-made entry is never seen.
+    Processes that ask for the same entry at once wait for the first, and say so; a half-made entry is never seen.
     """
     if path.is_dir():
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(path.name + ".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with alone(path):
         if not path.is_dir():
             half = path.with_name(path.name + ".part")
             shutil.rmtree(half, ignore_errors=True)
@@ -26,6 +36,21 @@ def entry(path: Path, make: Callable[[Path], None]) -> Path:
             make(half)
             os.replace(half, path)
     return path
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Holds off other processes that would make the same folder. Raises UserError where nothing can be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise UserError(f"{path.parent}: there is a file where a folder is needed; move it away.") from error
+    except OSError as error:
+        if outage(error):
+            raise
+        raise UserError(f"{path.parent}: the folder cannot be made ({error.strerror}); name another place.") from error
+    with locked(path.with_name(f"{path.name}.lock"), f"another process is making {path.name}", _heard):
+        yield
 
 
 def new_array(path: Path, shape: tuple[int, ...], dtype: str = "uint8") -> np.memmap:

@@ -268,7 +268,7 @@ def _json_rows(file: Path, reading: Reading) -> Iterator[Row]:
 
 def _parquet_rows(file: Path, reading: Reading) -> Iterator[Row]:
     try:
-        frame = pl.read_parquet(file)
+        frame = pl.read_parquet(file, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise UserError(f"{file}: not a readable parquet file ({first_line(error)}).") from error
     places = _columns(file, frame.columns)

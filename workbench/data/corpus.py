@@ -151,7 +151,7 @@ def _facts(data: Data, split: str) -> Callable[[int], scenes.Scene] | None:
 
 
 def _open(home: Path, split: str, tokeniser: Tokeniser, scene: Callable[[int], scenes.Scene] | None) -> Pairs:
-    captions = pl.read_parquet(home / f"{split}.parquet")
+    captions = pl.read_parquet(home / f"{split}.parquet", glob=False)
     ids = tokeniser.encode(captions["caption"].to_list())
     return Pairs(np.load(home / f"{split}.npy", mmap_mode="r"), trim(ids), captions, tokeniser, scene)
 

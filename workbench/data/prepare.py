@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from workbench.data.cache import new_array
+from workbench.data.cache import alone, new_array
 from workbench.data.pictures import BrokenPicture, Fit
 from workbench.data.reading import Found, Reading
 from workbench.data.store import FACTS, Store, checksum, open_store
@@ -72,6 +72,23 @@ def prepare_source(
         raise UserError(
             f"{home}: holds something else already (from {store.facts['form']}, side {store.side}); take another name."
         )
+    with alone(home):
+        if (home / FACTS).exists():  # another process has just made it
+            return prepare_source(reading, home, side, fit, workers, progress, in_place)
+        return _prepared(reading, home, side, fit, workers, progress, in_place, fingerprint)
+
+
+def _prepared(
+    reading: Reading,
+    home: Path,
+    side: int,
+    fit: Fit,
+    workers: int,
+    progress: Callable[[int, int], None],
+    in_place: bool,
+    fingerprint: str,
+) -> Store:
+    """The work of `prepare_source`, while no other process does it."""
     half = home.with_name(home.name + ".part")
     _begin(half, fingerprint)
     size = max(SHARD, -(-len(reading.found) // SHARDS))

@@ -43,11 +43,11 @@ class Store:
 
     @cached_property
     def pairs(self) -> pl.DataFrame:
-        return pl.read_parquet(self.home / "pairs.parquet")
+        return pl.read_parquet(self.home / "pairs.parquet", glob=False)
 
     @cached_property
     def broken(self) -> pl.DataFrame:
-        return pl.read_parquet(self.home / "broken.parquet")
+        return pl.read_parquet(self.home / "broken.parquet", glob=False)
 
     @property
     def fingerprint(self) -> str:

@@ -43,7 +43,7 @@ def reproduce_run(run_id: str, workspace: Path, show: Emit) -> Reproduced:
     from workbench.training.prepare import prepare
     from workbench.trial.run import clear, run_cell
 
-    tracker = Tracker(open_store(workspace), workspace)
+    tracker = Tracker(open_store(workspace, new=False), workspace)
     told, tags = tracker.settings_of(run_id)
     run = tracker.client.get_run(run_id)
     if run.info.status != "FINISHED":

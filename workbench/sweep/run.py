@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from workbench.config.schema import Experiment
-from workbench.errors import UserError
+from workbench.errors import UserError, shown
 from workbench.events import (
     Counted,
     Emit,
@@ -36,8 +36,9 @@ from workbench.tracking.provenance import provenance
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import open_store
 from workbench.trial.cell import Ending, arm_label
-from workbench.trial.job import new_job, published
+from workbench.trial.job import ATTRIBUTE, new_job, published
 from workbench.trial.ledger import Ledger
+from workbench.workspace import Workspace
 
 REPORTING = 0.05  # largest share of the time that reports after blocks of seeds may take
 Report = Callable[[str, str], Path]  # (store address, run id) -> the written page
@@ -119,21 +120,25 @@ class _Sweep:
     ) -> None:
         self.experiment, self.options, self.show, self.report = experiment, options, show, report
         self.study = options.study or experiment.name
+        self.outcome = Outcome("", 0)
+        # Ctrl-C ends the wait for a store that is away, and so does having been stopped.
+        self.patience = Patience(self._say, lambda: self.outcome.stopped)
         self.ledger = Ledger.of_workspace(workspace, self.study, options.storage)
         refuse_another_question(self.ledger, experiment)
-        self.uri = open_store(workspace)
-        self.tracker = Tracker(self.uri, workspace)
-        told = {"preset": experiment.preset, "primary": experiment.primary}
-        run_id, _ = self.tracker.start(self.study, {"study": self.study, "kind": "sweep"}, {}, told)
+        self.uri = self.patience(lambda: open_store(workspace, self._say))
+        self.tracker = Tracker(self.uri, workspace, self._say)
+        with Workspace(workspace).first_use(self._say):
+            run_id = self.patience(lambda: _run_of(self.ledger, self.tracker, experiment))
         self.job = new_job(
             self.study,
             experiment,
             run_id,
-            self.uri,
+            self.tracker.address,
             retries=options.retries,
             processes=options.processes,
             threads=options.threads,
             all_threads=options.cores,
+            sweep=self.ledger.sweep(),
         )
         self.job.publish(self.ledger)
         self.planner = Planner()
@@ -142,13 +147,20 @@ class _Sweep:
         self.done = set(self._ended())
         self.blocks = whole_blocks(self.plan, self.endings)
         self.not_before = 0.0
-        self._describe()
-        self.tracker.attach(run_id, provenance(), "provenance.json")
-        self.tracker.note(run_id, f"**{experiment.question}**\n\nThe report is under artifacts, `report/report.html`.")
         self.outcome = Outcome(run_id, self.plan.total, len(self.done))
-        # Ctrl-C ends the wait for a store that is away, and so does having been stopped.
-        self.patience = Patience(lambda message: show(Said("sweep", message)), lambda: self.outcome.stopped)
+        self.patience(self._introduce)
         show(Planned(self.plan.total, len(self.done), options.workers, run_id))
+
+    def _introduce(self) -> None:
+        """Says in the sweep's run what it is about and what it is made with."""
+        self._describe()
+        run_id = self.outcome.run_id
+        self.tracker.attach(run_id, provenance(), "provenance.json")
+        about = f"**{self.experiment.question}**\n\nThe report is under artifacts, `report/report.html`."
+        self.tracker.note(run_id, about)
+
+    def _say(self, message: str) -> None:
+        self.show(Said("sweep", message))
 
     def todo(self) -> bool:
         return len(self.done) < len(self.plan.cells) or not self.plan.whole
@@ -225,6 +237,31 @@ class _Sweep:
 
     def _ended(self) -> dict[str, Ending]:
         return {cell.key: self.endings[cell.key] for cell in self.plan.cells if cell.key in self.endings}
+
+
+def _run_of(ledger: Ledger, tracker: Tracker, experiment: Experiment) -> str:
+    """The sweep's run, the same for all who start it at once; those from before sweeps had a name of their own get one."""
+    about = {"study": ledger.name, "kind": "sweep"}
+    told = {"preset": experiment.preset, "primary": experiment.primary}
+    before = (ledger.study.user_attrs.get(ATTRIBUTE) or {}).get("parent_run")
+    sweep = ledger.sweep()
+    if before is not None:
+        tracker.adopt(before, about, sweep)
+    run_id, again = tracker.start(
+        ledger.name, {"sweep": sweep, "kind": "sweep"}, about, told, None, about if tracker.own else None
+    )
+    agreed = ledger.agreed(f"run in {shown(tracker.address)}", lambda: run_id)
+    if agreed != run_id and not again and tracker.knows(agreed):
+        tracker.client.delete_run(run_id)  # another machine was first
+        run_id = agreed
+    present = tracker.gather(sweep, [run_id, *([before] if before not in (run_id, None) else [])])
+    lost = {ending.run_id for ending in ledger.endings().values()} - present
+    if lost and (again or present):  # else this is not the store that they are in
+        ledger.forget(lost)
+        tracker.say(
+            f"{len(lost)} of its trials are no longer in MLflow, where they were removed for good; they run again"
+        )
+    return run_id
 
 
 def _launched(study: str, workspace: Path, options: Options) -> Iterator[Event]:

@@ -8,11 +8,12 @@ from workbench.sweep.search import planned
 from workbench.trial.job import published
 from workbench.trial.ledger import Ledger, names_of_studies
 from workbench.trial.storage import open_storage
+from workbench.workspace import Workspace
 
 
 def known(workspace: Path, study: str, storage: str | None) -> Ledger | None:
     """The study's ledger, None where it was never started."""
-    if storage is None and not (workspace / "studies").exists():
+    if storage is None and not Workspace(workspace).journal.exists():
         return None
     opened = open_storage(storage, workspace)
     return Ledger(opened, study) if study in names_of_studies(opened) else None

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from workbench.data import cache
 from workbench.errors import UserError
 from workbench.events import Emit, Mistaken, Said, TrialEnded, TrialFailed, WorkerEnded, WorkerFailed, preparation
 from workbench.outage import Interrupted, Patience
@@ -73,6 +74,7 @@ class Worker:
         import torch
 
         torch.set_flush_denormal(True)
+        cache.hear(self._say)
         while not self.stop.is_set():
             found = self.patience(self._look)
             if found.lease is not None:

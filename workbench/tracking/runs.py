@@ -3,13 +3,15 @@
 import getpass
 import json
 import math
+import os
+import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import (
@@ -22,24 +24,37 @@ from mlflow.utils.mlflow_tags import (
 
 from workbench.errors import UserError, first_line
 from workbench.record import TrialTags, read_tags
+from workbench.tracking.store import EXPERIMENT, portable, resolved
+from workbench.workspace import Say, Workspace, database_file, deleted_experiment, deleted_run, to_stderr
 
-EXPERIMENT = "workbench"
 ATTEMPTS = 5
+MOST = 50_000  # runs that MLflow gives at once
 
 
 class Tracker:
     """A thin face on the MLflow client for one store."""
 
-    def __init__(self, uri: str, workspace: Path) -> None:
-        self.uri, self.client = uri, MlflowClient(uri)
-        self.artifacts = (workspace / "artifacts").resolve().as_uri()
-        self.local = uri.startswith("sqlite")
+    def __init__(self, uri: str, workspace: Path, say: Say = to_stderr) -> None:
+        self.say = say
+        self.uri, self.home = resolved(uri, workspace), Workspace(workspace)
+        self.client = MlflowClient(self.uri)
+        self.address = portable(self.uri, workspace)  # what a study keeps of it, so that the workspace can move
+        self.local = database_file(self.uri) is not None
+        self.own = self.home.owns(self.uri)
 
     def experiment_id(self, name: str = EXPERIMENT) -> str:
         found = self.client.get_experiment_by_name(name)
-        if found is not None:
-            return str(found.experiment_id)
-        return str(self.client.create_experiment(name, artifact_location=self.artifacts if self.local else None))
+        if found is None:
+            try:
+                where = self.home.artifacts_uri if self.local else None
+                return str(self.client.create_experiment(name, artifact_location=where))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was first
+                    raise
+                found = self.client.get_experiment_by_name(name)
+        if found.lifecycle_stage == "deleted":
+            raise UserError(deleted_experiment(self.uri, name, str(found.experiment_id)))
+        return str(found.experiment_id)
 
     def logged(self, run_id: str) -> set[tuple[str, int]]:
         """(metric, step) of everything that a run holds."""
@@ -52,9 +67,69 @@ class Tracker:
 
     def find(self, tags: Mapping[str, str]) -> Run | None:
         """The newest run with all these tags, or None."""
+        return next(iter(self._search(tags, 1)), None)
+
+    def adopt(self, run_id: str, tags: Mapping[str, str], sweep: str) -> None:
+        """Gives a sweep's name to its run from before sweeps had one, known by its id and these tags."""
+        try:
+            run = self.client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return
+        if "sweep" not in run.data.tags and tags.items() <= run.data.tags.items():
+            self._restore(run)
+            self.tag(run_id, {"sweep": sweep})
+
+    def knows(self, run_id: str) -> bool:
+        """Whether the store has such a run, which is not deleted."""
+        try:
+            return bool(self.client.get_run(run_id).info.lifecycle_stage == "active")
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
+
+    def gather(self, sweep: str, parents: Sequence[str]) -> set[str]:
+        """All trials that a sweep has in the store, now children of the first of `parents`, the runs that it has or had.
+
+        Those that were deleted in MLflow are brought back: the study counts them, and they would come out the same.
+        """
+        known = [{"sweep": sweep}, *({MLFLOW_PARENT_RUN_ID: parent} for parent in parents)]
+        found = {run.info.run_id: run for tags in known for run in self._search(tags, MOST, ViewType.ALL)}
+        trials = {run_id: run for run_id, run in found.items() if run.data.tags.get("kind") != "sweep"}
+        deleted = [run_id for run_id, run in trials.items() if run.info.lifecycle_stage == "deleted"]
+        for run_id in deleted:
+            self.client.restore_run(run_id)
+        if deleted:
+            self.say(f"{len(deleted)} of its trials had been deleted in MLflow, though the study counts them; restored")
+        for run_id, run in trials.items():
+            if run.data.tags.get(MLFLOW_PARENT_RUN_ID) != parents[0]:
+                self.tag(run_id, {MLFLOW_PARENT_RUN_ID: parents[0]})
+        return set(trials)
+
+    def _search(self, tags: Mapping[str, str], most: int, view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
+        """The runs with all these tags, the newest first."""
         wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-        found = self.client.search_runs([self.experiment_id()], wanted, max_results=1)
-        return found[0] if found else None
+        return list(self.client.search_runs([self.experiment_id()], wanted, view, max_results=most))
+
+    def _restore(self, run: Run) -> None:
+        if run.info.lifecycle_stage == "deleted":
+            self.client.restore_run(run.info.run_id)
+            self.say(f"run {run.info.run_id} was deleted in MLflow, though its study counts it; restored")
+
+    def _known(self, identity: Mapping[str, str], old: Mapping[str, str] | None) -> Run | None:
+        """The run with the tags `identity`, deleted or not; else the newest with those of `old` and no sweep's name, which it gets now."""
+        if run := self.find(identity):
+            return run
+        if run := next(iter(self._search(identity, 1, ViewType.DELETED_ONLY)), None):
+            self._restore(run)
+            return run
+        if old is None or "sweep" not in identity:
+            return None
+        if run := next((each for each in self._search(old, 100) if "sweep" not in each.data.tags), None):
+            self.tag(run.info.run_id, {"sweep": identity["sweep"]})
+        return run
 
     def start(
         self,
@@ -63,13 +138,14 @@ class Tracker:
         tags: Mapping[str, str],
         params: Mapping[str, Any],
         parent: str | None = None,
+        old: Mapping[str, str] | None = None,
     ) -> tuple[str, bool]:
         """The id of the run with the tags `identity`, set running again, or of a new one; and whether it was there before.
 
-        Safe to repeat after an outage at any of its steps. Params are written once.
+        `old`: the tags by which it is known if it is from before sweeps had a name of their own. Safe to repeat after an outage at any of its steps. Params are written once.
         """
         name = _short(name, 250)  # as much as MLflow's table of runs takes on PostgreSQL
-        run = self.find(identity)
+        run = self._known(identity, old)
         again = run is not None
         if run is None:
             everything = dict(identity) | {MLFLOW_SOURCE_NAME: "wb", MLFLOW_USER: _user()}
@@ -89,7 +165,11 @@ class Tracker:
     def settings_of(self, run_id: str) -> tuple[dict[str, Any], TrialTags]:
         """The settings and the tags of a trial. Raises UserError where there is no such trial."""
         try:
-            if (tags := read_tags(self.client.get_run(run_id).data.tags)) is None:
+            run = self.client.get_run(run_id)
+            if run.info.lifecycle_stage == "deleted":
+                self.experiment_id()
+                raise UserError(deleted_run(self.uri, run_id))
+            if (tags := read_tags(run.data.tags)) is None:
                 raise LookupError("it has no cell and no seed")
             return self.attached(run_id, "config.json"), tags
         except (MlflowException, OSError, LookupError) as error:
@@ -139,17 +219,35 @@ class Tracker:
                 time.sleep(0.1 * (attempt + 1))
 
     def attach(self, run_id: str, data: Mapping[str, Any], name: str) -> None:
-        self.client.log_dict(run_id, dict(data), name)
+        self.attach_text(run_id, json.dumps(dict(data), indent=2, default=str), name)
+
+    def attach_text(self, run_id: str, text: str, name: str) -> None:
+        # Where its own database has the files of a workspace may be out of date, or be how another machine sees them.
+        if not self.own:
+            self.client.log_text(run_id, text, name)
+            return
+        file = self.home.artifacts_of(run_id) / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        half = file.with_name(f".{file.name}.{os.getpid()}.half")
+        half.write_text(text, encoding="utf-8")
+        os.replace(half, file)
 
     def attached(self, run_id: str, name: str) -> dict[str, Any]:
         """What `attach` has written."""
+        file = self.home.artifacts_of(run_id) / name
+        if self.own and file.is_file():
+            found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            return found
         with tempfile.TemporaryDirectory() as folder:
             path = self.client.download_artifacts(run_id, name, folder)
             loaded: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
         return loaded
 
     def attach_folder(self, run_id: str, folder: Path, name: str) -> None:
-        self.client.log_artifacts(run_id, str(folder), name)
+        if self.own:
+            shutil.copytree(folder, self.home.artifacts_of(run_id) / name, dirs_exist_ok=True)
+        else:
+            self.client.log_artifacts(run_id, str(folder), name)
 
     def finish(self, run_id: str, status: str = "FINISHED", tags: Mapping[str, str] | None = None) -> None:
         if tags:

@@ -1,11 +1,25 @@
-"""The MLflow store of a workspace: sqlite with write-ahead logging, artifacts beside it, absolute addresses."""
+"""The MLflow store of a workspace: sqlite with write-ahead logging, artifacts beside it."""
 
+import hashlib
 import logging
 import os
 import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
-from workbench.errors import UserError
+from workbench.errors import UserError, first_line, shown
+from workbench.workspace import (
+    Say,
+    Workspace,
+    database_file,
+    database_uri,
+    local_path,
+    locked,
+    read_only_uri,
+    to_stderr,
+)
 
 QUIET = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -13,6 +27,9 @@ QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
+EXPERIMENT = "workbench"
+OWN = "workspace:mlflow.db"  # stands for the workspace's own database, wherever the workspace is
+SETUP = "another process is setting up the MLflow database"
 
 
 def tracking_uri(workspace: Path) -> str:
@@ -20,28 +37,148 @@ def tracking_uri(workspace: Path) -> str:
     # An outage is waited out by us, visibly, and not inside a library; runs are shown by us, too.
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(workspace / 'mlflow.db').resolve()}"
+    Workspace(workspace).check()
+    return os.environ.get("MLFLOW_TRACKING_URI") or Workspace(workspace).database_uri
 
 
-def open_store(workspace: Path) -> str:
+def portable(uri: str, workspace: Path) -> str:
+    """A store's address as it may be kept: it holds after the workspace has moved, too."""
+    return OWN if Workspace(workspace).owns(uri) else uri
+
+
+def resolved(uri: str, workspace: Path) -> str:
+    """The opposite of `portable`."""
+    return Workspace(workspace).database_uri if uri == OWN else uri
+
+
+def sees(uri: str, workspace: Path, run_id: str | None) -> bool:
+    """Whether this machine sees the store of a study and, in a file, the study's run."""
+    file = database_file(resolved(uri, workspace))
+    if file is None:
+        return True
+    if not file.exists() or not has_tables(file):
+        return False
+    with closing(sqlite3.connect(read_only_uri(file, False), uri=True, timeout=20)) as connection:
+        return bool(connection.execute("SELECT 1 FROM runs WHERE run_uuid = ?", [run_id]).fetchall())
+
+
+def open_store(workspace: Path, say: Say = to_stderr, new: bool = True) -> str:
     """Creates or migrates the database once, before any worker touches it; gives its address.
 
-    Raises UserError where the workspace cannot be written.
+    The database of a workspace that has moved is told where its artifacts are now. Raises UserError where the workspace cannot be
+    written, or is not there though it should not be `new`.
     """
-    uri = tracking_uri(workspace)
-    try:
-        (workspace / "artifacts").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--workspace {workspace}: the folder cannot be made ({error}).") from error
-    if uri.startswith("sqlite:///"):
-        database = Path(uri.removeprefix("sqlite:///"))
-        new = not database.exists()
-        for chatty in ("mlflow.store.db.utils", "alembic"):
-            logging.getLogger(chatty).setLevel(logging.WARNING)
-        from mlflow.tracking import MlflowClient
-
-        MlflowClient(uri).search_experiments(max_results=1)
-        if new:
-            with sqlite3.connect(database) as connection:
-                connection.execute("PRAGMA journal_mode=WAL")
+    uri, home = tracking_uri(workspace), Workspace(workspace)
+    file = database_file(uri)
+    if not new and file is not None and not has_tables(file):
+        raise UserError(f"{file}: there are no runs yet; start with `wb sweep FILE` or name another --workspace.")
+    home.make(home.artifacts)
+    for chatty in ("mlflow.store.db.utils", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    with _alone(uri, file, say):
+        if file is not None and not has_tables(file):
+            _create(file)
+        if not uri.startswith("http"):
+            _migrate(uri)
+        if file is not None and home.owns(uri):
+            _readdress(file, home.artifacts_uri, say)
     return uri
+
+
+@contextmanager
+def _alone(uri: str, file: Path | None, say: Say) -> Iterator[None]:
+    """Holds off other processes that would create or migrate the same database."""
+    if file is not None:
+        if not file.parent.is_dir():
+            raise UserError(f"{shown(uri)}: there is no folder {file.parent}; make it first.")
+        with locked(file.with_name(f"{file.name}.lock"), SETUP, say, 0.5):
+            yield
+    elif uri.startswith("postgresql"):
+        with postgres_lock(uri, SETUP, say):
+            yield
+    else:
+        yield
+
+
+@contextmanager
+def postgres_lock(address: str, why: str, say: Say = to_stderr) -> Iterator[None]:
+    """Holds off others on the same PostgreSQL database, by a lock that it releases when its holder is gone."""
+
+    try:
+        import psycopg
+    except ImportError:  # another driver; whoever connects next says what is missing
+        yield
+        return
+    number = int.from_bytes(hashlib.sha256(b"workbench: first use").digest()[:8], "big", signed=True)
+    plain = "postgresql://" + address.partition("://")[2]
+    with psycopg.connect(plain, autocommit=True) as connection:
+        said = False
+        while not connection.execute("SELECT pg_try_advisory_lock(%s)", [number]).fetchall()[0][0]:
+            if not said:
+                say(f"waiting: {why} ({shown(plain)})")
+                said = True
+            time.sleep(0.1)
+        yield
+
+
+def has_tables(file: Path) -> bool:
+    """Whether a file is an MLflow database, and not one whose making was cut short."""
+    if not file.is_file() or not file.stat().st_size:
+        return False
+
+    try:
+        with closing(sqlite3.connect(read_only_uri(file, False), uri=True, timeout=20)) as connection:
+            return bool(connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'runs'").fetchall())
+    except sqlite3.DatabaseError as error:
+        raise UserError(f"{file}: this is no database that can be read ({first_line(error)}).") from error
+
+
+def _create(file: Path) -> None:
+    """A new MLflow database, which is seen whole or not at all."""
+    from mlflow.tracking import MlflowClient
+
+    made, whole = (file.with_name(f"{file.name}.{end}") for end in ("making", "part"))
+    for left in (made, whole):
+        left.unlink(missing_ok=True)
+    MlflowClient(database_uri(made)).search_experiments(max_results=1)
+    with closing(sqlite3.connect(made)) as source, closing(sqlite3.connect(whole)) as target:
+        source.backup(target)
+        target.execute("PRAGMA journal_mode=WAL")
+    os.replace(whole, file)
+    made.unlink()
+
+
+def _migrate(uri: str) -> None:
+    """Has MLflow look at the database, and make what is missing. Raises UserError where it is of another version."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    try:
+        MlflowClient(uri).search_experiments(max_results=1)
+    except MlflowException as error:
+        if "out-of-date database schema" not in str(error):
+            raise
+        raise UserError(
+            f"{shown(uri)}: it was made by another version of MLflow; keep a copy of it, then run `mlflow db upgrade '{shown(uri)}'`."
+        ) from error
+
+
+def _readdress(file: Path, artifacts: str, say: Say) -> None:
+    """Has the database say where its artifacts are now, after the workspace was moved, copied or mounted elsewhere."""
+    with closing(sqlite3.connect(file, timeout=60)) as connection, connection:
+        found = connection.execute("SELECT artifact_location FROM experiments WHERE name = ?", [EXPERIMENT]).fetchone()
+        if found is None or found[0] == artifacts or not str(found[0]).startswith("file:"):
+            return
+        old = str(found[0])
+        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+            connection.execute(
+                f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} = ? OR substr({column}, 1, ?) = ?",
+                [artifacts, len(old) + 1, old, len(old) + 1, old + "/"],
+            )
+    say(f"this workspace was at {_folder(old)}; its runs now say that their files are in {_folder(artifacts)}")
+
+
+def _folder(artifacts: str) -> str:
+
+    path = local_path(artifacts)
+    return str(path.parent if path else artifacts)

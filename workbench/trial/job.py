@@ -36,6 +36,7 @@ class Job:
     processes: int = 1
     threads: int = 1
     all_threads: int = 1
+    sweep: str = ""  # which no other study has; a tag of all runs. Without one, runs are told apart by the study's name
 
     def publish(self, ledger: Ledger) -> None:
         told = {"experiment": self.experiment.model_dump(), "uri": shown(self.uri)}

@@ -8,7 +8,8 @@ checkpoint.
 
 import dataclasses
 import time
-from collections.abc import Iterable
+import uuid
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,8 @@ DEATHS = 5  # workers that may die over a cell without getting it any further
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 OPEN = (TrialState.WAITING, TrialState.RUNNING)
 PREFIX = "wb:"
+LOST = "lost"  # the attribute of a study with the runs that were removed from MLflow for good
+AGREED = "agreed:"  # the study beside one that keeps what its processes agree on
 
 
 @dataclass(frozen=True)
@@ -46,15 +49,51 @@ class Ledger:
 
     def __init__(self, storage: BaseStorage, name: str) -> None:
         self.name = name
-        self.study = optuna.create_study(
-            storage=storage, study_name=PREFIX + name, direction="maximize", load_if_exists=True
-        )
+        called = PREFIX + name
+        try:
+            self.study = optuna.load_study(storage=storage, study_name=called)  # writes nothing
+        except KeyError:
+            self.study = optuna.create_study(
+                storage=storage, study_name=called, direction="maximize", load_if_exists=True
+            )
         self.storage = self.study._storage
         self.watch = Watch()
+        self.lost = frozenset(self.study.user_attrs.get(LOST, ()))
 
     @classmethod
     def of_workspace(cls, workspace: Path, name: str, address: str | None = None) -> "Ledger":
         return cls(open_storage(address, workspace), name)
+
+    def agreed(self, what: str, propose: Callable[[], str]) -> str:
+        """What all processes that ask for it agree on, on whatever machine: what the first of them has proposed.
+
+        Proposals are kept beside the study, as trials of another one, since every storage sets these in one order for all.
+        """
+        beside = optuna.create_study(storage=self.storage, study_name=AGREED + self.name, load_if_exists=True)
+
+        def first() -> str | None:
+            made = [trial for trial in beside.get_trials(deepcopy=False) if what in trial.user_attrs]
+            return str(min(made, key=lambda trial: trial.number).user_attrs[what]) if made else None
+
+        if (found := first()) is not None:
+            return found
+        proposal = create_trial(state=TrialState.FAIL, user_attrs={what: propose()})
+        self.storage.create_new_trial(beside._study_id, template_trial=proposal)
+        found = first()
+        assert found is not None
+        return found
+
+    def sweep(self) -> str:
+        """The sweep's own name, which no other sweep has, however alike they are called; it stays with the study."""
+        if (known := self.study.user_attrs.get("sweep")) is None:
+            known = self.agreed("sweep", lambda: uuid.uuid4().hex)
+            self.study.set_user_attr("sweep", known)
+        return str(known)
+
+    def forget(self, run_ids: Iterable[str]) -> None:
+        """Counts trials that have ended as if they had never been, since their runs are gone for good."""
+        self.lost = self.lost | frozenset(run_ids)
+        self.study.set_user_attr(LOST, sorted(self.lost))
 
     def endings(self) -> dict[str, Ending]:
         """Cell key -> how it ended, of every cell that needs no more work."""
@@ -172,7 +211,11 @@ class Ledger:
         return found
 
     def _trials(self, states: tuple[TrialState, ...] | None = None) -> list[FrozenTrial]:
-        return [t for t in self.study.get_trials(deepcopy=False, states=states) if "cell_key" in t.user_attrs]
+        return [
+            trial
+            for trial in self.study.get_trials(deepcopy=False, states=states)
+            if "cell_key" in trial.user_attrs and trial.user_attrs.get("ending", {}).get("run_id") not in self.lost
+        ]
 
 
 def names_of_studies(storage: BaseStorage) -> list[str]:

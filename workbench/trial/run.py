@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from safetensors.torch import save_file
 
 from workbench.config.load import apply
@@ -145,9 +146,14 @@ def start_run(tracker: Tracker, job: Job, cell: Cell, prepared: Prepared) -> tup
         pairs=sizes,
     ).written()
     identity = {name: tags.pop(name) for name in IDENTITY}
+    # A run from before sweeps had a name of their own is the sweep's if it is a child of its run.
+    old = dict(identity) | ({MLFLOW_PARENT_RUN_ID: job.parent_run} if job.parent_run else {})
+    if job.sweep:
+        identity |= {"sweep": job.sweep}
     params: dict[str, Any] = dict(cell.values) | {"seed": cell.seed, "steps": cell.settings.optimisation.steps}
     name = cell.name if job.parent_run else f"{job.study} · seed {cell.seed}"
-    run_id, again = tracker.start(name, identity, tags, params, job.parent_run)
+    known = old if job.parent_run or tracker.own else None
+    run_id, again = tracker.start(name, identity, tags, params, job.parent_run, known)
     if not again:
         source = str(cell.settings.data.path or cell.settings.data.source)
         tracker.add_input(run_id, cell.settings.data.source, prepared.corpus.fingerprint, source, sizes)
@@ -175,7 +181,7 @@ def sending(tracker: Tracker, run_id: str, place: Place, again: bool, patience: 
         tags = {} if asked else {"failure": f"{type(error).__name__}: {error}"[:4000]}
         try:
             if not asked:
-                tracker.client.log_text(run_id, traceback.format_exc(), "failure.txt")
+                tracker.attach_text(run_id, traceback.format_exc(), "failure.txt")
             tracker.finish(run_id, "KILLED" if asked else "FAILED", tags)
         except Exception as unsaid:
             patience.say(f"the run could not be marked as ended ({unsaid})")

@@ -59,7 +59,8 @@ def run_single(experiment: Experiment, seed: int, context: Context, ready: Calla
             else Single("", None, weights, True)
         )
     uri = open_store(place.workspace) if world.rank == 0 else ""
-    job = new_job(study, experiment, None, uri, threads=threads, all_threads=cores)
+    sweep = ledger.sweep() if world.rank == 0 else ""
+    job = new_job(study, experiment, None, uri, threads=threads, all_threads=cores, sweep=sweep)
     lease: Lease = Unleased(cell)
     if world.rank == 0:
         claimed = ledger.claim([cell], job.retries, job.started, place.name)

@@ -3,17 +3,17 @@ either."""
 
 import fcntl
 import os
-import time
 import warnings
 from pathlib import Path
 
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
-from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from workbench.errors import UserError, first_line, shown
 from workbench.outage import outage
+from workbench.tracking.store import postgres_lock
+from workbench.workspace import Workspace
 
 IDLE_SECONDS = 15
 KINDS = "postgresql://USER:PASSWORD@HOST/DATABASE, grpc://HOST:PORT, or none for a journal file in the workspace"
@@ -22,11 +22,9 @@ KINDS = "postgresql://USER:PASSWORD@HOST/DATABASE, grpc://HOST:PORT, or none for
 def open_storage(address: str | None, workspace: Path) -> BaseStorage:
     """The storage at `address`, or the workspace's own journal. Raises UserError where it cannot be used."""
     if address is None:
-        path = workspace / "studies" / "journal.log"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--workspace {workspace}: the folder cannot be made ({error}).") from error
+        path = Workspace(workspace).journal
+        if not path.exists():
+            Workspace(workspace).make(path.parent)
         return JournalStorage(JournalFileBackend(str(path), KernelLock(path)))
     kind, _, rest = address.partition("://")
     try:
@@ -68,10 +66,8 @@ def _postgresql(address: str) -> RDBStorage:
     # A worker that is frozen in the middle of a transaction must not hold its locks for ever.
     patience = {"options": f"-c idle_in_transaction_session_timeout={IDLE_SECONDS}s"}
     engine = {"pool_pre_ping": True, "connect_args": patience}
-    try:
-        return RDBStorage(address, engine_kwargs=engine)
-    except (IntegrityError, ProgrammingError):  # another process was making the tables at the same moment
-        time.sleep(2)
+    # The first one makes the tables.
+    with postgres_lock(address, "another process is setting up the database of studies"):
         return RDBStorage(address, engine_kwargs=engine)
 
 
