@@ -17,9 +17,10 @@ check:
     {{python}} -m ruff format --check .
     {{python}} -m mypy
 
-# A sweep under fire for twenty minutes, compared with one in peace (as root, since it fills a disk of its own)
+# Two sweeps under fire for twenty minutes each, compared with one in peace (as root, since they fill a disk of their own)
 soak:
     {{python}} tests/soak.py --minutes 20
+    {{python}} tests/soak.py --minutes 20 --cluster
 
 # Ratios measured in one run; nothing here can fail a test
 bench:

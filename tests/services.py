@@ -103,6 +103,42 @@ def postgres(home: Path, *databases: str) -> Iterator[Postgres]:
         server.stop()
 
 
+class Cutter:
+    """Stands before a server of this machine; while it `cuts`, each answer breaks off after so many bytes."""
+
+    def __init__(self, port: int) -> None:
+        self.behind, self.cuts = port, False
+        self.answers = 0  # that were cut
+        self.server = socket.create_server(("127.0.0.1", free_port()))
+        self.uri = f"http://127.0.0.1:{self.server.getsockname()[1]}"
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def close(self) -> None:
+        self.server.close()
+
+    def _listen(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self.server.accept()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, suppress(OSError), socket.create_connection(("127.0.0.1", self.behind), timeout=60) as server:
+            threading.Thread(target=self._pump, args=(client, server), daemon=True).start()
+            while part := server.recv(1 << 16):
+                if self.cuts:
+                    client.sendall(part[:80])
+                    self.answers += 1
+                    return
+                client.sendall(part)
+
+    def _pump(self, client: socket.socket, server: socket.socket) -> None:
+        with suppress(OSError):
+            while part := client.recv(1 << 16):
+                server.sendall(part)
+            server.shutdown(socket.SHUT_WR)
+
+
 class MlflowServer:
     """`mlflow server` on a port that stays the same when it is stopped and started again."""
 

@@ -1,8 +1,10 @@
-"""A sweep under fire, compared with the same sweep left in peace. `python tests/soak.py --minutes 20`, or `just soak`.
+"""Sweeps under fire, compared with the same sweep left in peace. `just soak`, or `python tests/soak.py --minutes 20 [--cluster]`.
 
-40 cells and 3 workers; a SIGKILL for a random worker every few seconds, SIGTERM to the sweep twice, the MLflow server killed for 20
-seconds, the disk full once. At the end each cell is complete exactly once, each metric is there at each step exactly once, and all values are
-those of the undisturbed sweep, to the last bit.
+40 cells and 3 workers. Every few seconds a random worker is killed, or frozen for longer than its lease. Besides, the sweep is stopped twice; the
+MLflow server is killed for 20 seconds, and for 15 seconds all its answers break off in the middle; the disk is full twice; the clock is set
+back by ten minutes; a worker runs out of memory by a limit. With `--cluster` the workers are Ray's, the study is in a PostgreSQL database that is
+killed for 10 seconds, and the MLflow server keeps its runs in the same one. At the end each cell is complete exactly once, each metric is there
+at each step exactly once, and all values are those of the undisturbed sweep, to the last bit.
 """
 
 import argparse
@@ -12,21 +14,27 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 from sqlalchemy import create_engine, text
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tests.services import MlflowServer, command, mlflow_server
+from tests.services import Cutter, MlflowServer, Postgres, command, mlflow_server, postgres
 
 ROOT = Path(__file__).resolve().parent.parent
+FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")  # Debian: apt install libfaketime
+SIGNS = ("waiting: no room", "cannot be reached", "another takes its place", "taken over", "failed", "going on")
 CELLS = 40
 WORKERS = 3
+LEASE = 8  # seconds
 YAML = """
 question: Does a sweep under fire end as one left in peace?
 preset: tiny
@@ -53,25 +61,22 @@ Value = dict[tuple[str, str, int], float]  # (cell, metric, step) -> value
 
 @dataclass
 class Fired:
-    """What was done to the sweep."""
+    """What was done to the sweep, and what it `told` of it."""
 
-    kills: int = 0
-    stops: int = 0
-    server_seconds: float = 0.0
-    full_seconds: float = 0.0
-    starts: int = 0
-    seconds: float = 0.0
+    faults: Counter[str] = field(default_factory=Counter)
     told: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+    starts: int = 0
+    longest_stop: float = 0.0  # seconds from SIGTERM to the end
+    metrics: int = 0  # values that were compared
 
 
 class Sweep:
     """`wb sweep` as a process, with its output in a file."""
 
-    def __init__(self, yaml: Path, workspace: Path, log: Path, tracking: str | None) -> None:
-        self.arguments = ["sweep", str(yaml), "--workspace", str(workspace), "--workers", str(WORKERS)]
-        self.env = os.environ | {"WB_LEASE": "8", "PYTHONPATH": str(ROOT)}
-        if tracking:
-            self.env["MLFLOW_TRACKING_URI"] = tracking
+    def __init__(self, yaml: Path, workspace: Path, log: Path, more: Sequence[str] = (), **env: str) -> None:
+        self.arguments = ["sweep", str(yaml), "--workspace", str(workspace), "--workers", str(WORKERS), *more]
+        self.env = os.environ | {"WB_LEASE": str(LEASE), "PYTHONPATH": str(ROOT)} | env
         self.log = log
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -89,6 +94,9 @@ class Sweep:
     def workers(self) -> list[psutil.Process]:
         """Those that work, not the server that they are forked from."""
         assert self.process is not None
+        if "ray" in self.arguments:
+            named = psutil.process_iter(["cmdline"])
+            return [each for each in named if "ray::Worker.run" in " ".join(each.info["cmdline"] or [])]
         try:
             children = psutil.Process(self.process.pid).children()
             return [worker for server in children for worker in server.children()]
@@ -98,6 +106,35 @@ class Sweep:
     def finish(self) -> int:
         assert self.process is not None
         return self.process.wait(timeout=600)
+
+
+@dataclass
+class Field:
+    """Where the sweep runs, and what of it can be broken; None where there is no such thing to break."""
+
+    home: Path
+    disk: Path  # of its own, so that it can be filled up
+    server: MlflowServer
+    cutter: Cutter
+    database: Postgres | None = None
+    storage: str | None = None
+    more: tuple[str, ...] = ()
+    clock: Path | None = None  # what libfaketime reads
+
+    def environment(self) -> dict[str, str]:
+        env = {"MLFLOW_TRACKING_URI": self.cutter.uri}
+        if self.clock is not None:
+            self.clock.write_text("+0")
+            env |= {"LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(self.clock)}
+            env |= {"FAKETIME_CACHE_DURATION": "1", "DONT_FAKE_MONOTONIC": "1"}
+        return env
+
+    def faults(self) -> list[str]:
+        """In their order; each comes when some more cells have ended."""
+        known = ["stop", "answers", "disk", "server", "memory", "clock", "disk", "database", "stop"]
+        absent = {"clock"} if self.clock is None else set()
+        absent |= {"database"} if self.database is None else {"disk"}
+        return [fault for fault in known if fault not in absent]
 
 
 def values(database: str) -> tuple[Value, Counter[tuple[str, str, int]]]:
@@ -125,65 +162,148 @@ def values(database: str) -> tuple[Value, Counter[tuple[str, str, int]]]:
     return dict(rows), Counter(key for key, _ in rows)
 
 
-def soak(home: Path, disk: Path, server: MlflowServer, steps: int, pause: float, seed: int = 0) -> Fired:
-    """Runs both sweeps and compares them; raises AssertionError where anything was lost, doubled or changed. `disk`: a folder that can be
-    filled up. `pause`: mean seconds between two kills."""
+def soak(field: Field, steps: int, pause: float, seed: int = 0) -> Fired:
+    """Runs both sweeps and compares them; raises AssertionError where anything was lost, doubled or changed. `pause`: mean seconds between
+    two kills."""
     from workbench.trial.ledger import Ledger
     from workbench.trial.storage import open_storage
 
-    yaml = home / "soak.yaml"
+    home = field.home
+    yaml, log = home / "soak.yaml", home / "stormy.log"
     yaml.write_text(YAML.format(steps=steps, ratios=[ratio / 10 for ratio in range(10)], seeds=CELLS // 10))
-    calm, stormy = home / "calm", disk / "stormy"
-    peace = Sweep(yaml, calm, home / "calm.log", None)
+    calm, stormy = home / "calm", field.disk / "stormy"
+    peace = Sweep(yaml, calm, home / "calm.log")
     peace.start()
     assert peace.finish() == 0, (home / "calm.log").read_text()[-3000:]
 
     rng, fired, began = random.Random(seed), Fired(), time.monotonic()
-    sweep = Sweep(yaml, stormy, home / "stormy.log", server.uri)
-    faults = [(4, "stop"), (10, "server"), (18, "disk"), (26, "stop")]
+    sweep = Sweep(yaml, stormy, log, field.more, **field.environment())
+    left = field.faults()
+    each = CELLS * 0.8 / len(left)
     sweep.start()
     fired.starts = 1
-    ledger = Ledger(open_storage(None, stormy), "soak")
-    next_kill = time.monotonic() + 10 + pause
+    ledger = Ledger(open_storage(field.storage, stormy), "soak")
+    next_shot = time.monotonic() + 10 + pause
     while True:
         time.sleep(0.2)
         if sweep.code is not None:
-            assert sweep.code in (0, 130), (home / "stormy.log").read_text()[-3000:]
+            # A trial that ran out of memory twice waits for the next start.
+            assert sweep.code in (0, 1, 130), log.read_text()[-3000:]
             if sweep.code == 0:
                 break
             sweep.start()
             fired.starts += 1
-            next_kill = time.monotonic() + 5 + pause
-        if faults and len(ledger.endings()) >= faults[0][0]:
-            _, fault = faults.pop(0)
+            next_shot = time.monotonic() + 5 + pause
+        ended = len(patiently_read(ledger))
+        if left and ended >= (len(field.faults()) - len(left) + 1) * each:
+            fault = left.pop(0)
+            fired.faults[fault] += 1
             if fault == "stop":
-                assert sweep.process is not None
-                sweep.process.send_signal(signal.SIGTERM)
-                stopped = time.monotonic()
-                assert sweep.finish() == 130
-                assert time.monotonic() - stopped < 30
-                fired.stops += 1
-            elif fault == "server":
-                fired.server_seconds += _while(lambda: server.stop(), lambda: server.start(), 20)
+                fired.longest_stop = max(fired.longest_stop, _stop(sweep))
             else:
-                fired.full_seconds += _fill(disk)
-        elif time.monotonic() > next_kill:
-            next_kill = time.monotonic() + rng.uniform(0.5, 1.5) * pause
+                FAULTS[fault](field, sweep)
+        elif time.monotonic() > next_shot:
+            next_shot = time.monotonic() + rng.uniform(0.5, 1.5) * pause
             if workers := sweep.workers():
+                shot = rng.choice(["kill", "kill", "freeze"])
                 with suppress(psutil.NoSuchProcess):
-                    rng.choice(workers).send_signal(signal.SIGKILL)
-                    fired.kills += 1
+                    SHOTS[shot](rng.choice(workers))
+                    fired.faults[shot] += 1
     fired.seconds = time.monotonic() - began
-    assert not faults, f"the sweep ended before {faults}"
-    compare(calm, server.backend, ledger)
-    log = (home / "stormy.log").read_text()
-    assert "Traceback" not in log, log[log.index("Traceback") :][:3000]
-    for sign in ("waiting: no room", "cannot be reached", "another takes its place"):
-        fired.told[sign] = log.count(sign)
+    assert not left, f"the sweep ended before {left}"
+    fired.metrics = compare(calm, field.server.backend, ledger)
+    text = log.read_text()
+    assert "Traceback" not in text, text[text.index("Traceback") :][:3000]
+    for sign in SIGNS:
+        fired.told[sign] = text.count(sign)
     return fired
 
 
-def compare(calm: Path, stormy: str, ledger: object) -> None:
+def patiently_read(ledger: Any) -> dict[str, Any]:
+    """The endings, as soon as their database is there again."""
+    from workbench.outage import Patience
+
+    made: dict[str, Any] = Patience(lambda _: None)(ledger.endings)
+    return made
+
+
+def _stop(sweep: Sweep) -> float:
+    assert sweep.process is not None
+    sweep.process.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    code = sweep.finish()
+    assert code in (130, 143), code
+    seconds = time.monotonic() - began
+    assert seconds < 30, seconds
+    return seconds
+
+
+def _freeze(worker: psutil.Process) -> None:
+    """For longer than its lease, while the others go on."""
+
+    def wake() -> None:
+        time.sleep(1.5 * LEASE)
+        with suppress(psutil.NoSuchProcess):
+            worker.resume()
+
+    worker.suspend()
+    threading.Thread(target=wake, daemon=True).start()
+
+
+def _memory(field: Field, sweep: Sweep) -> None:
+    """A worker may take no more memory for some seconds."""
+    for worker in sweep.workers()[:1]:
+        with suppress(psutil.NoSuchProcess):
+            before = worker.rlimit(psutil.RLIMIT_AS)
+            worker.rlimit(psutil.RLIMIT_AS, (worker.memory_info().vms + (1 << 20), before[1]))
+            time.sleep(5)
+            worker.rlimit(psutil.RLIMIT_AS, before)
+
+
+def _answers(field: Field, sweep: Sweep) -> None:
+    field.cutter.cuts = True
+    time.sleep(15)
+    field.cutter.cuts = False
+
+
+def _server(field: Field, sweep: Sweep) -> None:
+    field.server.stop()
+    time.sleep(20)
+    field.server.start()
+
+
+def _clock(field: Field, sweep: Sweep) -> None:
+    assert field.clock is not None
+    field.clock.write_text("-600")
+
+
+def _database(field: Field, sweep: Sweep) -> None:
+    assert field.database is not None
+    field.database.stop(signal.SIGQUIT)
+    time.sleep(10)
+    field.database.start()
+
+
+def _disk(field: Field, sweep: Sweep) -> None:
+    _fill(field.disk)
+
+
+FAULTS: dict[str, Callable[[Field, Sweep], None]] = {
+    "answers": _answers,
+    "clock": _clock,
+    "database": _database,
+    "disk": _disk,
+    "memory": _memory,
+    "server": _server,
+}
+SHOTS: dict[str, Callable[[psutil.Process], None]] = {
+    "kill": lambda worker: worker.send_signal(signal.SIGKILL),
+    "freeze": _freeze,
+}
+
+
+def compare(calm: Path, stormy: str, ledger: object) -> int:
+    """How many values were compared."""
     complete = Counter(
         trial.user_attrs["cell_key"]
         for trial in ledger.study.trials  # type: ignore[attr-defined]
@@ -203,14 +323,7 @@ def compare(calm: Path, stormy: str, ledger: object) -> None:
         if value != expected[key] and not key[1].startswith(("seconds", "perf/"))
     }
     assert not changed, changed
-
-
-def _while(begin: object, end: object, seconds: float) -> float:
-    began = time.monotonic()
-    begin()  # type: ignore[operator]
-    time.sleep(seconds)
-    end()  # type: ignore[operator]
-    return time.monotonic() - began
+    return len(found)
 
 
 def _fill(disk: Path, seconds: float = 6) -> float:
@@ -237,21 +350,39 @@ def small_disk(folder: Path, size: str = "600m") -> bool:
     return made.returncode == 0
 
 
+@contextmanager
+def battlefield(home: Path, cluster: bool) -> Iterator[Field]:
+    """Servers and a disk of its own. Raises AssertionError where none can be mounted."""
+    disk = home / "disk"
+    assert small_disk(disk), "the soak test fills a disk of its own, which only root can mount"
+    with ExitStack() as stack:
+        stack.callback(subprocess.run, ["umount", "-l", str(disk)], check=True)
+        if cluster:
+            database = stack.enter_context(postgres(home / "postgres", "runs", "studies"))
+            backend = database.address("runs").replace("://", "+psycopg://")
+            server = stack.enter_context(mlflow_server(home / "server", backend))
+            storage = database.address("studies")
+            more = ("--storage", storage, "--launcher", "ray", "--gpus-per-worker", "0")
+            yield Field(home, disk, server, Cutter(server.port), database, storage, more)
+        else:
+            server = stack.enter_context(mlflow_server(home / "server"))
+            clock = home / "clock" if FAKETIME.exists() else None
+            yield Field(home, disk, server, Cutter(server.port), clock=clock)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cluster", action="store_true", help="Ray, PostgreSQL, and an MLflow server on it")
+    parser.add_argument("--keep", type=Path, help="a folder for everything, which is left as it is")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder)
-        disk = home / "disk"
-        assert small_disk(disk), "the soak test fills a disk of its own, which only root can mount"
-        try:
-            with mlflow_server(home / "server") as server:
-                # As many steps as take that long on two cores, both sweeps together.
-                print(soak(home, disk, server, max(12, 4 * round(asked.minutes * 4.5)), 6, asked.seed))
-        finally:
-            subprocess.run(["umount", "-l", str(disk)], check=True)
+        home = asked.keep or Path(folder)
+        home.mkdir(parents=True, exist_ok=True)
+        with battlefield(home, asked.cluster) as field:
+            # As many steps as take that long on two cores, both sweeps together.
+            print(soak(field, max(12, 4 * round(asked.minutes * 4.5)), 6, asked.seed))
 
 
 if __name__ == "__main__":
