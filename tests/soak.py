@@ -2,7 +2,7 @@
 
 40 cells and 3 workers. Every few seconds a random worker is killed, or frozen for longer than its lease. Besides, the sweep is stopped twice; the
 MLflow server is killed for 20 seconds, and for 15 seconds all its answers break off in the middle; the disk is full twice; the clock is set
-back by ten minutes; a worker runs out of memory by a limit. With `--cluster` the workers are Ray's, the study is in a PostgreSQL database that is
+back by ten minutes for a while (`--clock`); a worker runs out of memory by a limit. With `--cluster` the workers are Ray's, the study is in a PostgreSQL database that is
 killed for 10 seconds, and the MLflow server keeps its runs in the same one. At the end each cell is complete exactly once, each metric is there
 at each step exactly once, and all values are those of the undisturbed sweep, to the last bit.
 """
@@ -30,7 +30,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tests.services import Cutter, MlflowServer, Postgres, command, mlflow_server, postgres
 
 ROOT = Path(__file__).resolve().parent.parent
-FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")  # Debian: apt install libfaketime
 SIGNS = ("waiting: no room", "cannot be reached", "another takes its place", "taken over", "failed", "going on")
 CELLS = 40
 WORKERS = 3
@@ -119,20 +118,12 @@ class Field:
     database: Postgres | None = None
     storage: str | None = None
     more: tuple[str, ...] = ()
-    clock: Path | None = None  # what libfaketime reads
-
-    def environment(self) -> dict[str, str]:
-        env = {"MLFLOW_TRACKING_URI": self.cutter.uri}
-        if self.clock is not None:
-            self.clock.write_text("+0")
-            env |= {"LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(self.clock)}
-            env |= {"FAKETIME_CACHE_DURATION": "1", "DONT_FAKE_MONOTONIC": "1"}
-        return env
+    set_clock: bool = False  # whether this machine's clock may be set back for a while
 
     def faults(self) -> list[str]:
         """In their order; each comes when some more cells have ended."""
         known = ["stop", "answers", "disk", "server", "memory", "clock", "disk", "database", "stop"]
-        absent = {"clock"} if self.clock is None else set()
+        absent = set() if self.set_clock else {"clock"}
         absent |= {"database"} if self.database is None else {"disk"}
         return [fault for fault in known if fault not in absent]
 
@@ -177,7 +168,7 @@ def soak(field: Field, steps: int, pause: float, seed: int = 0) -> Fired:
     assert peace.finish() == 0, (home / "calm.log").read_text()[-3000:]
 
     rng, fired, began = random.Random(seed), Fired(), time.monotonic()
-    sweep = Sweep(yaml, stormy, log, field.more, **field.environment())
+    sweep = Sweep(yaml, stormy, log, field.more, MLFLOW_TRACKING_URI=field.cutter.uri)
     left = field.faults()
     each = CELLS * 0.8 / len(left)
     sweep.start()
@@ -273,8 +264,10 @@ def _server(field: Field, sweep: Sweep) -> None:
 
 
 def _clock(field: Field, sweep: Sweep) -> None:
-    assert field.clock is not None
-    field.clock.write_text("-600")
+    """Ten minutes back, and forth again."""
+    for change in (-600, 600):
+        time.clock_settime(time.CLOCK_REALTIME, time.time() + change)
+        time.sleep(20)
 
 
 def _database(field: Field, sweep: Sweep) -> None:
@@ -351,7 +344,7 @@ def small_disk(folder: Path, size: str = "600m") -> bool:
 
 
 @contextmanager
-def battlefield(home: Path, cluster: bool) -> Iterator[Field]:
+def battlefield(home: Path, cluster: bool, set_clock: bool = False) -> Iterator[Field]:
     """Servers and a disk of its own. Raises AssertionError where none can be mounted."""
     disk = home / "disk"
     assert small_disk(disk), "the soak test fills a disk of its own, which only root can mount"
@@ -366,8 +359,7 @@ def battlefield(home: Path, cluster: bool) -> Iterator[Field]:
             yield Field(home, disk, server, Cutter(server.port), database, storage, more)
         else:
             server = stack.enter_context(mlflow_server(home / "server"))
-            clock = home / "clock" if FAKETIME.exists() else None
-            yield Field(home, disk, server, Cutter(server.port), clock=clock)
+            yield Field(home, disk, server, Cutter(server.port), set_clock=set_clock)
 
 
 def main() -> None:
@@ -375,12 +367,13 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cluster", action="store_true", help="Ray, PostgreSQL, and an MLflow server on it")
+    parser.add_argument("--clock", action="store_true", help="also set this machine's clock back for 20 seconds")
     parser.add_argument("--keep", type=Path, help="a folder for everything, which is left as it is")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         home = asked.keep or Path(folder)
         home.mkdir(parents=True, exist_ok=True)
-        with battlefield(home, asked.cluster) as field:
+        with battlefield(home, asked.cluster, asked.clock) as field:
             # As many steps as take that long on two cores, both sweeps together.
             print(soak(field, max(12, 4 * round(asked.minutes * 4.5)), 6, asked.seed))
 
