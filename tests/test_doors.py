@@ -32,17 +32,15 @@ MODULES = {
 }
 # (file, function) where a process begins, or what another library has changed in it is put back.
 ENTRIES = {
-    ("workbench/sweep/worker.py", "work_as_process"),
-    ("workbench/sweep/worker.py", "_die_with_parent"),
-    ("workbench/trial/torchrun.py", "member"),
-    ("workbench/trial/torchrun.py", "_own_handlers"),
+    ("workbench/trial/torchrun.py", "_telling"),
     ("workbench/trial/quiet.py", "quiet"),
     ("workbench/data/prepare.py", "_ignore_interrupt"),
     ("workbench/stop.py", "listen"),
-    ("workbench/stop.py", "_on_signal"),
-    ("workbench/stop.py", "_end"),
+    ("workbench/stop.py", "listen_again"),
+    ("workbench/stop.py", "end"),
+    ("workbench/stop.py", "end_with_parent"),
 }
-PROCESS_WIDE = {"signal.signal", "os._exit", "warnings.simplefilter", "warnings.filterwarnings"}
+PROCESS_WIDE = {"signal.signal", "signal.set_wakeup_fd", "os._exit", "warnings.simplefilter", "warnings.filterwarnings"}
 
 
 def imports(path: Path) -> set[str]:

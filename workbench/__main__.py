@@ -1,5 +1,20 @@
 """`python -m workbench` is `wb`; torchrun starts it so: `torchrun --nproc-per-node 8 -m workbench train FILE`."""
 
-from workbench.cli import main
+import os
 
-main()
+from workbench.stop import the_commands
+
+
+def run() -> None:
+    """The console script. It can be stopped from the first moment, while the command line itself is being loaded."""
+    stop = the_commands(os.environ)
+    stop.listen()
+    try:
+        from workbench.cli import main
+    except KeyboardInterrupt:
+        stop.end()
+    main(stop)
+
+
+if __name__ == "__main__":
+    run()

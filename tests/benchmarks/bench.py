@@ -2,7 +2,6 @@
 
 import sqlite3
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +32,7 @@ from workbench.events import Event, TrialEnded
 from workbench.objectives.companions import make_companions
 from workbench.objectives.step import losses
 from workbench.outage import Patience
+from workbench.stop import Stop
 from workbench.sweep import worker
 from workbench.tracking.log import RunLog
 from workbench.tracking.runs import Tracker
@@ -223,7 +223,7 @@ def engine(home: Path, settings: Settings) -> None:
     starting = starting_model(settings, 0, prepare(settings, home / "cache", lambda *_: None))
     real, trial.train = trial.train, nothing  # type: ignore[assignment]
     try:
-        worker.Worker(Place(home, None, "bench"), "bench", heard, threading.Event(), threading.Event()).work()
+        worker.Worker(Place(home, None, "bench"), "bench", heard, Stop()).work()
     finally:
         trial.train = real
     ours = float(np.median(np.diff(ends)))

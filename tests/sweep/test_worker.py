@@ -1,6 +1,5 @@
 """What a worker does with trials that raise, diverge, run out of memory or are pruned."""
 
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from workbench.config.schema import Experiment, Search
 from workbench.events import Said, Stepped, TrialEnded, TrialFailed
 from workbench.record import EXAMPLES, read_tags
+from workbench.stop import Stop
 from workbench.sweep import search, worker
 from workbench.sweep.grid import expand
 from workbench.sweep.search import planned
@@ -41,7 +41,7 @@ def job(experiment: Experiment, place: Place) -> Job:
 
 def work(place: Place) -> list[Any]:
     events: list[Any] = []
-    worker.Worker(place, "s", events.append, threading.Event(), threading.Event()).work()
+    worker.Worker(place, "s", events.append, Stop()).work()
     return events
 
 
@@ -172,15 +172,15 @@ def test_a_search_is_scored_and_pruned_on_the_validation_split(
 
 
 def test_a_stopped_worker_gives_its_trial_back(job: Job, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    stop = threading.Event()
+    stop = Stop()
     events: list[Any] = []
 
     def emit(event: Any) -> None:
         events.append(event)
         if isinstance(event, Stepped) and event.step == 4:
-            stop.set()
+            stop.ask()
 
-    worker.Worker(place, "s", emit, stop, threading.Event()).work()
+    worker.Worker(place, "s", emit, stop).work()
     ledger = Ledger.of_workspace(place.workspace, "s")
     assert ledger.endings() == {}
     assert ledger.running() == []

@@ -81,7 +81,7 @@ def test_a_poor_trial_ends_there_and_keeps_its_course(job: Job, place: Place, pr
 
 def test_two_processes_agree_that_a_trial_is_poor(job: Job, place: Place, lease: Owned) -> None:
     together = Job(**vars(job) | {"processes": 2})
-    ending = run_together(together, Goal(VALUE, COURSE, bool), lease, place)
+    ending = run_together(together, Goal(VALUE, COURSE, bool), lease, context(place))
     assert (ending.outcome, list(ending.curve)) == ("pruned", [3])
     lease.let_go()
 

@@ -1,15 +1,19 @@
 """The `wb` command: one thin function a command; heavy imports stay inside."""
 
+import errno
 import importlib
 import os
-import signal
 import sys
 import time
+import traceback
 
 import typer
 
-from workbench.cli.options import app
+from workbench.cli.options import app, current
 from workbench.errors import UserError
+from workbench.stop import CODE, MEMBER, Stop, the_commands
+from workbench.streams import soften
+from workbench.together import Told, tell
 
 # Importing a module adds its commands, in the order of `wb --help`.
 for commands in ("train", "study", "runs", "measure", "data"):
@@ -23,38 +27,74 @@ def before_every_command() -> None:
     quiet()
 
 
-def _let_the_first_process_speak() -> None:
-    """Of several processes most meet the same error; the first one says it, and its end takes the others down."""
-    if int(os.environ.get("RANK", "0")) > 0:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        time.sleep(3)
+def main(stop: Stop | None = None) -> None:
+    """The console script: errors end in one sentence, 2 for the user's mistake and 1 for ours, and a stop in 130.
 
-
-def main() -> None:
-    """The console script: errors end in one sentence, 2 for the user's mistake and 1 for ours."""
-    debug = "--debug" in sys.argv
+    Without a `stop` of the process that listens already, one listens while the command runs.
+    """
     os.environ.setdefault("TQDM_DISABLE", "1")
+    if stop is None:
+        stop = the_commands(os.environ)
+        forget = stop.listen()
+    else:
+        forget = lambda: None  # noqa: E731
+    current.set(stop)
+    cut_short = soften()
+    try:
+        code, sentence, trace = _run(stop)
+    finally:
+        forget()
+    if MEMBER in os.environ and code:
+        tell(Told("stopped" if stop() else "user" if code == 2 else "failed", sentence, trace=trace))
+        os._exit(code)  # leaving a group of processes may wait for one that is gone
+    if stop() and code:
+        cut_short()
+        stop.say(sentence)
+        os._exit(code)  # a library's thread may have to wait for a server
+    error = cut_short()
+    if error is not None and error.errno not in (errno.EPIPE, errno.EIO):  # whoever read it has left
+        code, sentence = code or 1, sentence or f"wb: standard output could not be written ({error.strerror})."
+    if sentence:
+        _let_the_first_process_speak()
+        typer.echo(sentence, err=True)
+    sys.exit(code)
+
+
+def _run(stop: Stop) -> tuple[int, str, str]:
+    """The exit code of the command, what is still to be said of its end, and the traceback of an error."""
+    debug = "--debug" in sys.argv
     try:
         app()
-    except UserError as error:
-        if debug:
-            raise
-        _let_the_first_process_speak()
-        typer.echo(f"wb: {error}", err=True)
-        sys.exit(2)
-    except BrokenPipeError:
-        sys.exit(1)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(bool(end.code))
+        return CODE if stop() and code else code, "", ""
     except KeyboardInterrupt:
-        typer.echo("wb: stopped.", err=True)
-        sys.exit(130)
-    except Exception as error:
-        if debug:
+        return CODE, "", ""
+    except BaseException as error:
+        # What was interrupted may have failed in a way of its own.
+        if stop():
+            return CODE, "", ""
+        if debug and MEMBER not in os.environ:
             raise
-        from workbench.outage import outage
+        return *_said(error), traceback.format_exc()
+    return 0, "", ""
 
-        if passing := outage(error):
-            typer.echo(f"wb: {passing}; mend that, and the same command goes on.", err=True)
-            sys.exit(2)
-        reason = " ".join(str(error).split()) or type(error).__name__
-        typer.echo(f"wb: unexpected error: {reason} (run again with --debug for the traceback)", err=True)
-        sys.exit(1)
+
+def _said(error: BaseException) -> tuple[int, str]:
+    from workbench.outage import outage
+
+    if isinstance(error, UserError):
+        return 2, f"wb: {error}"
+    if type(error).__name__ == "OutOfMemoryError":
+        advice = "cut its batch with --set optimisation.micro_batches=2 or more, and the same command goes on"
+        return 2, f"wb: a process is out of GPU memory; {advice}."
+    if passing := outage(error):
+        return 2, f"wb: {passing}; mend that, and the same command goes on."
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return 1, f"wb: unexpected error: {reason} (run again with --debug for the traceback)"
+
+
+def _let_the_first_process_speak() -> None:
+    """Of several processes that torchrun has started most meet the same error; the first one says it, and its end takes the others down."""
+    if int(os.environ.get("RANK", "0")) > 0:
+        time.sleep(3)

@@ -15,7 +15,6 @@ from workbench.cli.options import (
     app,
     console_for,
     print_json,
-    stoppable,
 )
 from workbench.errors import UserError
 
@@ -71,7 +70,7 @@ def data_prepare(
         raise UserError(f"{name}: a name has no slash and does not start with a dot.")
     console = console_for(as_json)
     reading = read_source(source, images, regions)
-    with stoppable(raises=True), counted(console, "pictures") as show:
+    with counted(console, "pictures") as show:
         made = prepare_source(
             reading,
             workspace / "data" / name,

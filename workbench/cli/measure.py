@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from workbench.cli.options import DEFAULT, Debug, Json, Workspace, app, console_for, print_json, stoppable
+from workbench.cli.options import DEFAULT, Debug, Json, Workspace, app, console_for, current, print_json
 from workbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -56,11 +56,11 @@ def evaluate(
             f"--suite {suite}: give the folder of its files, --annotations, and that of its pictures, --images."
         )
     tracker = Tracker(open_store(workspace, new=False), workspace)
-    console = console_for(as_json)
+    console, stop = console_for(as_json), current.get()
     results = []
     for trial in tracker.trials_of(run_id):
         trained = suites.load_trained(tracker, trial, workspace)
-        with stoppable() as stop, counted(console, suite) as show:
+        with stop.asking(), counted(console, suite) as show:
             how = suites.How(workspace / "evaluations" / trial, stop, show)
             if suite == "robustness":
                 if sheet:
@@ -114,7 +114,7 @@ def finetune(
     if nproc > 1 and "WORLD_SIZE" not in os.environ:
         from workbench.trial.torchrun import start_together
 
-        raise typer.Exit(start_together(nproc))
+        raise typer.Exit(start_together(nproc, current.get()))
     from contextlib import ExitStack
     from dataclasses import replace
 
@@ -141,7 +141,8 @@ def finetune(
     files = None if annotations is None or images is None else Published(task, annotations, images)
     tuning = Tuning(task, recipe, seed, limit, files)
     results = []
-    with joined() as world, stoppable() as stop:
+    stop = current.get()
+    with joined() as world, stop.asking():
         tracker = Tracker(open_store(workspace, new=False), workspace)
         first = world.rank == 0
         console = console_for(as_json)

@@ -1,16 +1,15 @@
-"""The app, and what its commands share: options, JSON, the end by Ctrl-C."""
+"""The app, and what its commands share: options, JSON, how they are stopped."""
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from workbench.outage import GIVE_UP
-from workbench.stop import Stop, Stopped
+from workbench.stop import Stop
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,6 +58,7 @@ GiveUpAfter = Annotated[
     ),
 ]
 DEFAULT = Path(".wb")
+current: ContextVar[Stop] = ContextVar("current")  # of the command that runs
 
 
 def console_for(as_json: bool) -> "Console":
@@ -70,15 +70,3 @@ def console_for(as_json: bool) -> "Console":
 
 def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, default=str))
-
-
-@contextmanager
-def stoppable(raises: bool = False) -> Iterator[Stop]:
-    """Work whose finished parts are kept when it is asked to stop; where it `raises`, by an interrupt, since it asks nobody."""
-    stop = Stop(raises)
-    stop.listen()
-    try:
-        yield stop
-    except (Stopped, KeyboardInterrupt):
-        typer.echo("Stopped; the same command goes on.", err=True)
-        raise typer.Exit(130) from None

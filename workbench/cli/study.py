@@ -1,13 +1,23 @@
 """`wb worker`, `wb storage`, and what looks after studies: export, reproduce, gc."""
 
 import logging
-import signal
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from workbench.cli.options import DEFAULT, Debug, GiveUpAfter, Json, Storage, Workspace, app, console_for, print_json
+from workbench.cli.options import (
+    DEFAULT,
+    Debug,
+    GiveUpAfter,
+    Json,
+    Storage,
+    Workspace,
+    app,
+    console_for,
+    current,
+    print_json,
+)
 from workbench.errors import UserError, shown
 
 
@@ -44,10 +54,11 @@ def worker(
             "with `wb sweep FILE` if it has moved, or start the sweep with MLFLOW_TRACKING_URI=http://... of an MLflow server."
         )
     count = workers or max(1, default_workers(trials_per_device) // job.processes)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stop = current.get()
+    stop.sentence = "Stopped; others can go on with its trials."
     wrong = False
     with SweepDisplay(console_for(False)) as display:
-        events = run_workers(study, places(workspace, storage, count, job.processes))
+        events = run_workers(study, places(workspace, storage, count, job.processes), stop)
         try:
             for event in events:
                 match event:
@@ -58,9 +69,6 @@ def worker(
                     case _:
                         wrong = wrong or isinstance(event, WorkerFailed)
                         display.show(event)
-        except KeyboardInterrupt:
-            typer.echo("Stopped; others can go on with its trials.", err=True)
-            raise typer.Exit(130) from None
         finally:
             events.close()  # type: ignore[attr-defined]
     if wrong:
@@ -86,7 +94,6 @@ def storage_(
     from workbench.trial.quiet import quiet
     from workbench.trial.storage import serve
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     quiet(studies=logging.WARNING)
     typer.echo(f"serving studies on grpc://{host}:{port} (Ctrl-C ends it)")
     serve(source, workspace, host, port)
@@ -122,8 +129,8 @@ def reproduce(
     from workbench.progress import SweepDisplay
     from workbench.runs.reproduce import reproduce_run
 
-    with SweepDisplay(console_for(as_json)) as display:
-        made = reproduce_run(run_id, workspace, display.show)
+    with SweepDisplay(console_for(as_json)) as display, (stop := current.get()).asking():
+        made = reproduce_run(run_id, workspace, display.show, stop)
     if as_json:
         print_json({"run_id": made.run_id, "differences": made.warnings, "metrics": made.compared, "off": made.off})
     else:

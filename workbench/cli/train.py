@@ -2,8 +2,6 @@
 
 import os
 import re
-import signal
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -21,9 +19,11 @@ from workbench.cli.options import (
     Workspace,
     app,
     console_for,
+    current,
     print_json,
 )
 from workbench.errors import UserError
+from workbench.stop import CODE
 
 if TYPE_CHECKING:
     from workbench.config.schema import Experiment
@@ -101,8 +101,6 @@ def sweep(
     from analysis.report import write_report
     from workbench.sweep.run import Options, run_sweep
 
-    # A scheduler's SIGTERM ends a sweep as Ctrl-C does: saved, marked, in seconds.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = workspace / "reports" / (study or experiment.name)
     options = Options(
         min(workers, len(experiment.arms) * experiment.seeds.count),
@@ -115,6 +113,7 @@ def sweep(
         gpus_per_worker,
         notify,
         smoke,
+        current.get(),
     )
     console = console_for(as_json)
     with SweepDisplay(console) as display:
@@ -137,8 +136,8 @@ def sweep(
             }
         )
     if outcome.stopped:
-        typer.echo(f"Stopped after {outcome.finished} of {outcome.planned} trials; the same command goes on.", err=True)
-        raise typer.Exit(130)
+        current.get().say(f"Stopped after {outcome.finished} of {outcome.planned} trials; the same command goes on.")
+        raise typer.Exit(CODE)
     if outcome.finished < outcome.planned:
         if debug and outcome.failures:
             typer.echo(outcome.failures[-1], err=True)
@@ -241,7 +240,7 @@ def train(
     if nproc > 1 and "WORLD_SIZE" not in os.environ:
         from workbench.trial.torchrun import start_together
 
-        raise typer.Exit(start_together(nproc))
+        raise typer.Exit(start_together(nproc, current.get()))
     from contextlib import ExitStack
 
     from workbench.events import Said
@@ -251,22 +250,14 @@ def train(
     from workbench.trial.job import Context, Place
     from workbench.trial.single import run_single
 
-    console = console_for(as_json)
-    stop, ready = threading.Event(), threading.Event()
-
-    def on_signal(number: int, _: object) -> None:
-        if not ready.is_set():
-            os._exit(128 + number)  # nothing to save: what is half prepared is never seen and made anew
-        stop.set()
-
+    console, stop = console_for(as_json), current.get()
     with joined() as world, ExitStack() as stack:
         first = world.rank == 0
         show = stack.enter_context(SweepDisplay(console)).show if first else lambda _: None
-        for name in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(name, on_signal)
-        patience = Patience(lambda message: show(Said("train", message)), stop.is_set)
+        stack.enter_context(stop.asking())
+        patience = Patience(lambda message: show(Said("train", message)), stop)
         context = Context(Place(workspace, None, "train"), show, patience, world)
-        made = run_single(experiment, experiment.seeds.first if seed is None else seed, context, ready.set)
+        made = run_single(experiment, experiment.seeds.first if seed is None else seed, context)
     if first and as_json:
         print_json(
             {
@@ -279,9 +270,7 @@ def train(
             }
         )
     if made.stopped:
-        if first:
-            typer.echo("Stopped; the same command goes on.", err=True)
-        raise typer.Exit(130)
+        raise typer.Exit(CODE)
     if first and not as_json:
         before = "already finished: " if made.again else ""
         if made.value is None:

@@ -24,6 +24,7 @@ from workbench.data.reading import Found, Reading
 from workbench.data.store import FACTS, Store, checksum, open_store
 from workbench.errors import UserError
 from workbench.randomness import key
+from workbench.stop import end_with_parent
 
 VERSION = 1  # raise it whenever a change alters the pixels
 SHARD = 256  # pictures of a shard at least, ...
@@ -156,8 +157,9 @@ def _run(shards: list[Shard], workers: int) -> Iterator[int]:
 
 
 def _ignore_interrupt() -> None:
-    """Ctrl-C ends the first process, which lets the others finish the shard that they have begun."""
+    """Ctrl-C ends the first process, which lets the others finish the shard that they have begun; with its end they end, too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
 
 
 def write_shard(shard: Shard) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from workbench.outage import Persist, at_once, never
-from workbench.stop import Stopped
+from workbench.stop import Stopped, cut
 
 Made = Any  # what a part gave, as JSON takes it
 Show = Callable[[int, int], None]  # parts done, of how many
@@ -88,7 +88,8 @@ def evaluate(
     show: Show = lambda *_: None,
     through: Callable[[Callable[[], Made]], Made] = lambda measure: measure(),
 ) -> dict[str, float]:
-    """Measures what is left, and gives all metrics by name. Raises Stopped where `stop()` before a part.
+    """Measures what is left, and gives all metrics by name. Raises Stopped where `stop()` before a part, or in it where
+    it is a Stop that a signal sets.
 
     `through` calls a part's measurement, where the model must be entered in a way of its own (FSDP).
     """
@@ -98,7 +99,9 @@ def evaluate(
         if part.name not in kept.made:
             if stop():
                 raise Stopped
-            kept.add(part.name, through(part.measure))
+            with cut(stop):
+                given = through(part.measure)
+            kept.add(part.name, given)
         show(done + 1, len(parts))
     return dict(evaluation.metrics({part.name: kept.made[part.name] for part in parts}))
 

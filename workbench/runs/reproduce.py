@@ -1,6 +1,7 @@
 """A finished trial, run again from what its run says, and compared with it."""
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from workbench.config.schema import Experiment, Settings
 from workbench.errors import UserError
 from workbench.events import Emit, Said, preparation
 from workbench.metrics import on_validation
-from workbench.outage import Patience
+from workbench.outage import Patience, never
 from workbench.tracking.provenance import provenance
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import open_store
@@ -35,9 +36,9 @@ class Reproduced:
     off: dict[str, tuple[float, float]]
 
 
-def reproduce_run(run_id: str, workspace: Path, show: Emit) -> Reproduced:
+def reproduce_run(run_id: str, workspace: Path, show: Emit, stop: Callable[[], bool] = never) -> Reproduced:
     """Nothing is checked out: the code, packages and data are those of now. Raises UserError where there is no such
-    finished trial."""
+    finished trial, and Stopped; what was stopped begins anew."""
     import torch
 
     from workbench.training.prepare import prepare
@@ -55,7 +56,7 @@ def reproduce_run(run_id: str, workspace: Path, show: Emit) -> Reproduced:
     threads = int(then.get("torch_threads") or torch.get_num_threads())
     torch.set_flush_denormal(True)
 
-    prepared = prepare(settings, workspace / "cache", preparation(show, "again"))
+    prepared = prepare(settings, workspace / "cache", preparation(show, "again"), stop)
     torch.set_num_threads(threads)
     warnings = differing(then, provenance())
     for name, was, now in (
@@ -81,7 +82,7 @@ def reproduce_run(run_id: str, workspace: Path, show: Emit) -> Reproduced:
     job = new_job(experiment.name, experiment, None, tracker.uri, threads=threads, all_threads=threads)
     place = Place(workspace, None, "again")
     goal = Goal(experiment.primary, on_validation(experiment.primary))
-    context = Context(place, show, Patience(lambda message: show(Said(place.name, message))))
+    context = Context(place, show, Patience(lambda message: show(Said(place.name, message)), stop))
     ending = run_cell(job, goal, Unleased(cell), prepared, context)
     clear(place, cell)
     (workspace / "checkpoints" / f"{cell.key}.safetensors").unlink(missing_ok=True)

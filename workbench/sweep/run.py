@@ -28,6 +28,7 @@ from workbench.events import (
 )
 from workbench.outage import Interrupted, Patience
 from workbench.record import FILE, VERSION, SweepRecord, Tuned
+from workbench.stop import Stop
 from workbench.sweep.grid import differences
 from workbench.sweep.launch.local import places, run_here, run_workers
 from workbench.sweep.launch.ray import run_on_ray
@@ -36,7 +37,7 @@ from workbench.tracking.provenance import provenance
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import open_store
 from workbench.trial.cell import Ending, arm_label
-from workbench.trial.job import ATTRIBUTE, new_job, published
+from workbench.trial.job import ATTRIBUTE, Place, new_job, published
 from workbench.trial.ledger import Ledger
 from workbench.workspace import Workspace
 
@@ -58,6 +59,7 @@ class Options:
     gpus_per_worker: float = 1.0
     notify: str | None = None
     is_smoke: bool = False
+    stop: Stop = field(default_factory=Stop)  # raises KeyboardInterrupt where nobody asks it
 
     @property
     def threads(self) -> int:
@@ -89,7 +91,7 @@ def run_sweep(experiment: Experiment, workspace: Path, options: Options, show: E
         for event in events:
             sweep.hear(event)
     except KeyboardInterrupt:
-        outcome.stopped = True
+        outcome.stopped = sweep.asked = True
     except BaseException as error:
         with contextlib.suppress(Exception):
             sweep.tracker.finish(outcome.run_id, "FAILED", {"failure": str(error)[:4000]})
@@ -98,8 +100,10 @@ def run_sweep(experiment: Experiment, workspace: Path, options: Options, show: E
     finally:
         if isinstance(events, Generator):
             events.close()
-    with contextlib.suppress(KeyboardInterrupt, Interrupted):
+    try:
         sweep.wind_up()
+    except (KeyboardInterrupt, Interrupted):
+        outcome.stopped = True  # the report is missing
     status = "KILLED" if outcome.stopped else "FINISHED" if outcome.finished >= outcome.planned else "FAILED"
     with contextlib.suppress(KeyboardInterrupt, Interrupted):
         sweep.patience(lambda: sweep.tracker.finish(outcome.run_id, status))
@@ -147,6 +151,7 @@ class _Sweep:
         self.done = set(self._ended())
         self.blocks = whole_blocks(self.plan, self.endings)
         self.not_before = 0.0
+        self.asked = False
         self.outcome = Outcome(run_id, self.plan.total, len(self.done))
         self.patience(self._introduce)
         show(Planned(self.plan.total, len(self.done), options.workers, run_id))
@@ -200,7 +205,7 @@ class _Sweep:
         ended = self._ended()
         self.outcome.finished = len(ended)
         # One worker that was asked to stop stops nothing that the others can finish.
-        self.outcome.stopped = self.outcome.stopped and self.outcome.finished < self.outcome.planned
+        self.outcome.stopped = self.asked or (self.outcome.stopped and len(ended) < self.outcome.planned)
         for cell in self.plan.cells:
             if cell.key not in ended and (reasons := self.ledger.failures(cell, self.job.started)):
                 self.outcome.failures.append(f"{cell.name}: {reasons[-1]}")
@@ -266,10 +271,12 @@ def _run_of(ledger: Ledger, tracker: Tracker, experiment: Experiment) -> str:
 
 def _launched(study: str, workspace: Path, options: Options) -> Iterator[Event]:
     if options.launcher == "here":
-        return run_here(study, workspace, options.storage)
+        return run_here(study, workspace, options.storage, options.stop)
     if options.launcher == "ray":
-        return run_on_ray(study, workspace, options.storage, options.workers, options.threads, options.gpus_per_worker)
-    return run_workers(study, places(workspace, options.storage, options.workers, options.processes))
+        where = Place(workspace.resolve(), options.storage, "")
+        needs = {"num_cpus": options.threads, "num_gpus": options.gpus_per_worker}
+        return run_on_ray(study, where, options.workers, needs, options.stop)
+    return run_workers(study, places(workspace, options.storage, options.workers, options.processes), options.stop)
 
 
 def refuse_another_question(ledger: Ledger, experiment: Experiment) -> None:

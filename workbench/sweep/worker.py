@@ -1,8 +1,6 @@
 """A worker: claims cells in their order, trains them, and writes them to MLflow and the ledger, until none is left."""
 
 import os
-import signal
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -14,8 +12,9 @@ from workbench.data import cache
 from workbench.errors import UserError
 from workbench.events import Emit, Mistaken, Said, TrialEnded, TrialFailed, WorkerEnded, WorkerFailed, preparation
 from workbench.outage import Interrupted, Patience
+from workbench.stop import WORKERS_WITHIN, Either, Stop, Stopped, end_with_parent
 from workbench.sweep.search import Planner, goal_of
-from workbench.trial.cell import Cell, Ending
+from workbench.trial.cell import Ending
 from workbench.trial.job import Context, Goal, Job, Place, published
 from workbench.trial.lease import LeaseLost, Owned
 from workbench.trial.ledger import Ledger
@@ -25,47 +24,41 @@ from workbench.trial.storage import open_storage
 if TYPE_CHECKING:
     from workbench.training.prepare import Prepared
 
-GRACE = 20.0  # seconds that a stopped worker may take to save
+SAVES = "is saving its state"  # what a stopped worker says that needs longer
 
 
 def work_as_process(place: Place, study: str, emit: Emit) -> None:
-    """`work`, in a process of its own that ends with its sweep and by SIGTERM or Ctrl-C."""
-    stop, preparing = threading.Event(), threading.Event()
-
-    def on_signal(*_: object) -> None:
-        stop.set()
-        if preparing.is_set():
-            os._exit(1)  # nothing to save: what is half prepared is never seen and made anew
-
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, on_signal)
-    _die_with_parent()
+    """`work`, in a process of its own that ends with its sweep and by a signal."""
+    stop = Stop(WORKERS_WITHIN, on_saving=lambda: emit(Said(place.name, SAVES)))
+    stop.listen()
+    end_with_parent()
     quiet()
     if place.device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = place.device
-    work(place, study, emit, stop, preparing)
+    work(place, study, emit, stop)
 
 
-def work(place: Place, study: str, emit: Emit, stop: threading.Event, preparing: threading.Event) -> None:
-    """Runs until every cell of the study is ended or has failed for good, or `stop` is set. Never raises."""
+def work(place: Place, study: str, emit: Emit, stop: Stop) -> None:
+    """Runs until every cell of the study is ended or has failed for good, or `stop` is asked. Never raises."""
     try:
-        Worker(place, study, emit, stop, preparing).work()
+        Worker(place, study, emit, stop).work()
     except UserError as error:
         emit(Mistaken(place.name, str(error)))
-    except Interrupted:
+    except (Stopped, Interrupted):
         pass
     except Exception:
-        emit(WorkerFailed(place.name, traceback.format_exc()))
-    emit(WorkerEnded(place.name, stop.is_set()))
+        if not stop():  # what was interrupted may have failed in a way of its own
+            emit(WorkerFailed(place.name, traceback.format_exc()))
+    emit(WorkerEnded(place.name, stop()))
 
 
 class Worker:
-    """One worker of a study. `preparing` is set while it has nothing to save, so that it may be ended at once."""
+    """One worker of a study."""
 
-    def __init__(self, place: Place, study: str, emit: Emit, stop: threading.Event, preparing: threading.Event) -> None:
-        self.place, self.emit, self.stop, self.preparing = place, emit, stop, preparing
+    def __init__(self, place: Place, study: str, emit: Emit, stop: Stop) -> None:
+        self.place, self.emit, self.stop = place, emit, stop
         self.ledger = Ledger(open_storage(place.storage, place.workspace), study)
-        self.patience = Patience(self._say, stop.is_set)
+        self.patience = Patience(self._say, stop)
         self.plan = Planner()
         self.prepared: dict[str, Prepared] = {}  # of the settings that the last trial shared with others
 
@@ -75,7 +68,7 @@ class Worker:
 
         torch.set_flush_denormal(True)
         cache.hear(self._say)
-        while not self.stop.is_set():
+        while not self.stop():
             found = self.patience(self._look)
             if found.lease is not None:
                 self._try(found.job, found.goal(), found.lease)
@@ -95,49 +88,51 @@ class Worker:
 
     def _try(self, job: Job, goal: Goal, lease: Owned) -> None:
         """One attempt at a claimed cell, from what its trials share to its ending in the ledger."""
-        from workbench.stop import Stopped
         from workbench.trial.run import clear, run_cell
-        from workbench.trial.torchrun import run_together
+        from workbench.trial.torchrun import MemberFailed, run_together
 
-        place, cell = self.place, lease.cell
+        place, cell, context = self.place, lease.cell, Context(self.place, self.emit, self.patience)
         try:
-            if job.processes > 1:
-                ending = run_together(job, goal, lease, place)
-            else:
-                prepared = self.patience(lambda: self._prepared(job, cell))
-                ending = run_cell(job, goal, lease, prepared, Context(place, self.emit, self.patience))
+            with self.stop.at_last(lease.release), self.stop.guard(lambda: lease.lost):
+                if job.processes > 1:
+                    ending = run_together(job, goal, lease, context)
+                else:
+                    prepared = self.patience(lambda: self._prepared(job, lease))
+                    ending = run_cell(job, goal, lease, prepared, context)
             self.patience(lambda: lease.complete(ending))
             clear(place, cell)
             self.emit(TrialEnded(place.name, cell.name, ending.outcome, ending.value))
         except (Stopped, Interrupted):
-            _soon(lease.release)
+            if not lease.lost:
+                return _soon(lease.release)
+            self._say(f"{cell.name} has been taken over by another worker")
         except LeaseLost:
             self._say(f"{cell.name} has been taken over by another worker")
         except UserError:
             _soon(lease.release)
             raise
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
+            if self.stop():  # what was interrupted may have failed in a way of its own
+                return _soon(lease.release)
+            reason = str(error) if isinstance(error, MemberFailed) else f"{type(error).__name__}: {error}"
             self.emit(TrialFailed(place.name, cell.name, reason, traceback.format_exc()))
             self.patience(lambda: lease.fail(reason))
         finally:
-            self.preparing.clear()
             lease.let_go()
 
-    def _prepared(self, job: Job, cell: Cell) -> "Prepared":
+    def _prepared(self, job: Job, lease: Owned) -> "Prepared":
         """What trials share; one process's work, so it may use every core, which trials then share."""
         import torch
 
         from workbench.training.prepare import prepare
 
+        cell = lease.cell
         shared = cell.settings.model_dump_json(include={"data", "model", "warm_start"})
         if shared not in self.prepared:
             torch.set_num_threads(job.all_threads)
             self.prepared.clear()
-            self.preparing.set()
-            told = preparation(self.emit, self.place.name)
-            self.prepared[shared] = prepare(cell.settings, self.place.workspace / "cache", told)
-            self.preparing.clear()
+            told, stop = preparation(self.emit, self.place.name), Either(self.stop, lambda: lease.lost)
+            self.prepared[shared] = prepare(cell.settings, self.place.workspace / "cache", told, stop)
             torch.set_num_threads(job.threads)
         return self.prepared[shared]
 
@@ -166,16 +161,4 @@ def _soon(action: Callable[[], None]) -> None:
     """Tries for a moment; what cannot be written then is found out by the next worker, when the lease has run out."""
     began = time.monotonic()
     with suppress(Interrupted):
-        Patience(lambda _: None, lambda: time.monotonic() - began > 3)(action)
-
-
-def _die_with_parent() -> None:
-    """A worker whose sweep was killed must not train on, holding claims that the next start needs."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+        Patience(lambda _: None, lambda: time.monotonic() - began > 1)(action)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from workbench.model.vilta import ViLTA
 from workbench.model.weights import file_digest
 from workbench.outage import never
 from workbench.randomness import key
+from workbench.stop import cut, saving
 from workbench.training.loop import Hooks
 from workbench.training.warm_start import new_model, start_weights, vision_digest, warm_start
 
@@ -48,11 +50,12 @@ def precision(device: torch.device, kind: str = "auto") -> Iterator[None]:
 
 
 def prepare(settings: Settings, cache_dir: Path, progress: Progress, stop: Callable[[], bool] = never) -> Prepared:
-    """Loads, or makes once, all that the trials of these settings have in common. Raises Stopped where `stop()` while the warm start is
-    trained, of which what was reached is kept."""
+    """Loads, or makes once, all that the trials of these settings have in common. Raises Stopped where `stop()`; what the warm start
+    has reached is kept, and nothing else is seen half made."""
     device = pick_device()
     progress("data", 0, 1, {})
-    corpus = load_corpus(settings.data, cache_dir)
+    with cut(stop):
+        corpus = load_corpus(settings.data, cache_dir)
     refuse_large_batches(settings, corpus)
     steps = settings.warm_start.steps
     features: dict[str, np.ndarray] = {}
@@ -64,21 +67,34 @@ def prepare(settings: Settings, cache_dir: Path, progress: Progress, stop: Calla
             settings.warm_start.seed,
             corpus.fingerprint,
         )
-        features = _stored_features(settings, corpus, {}, device, cache_dir / f"features-{vision:016x}", progress)
+        with cut(stop):
+            features = _stored_features(settings, corpus, {}, device, cache_dir / f"features-{vision:016x}", progress)
     weights, fingerprint = warm_start(
         settings,
         corpus,
         device,
         cache_dir,
-        Hooks(lambda *_: None, lambda step, losses: progress("warm start", step, steps, losses), stop),
+        Hooks(
+            lambda *_: None,
+            lambda step, losses: progress("warm start", step, steps, losses),
+            stop,
+            persist=partial(_unhurried, stop),
+        ),
         features.get("train"),
     )
     if start:
         weights = start_weights(settings, corpus, weights, Path(start).expanduser())
         fingerprint = f"start-{key(fingerprint, file_digest(Path(start).expanduser())):016x}"
     if frozen and not features:
-        features = _stored_features(settings, corpus, weights, device, cache_dir / f"features-{fingerprint}", progress)
+        home = cache_dir / f"features-{fingerprint}"
+        with cut(stop):
+            features = _stored_features(settings, corpus, weights, device, home, progress)
     return Prepared(corpus, weights, fingerprint, features, device)
+
+
+def _unhurried(stop: Callable[[], bool], action: Callable[[], None]) -> None:
+    with saving(stop):
+        action()
 
 
 def refuse_large_batches(settings: Settings, corpus: Corpus) -> None:

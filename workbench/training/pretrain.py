@@ -140,7 +140,9 @@ class _Trial:
         """Every process measures, so that none has to send its numbers to the others. Raises Stopped, with the state saved."""
         evaluation = self.through(partial(made, self.subject))
         try:
-            return evaluate(evaluation, kept, self.stopped, through=self.through)
+            # Of several processes none may leave a part in which the others wait for it.
+            stop = self.hooks.stop if self.world.size == 1 else self.stopped
+            return evaluate(evaluation, kept, stop, through=self.through)
         except Stopped:
             self.keep()
             raise

@@ -19,7 +19,8 @@ from workbench.events import Outcome, Stepped
 from workbench.objectives.plan import BLOCK
 from workbench.outage import Patience
 from workbench.record import EXAMPLES, TrialTags
-from workbench.stop import Stopped
+from workbench.stop import Either, Stopped, at_last, saving
+from workbench.together import first_failure
 from workbench.tracking.log import RunLog
 from workbench.tracking.provenance import provenance
 from workbench.tracking.runs import Tracker
@@ -73,17 +74,21 @@ class Trained:
         return Ending(run_id, self.outcome, value, course.curve)
 
 
-def run_cell(job: Job, goal: Goal, lease: Lease, prepared: Prepared, context: Context) -> Ending:
+def run_cell(
+    job: Job, goal: Goal, lease: Lease, prepared: Prepared, context: Context, micro_batches: int = 0
+) -> Ending:
     """Trains a claimed cell, going on from its checkpoint, and logs it.
 
     Raises Stopped (or Interrupted) where it was asked to stop, LeaseLost where another worker has the trial now. Of
-    several processes only the first one logs.
+    several processes only the first one logs. `micro_batches`: into so many the batch is cut for want of memory, 0 as the
+    settings have it.
     """
     cell, place, patience, world = lease.cell, context.place, context.patience, context.world
     checkpoint = place.workspace / "checkpoints" / f"{cell.key}.pt"
     if world.rank > 0:
         silent = Hooks(log=lambda *_: None, progress=lambda *_: None, stop=patience.stopped)
-        return train_cell(cell, prepared, checkpoint, silent, world).ending("", goal, Course(goal.course, {}))
+        given = (cell, micro_batches, prepared, checkpoint)
+        return train_cell(*given, silent, world).ending("", goal, Course(goal.course, {}))
     tracker = Tracker(job.uri, place.workspace)
     run_id, again = patience(lambda: start_run(tracker, job, cell, prepared))
     # What an earlier attempt has measured before the checkpoint is not measured again.
@@ -106,19 +111,20 @@ def run_cell(job: Job, goal: Goal, lease: Lease, prepared: Prepared, context: Co
 
         def persist(action: Callable[[], None]) -> None:
             if not lease.lost:  # the checkpoint is another worker's now
-                patience(action)
+                with saving(patience.stopped):
+                    patience(action)
 
         hooks = Hooks(
             log=on_log,
             progress=on_step,
-            stop=lambda: lease.lost or patience.stopped(),
+            stop=Either(patience.stopped, lambda: lease.lost),
             say=patience.say,
             persist=persist,
             keep_examples=lambda made: patience(lambda: tracker.attach(run_id, made, EXAMPLES)),
             prune=lambda: goal.poor(course.known()),
         )
         try:
-            trained = train_cell(cell, prepared, checkpoint, hooks, world)
+            trained = train_cell(cell, micro_batches, prepared, checkpoint, hooks, world)
         except Stopped:
             if lease.lost:
                 raise LeaseLost(cell.name) from None
@@ -171,17 +177,20 @@ def sending(tracker: Tracker, run_id: str, place: Place, again: bool, patience: 
     )
     monitor.start()
     try:
-        yield sent
+        with at_last(patience.stopped, lambda: tracker.finish(run_id, "KILLED")):
+            yield sent
     except LeaseLost:  # the run is another worker's now
         sent.drop()
         raise
     except BaseException as error:
         sent.leave()
         asked = isinstance(error, Stopped) or patience.stopped()
-        tags = {} if asked else {"failure": f"{type(error).__name__}: {error}"[:4000]}
+        first = first_failure()  # of this process's peers, from which its own error has come
+        reason, trace = (first.reason, first.trace) if first else (f"{type(error).__name__}: {error}", "")
+        tags = {} if asked else {"failure": reason[:4000]}
         try:
             if not asked:
-                tracker.attach_text(run_id, traceback.format_exc(), "failure.txt")
+                tracker.attach_text(run_id, trace or traceback.format_exc(), "failure.txt")
             tracker.finish(run_id, "KILLED" if asked else "FAILED", tags)
         except Exception as unsaid:
             patience.say(f"the run could not be marked as ended ({unsaid})")
@@ -190,10 +199,16 @@ def sending(tracker: Tracker, run_id: str, place: Place, again: bool, patience: 
         monitor.finish()
 
 
-def train_cell(cell: Cell, prepared: Prepared, checkpoint: Path, hooks: Hooks, world: World) -> Trained:
-    """Trains; where the memory of the GPU does not suffice, with ever smaller micro-batches of the same batch."""
+def train_cell(
+    cell: Cell, micro_batches: int, prepared: Prepared, checkpoint: Path, hooks: Hooks, world: World
+) -> Trained:
+    """Trains; where the memory of the GPU does not suffice, with ever smaller micro-batches of the same batch. Of several processes one
+    may lack memory alone: they are started anew, which is for whoever has started them."""
     settings = cell.settings
     remarks: dict[str, str] = {}
+    if micro_batches:
+        settings = apply(settings, {"optimisation.micro_batches": micro_batches})
+        remarks = {"micro_batches": str(micro_batches)}
     while True:
         try:
             return Trained("finished", train(settings, cell.seed, prepared, checkpoint, hooks, world), remarks)

@@ -1,6 +1,5 @@
 """One trial outside a sweep, by this process or by several that torchrun has started."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +9,11 @@ from workbench.errors import UserError
 from workbench.events import preparation
 from workbench.metrics import on_validation
 from workbench.outage import Interrupted
+from workbench.stop import Stopped, at_last, guard
 from workbench.tracking.store import open_store
 from workbench.trial.cell import make_cell
 from workbench.trial.job import Context, Goal, new_job
-from workbench.trial.lease import Lease, Unleased
+from workbench.trial.lease import Lease, LeaseLost, Unleased
 from workbench.trial.ledger import Ledger
 
 
@@ -29,15 +29,13 @@ class Single:
     outcome: str = "finished"
 
 
-def run_single(experiment: Experiment, seed: int, context: Context, ready: Callable[[], None]) -> Single:
+def run_single(experiment: Experiment, seed: int, context: Context) -> Single:
     """Trains the experiment's fixed settings once, going on from an earlier start of the same command.
 
-    Every process of the world must call this; the first one claims, logs and tells. `ready` is called when what can be
-    prepared anew is made: from then on there is a state to save, by a stop that is waited for.
+    Every process of the world must call this; the first one claims, logs and tells.
     """
     import torch
 
-    from workbench.stop import Stopped
     from workbench.training.distributed import in_turn, local_size
     from workbench.training.prepare import pick_device, prepare
     from workbench.trial.run import clear, run_cell
@@ -69,15 +67,17 @@ def run_single(experiment: Experiment, seed: int, context: Context, ready: Calla
         lease = claimed
 
     try:
-        told = preparation(context.emit, place.name)
-        prepared = in_turn(world, lambda: prepare(cell.settings, place.workspace / "cache", told))
-        ready()
-        goal = Goal(experiment.primary, on_validation(experiment.primary))
-        ending = run_cell(job, goal, lease, prepared, context)
-        lease.complete(ending)
+        stop, told = context.patience.stopped, preparation(context.emit, place.name)
+        with at_last(stop, lease.release), guard(stop, lambda: lease.lost):
+            prepared = in_turn(world, lambda: prepare(cell.settings, place.workspace / "cache", told, stop))
+            goal = Goal(experiment.primary, on_validation(experiment.primary))
+            ending = run_cell(job, goal, lease, prepared, context)
+            lease.complete(ending)
     except (Stopped, Interrupted):
         lease.release()
         return Single("", None, weights, stopped=True)
+    except LeaseLost as lost:
+        raise UserError(f"{experiment.name}, seed {seed}: another process has taken it over.") from lost
     except BaseException as error:
         lease.fail(f"{type(error).__name__}: {error}")
         raise

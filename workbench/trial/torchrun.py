@@ -1,137 +1,278 @@
-"""Several processes of this machine that train one model together, started as torchrun starts them."""
+"""Several processes of this machine that train one model together.
+
+They are started as torchrun starts them, but watched more closely: a process that fails alone leaves the others in an exchange that
+never comes about. Each therefore writes down how it ended before it lets go, and the one that has started them ends the others.
+"""
 
 import logging
 import os
+import runpy
 import signal
 import sys
-import threading
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from workbench.errors import UserError
-from workbench.outage import Interrupted, Patience
+from workbench.events import Said
+from workbench.outage import Interrupted, Patience, never
+from workbench.stop import CODE, MEMBER, MEMBERS_WITHIN, SAVING, Stop, Stopped, at_last, end_with_parent, saving
+from workbench.together import Told, heard, tell
 from workbench.trial.cell import Cell, Ending
 from workbench.trial.job import Context, Goal, Job, Place
 from workbench.trial.lease import Borrowed, Lease, LeaseLost, Owned, Unleased
 from workbench.trial.quiet import quiet
 from workbench.trial.storage import open_storage
 
+GRACE = 1.0  # seconds that the others have after one has failed
+LOOK = 0.05
+SAVES = "saving"  # the file by which a process says that it must not be cut short
 
-def start_together(processes: int) -> int:
-    """Runs this command again in `processes` processes; the exit code of the first one that failed, else 0."""
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    try:
-        _launch(processes, sys.executable)("-m", "workbench", *sys.argv[1:])
-    except SignalException:
-        return 130  # it has been passed on, and the processes have saved their state
-    except ChildFailedError as error:
-        return max(1, error.get_first_failure()[1].exitcode)
-    return 0
+class MemberFailed(Exception):
+    """What the first process to fail has said, and the traceback that it had."""
+
+    def __init__(self, told: Told) -> None:
+        super().__init__(told.reason)
+        self.told = told
+
+
+def start_together(processes: int, stop: Stop) -> int:
+    """Runs this command again in `processes` processes; its exit code."""
+    with stop.asking():
+        told = _together(processes, _again, (), stop)
+    if told.how == "stopped" or stop():
+        stop.say()
+        return CODE
+    if told.how == "ended":
+        return 0
+    if "--debug" in sys.argv:
+        print(told.trace, file=sys.stderr)
+    print(told.reason if told.reason.startswith("wb: ") else f"wb: {told.reason}.", file=sys.stderr)
+    return 2 if told.how == "user" else 1
+
+
+def _again() -> None:
+    runpy.run_module("workbench", run_name="__main__", alter_sys=True)
 
 
 @dataclass(frozen=True)
-class NotEnded:
-    """Why a process of a trial has no ending: it was stopped, the trial is another worker's now, or the user must mend
-    something."""
+class Given:
+    """What each process of a trial is given; `micro_batches`: into how many the batch is cut for want of memory, 0 as the settings
+    have it."""
 
-    why: Literal["stopped", "lost", "user"]
-    reason: str
+    job: Job
+    goal: Goal
+    place: Place
+    cell: Cell
+    trial_id: int
+    micro_batches: int = 0
 
 
-def run_together(job: Job, goal: Goal, lease: Owned, place: Place) -> Ending:
+def run_together(
+    job: Job, goal: Goal, lease: Owned, context: Context, entry: "Callable[[Given], None] | None" = None
+) -> Ending:
     """The ending of a claimed cell that `job.processes` processes of this machine train together; this one keeps the
     lease.
 
-    Raises Stopped where they were asked to stop, LeaseLost, and RuntimeError with what the first of them to fail has
-    said.
+    Where the memory of the GPUs does not suffice, all begin again with smaller micro-batches. Raises Stopped where they were asked to
+    stop, LeaseLost, UserError, and MemberFailed with what the first of them to fail has said.
     """
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-
-    from workbench.stop import Stopped
-
-    asked = False
-    try:
-        with _own_handlers():
-            made = _launch(job.processes, member)(job, goal, place, lease.cell, lease.trial_id)[0]
-    except SignalException as error:
-        asked = True
-        raise Stopped from error
-    except ChildFailedError as error:
-        told = error.get_first_failure()[1].message
-        raise RuntimeError(str(told.get("message", told) if isinstance(told, dict) else told)) from error
-    finally:
-        if asked:
-            signal.raise_signal(signal.SIGTERM)  # for this worker itself, whose handler had been replaced
-    match made:
-        case NotEnded("stopped", reason):
-            raise Stopped(reason)
-        case NotEnded("lost", reason):
-            raise LeaseLost(reason)
-        case NotEnded("user", reason):
-            raise UserError(reason)
-    ending: Ending = made
-    return ending
-
-
-@contextmanager
-def _own_handlers() -> Iterator[None]:
-    """Puts back the signal handlers of this process, which torch's launcher replaces by its own."""
-    handlers = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for name, handler in handlers.items():
-            signal.signal(name, handler)
+    given = Given(job, goal, context.place, lease.cell, lease.trial_id)
+    settings = lease.cell.settings.optimisation
+    while True:
+        told = _together(job.processes, entry or member, (given,), context.patience.stopped, lambda: lease.lost)
+        parts = 2 * (given.micro_batches or settings.micro_batches)
+        if told.how != "memory" or not _can_be_cut(settings.batch_size, parts * job.processes):
+            break
+        context.emit(
+            Said(
+                context.place.name,
+                f"{lease.cell.name}: {told.reason}; going on with {parts} micro-batches of the same batch",
+            )
+        )
+        given = replace(given, micro_batches=parts)
+    match told.how:
+        case "ended":
+            ending: Ending = told.made
+            return ending
+        case "stopped":
+            _mark(given, "KILLED")
+            raise Stopped(told.reason)
+        case "lost":
+            raise LeaseLost(lease.cell.name)
+        case "user":
+            _mark(given, "FAILED", told)
+            raise UserError(told.reason)
+    _mark(given, "FAILED", told)
+    raise MemberFailed(told)
 
 
-def member(job: Job, goal: Goal, place: Place, cell: Cell, trial_id: int) -> Ending | NotEnded:
-    """One of the processes, from its start."""
+def _can_be_cut(batch_size: int, parts: int) -> bool:
+    from workbench.objectives.plan import BLOCK
+
+    return batch_size % (BLOCK * parts) == 0
+
+
+def _mark(given: Given, status: str, told: Told | None = None) -> None:
+    """Says in the trial's run how it ended, which the process that logs it could not say, or did not know."""
+    from workbench.tracking.runs import Tracker
+
+    identity = {"study": given.job.study, "seed": str(given.cell.seed), "config_hash": given.cell.key}
+    with suppress(Exception):
+        tracker = Tracker(given.job.uri, given.place.workspace)
+        run = tracker.find(identity)
+        if run is None or (told is None and run.info.status != "RUNNING"):
+            return
+        if told is not None:
+            tracker.client.log_text(run.info.run_id, told.trace, "failure.txt")
+        tracker.finish(run.info.run_id, status, {"failure": told.reason[:4000]} if told else {})
+
+
+def member(given: Given) -> None:
+    """One of the processes of a trial, from its start."""
     import torch
 
-    from workbench.stop import Stopped
     from workbench.training.distributed import in_turn, joined
     from workbench.training.prepare import prepare
     from workbench.trial.run import run_cell
 
-    stop = threading.Event()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, lambda *_: stop.set())
+    stop = Stop(MEMBERS_WITHIN, on_saving=(Path(os.environ[MEMBER]) / SAVES).touch)
+    stop.listen()
     quiet()
     torch.set_flush_denormal(True)
+    job, place, cell = given.job, given.place, given.cell
     torch.set_num_threads(max(1, job.threads // job.processes))
-    patience = Patience(logging.getLogger("workbench").warning, stop.is_set)
-    with joined() as world:
+    patience = Patience(logging.getLogger("workbench").warning, stop)
+    with _telling(stop), joined() as world:
         lease: Lease = Unleased(cell)
         if world.rank == 0:
-            lease = Borrowed(open_storage(place.storage, place.workspace), trial_id, cell)
-        try:
-            prepared = in_turn(world, lambda: prepare(cell.settings, place.workspace / "cache", lambda *_: None))
-            return run_cell(job, goal, lease, prepared, Context(place, lambda _: None, patience, world))
-        except (Stopped, Interrupted) as error:
-            return NotEnded("stopped", str(error))
-        except LeaseLost as error:
-            return NotEnded("lost", str(error))
-        except UserError as error:
-            return NotEnded("user", str(error))
+            lease = Borrowed(open_storage(place.storage, place.workspace), given.trial_id, cell)
+        told = in_turn(world, lambda: prepare(cell.settings, place.workspace / "cache", lambda *_: None, stop))
+        context = Context(place, lambda _: None, patience, world)
+        made = run_cell(job, given.goal, lease, told, context, given.micro_batches)
+        tell(Told("ended", made=made, trace=""))
 
 
-def _launch(processes: int, entry: Any) -> Any:
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+@contextmanager
+def _telling(stop: Stop) -> Iterator[None]:
+    """Writes down what ends this process, and ends it: to leave a group of processes may be to wait for one that is gone."""
+    import torch
+
+    try:
+        yield
+    except BaseException as error:
+        rank, size = int(os.environ["RANK"]), os.environ["WORLD_SIZE"]
+        if stop() or isinstance(error, Stopped | Interrupted | KeyboardInterrupt):
+            tell(Told("stopped", str(error)))
+        elif isinstance(error, LeaseLost):
+            tell(Told("lost", str(error)))
+        elif isinstance(error, UserError):
+            tell(Told("user", str(error)))
+        elif isinstance(error, torch.OutOfMemoryError):
+            tell(Told("memory", f"out of GPU memory in process {rank + 1} of {size}"))
+        else:
+            tell(Told("failed", f"{type(error).__name__}: {error}"))
+        os._exit(1)
+
+
+def _together(
+    processes: int,
+    entry: Callable[..., None],
+    given: tuple[Any, ...],
+    stop: Callable[[], bool],
+    lost: Callable[[], bool] = never,
+) -> Told:
+    """How `processes` processes ended that run `entry(*given)`, none of which is left."""
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        run_id=uuid.uuid4().hex,
-        max_restarts=0,
-    )
-    return elastic_launch(config, entry)
+    store = TCPStore("localhost", 0, None, True, wait_for_workers=False)
+    context = get_context("spawn")
+    with TemporaryDirectory(prefix="wb-") as folder:
+        # As torchrun sets them: the store by which they find each other is in this process.
+        common = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+        common |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), MEMBER: folder}
+        members = [
+            context.Process(target=_begin, args=(common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, entry, given))
+            for rank in range(processes)
+        ]
+        kill = partial(_kill, members)
+        try:
+            with at_last(stop, kill):
+                for each in members:
+                    each.start()
+                return _watched(members, Path(folder), stop, lost)
+        finally:
+            kill()
+
+
+def _begin(variables: dict[str, str], entry: Callable[..., None], given: tuple[Any, ...]) -> None:
+    os.environ.update(variables)
+    end_with_parent()
+    entry(*given)
+
+
+def _kill(members: Sequence[BaseProcess]) -> None:
+    for each in members:
+        if each.pid is not None and each.exitcode is None:
+            each.kill()
+    for each in members:
+        if each.pid is not None:
+            each.join(5)
+
+
+def _watched(members: Sequence[BaseProcess], folder: Path, stop: Callable[[], bool], lost: Callable[[], bool]) -> Told:
+    """How they ended; one that has failed or was stopped takes the others along."""
+    passed_on = failed = None
+    while True:
+        codes = [each.exitcode for each in members]
+        told = heard(folder)
+        if lost():
+            return Told("lost", "")
+        stopping = stop() or any(each.how == "stopped" for each in told.values()) or CODE in codes
+        failure = _failure(codes, told)
+        if all(code is not None for code in codes):
+            break
+        now = time.monotonic()
+        if stopping and passed_on is None:
+            passed_on = now
+            for each in members:
+                if each.exitcode is None:
+                    each.terminate()
+        if failure is not None and not stopping:
+            failed = failed or now
+            if now > failed + GRACE:
+                break
+        # Each of them ends itself in time, unless it is frozen.
+        if passed_on is not None:
+            if (folder / SAVES).exists():
+                with saving(stop):
+                    members[0].join(SAVING)
+            if now > passed_on + MEMBERS_WITHIN + 2 * LOOK:
+                break
+        time.sleep(LOOK)
+    if stop() or stopping:
+        return Told("stopped", "")
+    return failure or told.get(0) or Told("ended")
+
+
+def _failure(codes: list[int | None], told: dict[int, Told]) -> Told | None:
+    """The first failure, of which the others may be a consequence."""
+    silent = [rank for rank, code in enumerate(codes) if code not in (None, 0, CODE) and rank not in told]
+    failures = sorted((e for e in told.values() if e.how not in ("ended", "stopped")), key=lambda each: each.at)
+    # A process that was killed could say nothing. NCCL aborts those whose peer is gone.
+    silent.sort(key=lambda rank: codes[rank] == -signal.SIGABRT)
+    if silent and (not failures or codes[silent[0]] != -signal.SIGABRT):
+        rank, code = silent[0], codes[silent[0]] or 0
+        why = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        why += ", perhaps for lack of memory" if code == -signal.SIGKILL else ""
+        return Told("failed", f"process {rank + 1} of {len(codes)} {why}", trace="")
+    return failures[0] if failures else None

@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
@@ -13,7 +14,8 @@ from pathlib import Path
 
 from workbench.cores import usable_cores
 from workbench.events import Event, Said, Stepped, Ticked, WorkerEnded, WorkerFailed
-from workbench.sweep.worker import GRACE, work, work_as_process
+from workbench.stop import SAVING, WORKERS_WITHIN, Stop
+from workbench.sweep.worker import SAVES, work, work_as_process
 from workbench.trial.job import Place
 
 # Loaded once, by a server from which workers are forked. It must load nothing that starts threads, such as polars or
@@ -59,9 +61,9 @@ def warm_up() -> ForkServerContext:
     return context
 
 
-def run_workers(study: str, where: list[Place]) -> Iterator[Event]:
+def run_workers(study: str, where: list[Place], stop: Stop) -> Iterator[Event]:
     """Yields the events of all workers, and Ticked at least every half second, until the last one has ended. A worker
-    that dies is replaced. Closing the iterator stops them all."""
+    that dies is replaced. Closing the iterator stops them all, for which `stop` of this process has to wait."""
     context = warm_up()
     living: dict[Connection, tuple[BaseProcess, Place]] = {}
     fruitless = {place.name: 0 for place in where}
@@ -100,24 +102,39 @@ def run_workers(study: str, where: list[Place]) -> Iterator[Event]:
                     case Stepped():
                         fruitless[place.name] = 0
                     case WorkerEnded():
-                        process.join(timeout=GRACE)
+                        process.join(timeout=WORKERS_WITHIN)
                         del living[connection]
                 yield event
             yield Ticked()
     finally:
-        for process, _ in living.values():
-            process.terminate()
-        deadline = time.monotonic() + GRACE
-        for process, _ in living.values():
-            process.join(timeout=max(0.0, deadline - time.monotonic()))
-            if process.is_alive():
-                process.kill()
+        with stop.saving():
+            _end({connection: process for connection, (process, _) in living.items()})
 
 
-def run_here(study: str, workspace: Path, storage: str | None) -> Iterator[Event]:
+def _end(living: dict[Connection, BaseProcess]) -> None:
+    """Stops workers, and waits for those that say that they are saving. One that cannot even end itself is killed."""
+    for process in living.values():
+        process.terminate()
+    until = time.monotonic() + WORKERS_WITHIN + 0.3
+    while living and time.monotonic() < until:
+        for connection in wait(list(living), timeout=0.1):
+            assert isinstance(connection, Connection)
+            with suppress(EOFError, OSError):
+                event = connection.recv()
+                if isinstance(event, Said) and event.message == SAVES:
+                    until = time.monotonic() + SAVING
+                if not isinstance(event, WorkerEnded):
+                    continue
+            living.pop(connection).join(timeout=0.5)
+    for process in living.values():
+        process.kill()
+
+
+def run_here(study: str, workspace: Path, storage: str | None, stop: Stop) -> Iterator[Event]:
     """One worker in this very process, for a debugger; its events come when it has ended."""
     events: list[Event] = []
-    work(Place(workspace, storage, "here"), study, events.append, threading.Event(), threading.Event())
+    with stop.asking():
+        work(Place(workspace, storage, "here"), study, events.append, stop)
     yield from events
     yield Ticked()
 

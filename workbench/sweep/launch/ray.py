@@ -2,26 +2,25 @@
 
 import logging
 import os
-import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from workbench.errors import UserError
 from workbench.events import Event, Mistaken, Ticked, TrialFailed, WorkerEnded, WorkerFailed
-from workbench.sweep.worker import GRACE, work
+from workbench.stop import WORKERS_WITHIN, Stop
+from workbench.sweep.worker import work
 from workbench.trial.job import Place
 from workbench.trial.quiet import quiet
 
 RESTARTS = 100  # of an actor whose node or process was lost
 
 
-def run_on_ray(
-    study: str, workspace: Path, storage: str | None, workers: int, cpus: int, gpus: float
-) -> Iterator[Event]:
-    """Yields Ticked until the last worker has ended, and what went wrong. Each has `cpus` threads and `gpus` GPUs of
-    its node. Closing the iterator stops them all. RAY_ADDRESS names a running cluster; without it, Ray uses this
+def run_on_ray(study: str, where: Place, workers: int, needs: dict[str, float], stop: Stop) -> Iterator[Event]:
+    """Yields Ticked until the last worker has ended, and what went wrong. Each has what it `needs` of its node, as Ray
+    names it. Closing the iterator stops them all. RAY_ADDRESS names a running cluster; without it, Ray uses this
     machine alone."""
     try:
         import ray
@@ -34,12 +33,13 @@ def run_on_ray(
             ray.init(address=found, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UserError(f"--launcher ray: no cluster answers at {found} ({error}).") from error
-    place = Place(workspace.resolve(), storage, "")
+    stop.listen_again()  # Ray has put a handler of its own in place of ours
     # Two threads: one works, the other hears that it should stop.
-    needs = {"num_cpus": cpus, "num_gpus": gpus, "max_concurrency": 2}
     patience = {"max_restarts": RESTARTS, "max_task_retries": RESTARTS}
-    actors: list[Any] = [ray.remote(Worker).options(**needs, **patience).remote() for _ in range(workers)]
-    pending = {each.run.remote(replace(place, name=f"ray/{index}"), study): index for index, each in enumerate(actors)}
+    actors: list[Any] = [
+        ray.remote(Worker).options(**needs, **patience, max_concurrency=2).remote() for _ in range(workers)
+    ]
+    pending = {each.run.remote(replace(where, name=f"ray/{index}"), study): index for index, each in enumerate(actors)}
     try:
         while pending:
             ready, _ = ray.wait(list(pending), timeout=0.5)
@@ -51,10 +51,18 @@ def run_on_ray(
                     yield WorkerFailed(f"ray/{index}", f"worker ray/{index} was lost: {error}")
             yield Ticked()
     finally:
-        if pending:
-            stopping = [actors[index].stop.remote() for index in pending.values()]
-            ray.wait(stopping, num_returns=len(stopping), timeout=GRACE)
-            ray.wait(list(pending), num_returns=len(pending), timeout=GRACE)
+        with stop.saving():
+            until = time.monotonic() + WORKERS_WITHIN
+            while pending and time.monotonic() < until:
+                # Asked again and again: a worker that is saving then may take its time.
+                told = [actors[index].stop.remote() for index in pending.values()]
+                answered, _ = ray.wait(told, num_returns=len(told), timeout=0.5)
+                with suppress(ray.exceptions.RayError):
+                    if any(ray.get(answered)):
+                        until = time.monotonic() + 1
+                done, _ = ray.wait(list(pending), num_returns=len(pending), timeout=0.2)
+                for each in done:
+                    del pending[each]
         for each in actors:
             ray.kill(each)
         if ours:
@@ -65,7 +73,7 @@ class Worker:
     """A worker on some node; `run` gives what went wrong."""
 
     def __init__(self) -> None:
-        self.asked = threading.Event()
+        self.asked = Stop()
 
     def run(self, place: Place, study: str) -> list[Event]:
         quiet()
@@ -76,8 +84,10 @@ class Worker:
                 case Mistaken() | WorkerFailed() | TrialFailed() | WorkerEnded():
                     wrong.append(event)
 
-        work(place, study, emit, self.asked, threading.Event())
+        work(place, study, emit, self.asked)
         return wrong
 
-    def stop(self) -> None:
-        self.asked.set()
+    def stop(self) -> bool:
+        """Whether it is writing what must not be cut short."""
+        self.asked.ask()
+        return self.asked.saves > 0
