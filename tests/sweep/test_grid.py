@@ -22,7 +22,7 @@ def ledger(tmp_path: Path) -> Ledger:
 
 
 def end(ledger: Ledger, cell: Cell) -> None:
-    ours = ledger.claim([cell], 1, 0.0, "me")
+    ours = ledger.claim([cell], 1, 0, "me")
     assert ours
     ours.complete(ENDING)
 
@@ -41,7 +41,7 @@ def test_more_levels_and_seeds_extend_a_study(experiment: Experiment, levels: li
         end(ledger, cell)
     new_job("s", experiment, None, "").publish(ledger)
     refuse_another_question(ledger, wider)
-    left = ledger.open_cells(expand(wider), 1, 0.0)
+    left = ledger.open_cells(expand(wider), 1, 0)
     assert len(expand(wider)) - len(left) == experiment.seeds.count * len(set(levels) & set(experiment.factors[name]))
 
 

@@ -179,7 +179,7 @@ def test_claims_through_the_grpc_proxy_are_exclusive(proxy: str, experiment: obj
 
     def work() -> None:
         ledger = Ledger(open_storage(proxy, tmp_path / "elsewhere"), "s")
-        while (ours := ledger.claim(cells, 1, 0.0, "me")) is not None:
+        while (ours := ledger.claim(cells, 1, 0, "me")) is not None:
             taken.append(ours.cell.key)
             ours.complete(Ending("run", "finished", 0.5, {}))
 

@@ -5,7 +5,7 @@ import pytest
 from workbench.config.schema import Experiment, Search
 from workbench.record import SweepRecord
 from workbench.sweep.run import describe
-from workbench.sweep.search import Plan, course_metric, planned, pruned_by, search_of, value_metric
+from workbench.sweep.search import Plan, Planner, course_metric, planned, pruned_by, search_of, value_metric
 from workbench.trial.cell import Cell, Ending
 
 RATE = "optimisation.learning_rate"
@@ -58,6 +58,41 @@ def test_every_arm_has_the_same_budget_and_its_best_is_run_with_fresh_seeds(expe
         assert all(cell.values[RATE] == best[1][RATE] for cell in confirming)
         assert "search" not in confirming[0].label
     assert all(cell.seed == searched.search.seed for cell in plan.cells if cell.searching is not None)  # type: ignore[union-attr]
+
+
+def test_a_search_of_few_settings_plans_each_trial_once(experiment: Experiment) -> None:
+    searched = tuned(experiment, settings={"objectives.mlm.mask_ratio": [0.15, 0.3]})
+    plan, endings, _ = play(searched)
+    assert plan.whole
+    assert len(endings) == len(plan.cells) == plan.total < 2 * (6 + searched.seeds.count)
+
+
+def test_a_search_that_finishes_nothing_is_over(experiment: Experiment) -> None:
+    searched = tuned(experiment)
+    endings: dict[str, Ending] = {}
+    while todo := [cell for cell in planned(searched, endings).cells if cell.key not in endings]:
+        arm = todo[0].arm
+        ending = (
+            Ending("a", "finished", 0.5, {6: 0.5}) if arm == "hard_ratio=0.25" else Ending("a", "diverged", None, {})
+        )
+        endings[todo[0].key] = ending
+    plan = planned(searched, endings)
+    assert plan.whole
+    assert plan.total == len(endings) == 2 * 6 + searched.seeds.count
+    assert {cell.arm for cell in plan.cells if cell.searching is None} == {"hard_ratio=0.25"}
+    record = describe(searched, plan, endings, is_smoke=False)
+    assert record.planned == searched.seeds.count
+
+
+def test_a_planner_asked_again_and_again_plans_as_one_that_is_new(experiment: Experiment) -> None:
+    searched, planner = tuned(experiment), Planner()
+    endings: dict[str, Ending] = {}
+    while todo := [cell for cell in planner(searched, endings).cells if cell.key not in endings]:
+        assert planner(searched, endings) == planned(searched, endings)
+        value = todo[-1].settings.optimisation.learning_rate
+        endings[todo[-1].key] = Ending("a", "finished", value, {6: value})
+    assert planner(searched, endings) == planned(searched, endings)
+    assert planner(experiment, endings) == planned(experiment, endings)
 
 
 def test_nothing_is_confirmed_before_the_search_of_its_arm_has_ended(experiment: Experiment) -> None:

@@ -1,5 +1,7 @@
 """What a worker does with trials that raise, diverge, run out of memory or are pruned."""
 
+import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,24 @@ def test_a_trial_that_raises_is_retried_then_left_and_the_others_go_on(
     assert (place.workspace / "checkpoints" / f"{second.key}.safetensors").exists()
     assert not list((place.workspace / "checkpoints").glob("*.pt*"))
     assert not list((place.workspace / "spool").iterdir())
+
+
+@pytest.mark.parametrize("late", [600.0, -600.0])
+def test_the_clock_of_a_worker_does_not_count(
+    job: Job, place: Place, monkeypatch: pytest.MonkeyPatch, late: float
+) -> None:
+    attempts, stop, now = Counter[str](), Stop(), time.time
+
+    def train(settings: Any, *_: object) -> None:
+        attempts[settings.model_dump_json()] += 1
+        if attempts.total() > 10:
+            stop.ask()
+        raise ValueError("boom")
+
+    monkeypatch.setattr(trial_run, "train", train)
+    monkeypatch.setattr(time, "time", lambda: now() - late)
+    worker.Worker(place, "s", lambda _: None, stop).work()
+    assert set(attempts.values()) == {job.retries + 1}
 
 
 def test_divergence_is_an_outcome_and_memory_halves_the_micro_batch(

@@ -14,15 +14,15 @@ from workbench.sweep.grid import expand
 from workbench.trial import heartbeat
 from workbench.trial.cell import Cell, Ending
 from workbench.trial.heartbeat import Holder, Watch
-from workbench.trial.job import new_job, published
+from workbench.trial.job import ATTRIBUTE, new_job, published
 from workbench.trial.lease import LeaseLost, Owned
 from workbench.trial.ledger import DEATHS, Ledger
 
 ENDING = Ending("run", "finished", 0.5, {3: 0.25, 6: 0.5})
 
 
-def claim(ledger: Ledger, cells: list[Cell], retries: int = 1, since: float = 0.0) -> Owned | None:
-    return ledger.claim(cells, retries, since, "me")
+def claim(ledger: Ledger, cells: list[Cell], retries: int = 1, start: int = 0) -> Owned | None:
+    return ledger.claim(cells, retries, start, "me")
 
 
 def holder(**changes: object) -> Holder:
@@ -89,13 +89,76 @@ def test_failures_count_against_retries_and_a_new_start_forgives_them(cells: lis
         ours.fail("boom")
     assert ledger.failures(cells[0]) == ["boom", "boom"]
     assert claim(ledger, cells[:1]) is None
-    assert ledger.open_cells(cells, 1, 0.0) == cells[1:]
-    assert ledger.open_cells(cells, 2, 0.0) == cells
-    job = new_job("s", Experiment.model_construct(), None, "")
-    again = claim(ledger, cells[:1], since=job.started)
+    assert ledger.open_cells(cells, 1, 0) == cells[1:]
+    assert ledger.open_cells(cells, 2, 0) == cells
+    start = ledger.next_start()
+    again = claim(ledger, cells[:1], start=start)
     assert again
     again.release()
-    assert claim(ledger, cells[:1], retries=0, since=job.started)
+    last = claim(ledger, cells[:1], retries=0, start=start)
+    assert last
+    last.fail("boom again")
+    assert ledger.all_failures(start) == {cells[0].key: ["boom again"]}
+    assert claim(ledger, cells[:1], retries=0, start=start) is None
+    assert ledger.next_start() == ledger.start == start + 1
+
+
+def test_an_attempt_counts_for_the_start_it_was_made_for(cells: list[Cell], ledger: Ledger) -> None:
+    """Also where it ends, or its worker is found dead, after the next start."""
+    first = ledger.next_start()
+    old, dead = claim(ledger, cells[:1], start=first), claim(ledger, cells[1:2], start=first)
+    assert old
+    assert dead
+    dead.beating.end()
+    sign(ledger, dead.trial_id, holder(started="long ago"))
+    second = ledger.next_start()
+    old.fail("boom")
+    for number in (0, 1):
+        again = claim(ledger, [cells[number]], retries=0, start=second)
+        assert again
+        again.fail("boom")
+        assert claim(ledger, [cells[number]], retries=0, start=second) is None
+    left_behind = ledger._enqueue(cells[2], first)
+    taken = claim(ledger, cells[2:], retries=0, start=second)
+    assert taken
+    assert taken.trial_id == left_behind
+    taken.fail("boom")
+    assert claim(ledger, cells[2:], retries=0, start=second) is None
+
+
+def test_a_study_from_before_starts_were_counted_goes_on(experiment: Experiment, ledger: Ledger) -> None:
+    cells = expand(experiment)[:1]
+    job = new_job("s", experiment, None, "")
+    old = {name: value for name, value in dataclasses.asdict(job).items() if name != "start"}
+    ledger.study.set_user_attr(ATTRIBUTE, old | {"experiment": experiment.model_dump(), "started": 1e9})
+    assert published(ledger) == job
+    for _ in range(2):
+        ours = claim(ledger, cells)
+        assert ours
+        for name, value in {"reason": "boom", "counts": True, "at": 1e9 + 1}.items():
+            ledger.storage.set_trial_user_attr(ours.trial_id, name, value)
+        ours.release()
+    assert claim(ledger, cells) is None
+    assert claim(ledger, cells, start=ledger.next_start())
+
+
+def test_a_look_takes_in_what_is_new_alone(cells: list[Cell], ledger: Ledger, tmp_path: Path) -> None:
+    other = Ledger.of_workspace(tmp_path, "s")
+    for cell in cells[:2]:
+        ours = claim(other, [cell])
+        assert ours
+        ours.complete(ENDING)
+        assert list(ledger.endings()) == list(other.endings())
+    known = ledger.endings()
+    assert known.pop(cells[0].key) == ENDING
+    assert cells[0].key in ledger.endings()  # what was given away is not what is kept
+    assert ledger.book.endings[cells[1].key] is ledger.endings()[cells[1].key]
+    ours = claim(other, cells)
+    assert ours
+    assert [each.cell_key for each in ledger.running()] == [cells[2].key]
+    ours.fail("boom")
+    assert ledger.running() == []
+    assert ledger.failures(cells[2]) == ["boom"]
 
 
 def test_the_trial_of_a_dead_process_is_taken_over_at_once(cells: list[Cell], ledger: Ledger) -> None:
@@ -155,11 +218,11 @@ def test_a_cell_that_takes_every_worker_down_is_given_up(cells: list[Cell], ledg
         ours.beating.end()
         sign(ledger, ours.trial_id, holder(started="long ago"), step=3)
     assert claim(ledger, cells[:1]) is None
-    assert ledger.open_cells(cells, 1, 0.0) == cells[1:]
+    assert ledger.open_cells(cells, 1, 0) == cells[1:]
 
 
 def test_of_two_trials_of_a_cell_the_older_one_counts(cells: list[Cell], ledger: Ledger) -> None:
-    first, second = ledger._enqueue(cells[0]), ledger._enqueue(cells[0])
+    first, second = ledger._enqueue(cells[0], 0), ledger._enqueue(cells[0], 0)
     ledger.storage.set_trial_state_values(first, TrialState.RUNNING)
     sign(ledger, first, holder(host="elsewhere"))
     assert claim(ledger, cells[:1]) is None

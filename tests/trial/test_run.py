@@ -39,7 +39,7 @@ def job(experiment: Experiment, place: Place) -> Job:
 
 @pytest.fixture
 def lease(job: Job, place: Place) -> Owned:
-    claimed = Ledger.of_workspace(place.workspace, "s").claim(expand(job.experiment), 0, 0.0, "w")
+    claimed = Ledger.of_workspace(place.workspace, "s").claim(expand(job.experiment), 0, 0, "w")
     assert claimed
     return claimed
 

@@ -138,6 +138,7 @@ class _Sweep:
             experiment,
             run_id,
             self.tracker.address,
+            start=self.ledger.next_start(),
             retries=options.retries,
             processes=options.processes,
             threads=options.threads,
@@ -206,8 +207,9 @@ class _Sweep:
         self.outcome.finished = len(ended)
         # One worker that was asked to stop stops nothing that the others can finish.
         self.outcome.stopped = self.asked or (self.outcome.stopped and len(ended) < self.outcome.planned)
+        failures = self.ledger.all_failures(self.job.start)
         for cell in self.plan.cells:
-            if cell.key not in ended and (reasons := self.ledger.failures(cell, self.job.started)):
+            if cell.key not in ended and (reasons := failures.get(cell.key)):
                 self.outcome.failures.append(f"{cell.name}: {reasons[-1]}")
         if not self.outcome.stopped and any(ending.outcome == "finished" for ending in ended.values()):
             self.patience(self._write)
@@ -321,7 +323,7 @@ def describe(experiment: Experiment, plan: Plan, endings: dict[str, Ending], is_
         baseline_arm=labels[0],
         arm_values=dict(zip(labels, experiment.arms, strict=True)),
         cells={cell.key: cell.arm for cell in plan.cells if cell.searching is None},
-        planned=len(experiment.arms) * experiment.seeds.count,
+        planned=_compared(experiment, plan),
         seeds=experiment.seeds,
         search=experiment.search,
         tuned=[_tuned(experiment, arm, endings) for arm in experiment.arms] if experiment.search else [],
@@ -330,6 +332,13 @@ def describe(experiment: Experiment, plan: Plan, endings: dict[str, Ending], is_
         margin=experiment.margin,
         smoke=is_smoke,
     )
+
+
+def _compared(experiment: Experiment, plan: Plan) -> int:
+    """How many trials the answer rests on; none of an arm whose search has finished nothing."""
+    if plan.whole:
+        return sum(cell.searching is None for cell in plan.cells)
+    return len(experiment.arms) * experiment.seeds.count
 
 
 def _tuned(experiment: Experiment, arm: dict[str, Any], endings: dict[str, Ending]) -> Tuned:

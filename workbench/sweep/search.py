@@ -47,37 +47,73 @@ class Found:
     tried: list[tuple[Cell, dict[str, Any], Ending | None]]
     best: dict[str, Any] | None
 
+    @property
+    def over(self) -> bool:
+        """Whether all trials have ended; no more are suggested while one has not."""
+        return None not in [ending for *_, ending in self.tried]
+
+
+@dataclass(frozen=True)
+class _Arm:
+    """An arm of a search: what its search came to, and the cells that confirm it, none before that is over."""
+
+    found: Found
+    confirming: list[Cell]
+
+    def moved(self, endings: Mapping[str, Ending]) -> bool:
+        """Whether one of its trials has ended since."""
+        return any(ending is None and cell.key in endings for cell, _, ending in self.found.tried)
+
 
 def planned(experiment: Experiment, endings: Mapping[str, Ending]) -> Plan:
-    """The cells of a grid; of a search its trials as far as they follow from what has ended, then those that
-    confirm."""
-    if experiment.search is None:
-        cells = expand(experiment)
-        return Plan(cells, True, len(cells))
-    found = [search_of(experiment, arm, endings) for arm in experiment.arms]
-    searching = [cell for each in found for cell, _, _ in each.tried]
-    first, count = experiment.seeds.first, experiment.seeds.count
-    confirming = [
-        confirming_cell(experiment, each, seed)
-        for seed in range(first, first + count)
-        for each in found
-        if each.best is not None
-    ]
-    distinct = list({cell.key: cell for cell in [*searching, *confirming]}.values())
-    whole = all(None not in [ending for *_, ending in each.tried] for each in found)
-    return Plan(distinct, whole, len(found) * (experiment.search.trials + count))
+    """The cells of a grid; of a search its trials as far as they follow from what has ended, then those that confirm.
+    An arm whose search has finished nothing has none that confirm."""
+    return Planner()(experiment, endings)
 
 
 class Planner:
-    """`planned`, worked out anew only when something has ended or the experiment has changed."""
+    """`planned`, asked again and again while a study goes on: works out only what may have changed since. What has
+    ended once must stay so."""
 
     def __init__(self) -> None:
-        self.last: tuple[Experiment, int, Plan] | None = None
+        self.experiment: Experiment | None = None
+        self.known = -1  # how many had ended
+        self.arms: list[_Arm] = []
+        self.plan = Plan([], True, 0)
 
     def __call__(self, experiment: Experiment, endings: Mapping[str, Ending]) -> Plan:
-        if self.last is None or self.last[1] != len(endings) or self.last[0] != experiment:
-            self.last = (experiment, len(endings), planned(experiment, endings))
-        return self.last[2]
+        if self.experiment != experiment:
+            self.experiment, self.known, self.arms = experiment, -1, []
+            if experiment.search is None:
+                cells = expand(experiment)
+                self.plan = Plan(cells, True, len(cells))
+        if experiment.search is not None and self.known != len(endings):
+            self.known = len(endings)
+            if not self.arms:
+                self.arms = [_arm(experiment, arm, endings) for arm in experiment.arms]
+            self.arms = [
+                _arm(experiment, each.found.arm, endings) if each.moved(endings) else each for each in self.arms
+            ]
+            self.plan = _together(experiment, self.arms)
+        return self.plan
+
+
+def _arm(experiment: Experiment, arm: dict[str, Any], endings: Mapping[str, Ending]) -> _Arm:
+    found = search_of(experiment, arm, endings)
+    first, count = experiment.seeds.first, experiment.seeds.count
+    seeds = range(first, first + count) if found.best is not None else ()
+    return _Arm(found, [confirming_cell(experiment, found, seed) for seed in seeds])
+
+
+def _together(experiment: Experiment, arms: list[_Arm]) -> Plan:
+    """The plan of a search: the trials of all arms, then what confirms, seed by seed."""
+    assert experiment.search is not None
+    searching = [cell for each in arms for cell, _, _ in each.found.tried]
+    blocks = zip(*(each.confirming for each in arms if each.confirming), strict=True)
+    distinct = list({cell.key: cell for cell in [*searching, *(cell for block in blocks for cell in block)]}.values())
+    going_on = [each.found for each in arms if not each.found.over]
+    to_come = [experiment.search.trials - len(found.tried) + experiment.seeds.count for found in going_on]
+    return Plan(distinct, not going_on, len(distinct) + sum(to_come))
 
 
 def confirming_cell(experiment: Experiment, found: Found, seed: int) -> Cell:

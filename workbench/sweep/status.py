@@ -5,7 +5,6 @@ from typing import Any
 
 from workbench.config.schema import Experiment
 from workbench.sweep.search import planned
-from workbench.trial.job import published
 from workbench.trial.ledger import Ledger, names_of_studies
 from workbench.trial.storage import open_storage
 from workbench.workspace import Workspace
@@ -26,7 +25,7 @@ def cells_of(experiment: Experiment, workspace: Path, study: str, storage: str |
     endings = ledger.endings() if ledger else {}
     running = {each.cell_key: each for each in ledger.running()} if ledger else {}
     plan = planned(experiment, endings)
-    started = published(ledger).started if ledger and "job" in ledger.study.user_attrs else 0.0
+    failures = ledger.all_failures(ledger.start) if ledger else {}
     rows = []
     for cell in plan.cells:
         state, value, progress, about = "waiting", None, "", ""
@@ -35,7 +34,7 @@ def cells_of(experiment: Experiment, workspace: Path, study: str, storage: str |
         elif cell.key in running:
             at = running[cell.key]
             state, progress, about = "running", f"{at.step}/{at.steps or '?'}", f"  ({at.worker})"
-        elif ledger and (reasons := ledger.failures(cell, started)):
+        elif reasons := failures.get(cell.key):
             state, about = "failed", f"  {reasons[-1].splitlines()[0][:120]}"
         rows.append({"name": cell.name, "state": state, "value": value, "progress": progress, "about": about})
     return rows

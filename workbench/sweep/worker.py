@@ -80,8 +80,8 @@ class Worker:
     def _look(self) -> "Found":
         job, endings = published(self.ledger), self.ledger.endings()
         cells = self.plan(job.experiment, endings).cells
-        lease = self.ledger.claim(cells, job.retries, job.started, self.place.name)
-        if lease is not None or self.ledger.open_cells(cells, job.retries, job.started):
+        lease = self.ledger.claim(cells, job.retries, job.start, self.place.name)
+        if lease is not None or self.ledger.open_cells(cells, job.retries, job.start):
             return Found(job, endings, lease, True)
         # What has ended meanwhile may have led to further trials of a search.
         return Found(job, endings, None, len(self.plan(job.experiment, self.ledger.endings()).cells) > len(cells))

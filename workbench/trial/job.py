@@ -5,7 +5,6 @@ The job is kept in the study itself, so that a worker can join from any machine.
 
 import dataclasses
 import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,8 +22,8 @@ ATTRIBUTE = "job"
 
 @dataclass(frozen=True)
 class Job:
-    """`started`: failures before it are forgiven, since the user has started the sweep again. `parent_run` is the
-    sweep's run, None for a training outside a sweep. `threads` of a trial and `all_threads` of what is prepared for all
+    """`start`: the number of the sweep's start; failures of earlier ones are forgiven, since the user has started it
+    again. `parent_run` is the sweep's run, None for a training outside a sweep. `threads` of a trial and `all_threads` of what is prepared for all
     of them are the same for every worker, wherever it is, since rounding depends on them."""
 
     study: str
@@ -32,7 +31,7 @@ class Job:
     parent_run: str | None
     uri: str
     retries: int = 1
-    started: float = 0.0
+    start: int = 0
     processes: int = 1
     threads: int = 1
     all_threads: int = 1
@@ -84,7 +83,8 @@ def published(ledger: Ledger) -> Job:
     told: dict[str, Any] | None = ledger.study.user_attrs.get(ATTRIBUTE)
     if told is None:
         raise UserError(f"{ledger.name}: this study has no experiment yet; start it with `wb sweep FILE`.")
-    job = Job(**told | {"experiment": Experiment.model_validate(told["experiment"])})
+    known = {each.name: told[each.name] for each in dataclasses.fields(Job) if each.name in told}
+    job = Job(**known | {"experiment": Experiment.model_validate(told["experiment"])})
     if HIDDEN not in job.uri:
         return job
     # A password does not travel with the study: each machine brings its own.
@@ -97,4 +97,5 @@ def published(ledger: Ledger) -> Job:
 
 
 def new_job(study: str, experiment: Experiment, parent_run: str | None, uri: str, **more: Any) -> Job:
-    return Job(study, experiment, parent_run, uri, started=time.time(), **more)
+    """A job that is not published yet."""
+    return Job(study, experiment, parent_run, uri, **more)

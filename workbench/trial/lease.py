@@ -154,7 +154,7 @@ def end_trial(
 ) -> bool:
     """Whether the trial has now ended as said, and had not ended before."""
     try:
-        for name, each in (attributes | {"at": time.time()}).items():
+        for name, each in attributes.items():
             storage.set_trial_user_attr(trial_id, name, each)
         storage.set_trial_state_values(trial_id, state, None if value is None else [value])
     except UpdateFinishedTrialError:

@@ -7,9 +7,9 @@ checkpoint.
 """
 
 import dataclasses
-import time
 import uuid
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,11 +26,10 @@ from workbench.trial.lease import Owned, end_trial
 from workbench.trial.storage import open_storage
 
 DEATHS = 5  # workers that may die over a cell without getting it any further
-ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
-OPEN = (TrialState.WAITING, TrialState.RUNNING)
 PREFIX = "wb:"
 LOST = "lost"  # the attribute of a study with the runs that were removed from MLflow for good
 AGREED = "agreed:"  # the study beside one that keeps what its processes agree on
+START = "start"  # the attribute of a study that counts its starts, and of an attempt that says for which it was made
 
 
 @dataclass(frozen=True)
@@ -44,21 +43,71 @@ class Attempt:
     steps: int
 
 
+@dataclass(frozen=True)
+class Failed:
+    """An attempt that came to nothing. `start`: for which start of the sweep it was made, 0 where that was not yet
+    counted; `counts`: by an error of the trial's own; `died_at`: the step at which a worker that died was last heard
+    of."""
+
+    start: int
+    counts: bool
+    reason: str
+    died_at: int | None
+
+
+class Book:
+    """A study's trials by their cell. What has ended never changes, so that it is taken in once, and a look at a study
+    of thousands of cells costs little more than what is new. `lost`: runs that are gone, so that their endings do not count."""
+
+    def __init__(self, lost: frozenset[str] = frozenset()) -> None:
+        self.lost = lost
+        self.endings: dict[str, Ending] = {}
+        self.failed: dict[str, list[Failed]] = {}
+        self.open: dict[str, list[FrozenTrial]] = {}
+        self.taken: set[int] = set()  # numbers of trials that have ended
+        self.by: dict[str, int] = {}  # cell key -> number of the trial that ended it
+
+    def take(self, trials: list[FrozenTrial]) -> None:
+        self.open = {}
+        for trial in trials:
+            if trial.number in self.taken:
+                continue
+            if trial.state.is_finished():
+                self.taken.add(trial.number)
+            if (cell := trial.user_attrs.get("cell_key")) is None:
+                continue
+            if not trial.state.is_finished():
+                self.open.setdefault(cell, []).append(trial)
+            elif trial.state == TrialState.FAIL:
+                self.failed.setdefault(cell, []).append(_failed(trial))
+            elif trial.user_attrs["ending"]["run_id"] in self.lost:
+                continue
+            elif trial.number < self.by.get(cell, trial.number + 1):  # of two, every process means the older one
+                self.by[cell], self.endings[cell] = trial.number, _ending(trial)
+
+    def running(self) -> list[FrozenTrial]:
+        return [trial for trials in self.open.values() for trial in trials if trial.state == TrialState.RUNNING]
+
+
+def _ending(trial: FrozenTrial) -> Ending:
+    told = trial.user_attrs["ending"]
+    return Ending(**told | {"curve": {int(step): value for step, value in told["curve"].items()}})
+
+
+def _failed(trial: FrozenTrial) -> Failed:
+    told = trial.user_attrs
+    return Failed(told.get(START, 0), bool(told.get("counts")), told.get("reason", ""), told.get("died_at"))
+
+
 class Ledger:
     """What is known of a study's cells; every process opens its own."""
 
     def __init__(self, storage: BaseStorage, name: str) -> None:
         self.name = name
-        called = PREFIX + name
-        try:
-            self.study = optuna.load_study(storage=storage, study_name=called)  # writes nothing
-        except KeyError:
-            self.study = optuna.create_study(
-                storage=storage, study_name=called, direction="maximize", load_if_exists=True
-            )
+        self.study = _study(storage, PREFIX + name)
         self.storage = self.study._storage
         self.watch = Watch()
-        self.lost = frozenset(self.study.user_attrs.get(LOST, ()))
+        self.book = Book(frozenset(self.study.user_attrs.get(LOST, ())))
 
     @classmethod
     def of_workspace(cls, workspace: Path, name: str, address: str | None = None) -> "Ledger":
@@ -92,28 +141,24 @@ class Ledger:
 
     def forget(self, run_ids: Iterable[str]) -> None:
         """Counts trials that have ended as if they had never been, since their runs are gone for good."""
-        self.lost = self.lost | frozenset(run_ids)
-        self.study.set_user_attr(LOST, sorted(self.lost))
+        self.book = Book(self.book.lost | frozenset(run_ids))
+        self.study.set_user_attr(LOST, sorted(self.book.lost))
 
     def endings(self) -> dict[str, Ending]:
         """Cell key -> how it ended, of every cell that needs no more work."""
-        found: dict[str, Ending] = {}
-        for trial in self._trials(ENDED):
-            told = trial.user_attrs["ending"]
-            curve = {int(step): value for step, value in told["curve"].items()}
-            found.setdefault(trial.user_attrs["cell_key"], Ending(**told | {"curve": curve}))
-        return found
+        return dict(self._read().endings)
 
-    def failures(self, cell: Cell, since: float = 0.0) -> list[str]:
-        """Why attempts at the cell have failed since a time (seconds of the epoch); the deaths of workers not
-        counted."""
-        return [
-            trial.user_attrs["reason"]
-            for trial in self._trials((TrialState.FAIL,))
-            if trial.user_attrs["cell_key"] == cell.key
-            and trial.user_attrs.get("counts")
-            and trial.user_attrs["at"] >= since
-        ]
+    def failures(self, cell: Cell, start: int = 0) -> list[str]:
+        """Why attempts at the cell have failed since this start of the sweep; the deaths of workers not counted."""
+        return self.all_failures(start).get(cell.key, [])
+
+    def all_failures(self, start: int = 0) -> dict[str, list[str]]:
+        """Cell key -> what `failures` says of it, of the cells that have any."""
+        reasons = {
+            cell: [each.reason for each in failed if each.counts and each.start >= start]
+            for cell, failed in self._read().failed.items()
+        }
+        return {cell: told for cell, told in reasons.items() if told}
 
     def running(self) -> list[Attempt]:
         """The trials that somebody works on, as far as it can be told."""
@@ -125,77 +170,88 @@ class Ledger:
                 trial.user_attrs.get("beat", {}).get("step", 0),
                 trial.user_attrs.get("beat", {}).get("steps", 0),
             )
-            for trial in self._trials((TrialState.RUNNING,))
+            for trial in self._read().running()
             if "holder" in trial.user_attrs and not Holder(**trial.user_attrs["holder"]).dead()
         ]
 
-    def claim(self, cells: Iterable[Cell], retries: int, since: float, worker: str) -> Owned | None:
-        """The first of `cells` that nobody works on and that is neither ended nor failed for good, now ours."""
-        self._bury_the_dead()
-        by_cell = self._by_cell()
+    @property
+    def start(self) -> int:
+        """The number of the last start, 0 where starts were not yet counted."""
+        return int(self.study.user_attrs.get(START, 0))
+
+    def next_start(self) -> int:
+        """The number of a new start of the sweep, whose failures alone count from now on. Starts are counted, since the
+        clocks of two machines cannot be compared. Two starts at the same moment may share a number, and then failures,
+        too."""
+        start = self.start + 1
+        self.study.set_user_attr(START, start)
+        return start
+
+    def claim(self, cells: Iterable[Cell], retries: int, start: int, worker: str) -> Owned | None:
+        """The first of `cells` that nobody works on and that is neither ended nor failed for good, now ours. `start`:
+        the number of the sweep's start that this is for."""
+        book = self._read()
+        if self._bury_the_dead(book):
+            book = self._read()
         for cell in cells:
-            attempts = by_cell.get(cell.key, [])
-            if any(trial.state in (*ENDED, TrialState.RUNNING) for trial in attempts):
+            if cell.key in book.endings or given_up(book.failed.get(cell.key, []), retries, start):
                 continue
-            if self.given_up(attempts, retries, since):
+            attempts = book.open.get(cell.key, [])
+            if any(trial.state == TrialState.RUNNING for trial in attempts):
                 continue
-            if (lease := self._claim(cell, attempts, worker)) is not None:
+            if (lease := self._claim(cell, attempts, start, worker)) is not None:
                 return lease
         return None
 
-    def open_cells(self, cells: Iterable[Cell], retries: int, since: float) -> list[Cell]:
+    def open_cells(self, cells: Iterable[Cell], retries: int, start: int) -> list[Cell]:
         """The cells that still need work, ours or another's."""
-        by_cell = self._by_cell()
+        book = self._read()
         return [
             cell
             for cell in cells
-            if not any(trial.state in ENDED for trial in by_cell.get(cell.key, []))
-            and not self.given_up(by_cell.get(cell.key, []), retries, since)
+            if cell.key not in book.endings and not given_up(book.failed.get(cell.key, []), retries, start)
         ]
 
-    def given_up(self, attempts: list[FrozenTrial], retries: int, since: float) -> bool:
-        """Whether a cell with these attempts is to be left alone."""
-        failed = [t for t in attempts if t.state == TrialState.FAIL and t.user_attrs["at"] >= since]
-        if sum(bool(trial.user_attrs.get("counts")) for trial in failed) > retries:
-            return True
-        # A trial that takes its worker down, say for lack of memory, must not do so for ever.
-        deaths = [trial.user_attrs.get("died_at") for trial in failed if "died_at" in trial.user_attrs]
-        return len(deaths) >= DEATHS and len(set(deaths[-DEATHS:])) == 1
-
-    def _bury_the_dead(self) -> None:
-        """Fails the trials whose workers give no more sign of life."""
-        for trial in self._trials((TrialState.RUNNING,)):
+    def _bury_the_dead(self, book: Book) -> bool:
+        """Fails the trials whose workers give no more sign of life; whether there were any."""
+        buried = False
+        for trial in book.running():
             # Between taking a trial and signing it there is a moment in which the worker may die.
             there = Holder(**trial.user_attrs.get("holder", {"host": "", "pid": 0, "started": "", "name": ""}))
             beat = trial.user_attrs.get("beat", {})
             if self.watch.lapsed(trial._trial_id, there, beat.get("beat", 0)):
                 reason = f"its worker {there.name} gave no more sign of life"
                 end_trial(self.storage, trial._trial_id, TrialState.FAIL, reason=reason, died_at=beat.get("step", 0))
+                buried = True
+        return buried
 
-    def _claim(self, cell: Cell, attempts: list[FrozenTrial], worker: str) -> Owned | None:
+    def _claim(self, cell: Cell, attempts: list[FrozenTrial], start: int, worker: str) -> Owned | None:
         waiting = [trial._trial_id for trial in attempts if trial.state == TrialState.WAITING]
-        trial_id = min(waiting) if waiting else self._enqueue(cell)
+        trial_id = min(waiting) if waiting else self._enqueue(cell, start)
         try:
             if not self.storage.set_trial_state_values(trial_id, TrialState.RUNNING):
                 return None
         except UpdateFinishedTrialError:
             return None
+        if waiting:  # left behind by a worker that died before it took it, perhaps for an earlier start
+            self.storage.set_trial_user_attr(trial_id, START, start)
         self.storage.set_trial_user_attr(trial_id, "holder", dataclasses.asdict(Holder.me(worker)))
         # Two workers may have enqueued the cell at the same moment: the older trial is the one that counts.
-        others = [t for t in self._trials() if t.user_attrs["cell_key"] == cell.key and t._trial_id != trial_id]
-        if any(t.state in ENDED or (t.state in OPEN and t._trial_id < trial_id) for t in others):
+        book = self._read()
+        older = [trial for trial in book.open.get(cell.key, []) if trial._trial_id < trial_id]
+        if older or cell.key in book.endings:
             end_trial(self.storage, trial_id, TrialState.FAIL, reason="another trial of this cell was first")
             return None
         return Owned(self.storage, trial_id, cell)
 
-    def _enqueue(self, cell: Cell) -> int:
+    def _enqueue(self, cell: Cell, start: int) -> int:
         # Levels that are words stand in `cell` alone, since Optuna refuses a categorical axis that grows.
         axes = {
             name: float(level)
             for name, level in cell.values.items()
             if isinstance(level, int | float) and not isinstance(level, bool)
         }
-        about = {"cell_key": cell.key, "cell": cell.label, "name": cell.name, "seed": cell.seed, "at": time.time()}
+        about = {"cell_key": cell.key, "cell": cell.label, "name": cell.name, "seed": cell.seed, START: start}
         trial = create_trial(
             state=TrialState.WAITING,
             params=axes,
@@ -204,18 +260,26 @@ class Ledger:
         )
         return self.storage.create_new_trial(self.study._study_id, template_trial=trial)
 
-    def _by_cell(self) -> dict[str, list[FrozenTrial]]:
-        found: dict[str, list[FrozenTrial]] = {}
-        for trial in self._trials():
-            found.setdefault(trial.user_attrs["cell_key"], []).append(trial)
-        return found
+    def _read(self) -> Book:
+        self.book.take(self.study.get_trials(deepcopy=False))
+        return self.book
 
-    def _trials(self, states: tuple[TrialState, ...] | None = None) -> list[FrozenTrial]:
-        return [
-            trial
-            for trial in self.study.get_trials(deepcopy=False, states=states)
-            if "cell_key" in trial.user_attrs and trial.user_attrs.get("ending", {}).get("run_id") not in self.lost
-        ]
+
+def given_up(failed: list[Failed], retries: int, start: int) -> bool:
+    """Whether a cell with these attempts is to be left alone."""
+    recent = [each for each in failed if each.start >= start]
+    if sum(each.counts for each in recent) > retries:
+        return True
+    # A trial that takes its worker down, say for lack of memory, must not do so for ever.
+    deaths = [each.died_at for each in recent if each.died_at is not None]
+    return len(deaths) >= DEATHS and len(set(deaths[-DEATHS:])) == 1
+
+
+def _study(storage: BaseStorage, name: str) -> optuna.Study:
+    """Optuna's study of that name; one that is there is not written to, so that it can be looked at."""
+    with suppress(KeyError):
+        return optuna.load_study(study_name=name, storage=storage)
+    return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
 
 
 def names_of_studies(storage: BaseStorage) -> list[str]:

@@ -57,11 +57,11 @@ def run_single(experiment: Experiment, seed: int, context: Context) -> Single:
             else Single("", None, weights, True)
         )
     uri = open_store(place.workspace) if world.rank == 0 else ""
-    sweep = ledger.sweep() if world.rank == 0 else ""
-    job = new_job(study, experiment, None, uri, threads=threads, all_threads=cores, sweep=sweep)
+    sweep, start = (ledger.sweep(), ledger.next_start()) if world.rank == 0 else ("", 0)
+    job = new_job(study, experiment, None, uri, start=start, threads=threads, all_threads=cores, sweep=sweep)
     lease: Lease = Unleased(cell)
     if world.rank == 0:
-        claimed = ledger.claim([cell], job.retries, job.started, place.name)
+        claimed = ledger.claim([cell], job.retries, job.start, place.name)
         if claimed is None:
             raise UserError(f"{experiment.name}, seed {seed}: another process is training it in this workspace.")
         lease = claimed
