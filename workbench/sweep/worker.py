@@ -105,7 +105,7 @@ class Worker:
                 prepared = self.patience(lambda: self._prepared(job, cell))
                 ending = run_cell(job, goal, lease, prepared, Context(place, self.emit, self.patience))
             self.patience(lambda: lease.complete(ending))
-            clear(place, cell)
+            clear(place, job.study, cell)
             self.emit(TrialEnded(place.name, cell.name, ending.outcome, ending.value))
         except (Stopped, Interrupted):
             _soon(lease.release)
