@@ -143,8 +143,8 @@ def test_a_killed_sweep_goes_on_and_ends_with_the_same_bits(tmp_path: Path) -> N
 
     moments = [
         lambda: any((cut / "cache").glob("warm-*")),  # in the warm start, or just after it
-        lambda: any((cut / "checkpoints").glob("*.pt")),  # in a trial
-        lambda: any((cut / "checkpoints").glob("*.safetensors")),  # with a trial finished
+        lambda: any((cut / "checkpoints").rglob("*.pt")),  # in a trial
+        lambda: any((cut / "checkpoints").rglob("*.safetensors")),  # with a trial finished
     ]
     for moment in moments:
         process = subprocess.Popen(
@@ -192,7 +192,7 @@ def test_a_sweep_is_watched_exported_reproduced_and_cleaned_up(tmp_path: Path) -
     assert state.exists()
     assert inside("gc", "--older-than", "0", *common).returncode == 0
     assert not state.exists()
-    assert len(list((workspace / "checkpoints").glob("*.safetensors"))) == 2
+    assert len(list((workspace / "checkpoints").rglob("*.safetensors"))) == 2
 
 
 def test_two_processes_train_a_trial_of_a_sweep(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     process = subprocess.Popen(
         command(*arguments), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    until(lambda: any((tmp_path / "checkpoints").glob("*.pt")), 120)
+    until(lambda: any((tmp_path / "checkpoints").rglob("*.pt")), 120)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from workbench.sweep.search import planned
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import open_store
 from workbench.training.loop import Diverged
+from workbench.training.state import read
 from workbench.trial import run as trial_run
+from workbench.trial.checkpoints import checkpoint_of
 from workbench.trial.job import Job, Place, new_job
 from workbench.trial.ledger import Ledger
 
@@ -41,9 +44,9 @@ def job(experiment: Experiment, place: Place) -> Job:
     return made
 
 
-def work(place: Place) -> list[Any]:
+def work(place: Place, study: str = "s") -> list[Any]:
     events: list[Any] = []
-    worker.Worker(place, "s", events.append, Stop()).work()
+    worker.Worker(place, study, events.append, Stop()).work()
     return events
 
 
@@ -72,8 +75,8 @@ def test_a_trial_that_raises_is_retried_then_left_and_the_others_go_on(
     failure = place.workspace / "artifacts" / run.info.run_id / "artifacts" / "failure.txt"
     assert "ValueError: boom" in failure.read_text()
     assert {type(event) for event in events} >= {TrialFailed, TrialEnded}
-    assert (place.workspace / "checkpoints" / f"{second.key}.safetensors").exists()
-    assert not list((place.workspace / "checkpoints").glob("*.pt*"))
+    assert checkpoint_of(place.workspace, "s", second.key).with_suffix(".safetensors").exists()
+    assert not list((place.workspace / "checkpoints").rglob("*.pt*"))
     assert not list((place.workspace / "spool").iterdir())
 
 
@@ -208,10 +211,36 @@ def test_a_stopped_worker_gives_its_trial_back(job: Job, place: Place, monkeypat
     run = Tracker(job.uri, place.workspace).find({"config_hash": first.key})
     assert run is not None
     assert run.info.status == "KILLED"
-    assert (place.workspace / "checkpoints" / f"{first.key}.pt").exists()
+    assert checkpoint_of(place.workspace, "s", first.key).exists()
     work(place)
     assert {tuple(ending.curve) for ending in ledger.endings().values()} == {(3, 6)}
     assert len(ledger.endings()) == 2
+
+
+def test_two_studies_with_the_same_cell_do_not_touch_each_others_state(job: Job, place: Place) -> None:
+    stop = threading.Event()
+
+    def emit(event: Any) -> None:
+        if isinstance(event, Stepped) and event.step == 4:
+            stop.set()
+
+    worker.Worker(place, "s", emit, stop, threading.Event()).work()
+    other = Ledger.of_workspace(place.workspace, "other")
+    replace(job, study="other").publish(other)
+    work(place, "other")
+    assert {tuple(ending.curve) for ending in other.endings().values()} == {(3, 6)}
+    first = expand(job.experiment)[0]
+    runs = [
+        Tracker(job.uri, place.workspace).find({"study": study, "config_hash": first.key}) for study in ("s", "other")
+    ]
+    assert [run.info.status for run in runs if run] == ["KILLED", "FINISHED"]
+    assert read(checkpoint_of(place.workspace, "s", first.key))["rest"]["step"] == 4
+    said = [event.message for event in work(place) if isinstance(event, Said)]
+    assert not said
+    endings = Ledger.of_workspace(place.workspace, "s").endings()
+    assert {key: ending.curve for key, ending in endings.items()} == {
+        key: ending.curve for key, ending in other.endings().items()
+    }
 
 
 def test_a_further_level_of_a_finished_grid_of_30_runs_exactly_its_cells(

@@ -17,6 +17,7 @@ from workbench.tracking.store import open_store
 from workbench.training.prepare import Prepared
 from workbench.training.state import read
 from workbench.trial.cell import Cell
+from workbench.trial.checkpoints import checkpoint_of
 from workbench.trial.job import Context, Goal, Job, Place, new_job
 from workbench.trial.lease import LeaseLost, Owned, Unleased
 from workbench.trial.ledger import Ledger
@@ -96,7 +97,7 @@ def test_after_its_lease_is_lost_a_trial_writes_nothing_more(
     with pytest.raises(LeaseLost):
         run_cell(job, Goal(VALUE, COURSE), lease, prepared, context(place, emit))
     lease.let_go()
-    assert read(place.workspace / "checkpoints" / f"{lease.cell.key}.pt")["rest"]["step"] == 3
+    assert read(checkpoint_of(place.workspace, "s", lease.cell.key))["rest"]["step"] == 3
     assert status(job, place, lease.cell) == "RUNNING"  # it is the other worker's
 
 

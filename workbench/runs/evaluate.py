@@ -32,6 +32,7 @@ from workbench.randomness import key
 from workbench.tracking.runs import Tracker
 from workbench.training.prepare import pick_device, picture_features, precision
 from workbench.training.warm_start import new_model
+from workbench.trial.checkpoints import weights_of
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Trained:
     """A finished run's model and what it reads with."""
 
     run_id: str
+    study: str
     settings: Settings
     corpus: Corpus
     model: ViLTA
@@ -103,7 +105,7 @@ def load_trained(tracker: Tracker, run_id: str, workspace: Path, image_size: int
     Raises UserError where there is no such run, or its weights are gone.
     """
     settings, tags = tracker.settings_of(run_id)
-    weights = workspace / "checkpoints" / f"{tags.config_hash}.safetensors"
+    weights = weights_of(workspace, tags.study, tags.config_hash)
     if not weights.is_file():
         raise UserError(
             f"--run-id {run_id}: its weights {weights} are missing; the run is not finished, or they were removed."
@@ -117,7 +119,7 @@ def load_trained(tracker: Tracker, run_id: str, workspace: Path, image_size: int
     model.load_state_dict(at_resolution(load_file(weights), model.state_dict(), model.vision.prefix_tokens))
     stores = stores_of(made.data.mix, workspace / "data")
     fit: Fit = stores[0].facts["fit"] if stores else "pad"
-    return Trained(run_id, made, corpus, model.to(device).eval(), fit, stores)
+    return Trained(run_id, tags.study, made, corpus, model.to(device).eval(), fit, stores)
 
 
 def evaluate_published(trained: Trained, files: Published, limit: int | None, how: How) -> Result:

@@ -13,6 +13,7 @@ from workbench.training.finetune import Answers, Course, Recipe, finetune, finet
 from workbench.training.loop import Hooks
 from workbench.training.prepare import pick_device, prepare
 from workbench.training.state import remove
+from workbench.trial.checkpoints import checkpoint_of, move
 from workbench.trial.run import keep_weights
 from workbench.world import ALONE, World
 
@@ -42,7 +43,9 @@ def finetune_run(
         trained.model.vision.requires_grad_(False)
     annotations = tuning.files and tuning.files.annotations
     name = f"{key(trained.run_id, task, tuning.seed, repr(tuning.recipe), repr(annotations), repr(tuning.limit)):016x}"
-    checkpoint = workspace / "checkpoints" / f"{task}-{name}.pt"
+    checkpoint = checkpoint_of(workspace, trained.study, f"{task}-{name}")
+    if world.rank == 0:
+        move(workspace, trained.study, f"{task}-{name}")
     course = Course(tuning.recipe, tuning.seed, checkpoint, hooks, device, settings.optimisation.precision, world)
     how = How(checkpoint.with_suffix(""), hooks.stop, show)
     tune = _retrieval if task == "retrieval" else _classified

@@ -18,6 +18,7 @@ from workbench.tracking.provenance import provenance
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import open_store
 from workbench.trial.cell import Cell
+from workbench.trial.checkpoints import weights_of
 from workbench.trial.job import Context, Goal, Place, new_job
 from workbench.trial.lease import Unleased
 
@@ -84,8 +85,11 @@ def reproduce_run(run_id: str, workspace: Path, show: Emit, stop: Callable[[], b
     goal = Goal(experiment.primary, on_validation(experiment.primary))
     context = Context(place, show, Patience(lambda message: show(Said(place.name, message)), stop))
     ending = run_cell(job, goal, Unleased(cell), prepared, context)
-    clear(place, cell)
-    (workspace / "checkpoints" / f"{cell.key}.safetensors").unlink(missing_ok=True)
+    clear(place, job.study, cell)
+    weights = weights_of(workspace, job.study, cell.key)
+    weights.unlink(missing_ok=True)
+    with suppress(OSError):  # another reproduction of the run goes on there
+        weights.parent.rmdir()
     tracker.tag(ending.run_id, {"reproduces": run_id})
     before, after = (_values(tracker, each) for each in (run_id, ending.run_id))
     off = {

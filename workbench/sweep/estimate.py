@@ -1,6 +1,7 @@
 """How long a sweep will take, from a few measured steps."""
 
 import contextlib
+import tempfile
 import time
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from workbench.stop import Stopped
 from workbench.training.loop import Hooks
 from workbench.training.prepare import prepare
 from workbench.training.pretrain import train
-from workbench.training.state import remove
 from workbench.trial.cell import make_cell
+from workbench.trial.checkpoints import FOLDER
 
 
 def estimate(experiment: Experiment, workspace: Path, workers: int, cores: int) -> dict[str, float]:
@@ -40,12 +41,13 @@ def estimate(experiment: Experiment, workspace: Path, workers: int, cores: int) 
 
     cell = make_cell(experiment, experiment.baseline, 0)
     shared = prepare(small, workspace / "cache", lambda *_: None)
-    checkpoint = workspace / "checkpoints" / "estimate.pt"
-    remove(checkpoint)
     arm = cell.settings.model_copy(update={"data": small.data, "warm_start": small.warm_start})
-    with contextlib.suppress(Stopped):
-        train(arm, 0, shared, checkpoint, Hooks(log=lambda *_: None, progress=lambda *_: None, stop=stop))
-    remove(checkpoint)
+    hooks = Hooks(log=lambda *_: None, progress=lambda *_: None, stop=stop)
+    states = workspace / FOLDER
+    states.mkdir(parents=True, exist_ok=True)
+    # In the workspace, where there is room for a state; a folder of its own, since another estimate may be under way.
+    with tempfile.TemporaryDirectory(prefix="estimate-", dir=states) as folder, contextlib.suppress(Stopped):
+        train(arm, 0, shared, Path(folder) / "estimate.pt", hooks)
     step = (moments[-1] - moments[2]) / (len(moments) - 3)
     trial = step * settings.optimisation.steps
     return {"step": step, "trial": trial}

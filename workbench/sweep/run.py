@@ -37,6 +37,7 @@ from workbench.tracking.provenance import provenance
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import open_store
 from workbench.trial.cell import Ending, arm_label
+from workbench.trial.checkpoints import take_over
 from workbench.trial.job import ATTRIBUTE, Place, new_job, published
 from workbench.trial.ledger import Ledger
 from workbench.workspace import Workspace
@@ -149,6 +150,7 @@ class _Sweep:
         self.planner = Planner()
         self.endings = self.ledger.endings()
         self.plan = self.planner(experiment, self.endings)
+        take_over(self.ledger, workspace, [cell.key for cell in self.plan.cells])
         self.done = set(self._ended())
         self.blocks = whole_blocks(self.plan, self.endings)
         self.not_before = 0.0

@@ -100,7 +100,7 @@ class Worker:
                     prepared = self.patience(lambda: self._prepared(job, lease))
                     ending = run_cell(job, goal, lease, prepared, context)
             self.patience(lambda: lease.complete(ending))
-            clear(place, cell)
+            clear(place, job.study, cell)
             self.emit(TrialEnded(place.name, cell.name, ending.outcome, ending.value))
         except (Stopped, Interrupted):
             if not lease.lost:

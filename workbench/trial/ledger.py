@@ -160,6 +160,11 @@ class Ledger:
         }
         return {cell: told for cell, told in reasons.items() if told}
 
+    def unfinished(self) -> set[str]:
+        """The keys of the cells that were tried and have not ended."""
+        book = self._read()
+        return {*book.failed, *book.open} - set(book.endings)
+
     def running(self) -> list[Attempt]:
         """The trials that somebody works on, as far as it can be told."""
         return [

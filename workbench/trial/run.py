@@ -29,6 +29,7 @@ from workbench.training.prepare import Prepared
 from workbench.training.pretrain import train
 from workbench.training.state import read, remove
 from workbench.trial.cell import Cell, Ending
+from workbench.trial.checkpoints import checkpoint_of
 from workbench.trial.job import Context, Goal, Job, Place
 from workbench.trial.lease import Lease, LeaseLost
 from workbench.world import World
@@ -84,7 +85,7 @@ def run_cell(
     settings have it.
     """
     cell, place, patience, world = lease.cell, context.place, context.patience, context.world
-    checkpoint = place.workspace / "checkpoints" / f"{cell.key}.pt"
+    checkpoint = checkpoint_of(place.workspace, job.study, cell.key)
     if world.rank > 0:
         silent = Hooks(log=lambda *_: None, progress=lambda *_: None, stop=patience.stopped)
         given = (cell, micro_batches, prepared, checkpoint)
@@ -228,10 +229,10 @@ def train_cell(
         remarks = {"micro_batches": str(parts)}
 
 
-def clear(place: Place, cell: Cell) -> None:
+def clear(place: Place, study: str, cell: Cell) -> None:
     """Removes the states of a cell that has ended; only when the ledger knows, so that a worker killed before finishes
     it again."""
-    remove(place.workspace / "checkpoints" / f"{cell.key}.pt")
+    remove(checkpoint_of(place.workspace, study, cell.key))
 
 
 def keep_weights(checkpoint: Path) -> None:

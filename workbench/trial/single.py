@@ -12,6 +12,7 @@ from workbench.outage import Interrupted
 from workbench.stop import Stopped, at_last, guard
 from workbench.tracking.store import open_store
 from workbench.trial.cell import make_cell
+from workbench.trial.checkpoints import take_over, weights_of
 from workbench.trial.job import Context, Goal, new_job
 from workbench.trial.lease import Lease, LeaseLost, Unleased
 from workbench.trial.ledger import Ledger
@@ -47,7 +48,7 @@ def run_single(experiment: Experiment, seed: int, context: Context) -> Single:
     torch.set_num_threads(threads)
     cell = make_cell(experiment, {}, seed)
     study = f"{experiment.name}-train"
-    weights = place.workspace / "checkpoints" / f"{cell.key}.safetensors"
+    weights = weights_of(place.workspace, study, cell.key)
     ledger = Ledger.of_workspace(place.workspace, study)
     ended = ledger.endings().get(cell.key)
     if world.any(world.rank == 0 and ended is not None, pick_device()):
@@ -61,6 +62,7 @@ def run_single(experiment: Experiment, seed: int, context: Context) -> Single:
     job = new_job(study, experiment, None, uri, start=start, threads=threads, all_threads=cores, sweep=sweep)
     lease: Lease = Unleased(cell)
     if world.rank == 0:
+        take_over(ledger, place.workspace, [cell.key])
         claimed = ledger.claim([cell], job.retries, job.start, place.name)
         if claimed is None:
             raise UserError(f"{experiment.name}, seed {seed}: another process is training it in this workspace.")
@@ -82,5 +84,5 @@ def run_single(experiment: Experiment, seed: int, context: Context) -> Single:
         lease.fail(f"{type(error).__name__}: {error}")
         raise
     if world.rank == 0:
-        clear(place, cell)
+        clear(place, study, cell)
     return Single(ending.run_id, ending.value, weights, outcome=ending.outcome)
