@@ -218,13 +218,13 @@ def test_a_stopped_worker_gives_its_trial_back(job: Job, place: Place, monkeypat
 
 
 def test_two_studies_with_the_same_cell_do_not_touch_each_others_state(job: Job, place: Place) -> None:
-    stop = threading.Event()
+    stop = Stop()
 
     def emit(event: Any) -> None:
         if isinstance(event, Stepped) and event.step == 4:
-            stop.set()
+            stop.ask()
 
-    worker.Worker(place, "s", emit, stop, threading.Event()).work()
+    worker.Worker(place, "s", emit, stop).work()
     other = Ledger.of_workspace(place.workspace, "other")
     replace(job, study="other").publish(other)
     work(place, "other")
