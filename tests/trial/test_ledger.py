@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from workbench.trial import heartbeat
 from workbench.trial.cell import Cell, Ending
 from workbench.trial.heartbeat import Holder, Watch
 from workbench.trial.job import ATTRIBUTE, new_job, published
-from workbench.trial.lease import LeaseLost, Owned
+from workbench.trial.lease import LeaseLost, Owned, end_trial
 from workbench.trial.ledger import DEATHS, Ledger
 
 ENDING = Ending("run", "finished", 0.5, {3: 0.25, 6: 0.5})
@@ -197,6 +198,20 @@ def test_a_silent_worker_elsewhere_loses_its_trial_after_a_lease(
     assert claim(ledger, cells[:1]) is None
     clock[0] += 2
     assert claim(ledger, cells[:1])
+
+
+def test_a_worker_that_was_frozen_asks_for_its_lease_before_it_writes_again(
+    cells: list[Cell], ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = claim(ledger, cells[:1])
+    assert ours
+    ours.beating.end()  # as if it were frozen
+    assert not ours.lost
+    end_trial(ledger.storage, ours.trial_id, TrialState.FAIL, reason="its worker gave no more sign of life")
+    assert not ours.lost
+    clock = time.monotonic() + heartbeat.LEASE + 1
+    monkeypatch.setattr(heartbeat.time, "monotonic", lambda: clock)
+    assert ours.lost
 
 
 def test_what_could_not_be_watched_has_not_been_silent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,8 +58,9 @@ class Beating:
     it is lost."""
 
     def __init__(self, beat: Callable[[dict[str, Any]], bool]) -> None:
-        self.beat, self.at = beat, {"step": 0, "steps": 0}
+        self.beat, self.at, self.count = beat, {"step": 0, "steps": 0}, 0
         self.lost, self.ended = threading.Event(), threading.Event()
+        self.tried = time.monotonic()
         self.thread = threading.Thread(target=self._run, daemon=True, name="lease")
         self.thread.start()
 
@@ -67,14 +68,21 @@ class Beating:
         self.ended.set()
         self.thread.join()
 
+    def renew(self) -> None:
+        """Tries now; what cannot be reached may be reached next time."""
+        self.tried = time.monotonic()
+        self.count += 1
+        with suppress(Exception):
+            if not self.beat({"beat": self.count} | self.at):
+                self.lost.set()
+
+    def overdue(self) -> bool:
+        """Whether nothing was tried for a whole lease: this process was frozen, and may have lost it meanwhile."""
+        return time.monotonic() - self.tried > LEASE
+
     def _run(self) -> None:
-        count = 0
-        while not self.ended.wait(LEASE / 4):
-            count += 1
-            with suppress(Exception):  # an outage: the next beat may get through
-                if not self.beat({"beat": count} | self.at):
-                    self.lost.set()
-                    return
+        while not self.ended.wait(LEASE / 4) and not self.lost.is_set():
+            self.renew()
 
 
 def _this_host() -> str:

@@ -25,7 +25,7 @@ class Lease(Protocol):
 
     @property
     def lost(self) -> bool:
-        """Whether another worker is known to have the trial now; asks nobody."""
+        """Whether another worker is known to have the trial now; asks the storage only after a time in which this process was frozen."""
 
     def tell(self, step: int, steps: int) -> None:
         """How far the trial is, for those who watch the study."""
@@ -55,6 +55,8 @@ class Owned:
 
     @property
     def lost(self) -> bool:
+        if self.beating.overdue():
+            self.beating.renew()
         return self.beating.lost.is_set()
 
     def tell(self, step: int, steps: int) -> None:

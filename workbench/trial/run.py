@@ -107,7 +107,8 @@ def run_cell(
             context.emit(Stepped(place.name, cell.name, step, steps, figures | pairs))
 
         def on_log(metrics: dict[str, float], step: int) -> None:
-            sent.log(metrics, step)
+            if not lease.lost:  # else another worker logs the same, at another time
+                sent.log(metrics, step)
             course.take(metrics, step)
 
         def persist(action: Callable[[], None]) -> None:
