@@ -16,7 +16,7 @@ from workbench.model.vilta import ViLTA
 from workbench.objectives.companions import make_companions
 from workbench.objectives.plan import Part
 from workbench.objectives.step import alpha_at, losses
-from workbench.stop import Stopped
+from workbench.stop import Stopped, cut
 from workbench.training.batches import FoilTable, on_device, plan_batch, read_pictures
 from workbench.training.distributed import check_cut, speed_up, spread_over
 from workbench.training.energy import energy_meter
@@ -138,10 +138,11 @@ class _Trial:
 
     def measure(self, made: Callable[[Subject], Evaluation], kept: Kept) -> dict[str, float]:
         """Every process measures, so that none has to send its numbers to the others. Raises Stopped, with the state saved."""
-        evaluation = self.through(partial(made, self.subject))
+        # Of several processes none may leave a part in which the others wait for it.
+        stop = self.hooks.stop if self.world.size == 1 else self.stopped
         try:
-            # Of several processes none may leave a part in which the others wait for it.
-            stop = self.hooks.stop if self.world.size == 1 else self.stopped
+            with cut(stop):
+                evaluation = self.through(partial(made, self.subject))
             return evaluate(evaluation, kept, stop, through=self.through)
         except Stopped:
             self.keep()

@@ -17,7 +17,7 @@ from workbench.config.load import apply
 from workbench.data.corpus import SPLITS
 from workbench.events import Outcome, Stepped
 from workbench.objectives.plan import BLOCK
-from workbench.outage import Patience
+from workbench.outage import Interrupted, Patience
 from workbench.record import EXAMPLES, TrialTags
 from workbench.stop import Either, Stopped, at_last, saving
 from workbench.together import first_failure
@@ -186,7 +186,7 @@ def sending(tracker: Tracker, run_id: str, place: Place, again: bool, patience: 
         raise
     except BaseException as error:
         sent.leave()
-        asked = isinstance(error, Stopped) or patience.stopped()
+        asked = isinstance(error, Stopped | Interrupted) or patience.stopped()
         first = first_failure()  # of this process's peers, from which its own error has come
         reason, trace = (first.reason, first.trace) if first else (f"{type(error).__name__}: {error}", "")
         tags = {} if asked else {"failure": reason[:4000]}

@@ -1,0 +1,191 @@
+"""Asked to stop, every command ends within seconds wherever it is, leaves nobody behind, and the same command goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.stopping import LONG, PHASES, ROOT, TWO_SWEEP, WARM, YAML, Phase, Started, has, says, start
+from tests.test_end_to_end import final_metrics
+from workbench.stop import CODE, Stop, Stopped
+
+WITHIN = 5.0  # seconds
+NAMED = {phase.name: phase for phase in PHASES}
+TERM, INT, HUP = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
+
+
+@pytest.fixture
+def yaml(tmp_path: Path) -> Path:
+    path = tmp_path / "stop.yaml"
+    path.write_text(YAML)
+    (tmp_path / "w").mkdir()
+    return path
+
+
+def begun(phase: Phase, yaml: Path) -> Started:
+    return start(phase, yaml.parent / "w", yaml, yaml.parent / "log")
+
+
+def ended_well(started: Started) -> None:
+    assert started.process.returncode == CODE
+    assert started.errors.startswith("Stopped")
+    assert started.errors.count("\n") == 1, started.errors
+
+
+@pytest.mark.parametrize(
+    ("name", "signals", "group"),
+    [
+        ("imports, first moment", [INT], True),
+        ("sweep: warm start", [TERM], False),
+        ("sweep: validation", [HUP], False),
+        ("sweep: waiting for MLflow", [TERM], False),
+        ("train: rendering scenes", [INT], True),
+        ("train: evaluation", [TERM], False),
+        ("sweep, two processes: training", [INT], True),
+        ("train --nproc 2: training", [TERM], False),
+        ("sweep: training", [INT, INT, INT], True),
+    ],
+)
+def test_a_signal_ends_a_command_within_seconds(
+    name: str, signals: list[signal.Signals], group: bool, yaml: Path
+) -> None:
+    started = begun(NAMED[name], yaml)
+    assert started.stop(*signals, group=group) < WITHIN
+    ended_well(started)
+
+
+def test_a_stopped_sweep_goes_on_and_ends_with_the_same_bits(yaml: Path) -> None:
+    """Stopped in the warm start, in training and at the report."""
+    home = yaml.parent
+
+    def phase(workspace: str, come: object, pause: float) -> Started:
+        made = Phase(
+            "", f"sweep {{yaml}} --workspace {{w}}/{workspace} --workers 1", come, ("warm_start.steps=40",), pause
+        )  # type: ignore[arg-type]
+        return start(made, home / "w", yaml, home / "log")
+
+    for come in (says("preparing: warm start"), has("cut/checkpoints/*.pt"), says("finished hard_ratio=0.5")):
+        started = phase("cut", come, 0.0)
+        assert started.stop(TERM) < WITHIN
+        assert started.process.returncode in (CODE, 0)
+    for workspace in ("cut", "whole"):
+        last = phase(workspace, says("trials"), 0.0)
+        assert last.process.wait(120) == 0, last.errors
+    assert final_metrics(home / "w" / "cut") == final_metrics(home / "w" / "whole")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "come", "sets"),
+    [
+        ("sweep {yaml} --workspace {w} --workers 2", has("checkpoints/*.pt"), LONG),
+        ("sweep {yaml} --workspace {w} --workers 1", says("preparing: warm start"), WARM),
+        (TWO_SWEEP, has("checkpoints/*.pt"), LONG),
+        (TWO_SWEEP, has("cache/warm-*.lock"), WARM),
+        ("train {yaml} --workspace {w} --nproc 2", has("checkpoints/*.pt"), LONG),
+    ],
+)
+def test_a_sweep_that_is_killed_takes_its_workers_along(
+    arguments: str, come: object, sets: tuple[str, ...], yaml: Path
+) -> None:
+    started = begun(Phase("killed", arguments, come, sets, 1.0), yaml)  # type: ignore[arg-type]
+    family = started.family()
+    assert len(family) >= 3
+    started.process.kill()
+    try:
+        _, left = psutil.wait_procs(family, timeout=15)
+        assert not left, [each.cmdline() for each in left]
+    finally:
+        started.kill(family)
+
+
+def test_a_suspended_sweep_is_not_mistaken_for_a_dead_one(yaml: Path) -> None:
+    started = begun(NAMED["sweep: training"], yaml)
+    family = started.family()
+    started.process.send_signal(signal.SIGSTOP)
+    time.sleep(3)
+    assert all(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in family)
+    started.process.send_signal(signal.SIGCONT)
+    time.sleep(0.5)
+    assert started.process.poll() is None
+    assert started.stop(TERM) < WITHIN
+    ended_well(started)
+
+
+def run_stop(code: str) -> tuple[int, float]:
+    """A process that listens, then runs `code` and is sent SIGTERM a second later; its exit code, and the seconds until then."""
+    begin = "import time; from workbench.stop import *; stop = Stop({}); stop.listen(); print('ready', flush=True);\n"
+    process = subprocess.Popen(
+        [sys.executable, "-c", begin.format("within=1.5") + code],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(0.3)
+    process.terminate()
+    sent = time.monotonic()
+    return process.wait(20), time.monotonic() - sent
+
+
+def test_what_hears_nothing_is_ended_but_for_what_it_saves(tmp_path: Path) -> None:
+    code, seconds = run_stop("import ctypes; ctypes.PyDLL(None).sleep; ctypes.CDLL(None).poll(None, 0, 9000)")
+    assert code == CODE
+    assert seconds < 3
+    saved = tmp_path / "saved"
+    code, seconds = run_stop(f"with stop.saving(): time.sleep(3)\nopen({str(saved)!r}, 'w').close(); time.sleep(9)")
+    assert code == CODE
+    assert saved.exists()
+    said = tmp_path / "said"
+    run_stop(f"with stop.at_last(lambda: open({str(said)!r}, 'w').close()): time.sleep(9)")
+    assert said.exists()
+
+
+def test_work_that_has_nothing_to_save_is_cut() -> None:
+    code, seconds = run_stop("try:\n with stop.cut(): time.sleep(9)\nexcept Stopped: os._exit(7)")
+    assert code == 7
+    assert seconds < 1
+    stop = Stop()
+    stop.ask()
+    with pytest.raises(Stopped), stop.cut():
+        pytest.fail("it was asked before")
+
+
+def test_nohup_keeps_a_command_alive_when_the_terminal_hangs_up() -> None:
+    before = signal.signal(HUP, signal.SIG_IGN)
+    try:
+        code = "import signal, time; from workbench.stop import *; Stop().listen(); signal.raise_signal(1); print(1)"
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+        assert done.stdout == "1\n"
+    finally:
+        signal.signal(HUP, before)
+
+
+def shell(line: str, workspace: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """`line` by a shell, in which $WB stands for `wb`."""
+    known = {"WB": f"{sys.executable} -m workbench", "W": str(workspace), "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        ["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=120, env=os.environ | known | env
+    )
+
+
+def test_standard_output_may_be_closed_full_or_of_few_characters(yaml: Path) -> None:
+    workspace = yaml.parent / "w"
+    sweep = f"$WB sweep {yaml} --workspace $W --workers 1"
+    ascii_only = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "NO_COLOR": "1", "COLUMNS": "40"}
+    done = shell(f"{sweep} | head -n 1; exit ${{PIPESTATUS[0]}}", workspace, CUDA_VISIBLE_DEVICES="7", **ascii_only)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "2 trials, 1 worker(s), run " + done.stdout.rpartition(" ")[2]
+    closed = shell(f"{sweep} >&-", workspace, CUDA_VISIBLE_DEVICES="")
+    assert (closed.returncode, closed.stderr) == (0, "")
+    full = shell("$WB runs --json --workspace $W > /dev/full", workspace)
+    assert full.returncode == 1
+    assert full.stderr == "wb: standard output could not be written (No space left on device).\n"
+    listed = shell("$WB runs --workspace $W", workspace, **ascii_only)
+    assert (listed.returncode, listed.stderr) == (0, "")
+    assert "\x1b" not in listed.stdout
