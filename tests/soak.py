@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import optuna
 import psutil
 from sqlalchemy import create_engine, text
 
@@ -195,7 +196,7 @@ def soak(field: Field, steps: int, pause: float, seed: int = 0) -> Fired:
                 FAULTS[fault](field, sweep)
         elif time.monotonic() > next_shot:
             next_shot = time.monotonic() + rng.uniform(0.5, 1.5) * pause
-            if workers := sweep.workers():
+            if workers := [worker for worker in sweep.workers() if worker.pid in at_work(ledger)]:
                 shot = rng.choice(["kill", "kill", "freeze"])
                 with suppress(psutil.NoSuchProcess):
                     SHOTS[shot](rng.choice(workers))
@@ -216,6 +217,12 @@ def patiently_read(ledger: Any) -> dict[str, Any]:
 
     made: dict[str, Any] = Patience(lambda _: None)(ledger.endings)
     return made
+
+
+def at_work(ledger: Any) -> set[int]:
+    """The processes that hold a trial: one that is shot before it has begun shows nothing, on a slow machine for ever."""
+    running = [trial for trial in ledger.study.get_trials(deepcopy=False) if trial.state.name == "RUNNING"]
+    return {trial.user_attrs["holder"]["pid"] for trial in running if "holder" in trial.user_attrs}
 
 
 def _stop(sweep: Sweep) -> float:
@@ -370,6 +377,7 @@ def main() -> None:
     parser.add_argument("--clock", action="store_true", help="also set this machine's clock back for 20 seconds")
     parser.add_argument("--keep", type=Path, help="a folder for everything, which is left as it is")
     asked = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
         home = asked.keep or Path(folder)
         home.mkdir(parents=True, exist_ok=True)
