@@ -73,6 +73,14 @@ def answer(runs: Runs, frame: pl.DataFrame) -> str:
     rows = list(frame.filter(pl.col("verdict") != BASELINE).iter_rows(named=True))
     if not rows:
         return _alone(runs, frame)
+    first: list[str] = []
+    if runs.trials.height and (runs.trials["outcome"] == "diverged").all():
+        return (
+            f"Every trial diverged, {counted(runs.trials.height, 'trial')} in all: there is no {row.title} to compare."
+        )
+    base = frame.filter(pl.col("verdict") == BASELINE).to_dicts()
+    if base and base[0]["diverged"] == base[0]["trials"]:
+        first = [f"the baseline {names[runs.baseline]} diverged in every trial"]
     groups = {
         name: [each for each in rows if each["verdict"] == name]
         for name in (HIGHER, LOWER, EQUIVALENT, UNDECIDED, FEW, NONE)
@@ -100,8 +108,10 @@ def answer(runs: Runs, frame: pl.DataFrame) -> str:
         said.append(
             f"{_who(groups[NONE], names)} {_is(groups[NONE])} not compared, having no value of {row.title} that pairs with the baseline's"
         )
-    text = "; ".join(said)
-    return f"{text}.".replace("no ", "No ", 1) if text.startswith("no ") else f"{text}."  # an arm keeps its name
+    text = "; ".join(first + said)
+    return (
+        f"{text[0].upper()}{text[1:]}." if text.startswith(("no ", "the baseline ")) else f"{text}."
+    )  # arms keep theirs
 
 
 def _alone(runs: Runs, frame: pl.DataFrame) -> str:

@@ -37,7 +37,7 @@ def section(runs: Runs) -> Section | None:
     shown = [name for name in names if not runs.final(name).is_empty()][:MOST]
     tables = {name: points(runs, name, levels) for name in shown}
     plots = []
-    if len(levels) >= FEWEST:
+    if len(levels) >= FEWEST and shown:
         placed = pl.DataFrame({"arm": list(levels), "level": list(levels.values())})
         seeds = {name: runs.final(name).join(placed, on="arm") for name in shown}
         panels = {name: (table, curve(table)) for name, table in tables.items()}

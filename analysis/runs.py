@@ -252,7 +252,11 @@ def _listed(store: Store, run: Run, children: list[Run], record: SweepRecord | N
 
 def _best(store: Store, ended: list[Run], record: SweepRecord) -> tuple[float | None, str | None]:
     """The best mean of the primary metric and its arm; nothing where no trial has it."""
-    arm_of = {child.run_id: _arm(tags, record.cells) for child in ended if (tags := read_tags(child.tags))}
+    arm_of = {
+        child.run_id: _arm(tags, record.cells)
+        for child in ended
+        if (tags := read_tags(child.tags)) and _outcome(tags) == "finished"
+    }
     values: dict[str, list[float]] = {}
     for run_id, value in store.last(record.primary, list(arm_of)).items():
         values.setdefault(arm_of[run_id], []).append(value)

@@ -1,6 +1,7 @@
 """What the answer says: one sentence that follows from the table."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -9,7 +10,10 @@ import pytest
 from analysis.contrasts import answer, divergence, planning_table, section
 from analysis.paired import compare
 from analysis.power import seeds_needed
+from analysis.report import render
 from analysis.runs import Runs
+from analysis.summaries import with_summaries
+from analysis.topics import sections
 from analysis.wording import amount
 from tests.analysis.toy import sweep_of
 from workbench.metrics import metric
@@ -82,11 +86,25 @@ def test_a_baseline_without_a_value_is_told_as_that() -> None:
     rows: dict[str, list[float | str | None]] = {"base": ["diverged"] * 8, "arm": list(BASE)}
     told = said(sweep_of(rows, "test/foil_accuracy"))
     assert "Only the baseline" not in told
-    assert told == "arm raises foil accuracy with diverged trials ranked worst."
+    assert told == (
+        "The baseline base diverged in every trial; arm raises foil accuracy with diverged trials ranked worst."
+    )
+    few = said(sweep_of({"base": ["diverged"] * 3, "arm": [0.5, 0.6, 0.7]}, "test/foil_accuracy"))
+    assert few.startswith("The baseline base diverged in every trial; arm has 0 paired seeds")
     alone = said(sweep_of({"base": ["diverged"] * 8}, "test/foil_accuracy"))
     assert alone == "base has no final value of foil accuracy: 8 of 8 trials diverged."
     missing = said(sweep_of({"base": [None] * 8, "arm": list(BASE)}, "test/foil_accuracy"))
     assert "not compared" in missing
+
+
+@pytest.mark.parametrize("metric", ["test/foil_accuracy", "val/mlm_loss"])
+@pytest.mark.parametrize("arms", [2, 4])
+def test_a_sweep_all_of_which_diverged_has_a_report(metric: str, arms: int, tmp_path: Path) -> None:
+    rate = "optimisation.learning_rate"
+    levels = {f"learning_rate={place + 1}": {rate: float(place + 1)} for place in range(arms)}
+    runs = with_summaries(sweep_of({arm: ["diverged"] * 6 for arm in levels}, metric, arm_values=levels))
+    page = render(sections(runs), runs, tmp_path)
+    assert f"Every trial diverged, {6 * arms} trials in all" in page.with_suffix(".md").read_text()
 
 
 def test_divergence_is_told_with_a_sensitivity_row() -> None:

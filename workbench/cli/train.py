@@ -133,6 +133,7 @@ def sweep(
                 "report": str(outcome.report) if outcome.report else None,
                 "stopped": outcome.stopped,
                 "failures": len(outcome.failures),
+                "unreported": outcome.unreported,
             }
         )
     if outcome.stopped:
@@ -146,6 +147,13 @@ def sweep(
             f"{missing} of {outcome.planned} trials failed; run again to retry, with --debug for the reason.", err=True
         )
         raise typer.Exit(1)
+    if outcome.unreported:
+        typer.echo(outcome.unreported, err=True)
+        raise typer.Exit(1)
+    if experiment.search and outcome.report is None:
+        typer.echo(
+            "No setting of the searches finished a trial, so that there is nothing to compare or report.", err=True
+        )
 
 
 def _status(experiment: "Experiment", workspace: Path, study: str, storage: str | None, as_json: bool) -> None:

@@ -9,20 +9,22 @@ from workbench.config.schema import Objectives
 from workbench.model.similarity import unfused_similarity
 from workbench.model.vilta import ViLTA
 from workbench.objectives.companions import Companions, language_logits
-from workbench.objectives.negatives import hard_pairs, synthesize, take_back
+from workbench.objectives.negatives import drawable, hard_pairs, synthesize, take_back
 from workbench.objectives.plan import HARD_CAPTION, HARD_PICTURE, Part, Rewriting
 from workbench.world import World
 
 
 @dataclass(frozen=True)
 class Matching:
-    """Row i shows picture `image_rows[i]` with `token_ids[i]`. `pooled`: the pictures are counted over all processes."""
+    """Row i shows picture `image_rows[i]` with `token_ids[i]`. `pooled`: the pictures are counted over all processes.
+    `sound` (bool scalar): whether all that negatives were drawn from was finite; else some are arbitrary."""
 
     token_ids: Tensor
     image_rows: Tensor
     is_match: Tensor
     valid: Tensor
     pooled: bool
+    sound: Tensor
 
 
 def match_batch(
@@ -37,19 +39,20 @@ def match_batch(
     first = part.first if pooled else 0
     true_text, true_rows = token_ids[chosen], chosen + first
     false_text, false_rows = true_text.clone(), torch.where(captioned, chosen, others) + first
+    sound = torch.ones((), dtype=torch.bool, device=device)
     if own.foil_ids is not None:
         false_text[captioned] = torch.from_numpy(own.foil_ids).to(device)[chosen[captioned]]
     elif own.rewriting is not None:
         rows = own.chosen[own.negatives == HARD_CAPTION]
-        false_text[captioned] = written_captions(
+        false_text[captioned], sound = _written(
             model, true_text[captioned], own.rewriting.rows(rows), objectives, companions
         )
     elif pooled:
         draws = torch.from_numpy(part.pool_draws).to(device)
         similarity = pair_similarity(model, features, token_ids, pool_ids, world)
-        similar_text, similar_image = hard_pairs(
-            similarity, pool_ids, objectives.itm.similarity_temperature, draws[:, 0], draws[:, 1]
-        )
+        temperature = objectives.itm.similarity_temperature
+        sound = drawable(similarity, temperature)
+        similar_text, similar_image = hard_pairs(similarity, pool_ids, temperature, draws[:, 0], draws[:, 1])
         false_text[captioned] = pool_ids[similar_text[true_rows[captioned]]]
         false_rows[pictured] = similar_image[true_rows[pictured]]
     # A negative that came out true is no negative: it leaves the loss, it is never labelled false. That is a caption
@@ -63,6 +66,7 @@ def match_batch(
         is_match=torch.cat([everywhere, ~everywhere]),
         valid=torch.cat([everywhere, really_false]),
         pooled=pooled,
+        sound=sound,
     )
 
 
@@ -77,6 +81,14 @@ def written_captions(
     model: ViLTA, original: Tensor, rewriting: Rewriting, objectives: Objectives, companions: Companions
 ) -> Tensor:
     """Captions that the generator writes over masked ones: int64 [B, L] like `original`."""
+    return _written(model, original, rewriting, objectives, companions)[0]
+
+
+@torch.no_grad()
+def _written(
+    model: ViLTA, original: Tensor, rewriting: Rewriting, objectives: Objectives, companions: Companions
+) -> tuple[Tensor, Tensor]:
+    """`written_captions`, and whether the generator's logits were finite (bool scalar)."""
     itm, device = objectives.itm, original.device
     masked_ids, positions = rewriting.hidden.token_ids.to(device), rewriting.hidden.positions.to(device)
     if itm.generator == "unigram":
@@ -104,4 +116,4 @@ def written_captions(
         assert companions.frozen is not None
         judged = language_logits(companions.frozen, masked_ids, positions)
         written = take_back(written, original, positions, judged, itm.filter_ratio)
-    return written
+    return written, drawable(logits, itm.sampling_temperature)

@@ -46,7 +46,14 @@ def choose(probabilities: Tensor, draws: Tensor) -> Tensor:
     last = edges[:, -1:]
     # Rounding must not reach the end, behind which there may be words without any probability.
     places = torch.minimum(draws[:, None] * last, torch.nextafter(last, torch.zeros_like(last)))
-    return torch.searchsorted(edges, places, right=True).squeeze(1)
+    # A row without a distribution, which `drawable` tells of, gives some index all the same, never one outside.
+    return torch.searchsorted(edges, places, right=True).squeeze(1).clamp(max=probabilities.shape[1] - 1)
+
+
+def drawable(logits: Tensor, temperature: float) -> Tensor:
+    """Whether every row of `logits` [M, V] has a distribution at this temperature -> bool scalar, on the device. It has
+    none where it holds a NaN, or overflows."""
+    return (logits.float() / temperature).amax(dim=-1).isfinite().all()
 
 
 def nucleus(logits: Tensor, p: float) -> Tensor:

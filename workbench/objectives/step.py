@@ -67,6 +67,9 @@ def losses(
     words = model.predict_words(states[:rows][positions])
     generator_mlm = mlm_share * mlm_loss(words, labels, None, 0.0, 1.0)
     total = objectives.mlm.weight * mlm + objectives.itm.weight * itm + objectives.generator.mlm_weight * generator_mlm
+    # Negatives drawn from what is not finite are none. The loss says so, since all processes look at it; and without
+    # waiting for the device.
+    total = total + torch.where(matching.sound, 0.0, torch.nan)
     contrast = {}
     if objectives.itc.weight > 0:
         itc = itc_loss(model, companions, features, image_tokens, token_ids, objectives.itc.alpha, part, world)

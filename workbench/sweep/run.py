@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from workbench.config.schema import Experiment
-from workbench.errors import UserError, shown
+from workbench.errors import UserError, first_line, shown
 from workbench.events import (
     Counted,
     Emit,
@@ -26,7 +26,7 @@ from workbench.events import (
     WorkerEnded,
     WorkerFailed,
 )
-from workbench.outage import Interrupted, Patience
+from workbench.outage import GaveUp, Interrupted, Patience
 from workbench.record import FILE, VERSION, SweepRecord, Tuned
 from workbench.stop import Stop
 from workbench.sweep.grid import differences
@@ -70,7 +70,8 @@ class Options:
 
 @dataclass
 class Outcome:
-    """How a sweep ended. `report` is None where nothing is finished; `finished` counts what has ended as an outcome."""
+    """How a sweep ended. `report` is None where no trial that the answer rests on has ended; `finished` counts what has
+    ended as an outcome; `unreported`: why the last report could not be written."""
 
     run_id: str
     planned: int
@@ -78,6 +79,7 @@ class Outcome:
     report: Path | None = None
     failures: list[str] = field(default_factory=list)
     stopped: bool = False
+    unreported: str | None = None
 
 
 def run_sweep(experiment: Experiment, workspace: Path, options: Options, show: Emit, report: Report) -> Outcome:
@@ -200,21 +202,21 @@ class _Sweep:
         new = len(self.done) > before and whole - self.blocks and len(self.done) < self.plan.total
         if new and time.monotonic() > self.not_before:
             self.blocks = whole
-            self.patience(self._write)
+            self._report()
 
     def wind_up(self) -> None:
         """The last look, and the last report."""
         self.patience(self._settle)
         ended = self._ended()
-        self.outcome.finished = len(ended)
+        self.outcome.planned, self.outcome.finished = self.plan.total, len(ended)
         # One worker that was asked to stop stops nothing that the others can finish.
         self.outcome.stopped = self.asked or (self.outcome.stopped and len(ended) < self.outcome.planned)
         failures = self.ledger.all_failures(self.job.start)
         for cell in self.plan.cells:
             if cell.key not in ended and (reasons := failures.get(cell.key)):
                 self.outcome.failures.append(f"{cell.name}: {reasons[-1]}")
-        if not self.outcome.stopped and any(ending.outcome == "finished" for ending in ended.values()):
-            self.patience(self._write)
+        if not self.outcome.stopped and any(cell.searching is None and cell.key in ended for cell in self.plan.cells):
+            self._report()
 
     def _settle(self) -> None:
         """Shows what has ended since, wherever its worker is."""
@@ -229,6 +231,19 @@ class _Sweep:
     def _show_running(self) -> None:
         for at in self.ledger.running():
             self.show(Stepped(at.worker, at.name, at.step, at.steps))
+
+    def _report(self) -> None:
+        """A report that fails is said in a sentence, and ends no sweep: the trials are worth more."""
+        try:
+            self.patience(self._write)
+            self.outcome.unreported = None
+        except (Interrupted, GaveUp):
+            raise
+        except Exception as error:
+            told = f"{type(error).__name__}: {first_line(error)}"
+            again = f"`wb report --run-id {self.outcome.run_id}` tries it again"
+            self.outcome.unreported = f"the report could not be written ({told}); {again}"
+            self.show(Said("sweep", self.outcome.unreported))
 
     def _write(self) -> None:
         began = time.monotonic()

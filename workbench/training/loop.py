@@ -27,10 +27,10 @@ class Pruned(Exception):
 
 
 class Diverged(Exception):
-    """The loss or its gradient is no longer a finite number, after `step` steps."""
+    """The loss, its gradient or what is measured is no longer a finite number, after `step` steps."""
 
-    def __init__(self, step: int) -> None:
-        super().__init__(f"loss or gradient not finite in step {step}")
+    def __init__(self, step: int, what: str = "loss or gradient") -> None:
+        super().__init__(f"{what} not finite in step {step}")
         self.step = step
 
 

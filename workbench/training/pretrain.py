@@ -1,10 +1,11 @@
 """One trial: set up, train, measure, log, save."""
 
+import math
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from workbench.stop import Stopped, cut
 from workbench.training.batches import FoilTable, on_device, plan_batch, read_pictures
 from workbench.training.distributed import check_cut, speed_up, spread_over
 from workbench.training.energy import energy_meter
-from workbench.training.loop import Hooks, Losses, Pruned, Training, backward, fit, seed_dropout
+from workbench.training.loop import Diverged, Hooks, Losses, Pruned, Training, backward, fit, seed_dropout
 from workbench.training.measures import Subject, at_the_end, examples, validation
 from workbench.training.prepare import Prepared, precision
 from workbench.training.schedule import adamw
@@ -137,13 +138,14 @@ class _Trial:
             raise Pruned
 
     def measure(self, made: Callable[[Subject], Evaluation], kept: Kept) -> dict[str, float]:
-        """Every process measures, so that none has to send its numbers to the others. Raises Stopped, with the state saved."""
+        """Every process measures, so that none has to send its numbers to the others. Raises Stopped, with the state saved,
+        and Diverged."""
         # Of several processes none may leave a part in which the others wait for it.
         stop = self.hooks.stop if self.world.size == 1 else self.stopped
         try:
             with cut(stop):
                 evaluation = self.through(partial(made, self.subject))
-            return evaluate(evaluation, kept, stop, through=self.through)
+            return evaluate(evaluation, kept, stop, through=self.finite)
         except Stopped:
             self.keep()
             raise
@@ -163,6 +165,14 @@ class _Trial:
         made: T = self.call(lambda _: function())
         return made
 
+    def finite(self, part: Callable[[], Any]) -> Any:
+        """What a part of an evaluation measures. The last update may have spoiled the weights, which the next loss would
+        tell: raises Diverged where a number is not finite."""
+        made = self.through(part)
+        if not _all_finite(made):
+            raise Diverged(self.state.step, "what was measured is")
+        return made
+
     def cost(self) -> dict[str, float]:
         state, seconds = self.state, max(self.state.seconds, 1e-9)
         cost = {
@@ -173,6 +183,15 @@ class _Trial:
         if used := self.joules():
             cost["perf/energy_joules"] = used  # evaluation included
         return cost
+
+
+def _all_finite(made: Any) -> bool:
+    """Whether each number of plain JSON is finite."""
+    if isinstance(made, dict):
+        return all(map(_all_finite, made.values()))
+    if isinstance(made, list | tuple):
+        return all(map(_all_finite, made))
+    return not isinstance(made, float) or math.isfinite(made)
 
 
 def starting_model(settings: Settings, seed: int, prepared: Prepared) -> ViLTA:

@@ -1,0 +1,87 @@
+"""What a sweep comes to where nothing is finished, or its report fails."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis.report import write_report
+from workbench.config.schema import Experiment, Search
+from workbench.events import Event, Said
+from workbench.sweep.run import Options, Outcome, run_sweep
+from workbench.training.loop import Diverged
+from workbench.trial import run as trial_run
+
+Report = Callable[[str, str], Path]
+
+
+@pytest.fixture
+def small(experiment: Experiment) -> Experiment:
+    seeds = experiment.seeds.model_copy(update={"count": 2})
+    return experiment.model_copy(update={"arms": experiment.arms[:2], "seeds": seeds})
+
+
+@pytest.fixture
+def home(cache_dir: Path, prepared: object, tmp_path: Path) -> Path:
+    (tmp_path / "cache").symlink_to(cache_dir)
+    return tmp_path
+
+
+@pytest.fixture
+def told() -> list[Event]:
+    return []
+
+
+def swept(experiment: Experiment, home: Path, told: list[Event], report: Report | None = None) -> Outcome:
+    report = report or (lambda uri, run_id: write_report(uri, run_id, home / "report"))
+    return run_sweep(experiment, home, Options(1, 1, launcher="here"), told.append, report)
+
+
+def diverge(*_: Any) -> None:
+    raise Diverged(3)
+
+
+def finish(_: Any, seed: int, prepared: Any, checkpoint: Path, hooks: Any, *more: object) -> dict[str, float]:
+    final = {"val/foil_accuracy": 0.5, "test/foil_accuracy": 0.5 + 0.01 * seed, "val/itm_auc": 0.5}
+    hooks.log(final, 6)
+    return final
+
+
+def test_a_sweep_all_of_which_diverged_is_finished_and_says_so(
+    small: Experiment, home: Path, told: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial_run, "train", diverge)
+    outcome = swept(small, home, told)
+    assert (outcome.planned, outcome.finished, outcome.unreported) == (4, 4, None)
+    assert outcome.report
+    assert "Every trial diverged, 4 trials in all" in outcome.report.with_suffix(".md").read_text()
+
+
+def test_a_search_all_of_which_diverged_is_over(
+    small: Experiment, home: Path, told: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial_run, "train", diverge)
+    search = {"settings": {"optimisation.learning_rate": {"low": 1e-3, "high": 1e-2}}, "trials": 2, "batch": 2}
+    outcome = swept(small.model_copy(update={"search": Search.model_validate(search)}), home, told)
+    assert (outcome.planned, outcome.finished, outcome.failures, outcome.report) == (4, 4, [], None)
+
+
+def test_a_report_that_fails_ends_no_sweep(
+    small: Experiment, home: Path, told: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial_run, "train", finish)
+    monkeypatch.setattr(trial_run, "keep_weights", lambda _: None)
+
+    def fail(uri: str, run_id: str) -> Path:
+        raise ValueError("Number of rows must be a positive integer")
+
+    outcome = swept(small, home, told, fail)
+    assert (outcome.planned, outcome.finished, outcome.report) == (4, 4, None)
+    assert outcome.unreported
+    assert "ValueError: Number of rows must be a positive integer" in outcome.unreported
+    assert f"wb report --run-id {outcome.run_id}" in outcome.unreported
+    assert [event.message for event in told if isinstance(event, Said)] == [outcome.unreported]
+    again = swept(small, home, told)
+    assert again.report
+    assert again.unreported is None
