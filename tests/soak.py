@@ -381,6 +381,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         home = asked.keep or Path(folder)
         home.mkdir(parents=True, exist_ok=True)
+        assert not any(home.iterdir()), f"{home} holds something already"
         with battlefield(home, asked.cluster, asked.clock) as field:
             # As many steps as take that long on two cores, both sweeps together.
             print(soak(field, max(12, 4 * round(asked.minutes * 4.5)), 6, asked.seed))
