@@ -203,4 +203,6 @@ def test_a_device_that_is_not_there_is_named_where_others_are(
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
         monkeypatch.setattr(options, "GPUS", tmp_path if gpus else tmp_path / "none")
         options.say_of_hidden_devices()
-        assert (said in (errors := capsys.readouterr().err)) and bool(said) == bool(errors)
+        errors = capsys.readouterr().err
+        assert said in errors
+        assert bool(said) == bool(errors)
