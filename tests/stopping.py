@@ -143,7 +143,7 @@ PHASES = [
     Phase("sweep: evaluation after the last step", SWEEP, has("checkpoints/*.parts"), EVALUATING),
     Phase("sweep: report", SWEEP, says("finished hard_ratio=0.5"), pause=0.2),
     Phase("sweep --launcher here: training", f"{SWEEP} --launcher here", has("checkpoints/*.pt"), LONG),
-    Phase("sweep: waiting for MLflow", SWEEP, NOW, LONG, 12.0, AWAY),
+    Phase("train: waiting for MLflow", TRAIN, says("waiting:"), LONG, 0.5, AWAY),
     Phase("sweep, two processes: rendering scenes", TWO_SWEEP, has("cache/*.part"), DATA),
     Phase("sweep, two processes: warm start", TWO_SWEEP, has("cache/warm-*.lock"), WARM, 3.0),
     Phase("sweep, two processes: training", TWO_SWEEP, has("checkpoints/*.pt"), LONG),

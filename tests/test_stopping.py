@@ -9,9 +9,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from tests.stopping import LONG, PHASES, ROOT, TWO_SWEEP, WARM, YAML, Phase, Started, has, says, start
 from tests.test_end_to_end import final_metrics
+from workbench.cli import options
 from workbench.stop import CODE, Stop, Stopped
 
 WITHIN = 5.0  # seconds
@@ -43,7 +45,7 @@ def ended_well(started: Started) -> None:
         ("imports, first moment", [INT], True),
         ("sweep: warm start", [TERM], False),
         ("sweep: validation", [HUP], False),
-        ("sweep: waiting for MLflow", [TERM], False),
+        ("train: waiting for MLflow", [TERM], False),
         ("train: rendering scenes", [INT], True),
         ("train: evaluation", [TERM], False),
         ("sweep, two processes: training", [INT], True),
@@ -134,7 +136,9 @@ def run_stop(code: str) -> tuple[int, float]:
 
 
 def test_what_hears_nothing_is_ended_but_for_what_it_saves(tmp_path: Path) -> None:
-    code, seconds = run_stop("import ctypes; ctypes.PyDLL(None).sleep; ctypes.CDLL(None).poll(None, 0, 9000)")
+    code, seconds = run_stop(
+        "import ctypes; lock = ctypes.CDLL(None).pthread_mutex_lock; m = bytes(64); lock(m); lock(m)"
+    )
     assert code == CODE
     assert seconds < 3
     saved = tmp_path / "saved"
@@ -176,12 +180,12 @@ def shell(line: str, workspace: Path, **env: str) -> subprocess.CompletedProcess
 
 def test_standard_output_may_be_closed_full_or_of_few_characters(yaml: Path) -> None:
     workspace = yaml.parent / "w"
-    sweep = f"$WB sweep {yaml} --workspace $W --workers 1"
+    train = f"$WB train {yaml} --workspace $W"
     ascii_only = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "NO_COLOR": "1", "COLUMNS": "40"}
-    done = shell(f"{sweep} | head -n 1; exit ${{PIPESTATUS[0]}}", workspace, CUDA_VISIBLE_DEVICES="7", **ascii_only)
+    done = shell(f"{train} | head -n 1; exit ${{PIPESTATUS[0]}}", workspace, CUDA_VISIBLE_DEVICES="7", **ascii_only)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "2 trials, 1 worker(s), run " + done.stdout.rpartition(" ")[2]
-    closed = shell(f"{sweep} >&-", workspace, CUDA_VISIBLE_DEVICES="")
+    assert done.stdout == "preparing: data\n"
+    closed = shell(f"{train} >&-", workspace, CUDA_VISIBLE_DEVICES="")
     assert (closed.returncode, closed.stderr) == (0, "")
     full = shell("$WB runs --json --workspace $W > /dev/full", workspace)
     assert full.returncode == 1
@@ -189,3 +193,16 @@ def test_standard_output_may_be_closed_full_or_of_few_characters(yaml: Path) -> 
     listed = shell("$WB runs --workspace $W", workspace, **ascii_only)
     assert (listed.returncode, listed.stderr) == (0, "")
     assert "\x1b" not in listed.stdout
+
+
+def test_a_device_that_is_not_there_is_named_where_others_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for named, gpus, said in (("7", True, "names no device"), ("7", False, ""), ("", True, ""), ("-1", True, "")):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+        monkeypatch.setattr(options, "GPUS", tmp_path if gpus else tmp_path / "none")
+        options.say_of_hidden_devices()
+        errors = capsys.readouterr().err
+        assert said in errors
+        assert bool(said) == bool(errors)

@@ -3,10 +3,12 @@
 import os
 
 from workbench.stop import the_commands
+from workbench.streams import open_closed
 
 
 def run() -> None:
     """The console script. It can be stopped from the first moment, while the command line itself is being loaded."""
+    open_closed()
     stop = the_commands(os.environ)
     stop.listen()
     try:

@@ -21,13 +21,18 @@ class _Raw(io.FileIO):
         return len(memoryview(data).cast("B"))
 
 
-def soften() -> Callable[[], OSError | None]:
-    """Puts lenient streams in place of this process's own, for entry points; gives what tells why the output was cut short."""
+def open_closed() -> None:
+    """Before any file is opened, which would get the number of a standard stream that is closed, and be written to in its place."""
     for fd in range(3):
         try:
             os.fstat(fd)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the next file opened would be taken for it
+            os.open(os.devnull, os.O_RDWR)
+
+
+def soften() -> Callable[[], OSError | None]:
+    """Puts lenient streams in place of this process's own, for entry points; gives what tells why the output was cut short."""
+    open_closed()
     out = _lenient(sys.__stdout__, 1)
     errors = _lenient(sys.__stderr__, 2)
     if sys.stdout is sys.__stdout__:

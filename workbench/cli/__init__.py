@@ -33,13 +33,13 @@ def main(stop: Stop | None = None) -> None:
     Without a `stop` of the process that listens already, one listens while the command runs.
     """
     os.environ.setdefault("TQDM_DISABLE", "1")
+    cut_short = soften()
     if stop is None:
         stop = the_commands(os.environ)
         forget = stop.listen()
     else:
         forget = lambda: None  # noqa: E731
     current.set(stop)
-    cut_short = soften()
     try:
         code, sentence, trace = _run(stop)
     finally:

@@ -58,6 +58,7 @@ GiveUpAfter = Annotated[
     ),
 ]
 DEFAULT = Path(".wb")
+GPUS = Path("/proc/driver/nvidia/gpus")
 current: ContextVar[Stop] = ContextVar("current")  # of the command that runs
 
 
@@ -66,6 +67,15 @@ def console_for(as_json: bool) -> "Console":
     from rich.console import Console
 
     return Console(stderr=as_json, no_color="NO_COLOR" in os.environ or None)
+
+
+def say_of_hidden_devices() -> None:
+    """Where CUDA_VISIBLE_DEVICES names no device of a machine that has some, training would be on the CPU unawares."""
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if named not in ("", "-1") and GPUS.is_dir() and not torch.cuda.is_available():
+        typer.echo(f"CUDA_VISIBLE_DEVICES={named} names no device of this machine; going on with the CPU.", err=True)
 
 
 def print_json(value: Any) -> None:

@@ -17,6 +17,7 @@ from workbench.cli.options import (
     console_for,
     current,
     print_json,
+    say_of_hidden_devices,
 )
 from workbench.errors import UserError, shown
 
@@ -54,6 +55,7 @@ def worker(
             "with `wb sweep FILE` if it has moved, or start the sweep with MLFLOW_TRACKING_URI=http://... of an MLflow server."
         )
     count = workers or max(1, default_workers(trials_per_device) // job.processes)
+    say_of_hidden_devices()
     stop = current.get()
     stop.sentence = "Stopped; others can go on with its trials."
     wrong = False

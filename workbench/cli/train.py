@@ -21,6 +21,7 @@ from workbench.cli.options import (
     console_for,
     current,
     print_json,
+    say_of_hidden_devices,
 )
 from workbench.errors import UserError
 from workbench.stop import CODE
@@ -96,6 +97,7 @@ def sweep(
         _dry_run(experiment, workspace, study or experiment.name, storage, workers, cores, as_json)
         return
 
+    say_of_hidden_devices()
     if launcher == "local":
         warm_up()
     from analysis.report import write_report
@@ -258,6 +260,7 @@ def train(
     from workbench.trial.job import Context, Place
     from workbench.trial.single import run_single
 
+    say_of_hidden_devices()
     console, stop = console_for(as_json), current.get()
     with joined() as world, ExitStack() as stack:
         first = world.rank == 0

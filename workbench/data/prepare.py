@@ -152,12 +152,16 @@ def _run(shards: list[Shard], workers: int) -> Iterator[int]:
             finished, running = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
                 yield future.result()
+    except KeyboardInterrupt:
+        for process in list(pool._processes.values()):
+            process.terminate()  # a shard that is half written is never seen, and may take long
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _ignore_interrupt() -> None:
-    """Ctrl-C ends the first process, which lets the others finish the shard that they have begun; with its end they end, too."""
+    """Ctrl-C is for the first process, which ends the others; they end with it in any case."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
 
