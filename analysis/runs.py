@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +13,7 @@ from analysis.stores import store_at
 from analysis.stores.store import PARENT, Run, Store
 from workbench.errors import UserError
 from workbench.metrics import lower_is_better, on_validation
-from workbench.record import EXAMPLES, SweepRecord, TrialTags, read_tags
+from workbench.record import EXAMPLES, Living, SweepRecord, TrialTags, read_tags
 
 # One row a trial; `outcome`: "finished", or "diverged" where its loss was no longer a number.
 TRIALS = {
@@ -213,8 +213,9 @@ def _searched(store: Store, arms: dict[str, str], primary: str) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=SEARCHED, orient="row")
 
 
-def list_runs(uri: str) -> pl.DataFrame:
-    """Every sweep and single training, the newest first, as `LISTED`.
+def list_runs(uri: str, living: Callable[[str, str], Living | None] = lambda *_: None) -> pl.DataFrame:
+    """Every sweep and single training, the newest first, as `LISTED`. A process that was killed leaves its runs as
+    RUNNING in the store: `living`, given a study's name and the run, tells what really lives of it, where that is known.
 
     Trials by state; `seconds_left` from the pace of those that have ended; `best` mean of the primary metric and its
     arm.
@@ -230,8 +231,23 @@ def list_runs(uri: str) -> pl.DataFrame:
     rows = []
     for run, record in sorted(tops, key=lambda each: -each[0].started):
         children = groups.get(run.run_id, [run] if run.tags["kind"] == "train" else [])
+        if "RUNNING" in (run.status, *(child.status for child in children)):
+            known = living(run.tags.get("study", ""), run.run_id)
+            run, children = _really(run, known), [_really(child, known) for child in children]
         rows.append(_listed(store, run, children, record))
     return pl.DataFrame(rows, schema=LISTED, orient="row")
+
+
+def _really(run: Run, known: Living | None) -> Run:
+    """The run with the status that it has, where its study knows better."""
+    if run.status != "RUNNING" or known is None:
+        return run
+    if run.tags.get("kind") == "sweep":
+        return replace(run, status="KILLED") if known.process is False else run
+    cell = run.tags.get("config_hash", "")
+    if cell in known.running:
+        return run
+    return replace(run, status="FINISHED" if cell in known.ended else "KILLED")
 
 
 def _listed(store: Store, run: Run, children: list[Run], record: SweepRecord | None) -> tuple[Any, ...]:
@@ -251,12 +267,11 @@ def _listed(store: Store, run: Run, children: list[Run], record: SweepRecord | N
 
 
 def _best(store: Store, ended: list[Run], record: SweepRecord) -> tuple[float | None, str | None]:
-    """The best mean of the primary metric and its arm; nothing where no trial has it."""
-    arm_of = {
-        child.run_id: _arm(tags, record.cells)
-        for child in ended
-        if (tags := read_tags(child.tags)) and _outcome(tags) == "finished"
-    }
+    """The best mean of the primary metric and its arm, of the arms none of whose trials diverged: what such a trial had
+    reached before is no result, and without it its arm would look better than it is. Nothing where no trial has it."""
+    tags_of = {child.run_id: tags for child in ended if (tags := read_tags(child.tags))}
+    diverged = {_arm(tags, record.cells) for tags in tags_of.values() if _outcome(tags) == "diverged"}
+    arm_of = {run: arm for run, tags in tags_of.items() if (arm := _arm(tags, record.cells)) not in diverged}
     values: dict[str, list[float]] = {}
     for run_id, value in store.last(record.primary, list(arm_of)).items():
         values.setdefault(arm_of[run_id], []).append(value)

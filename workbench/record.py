@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,6 +12,16 @@ from workbench.config.schema import Search, Seeds, Target
 FILE = "experiment.json"  # the artifact of a sweep's run that holds its record
 EXAMPLES = "examples.json"  # the artifact of a trial that holds what it made of a few held-out pairs
 VERSION = 2
+
+
+@dataclass(frozen=True)
+class Living:
+    """What lives of a sweep or a single training, as its study tells; cells by their hash. `process`: whether the sweep's
+    own process does, None where that is not known."""
+
+    process: bool | None
+    running: frozenset[str]
+    ended: frozenset[str]
 
 
 class Tuned(BaseModel):

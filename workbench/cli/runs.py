@@ -7,19 +7,20 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli.options import DEFAULT, Debug, Json, Workspace, app, print_json
+from workbench.cli.options import DEFAULT, Debug, Json, Storage, Workspace, app, print_json
 from workbench.errors import UserError
 
 
 @app.command()
-def runs(workspace: Workspace = DEFAULT, as_json: Json = False, debug: Debug = False) -> None:
+def runs(workspace: Workspace = DEFAULT, storage: Storage = None, as_json: Json = False, debug: Debug = False) -> None:
     """List the sweeps and single trainings of a workspace, the newest first."""
     from datetime import datetime
 
     from analysis.runs import list_runs
+    from workbench.sweep.status import living_in
     from workbench.tracking.store import tracking_uri
 
-    frame = list_runs(tracking_uri(workspace))
+    frame = list_runs(tracking_uri(workspace), living_in(workspace, storage))
     if as_json:
         print_json(frame.to_dicts())
         return

@@ -88,7 +88,12 @@ def run_sweep(experiment: Experiment, workspace: Path, options: Options, show: E
     Raises UserError for what the user can mend; a trial that fails is listed in the outcome and the others go on.
     """
     sweep = _Sweep(experiment, workspace, options, show, report)
-    outcome = sweep.outcome
+    with sweep.ledger.attended(os.uname().nodename):
+        return _run(sweep, workspace)
+
+
+def _run(sweep: "_Sweep", workspace: Path) -> Outcome:
+    outcome, options = sweep.outcome, sweep.options
     events = _launched(sweep.study, workspace, options) if sweep.todo() else iter(())
     try:
         for event in events:

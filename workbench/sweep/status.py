@@ -1,10 +1,14 @@
 """How far a sweep is, as its study tells; starts and changes nothing."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from workbench.config.schema import Experiment
+from workbench.record import Living
 from workbench.sweep.search import planned
+from workbench.trial.heartbeat import Sightings
+from workbench.trial.job import ATTRIBUTE
 from workbench.trial.ledger import Ledger, names_of_studies
 from workbench.trial.storage import open_storage
 from workbench.workspace import Workspace
@@ -18,12 +22,38 @@ def known(workspace: Path, study: str, storage: str | None) -> Ledger | None:
     return Ledger(opened, study) if study in names_of_studies(opened) else None
 
 
+def living_in(workspace: Path, storage: str | None) -> Callable[[str, str], Living | None]:
+    """What tells what lives of a study's sweep, given its name and the sweep's run (of a single training, its own), or
+    None where the storage does not know it. What has died on another machine is found out by a second look."""
+    if storage is None and not (workspace / "studies").exists():
+        return lambda *_: None
+    opened = open_storage(storage, workspace)
+    names, sightings = set(names_of_studies(opened)), Sightings(workspace / "studies")
+
+    def living(study: str, run_id: str) -> Living | None:
+        if study not in names:
+            return None
+        ledger = Ledger(opened, study)
+        job = ledger.study.user_attrs.get(ATTRIBUTE)
+        if job is not None and job["parent_run"] != run_id:  # a study of that name elsewhere
+            return None
+        running = frozenset(each.cell_key for each in ledger.running(sightings))
+        process = ledger.is_attended(sightings)
+        sightings.keep()
+        return Living(process, running, frozenset(ledger.endings()))
+
+    return living
+
+
 def cells_of(experiment: Experiment, workspace: Path, study: str, storage: str | None) -> list[dict[str, Any]]:
     """A row a cell: `name`, `state` (finished, diverged, pruned, running, failed, waiting), `value`, `progress`,
     `about`."""
     ledger = known(workspace, study, storage)
     endings = ledger.endings() if ledger else {}
-    running = {each.cell_key: each for each in ledger.running()} if ledger else {}
+    sightings = Sightings(workspace / "studies")
+    running = {each.cell_key: each for each in ledger.running(sightings)} if ledger else {}
+    if ledger:
+        sightings.keep()
     plan = planned(experiment, endings)
     failures = ledger.all_failures(ledger.start) if ledger else {}
     rows = []

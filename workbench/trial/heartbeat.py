@@ -1,5 +1,6 @@
 """Who works on a trial, and whether that worker still lives."""
 
+import json
 import os
 import socket
 import threading
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 LEASE = float(os.environ.get("WB_LEASE", "60"))  # seconds without a beat after which a worker counts as dead
+
+REMEMBERED = 7 * 86400.0  # seconds for which a beat that nobody asks about is kept
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,33 @@ class Watch:
     def forget(self) -> None:
         """After a time in which nothing could be read: a beat may have been missed."""
         self.seen.clear()
+
+
+class Sightings:
+    """Beats as this machine has seen them at earlier looks, kept in a file, so that a command which ends at once can tell
+    a silent worker of another machine, too, when it is given a second time a lease later. As in `Watch` this machine's
+    clock alone counts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / f"seen-{socket.gethostname()}.json"
+        self.before: dict[str, Any] = {}
+        self.now: dict[str, Any] = {}
+        with suppress(OSError, ValueError):
+            self.before = json.loads(self.file.read_text(encoding="utf-8"))
+
+    def silent(self, name: str, beat: int) -> bool:
+        """Whether the beat of this name has stood still for a lease, as far as it was looked at."""
+        known, at = self.before.get(name, (None, 0.0)), time.time()
+        self.now[name] = known if known[0] == beat else (beat, at)
+        return bool(at - self.now[name][1] > LEASE)
+
+    def keep(self) -> None:
+        """For the next look; where nothing can be written, that will be as the first one."""
+        half = self.file.with_suffix(f".{os.getpid()}")
+        recent = {name: each for name, each in self.before.items() if time.time() - each[1] < REMEMBERED}
+        with suppress(OSError):
+            half.write_text(json.dumps(recent | self.now), encoding="utf-8")
+            os.replace(half, self.file)
 
 
 class Beating:

@@ -8,10 +8,11 @@ checkpoint.
 
 import dataclasses
 import uuid
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.distributions import FloatDistribution
@@ -21,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from workbench.errors import UserError
 from workbench.trial.cell import Cell, Ending
-from workbench.trial.heartbeat import Holder, Watch
+from workbench.trial.heartbeat import Beating, Holder, Sightings, Watch
 from workbench.trial.lease import Owned, end_trial
 from workbench.trial.storage import open_storage
 
@@ -29,6 +30,7 @@ DEATHS = 5  # workers that may die over a cell without getting it any further
 PREFIX = "wb:"
 LOST = "lost"  # the attribute of a study with the runs that were removed from MLflow for good
 AGREED = "agreed:"  # the study beside one that keeps what its processes agree on
+PROCESS = "process"  # the attribute of a study that names the process which runs its sweep
 START = "start"  # the attribute of a study that counts its starts, and of an attempt that says for which it was made
 
 
@@ -165,8 +167,8 @@ class Ledger:
         book = self._read()
         return {*book.failed, *book.open} - set(book.endings)
 
-    def running(self) -> list[Attempt]:
-        """The trials that somebody works on, as far as it can be told."""
+    def running(self, sightings: Sightings | None = None) -> list[Attempt]:
+        """The trials that somebody works on, as far as it can be told: of workers of other machines by `sightings`."""
         return [
             Attempt(
                 trial.user_attrs["cell_key"],
@@ -176,8 +178,40 @@ class Ledger:
                 trial.user_attrs.get("beat", {}).get("steps", 0),
             )
             for trial in self._read().running()
-            if "holder" in trial.user_attrs and not Holder(**trial.user_attrs["holder"]).dead()
+            if "holder" in trial.user_attrs
+            and not Holder(**trial.user_attrs["holder"]).dead()
+            and not (
+                sightings
+                and sightings.silent(f"{self.name}/{trial.number}", trial.user_attrs.get("beat", {}).get("beat", 0))
+            )
         ]
+
+    @contextmanager
+    def attended(self, name: str) -> Iterator[None]:
+        """While this process runs the study's sweep, so that others can tell when it no longer does."""
+        holder = dataclasses.asdict(Holder.me(name))
+
+        def beat(at: dict[str, Any]) -> bool:
+            self.study.set_user_attr(PROCESS, {"holder": holder, "beat": at["beat"]})
+            return True
+
+        beat({"beat": 0})
+        beating = Beating(beat)
+        try:
+            yield
+        finally:
+            beating.end()
+            with suppress(Exception):  # an outage: the process will be missed all the same
+                self.study.set_user_attr(PROCESS, {})
+
+    def is_attended(self, sightings: Sightings) -> bool | None:
+        """Whether a process runs the study's sweep now; None where that was not yet written down."""
+        told = self.study.user_attrs.get(PROCESS)
+        if not told:
+            return None if told is None else False
+        return not (
+            Holder(**told["holder"]).dead() or sightings.silent(f"{self.name}/{told['holder']['pid']}", told["beat"])
+        )
 
     @property
     def start(self) -> int:
