@@ -75,7 +75,9 @@ class Sightings:
         return bool(at - self.now[name][1] > LEASE)
 
     def keep(self) -> None:
-        """For the next look; where nothing can be written, that will be as the first one."""
+        """For the next look, where there was anything to see; where nothing can be written, that will be as the first one."""
+        if not self.now:
+            return
         half = self.file.with_suffix(f".{os.getpid()}")
         recent = {name: each for name, each in self.before.items() if time.time() - each[1] < REMEMBERED}
         with suppress(OSError):
