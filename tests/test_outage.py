@@ -37,21 +37,9 @@ from tokenizers import Tokenizer, models
 
 from tests.services import Postgres, free_port, http_stub, mlflow_server, postgres, replies
 from tests.soak import small_disk
-from workbench.errors import UserError
-from workbench.outage import (
-    DATABASE,
-    DISK,
-    GIVE_UP,
-    GROWN,
-    MLFLOW,
-    MOUNT,
-    SERVER,
-    GaveUp,
-    Interrupted,
-    Patience,
-    diagnose,
-    outage,
-)
+from workbench.errors import Interrupted, UserError
+from workbench.faults import DATABASE, DISK, GROWN, MLFLOW, MOUNT, SERVER, diagnose, outage
+from workbench.outage import GIVE_UP, GaveUp, Patience
 from workbench.training import state
 
 FAULT = None  # the verdict on what is not waited for

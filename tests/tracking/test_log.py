@@ -12,7 +12,9 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
 from analysis.runs import read_runs
 from analysis.stores.server import artifact
-from workbench.outage import Interrupted, Patience, outage
+from workbench.errors import Interrupted
+from workbench.faults import outage
+from workbench.outage import Patience
 from workbench.record import FILE
 from workbench.tracking import log
 from workbench.tracking.log import RunLog

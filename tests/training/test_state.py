@@ -10,7 +10,9 @@ import torch
 from tests.soak import small_disk
 from workbench.config.load import apply
 from workbench.config.schema import Settings
-from workbench.outage import Interrupted, Patience, outage
+from workbench.errors import Interrupted
+from workbench.faults import outage
+from workbench.outage import Patience
 from workbench.stop import Stopped
 from workbench.training import energy, loop
 from workbench.training.loop import Diverged, Hooks

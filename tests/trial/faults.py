@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from workbench.errors import UserError
-from workbench.outage import Interrupted
+from workbench.errors import Interrupted, UserError
 from workbench.training import loop, pretrain, state
 from workbench.trial import torchrun
 from workbench.trial.lease import LeaseLost

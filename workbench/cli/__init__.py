@@ -81,7 +81,7 @@ def _run(stop: Stop) -> tuple[int, str, str]:
 
 
 def _said(error: BaseException) -> tuple[int, str]:
-    from workbench.outage import outage
+    from workbench.faults import outage
 
     if isinstance(error, UserError):
         return 2, f"wb: {error}"

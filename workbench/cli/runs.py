@@ -74,7 +74,7 @@ def report(
         )
     from analysis.report import write_report
     from analysis.runs import UNITS
-    from workbench.outage import outage
+    from workbench.faults import outage
     from workbench.tracking.runs import Tracker
     from workbench.tracking.store import tracking_uri
     from workbench.workspace import Workspace as Folders

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from workbench.errors import UserError
-from workbench.outage import outage
+from workbench.faults import outage
 from workbench.workspace import Say, locked, to_stderr
 
 _heard: Say = to_stderr

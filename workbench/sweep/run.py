@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from workbench.config.schema import Experiment
-from workbench.errors import UserError, first_line, shown
+from workbench.errors import Interrupted, UserError, first_line, shown
 from workbench.events import (
     Counted,
     Emit,
@@ -26,7 +26,7 @@ from workbench.events import (
     WorkerEnded,
     WorkerFailed,
 )
-from workbench.outage import GaveUp, Interrupted, Patience
+from workbench.outage import GaveUp, Patience
 from workbench.record import FILE, VERSION, SweepRecord, Tuned
 from workbench.stop import Stop
 from workbench.sweep.grid import differences

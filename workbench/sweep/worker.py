@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from workbench.data import cache
-from workbench.errors import UserError
+from workbench.errors import Interrupted, UserError
 from workbench.events import Emit, Mistaken, Said, TrialEnded, TrialFailed, WorkerEnded, WorkerFailed, preparation
-from workbench.outage import Interrupted, Patience
+from workbench.outage import Patience
 from workbench.stop import WORKERS_WITHIN, Either, Stop, Stopped, end_with_parent
 from workbench.sweep.search import Planner, goal_of
 from workbench.trial.cell import Ending

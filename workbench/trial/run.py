@@ -15,9 +15,10 @@ from safetensors.torch import save_file
 
 from workbench.config.load import apply
 from workbench.data.corpus import SPLITS
+from workbench.errors import Interrupted
 from workbench.events import Outcome, Stepped
 from workbench.objectives.plan import BLOCK
-from workbench.outage import Interrupted, Patience
+from workbench.outage import Patience
 from workbench.record import EXAMPLES, TrialTags
 from workbench.stop import Either, Stopped, at_last, saving
 from workbench.together import first_failure

@@ -5,10 +5,9 @@ from pathlib import Path
 
 from workbench.config.schema import Experiment
 from workbench.cores import usable_cores
-from workbench.errors import UserError
+from workbench.errors import Interrupted, UserError
 from workbench.events import preparation
 from workbench.metrics import on_validation
-from workbench.outage import Interrupted
 from workbench.stop import Stopped, at_last, guard
 from workbench.tracking.store import open_store
 from workbench.trial.cell import make_cell

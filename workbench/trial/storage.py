@@ -11,7 +11,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 
 from workbench.errors import UserError, first_line, shown
-from workbench.outage import outage
+from workbench.faults import outage
 from workbench.tracking.store import postgres_lock
 from workbench.workspace import Workspace
 

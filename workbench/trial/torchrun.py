@@ -20,9 +20,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from workbench.errors import UserError
+from workbench.errors import Interrupted, UserError
 from workbench.events import Said
-from workbench.outage import Interrupted, Patience, never
+from workbench.outage import Patience, never
 from workbench.stop import CODE, MEMBER, MEMBERS_WITHIN, SAVING, Stop, Stopped, at_last, end_with_parent, saving
 from workbench.together import Told, heard, tell
 from workbench.trial.cell import Cell, Ending
