@@ -32,7 +32,8 @@ from pathlib import Path
 from workbench.trial.ledger import Ledger
 before = psutil.Process().memory_info().rss
 began = time.perf_counter()
-ended = len(Ledger.of_workspace(Path(sys.argv[1]), "s").endings())
+ledger = Ledger.of_workspace(Path(sys.argv[1]), "s")
+ended = len(ledger.endings())
 taken = time.perf_counter() - began
 print(ended, taken, (psutil.Process().memory_info().rss - before) / 2**20)
 """

@@ -4,7 +4,7 @@ import pytest
 
 from workbench.config.schema import Experiment, Search
 from workbench.record import SweepRecord
-from workbench.sweep.run import describe
+from workbench.sweep.describe import describe
 from workbench.sweep.search import Plan, Planner, course_metric, planned, pruned_by, search_of, value_metric
 from workbench.trial.cell import Cell, Ending
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from workbench.config.schema import Experiment
 from workbench.errors import Interrupted, UserError, first_line, shown
@@ -27,16 +27,17 @@ from workbench.events import (
     WorkerFailed,
 )
 from workbench.outage import GaveUp, Patience
-from workbench.record import FILE, VERSION, SweepRecord, Tuned
+from workbench.record import FILE
 from workbench.stop import Stop
+from workbench.sweep.describe import describe, note, whole_blocks
 from workbench.sweep.grid import differences
 from workbench.sweep.launch.local import places, run_here, run_workers
 from workbench.sweep.launch.ray import run_on_ray
-from workbench.sweep.search import Plan, Planner, search_of
+from workbench.sweep.search import Planner
 from workbench.tracking.provenance import provenance
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import open_store
-from workbench.trial.cell import Ending, arm_label
+from workbench.trial.cell import Ending
 from workbench.trial.checkpoints import take_over
 from workbench.trial.job import ATTRIBUTE, Place, new_job, published
 from workbench.trial.ledger import Ledger
@@ -256,7 +257,7 @@ class _Sweep:
         run_id = self.outcome.run_id
         self.outcome.report = self.report(self.uri, run_id)
         self.tracker.attach_folder(run_id, self.outcome.report.parent, "report")
-        self.tracker.note(run_id, _note(self.outcome.report))
+        self.tracker.note(run_id, note(self.outcome.report))
         self.show(Reported(str(self.outcome.report)))
         self.not_before = time.monotonic() + (time.monotonic() - began) / REPORTING
 
@@ -315,68 +316,6 @@ def refuse_another_question(ledger: Ledger, experiment: Experiment) -> None:
             f"{'; '.join(found[:3])}{more}. "
             "Change them back to extend it, or keep both apart with `--study NAME`."
         )
-
-
-def whole_blocks(plan: Plan, endings: dict[str, Ending]) -> set[int]:
-    """The seeds all of whose cells have ended."""
-    compared = [cell for cell in plan.cells if cell.searching is None]
-    return {cell.seed for cell in compared} - {cell.seed for cell in compared if cell.key not in endings}
-
-
-def _note(page: Path) -> str:
-    """The report's answer and first tables, as the description of the sweep's run in MLflow."""
-    text = page.with_suffix(".md").read_text(encoding="utf-8").partition("\n![")[0]
-    title, _, rest = text.partition("\n")
-    shown = rest if len(rest) <= 6000 else rest[:6000].rpartition("\n\n")[0]
-    # Bold, because the MLflow UI lets the lines of a long heading run into each other.
-    return f"**{title.removeprefix('# ')}**\n{shown}\n\nThe whole report is under artifacts: `report/{page.name}`."
-
-
-def describe(experiment: Experiment, plan: Plan, endings: dict[str, Ending], is_smoke: bool) -> SweepRecord:
-    """What the report must know of the experiment."""
-    labels = [arm_label(arm, experiment.baseline) for arm in experiment.arms]  # the baseline comes first
-    return SweepRecord(
-        version=VERSION,
-        name=experiment.name,
-        question=experiment.question,
-        preset=experiment.preset,
-        settings=experiment.settings.model_dump(mode="json"),
-        arms=labels,
-        baseline_arm=labels[0],
-        arm_values=dict(zip(labels, experiment.arms, strict=True)),
-        cells={cell.key: cell.arm for cell in plan.cells if cell.searching is None},
-        planned=_compared(experiment, plan),
-        seeds=experiment.seeds,
-        search=experiment.search,
-        tuned=[_tuned(experiment, arm, endings) for arm in experiment.arms] if experiment.search else [],
-        target=experiment.target,
-        primary=experiment.primary,
-        margin=experiment.margin,
-        smoke=is_smoke,
-    )
-
-
-def _compared(experiment: Experiment, plan: Plan) -> int:
-    """How many trials the answer rests on; none of an arm whose search has finished nothing."""
-    if plan.whole:
-        return sum(cell.searching is None for cell in plan.cells)
-    return len(experiment.arms) * experiment.seeds.count
-
-
-def _tuned(experiment: Experiment, arm: dict[str, Any], endings: dict[str, Ending]) -> Tuned:
-    found = search_of(experiment, arm, endings)
-    ended = [ending.outcome for *_, ending in found.tried if ending is not None]
-    value = next(
-        (e.value for _, given, e in found.tried if e and given == found.best and e.outcome == "finished"), None
-    )
-    return Tuned(
-        arm=arm_label(arm, experiment.baseline),
-        tried=len(ended),
-        pruned=ended.count("pruned"),
-        diverged=ended.count("diverged"),
-        best=found.best,
-        value=value,
-    )
 
 
 def _notify(command: str | None, study: str, run_id: str, status: str, page: Path | None) -> None:
