@@ -126,13 +126,14 @@ def _mark(given: Given, status: str, told: Told | None = None) -> None:
     from workbench.tracking.runs import Tracker
 
     identity = {"study": given.job.study, "seed": str(given.cell.seed), "config_hash": given.cell.key}
+    identity |= {"sweep": given.job.sweep} if given.job.sweep else {}
     with suppress(Exception):
         tracker = Tracker(given.job.uri, given.place.workspace)
         run = tracker.find(identity)
         if run is None or (told is None and run.info.status != "RUNNING"):
             return
         if told is not None:
-            tracker.client.log_text(run.info.run_id, told.trace, "failure.txt")
+            tracker.attach_text(run.info.run_id, told.trace, "failure.txt")
         tracker.finish(run.info.run_id, status, {"failure": told.reason[:4000]} if told else {})
 
 
