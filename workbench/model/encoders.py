@@ -7,14 +7,11 @@ import timm
 import torch
 from torch import Tensor, nn
 from transformers import RobertaConfig, RobertaForMaskedLM
-from transformers.utils import logging as transformers_logging
 
 from workbench.config.schema import Text, Vision
 from workbench.data.text import END, MASK, PAD, START, padding_mask
 from workbench.errors import UserError, first_line
 from workbench.model.weights import vision_weights
-
-transformers_logging.disable_progress_bar()
 
 
 class VisionEncoder(nn.Module):

@@ -16,7 +16,8 @@ def quiet(studies: int = logging.ERROR) -> None:
     """Lets libraries speak of errors alone; Optuna from the level `studies` on. To be called once by each process."""
     import optuna
 
-    for name, value in {**QUIET, "TRANSFORMERS_VERBOSITY": "error"}.items():
+    transformers = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    for name, value in {**QUIET, **transformers}.items():
         os.environ.setdefault(name, value)
     for name in CRITICAL_ALONE:
         logging.getLogger(name).setLevel(logging.CRITICAL)
