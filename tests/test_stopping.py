@@ -71,7 +71,7 @@ def test_a_stopped_sweep_goes_on_and_ends_with_the_same_bits(yaml: Path) -> None
         )  # type: ignore[arg-type]
         return start(made, home / "w", yaml, home / "log")
 
-    for come in (says("preparing: warm start"), has("cut/checkpoints/*.pt"), says("finished hard_ratio=0.5")):
+    for come in (says("preparing: warm start"), has("cut/checkpoints/*/*.pt"), says("finished hard_ratio=0.5")):
         started = phase("cut", come, 0.0)
         assert started.stop(TERM) < WITHIN
         assert started.process.returncode in (CODE, 0)
@@ -84,11 +84,11 @@ def test_a_stopped_sweep_goes_on_and_ends_with_the_same_bits(yaml: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "come", "sets"),
     [
-        ("sweep {yaml} --workspace {w} --workers 2", has("checkpoints/*.pt"), LONG),
+        ("sweep {yaml} --workspace {w} --workers 2", has("checkpoints/*/*.pt"), LONG),
         ("sweep {yaml} --workspace {w} --workers 1", says("preparing: warm start"), WARM),
-        (TWO_SWEEP, has("checkpoints/*.pt"), LONG),
+        (TWO_SWEEP, has("checkpoints/*/*.pt"), LONG),
         (TWO_SWEEP, has("cache/warm-*.lock"), WARM),
-        ("train {yaml} --workspace {w} --nproc 2", has("checkpoints/*.pt"), LONG),
+        ("train {yaml} --workspace {w} --nproc 2", has("checkpoints/*/*.pt"), LONG),
     ],
 )
 def test_a_sweep_that_is_killed_takes_its_workers_along(

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -23,6 +24,7 @@ LAST = 0.8  # of them, for what is said at last
 SAVING = 120.0  # seconds that a checkpoint may take beyond them
 AGAIN = 0.2  # seconds after which a signal is a second one, and not the first that came by two ways
 TICK = 0.05
+SAVES = "saving"  # the file by which one of several processes says that it must not be cut short
 MEMBER = "WB_MEMBER"  # names the folder of those whom a process of this machine has started together
 
 
@@ -47,7 +49,7 @@ class Stop:
     ) -> None:
         self.within, self.raises, self.sentence, self.on_saving = within, raises, sentence, on_saving
         # Plain values: a lock would be one that the main thread may hold when the signal comes.
-        self.asked = self.raised = self.said = False
+        self.asked = self.raised = self.said = self.ending = False
         self.saves = 0
         self.lasts: list[Callable[[], None]] = []
         self.pipe: tuple[int, int] | None = None
@@ -130,6 +132,8 @@ class Stop:
             yield
         finally:
             self.lasts.remove(action)
+            if self.ending:  # what was said at last must stay the last word
+                time.sleep(2 * LAST)
 
     @contextmanager
     def guard(self, lost: Callable[[], bool]) -> Iterator[None]:
@@ -174,6 +178,7 @@ class Stop:
     def _watch(self, pipe: int) -> None:
         spent = 0.0  # since the first signal, without the time in which the process was suspended
         heard = told = False
+        waited = False  # for a save that has ended
         while True:
             if select.select([pipe], [], [], TICK if heard else None)[0]:
                 numbers = os.read(pipe, 64)
@@ -188,10 +193,15 @@ class Stop:
             if spent < self.within - LAST:
                 continue
             if self.saves and spent < self.within + SAVING:
+                waited = True
                 if not told:
                     told = True
                     self.on_saving()
                 continue
+            if waited:  # what comes after a save has its time, too
+                spent, waited = 0.0, False
+                continue
+            self.ending = True
             self._at_last()
             self.end()
 
@@ -266,5 +276,5 @@ def end_with_parent() -> None:
 def the_commands(environment: Mapping[str, str]) -> Stop:
     """The Stop of a command's process; of several that train together the first one speaks, or who has started them."""
     if MEMBER in environment:
-        return Stop(MEMBERS_WITHIN, raises=True)
+        return Stop(MEMBERS_WITHIN, raises=True, on_saving=(Path(environment[MEMBER]) / SAVES).touch)
     return Stop(WITHIN, raises=True, sentence=SENTENCE if environment.get("RANK", "0") == "0" else "")

@@ -86,7 +86,7 @@ def _said(error: BaseException) -> tuple[int, str]:
     if isinstance(error, UserError):
         return 2, f"wb: {error}"
     if type(error).__name__ == "OutOfMemoryError":
-        advice = "cut its batch with --set optimisation.micro_batches=2 or more, and the same command goes on"
+        advice = "cut its batch: `wb finetune --micro-batches 2`, else --set optimisation.micro_batches=2, or more"
         return 2, f"wb: a process is out of GPU memory; {advice}."
     if passing := outage(error):
         return 2, f"wb: {passing}; mend that, and the same command goes on."

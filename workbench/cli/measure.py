@@ -117,6 +117,7 @@ def finetune(
         raise typer.Exit(start_together(nproc, current.get()))
     from contextlib import ExitStack
     from dataclasses import replace
+    from functools import partial
 
     from workbench.progress import counted
     from workbench.runs.evaluate import Published, load_trained
@@ -126,6 +127,7 @@ def finetune(
     from workbench.training.distributed import joined
     from workbench.training.finetune import METER, TINY
     from workbench.training.loop import Hooks
+    from workbench.training.prepare import unhurried
 
     if task == "retrieval" and annotations is not None:
         raise UserError("retrieval is trained on the run's own pairs; it takes neither --annotations nor --images.")
@@ -154,6 +156,7 @@ def finetune(
                     log=lambda *_: None,
                     progress=lambda step, figures, show=show: show(step, int(figures["steps"])),  # type: ignore[misc]
                     stop=stop,
+                    persist=partial(unhurried, stop),
                 )
                 made = finetune_run(trained, tuning, workspace, hooks, lambda *_: None, world)
             if first:

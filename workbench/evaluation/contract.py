@@ -4,13 +4,12 @@ A part is slow, knows the model, and gives plain JSON, so that it can be kept an
 parts gave, nothing else. An evaluation that was stopped between two parts goes on with what is left.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from workbench.lines import append_line, read_lines
 from workbench.outage import Persist, at_once, never
 from workbench.stop import Stopped, cut
 
@@ -46,34 +45,14 @@ class Kept:
     def of(cls, file: Path, persist: Persist = at_once) -> "Kept":
         """With the parts that an earlier start has written to `file`."""
         made: dict[str, Made] = {}
-        for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
-            with suppress(ValueError):  # cut short when its writer died
-                made |= json.loads(line)
+        for entry in read_lines(file):
+            made |= entry
         return cls(made, file, persist)
 
     def add(self, name: str, made: Made) -> None:
         self.made[name] = made
         if self.file is not None:
             self.persist(lambda: append_line(self.file, {name: made}))  # type: ignore[arg-type]
-
-
-def append_line(file: Path, entry: Any) -> None:
-    """Adds `entry` as a line of JSON: whole, or not at all where the disk is full."""
-    line = json.dumps(entry) + "\n"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with open(file, "a+b") as out:
-        size = out.tell()
-        if size:
-            out.seek(size - 1)
-            if out.read(1) != b"\n":  # cut short when its writer died
-                line = "\n" + line
-        try:
-            out.write(line.encode())
-            out.flush()
-        except OSError:
-            with suppress(OSError):
-                out.truncate(size)
-            raise
 
 
 def left(evaluation: Evaluation, kept: Kept) -> list[Part]:

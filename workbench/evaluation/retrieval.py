@@ -1,5 +1,6 @@
 """Retrieval: captions for pictures and pictures for captions, shortlisted by the unfused encoders and ranked by ITM."""
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -57,11 +58,14 @@ class Retrieval:
         wanted = {(row, int(text)) for row in range(pictures) for text in for_picture[row]}
         wanted |= {(int(row), text) for text in range(captions) for row in for_caption[text]}
         self.pairs = np.array(sorted(wanted))
+        # Kept scores are those of these pairs and no others.
+        self.digest = hashlib.sha256(self.pairs.tobytes()).hexdigest()[:16]
 
     def parts(self) -> list[Part]:
         step = self.batch_size * 8
         return [
-            Part(f"pairs from {start}", partial(self._rank, start, step)) for start in range(0, len(self.pairs), step)
+            Part(f"pairs {self.digest} from {start}", partial(self._rank, start, step))
+            for start in range(0, len(self.pairs), step)
         ]
 
     def metrics(self, made: Mapping[str, Made]) -> Iterator[tuple[str, float]]:

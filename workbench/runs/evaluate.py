@@ -210,8 +210,8 @@ def evaluate_retrieval(trained: Trained, limit: int | None, shortlist: int, how:
     """Recall at 1, 5 and 10 both ways on the test split."""
     shown = gallery(trained, "test", limit)
     count = int(shown.picture_of[-1]) + 1
+    features = picture_features(trained.model, shown.pictures[np.arange(count)], pick_device())
     with trained.precisely():
-        features = picture_features(trained.model, shown.pictures[np.arange(count)], pick_device())
         images = Gallery(features, shown.token_ids, shown.picture_of)
         retrieval = Retrieval(trained.model, images, shortlist, trained.settings.evaluation.batch_size)
     metrics = how.measure(trained, retrieval, how.kept(f"retrieval-{count}-{shortlist}"))

@@ -4,13 +4,14 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from workbench.errors import UserError
 from workbench.evaluation.contract import Show
 from workbench.evaluation.downstream.tasks import TaskSplit, of_scenes, published
 from workbench.randomness import key
 from workbench.runs.evaluate import How, Published, Result, Trained, evaluate_retrieval, gallery
 from workbench.training.distributed import in_turn
 from workbench.training.finetune import Answers, Course, Recipe, finetune, finetune_retrieval
-from workbench.training.loop import Hooks
+from workbench.training.loop import Diverged, Hooks
 from workbench.training.prepare import pick_device, prepare
 from workbench.training.state import remove
 from workbench.trial.checkpoints import checkpoint_of, move
@@ -37,19 +38,24 @@ def finetune_run(
 ) -> Result:
     """Fine-tunes a finished run's model on a task and scores it on the task's validation split (retrieval: the run's
     test split). Every process of the world must call this; the first one alone scores, the others get no metrics.
-    Raises Stopped, to go on from there, and Diverged."""
+    Raises Stopped, to go on from there, and UserError where the loss is no longer a number."""
     settings, task, device = trained.settings, tuning.task, pick_device()
     if settings.model.vision.frozen:
         trained.model.vision.requires_grad_(False)
     annotations = tuning.files and tuning.files.annotations
-    name = f"{key(trained.run_id, task, tuning.seed, repr(tuning.recipe), repr(annotations), repr(tuning.limit)):016x}"
+    # Into how many parts a batch is cut changes no result, so that a state goes on with another number.
+    recipe = repr(tuning.recipe).replace(f", micro_batches={tuning.recipe.micro_batches}", "")
+    name = f"{key(trained.run_id, task, tuning.seed, recipe, repr(annotations), repr(tuning.limit)):016x}"
     checkpoint = checkpoint_of(workspace, trained.study, f"{task}-{name}")
     if world.rank == 0:
         move(workspace, trained.study, f"{task}-{name}")
     course = Course(tuning.recipe, tuning.seed, checkpoint, hooks, device, settings.optimisation.precision, world)
     how = How(checkpoint.with_suffix(""), hooks.stop, show)
     tune = _retrieval if task == "retrieval" else _classified
-    result = tune(trained, tuning, workspace, course, how)
+    try:
+        result = tune(trained, tuning, workspace, course, how)
+    except Diverged as end:
+        raise UserError(f"{task}: {end}; try a lower --learning-rate.") from end
     if world.rank == 0:
         keep_weights(checkpoint)
         remove(checkpoint)

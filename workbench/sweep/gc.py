@@ -12,14 +12,16 @@ STATES = ("*.pt", "*.pt.before", "*.part", "*.parts", "*.half")
 
 def old_files(workspace: Path, days: float, weights: bool, storage: str | None) -> list[Path]:
     """States of unfinished trials (and, if asked, weights of finished ones) that were last written so many days ago,
-    but for trials that somebody works on. Also those of the time when studies shared one folder."""
+    but for trials that somebody works on; and those of warm starts."""
     latest = time.time() - 86400 * days
     patterns = (*STATES, "*.safetensors") if weights else STATES
     opened = open_storage(storage, workspace)
     folder = workspace / FOLDER
     busy = {(name, each.cell_key) for name in names_of_studies(opened) for each in Ledger(opened, name).running()}
     busy |= {(folder.name, cell) for _, cell in busy}
-    found = {path for pattern in patterns for each in (pattern, f"*/{pattern}") for path in folder.glob(each)}
+    depths = ("", "*/", "*/*/")  # of the time when studies shared one folder, of a study, of a fine-tuning in it
+    found = {path for pattern in patterns for depth in depths for path in folder.glob(depth + pattern)}
+    found |= {path for pattern in STATES for path in (workspace / "cache").glob(f"warm-*-state{pattern[1:]}")}
     return sorted(
         path
         for path in found

@@ -134,8 +134,9 @@ class _Sweep:
         self.experiment, self.options, self.show, self.report = experiment, options, show, report
         self.study = options.study or experiment.name
         self.outcome = Outcome("", 0)
-        # Ctrl-C ends the wait for a store that is away, and so does having been stopped.
-        self.patience = Patience(self._say, lambda: self.outcome.stopped)
+        # Ctrl-C ends the wait for a store that is away; that one of several workers was stopped does not.
+        self.asked = False
+        self.patience = Patience(self._say, lambda: self.asked)
         self.ledger = Ledger.of_workspace(workspace, self.study, options.storage)
         refuse_another_question(self.ledger, experiment)
         self.uri = self.patience(lambda: open_store(workspace, self._say))
@@ -162,7 +163,6 @@ class _Sweep:
         self.done = set(self._ended())
         self.blocks = whole_blocks(self.plan, self.endings)
         self.not_before = 0.0
-        self.asked = False
         self.outcome = Outcome(run_id, self.plan.total, len(self.done))
         self.patience(self._introduce)
         show(Planned(self.plan.total, len(self.done), options.workers, run_id))

@@ -1,6 +1,5 @@
 """The metrics of one run on their way to MLflow: written down locally first, sent by a thread, none lost and none twice."""
 
-import json
 import math
 import queue
 import threading
@@ -12,6 +11,7 @@ from typing import Any
 
 from mlflow.entities import Metric
 
+from workbench.lines import append_line, read_lines
 from workbench.outage import Patience
 from workbench.tracking.runs import Tracker
 
@@ -43,7 +43,7 @@ class RunLog:
         self.sending = threading.Thread(target=self._send, daemon=True, name="mlflow")
         self.left: queue.Queue[Entry] = queue.Queue()
         file.parent.mkdir(parents=True, exist_ok=True)
-        self.found = _entries(file)  # what an earlier attempt has written down, whether it was sent or not
+        self.found = read_lines(file)  # what an earlier attempt has written down, whether it was sent or not
         for entry in self.found:
             entry = dict(entry)
             entry["metrics"] = {n: v for n, v in entry["metrics"].items() if (n, entry["step"]) not in self.known}
@@ -56,7 +56,7 @@ class RunLog:
         if not new:
             return
         entry = {"step": step, "time": int(time.time() * 1000), "metrics": new}
-        self.patience(lambda: _append(self.file, entry))
+        self.patience(lambda: append_line(self.file, entry))
         self._take(entry)
 
     def close(self) -> None:
@@ -102,29 +102,3 @@ class RunLog:
 
     def _batch(self, metrics: list[Metric]) -> None:
         self.tracker.client.log_batch(self.run_id, metrics=metrics)
-
-
-def _append(file: Path, entry: Entry) -> None:
-    line = json.dumps(entry) + "\n"
-    with open(file, "a+b") as out:
-        size = out.tell()
-        if size:
-            out.seek(size - 1)
-            if out.read(1) != b"\n":  # cut short when its writer died
-                line = "\n" + line
-        try:
-            out.write(line.encode())
-            out.flush()
-        except OSError:
-            with suppress(OSError):
-                out.truncate(size)
-            raise
-
-
-def _entries(file: Path) -> list[Entry]:
-    entries = []
-    if file.exists():
-        for line in file.read_text(encoding="utf-8").splitlines():
-            with suppress(ValueError):  # cut short when its writer died
-                entries.append(json.loads(line))
-    return entries

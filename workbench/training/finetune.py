@@ -1,5 +1,6 @@
 """Fine-tuning on a downstream task: a classifier on the pooled pair, METER's recipes, the task's own score."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -211,11 +212,14 @@ class Answers:
         tuned.eval()
         self.tuned, self.task, self.split, self.course = tuned, task, split, course
         self.token_ids = tokeniser.encode(split.texts)
+        # Kept answers are those of these weights and no others.
+        weights = b"".join(tensor.detach().cpu().numpy().tobytes() for tensor in tuned.classifier.parameters())
+        self.digest = hashlib.sha256(weights).hexdigest()[:16]
 
     def parts(self) -> list[Part]:
         size = min(self.course.recipe.batch_size, ANSWERED)
         starts = range(0, len(self.split), size)
-        return [Part(f"from {start}", partial(self._answers, start, start + size)) for start in starts]
+        return [Part(f"{self.digest} from {start}", partial(self._answers, start, start + size)) for start in starts]
 
     def metrics(self, made: Mapping[str, Made]) -> Iterator[tuple[str, float]]:
         answers = np.concatenate([np.array(part, dtype=np.int64) for part in made.values()])

@@ -78,7 +78,7 @@ def prepare(settings: Settings, cache_dir: Path, progress: Progress, stop: Calla
             lambda *_: None,
             lambda step, losses: progress("warm start", step, steps, losses),
             stop,
-            persist=partial(_unhurried, stop),
+            persist=partial(unhurried, stop),
         ),
         features.get("train"),
     )
@@ -92,7 +92,7 @@ def prepare(settings: Settings, cache_dir: Path, progress: Progress, stop: Calla
     return Prepared(corpus, weights, fingerprint, features, device)
 
 
-def _unhurried(stop: Callable[[], bool], action: Callable[[], None]) -> None:
+def unhurried(stop: Callable[[], bool], action: Callable[[], None]) -> None:
     with saving(stop):
         action()
 

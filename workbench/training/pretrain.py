@@ -84,6 +84,8 @@ class _Trial:
         optimiser = optimiser_for(self.model, settings)
         self.state = TrainState(self.model, optimiser, self.companions.ema, self.companions.queue)
         restore(self.state, checkpoint, hooks.say)
+        if self.state.step < optimisation.steps and world.rank == 0:
+            parts_file(checkpoint).unlink(missing_ok=True)  # measured with other weights
         self.reader = read_pictures(settings, prepared, self.order, world, self.state.step)
         self.joules = energy_meter(prepared.device, self.state.joules, world)
         self.subject = Subject(self.model, settings, prepared, self.companions)

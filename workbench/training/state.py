@@ -1,5 +1,6 @@
 """The one train state, saved whole and restored whole."""
 
+import glob
 import hashlib
 import os
 from collections.abc import Callable
@@ -82,7 +83,7 @@ def parts_file(path: Path) -> Path:
 
 def remove(path: Path) -> None:
     """Removes a checkpoint, the one before it, and what was measured with it."""
-    for each in (path, before(path), path.with_suffix(".part"), parts_file(path)):
+    for each in (path, before(path), parts_file(path), *path.parent.glob(f"{glob.escape(path.stem)}.*part")):
         each.unlink(missing_ok=True)
 
 
@@ -107,7 +108,7 @@ class _Sealed:
 
 def _write(everything: dict[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_suffix(".part")
+    half = path.with_suffix(f".{os.getpid()}.part")  # two may write for a moment, after one was frozen
     try:
         with open(half, "wb") as file:
             sealed = _Sealed(file)
@@ -145,18 +146,23 @@ def read(path: Path) -> dict[str, Any]:
     return saved
 
 
+def read_undamaged(path: Path, say: Callable[[str], None] = lambda _: None) -> dict[str, Any] | None:
+    """The newest whole state of the checkpoint and the one before it; None where there is none. `say` hears of a damaged one."""
+    for each in (path, before(path)):
+        if each.exists():
+            try:
+                return read(each)
+            except Damaged as damage:
+                say(f"{damage}; going on from the state before it")
+    return None
+
+
 def restore(state: TrainState, path: Path, say: Callable[[str], None] = lambda _: None) -> None:
     """Puts what `save` wrote back into `state`; does nothing where there is no checkpoint yet.
 
     A damaged checkpoint is passed over, and `say` told, for the one before it, or for a start from the beginning.
     """
-    saved = None
-    for each in (path, before(path)):
-        if saved is None and each.exists():
-            try:
-                saved = read(each)
-            except Damaged as damage:
-                say(f"{damage}; going on from the state before it")
+    saved = read_undamaged(path, say)
     if saved is None:
         return
     like = state.model.state_dict()

@@ -92,7 +92,7 @@ class Beating:
     def __init__(self, beat: Callable[[dict[str, Any]], bool]) -> None:
         self.beat, self.at, self.count = beat, {"step": 0, "steps": 0}, 0
         self.lost, self.ended = threading.Event(), threading.Event()
-        self.tried = time.monotonic()
+        self.tried, self.trying = time.monotonic(), False
         self.thread = threading.Thread(target=self._run, daemon=True, name="lease")
         self.thread.start()
 
@@ -104,13 +104,16 @@ class Beating:
         """Tries now; what cannot be reached may be reached next time."""
         self.tried = time.monotonic()
         self.count += 1
+        self.trying = True
         with suppress(Exception):
             if not self.beat({"beat": self.count} | self.at):
                 self.lost.set()
+        self.trying = False
 
     def overdue(self) -> bool:
-        """Whether nothing was tried for a whole lease: this process was frozen, and may have lost it meanwhile."""
-        return time.monotonic() - self.tried > LEASE
+        """Whether nothing was tried for a whole lease: this process was frozen, and may have lost it meanwhile. Not while a storage
+        that is away lets the thread wait."""
+        return not self.trying and time.monotonic() - self.tried > LEASE
 
     def _run(self) -> None:
         while not self.ended.wait(LEASE / 4) and not self.lost.is_set():

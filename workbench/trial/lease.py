@@ -154,11 +154,12 @@ class Unleased:
 def end_trial(
     storage: BaseStorage, trial_id: int, state: TrialState, value: float | None = None, **attributes: Any
 ) -> bool:
-    """Whether the trial has now ended as said, and had not ended before."""
+    """Whether the trial has now ended as said, and had not ended otherwise before. Safe to repeat where an answer was lost."""
     try:
         for name, each in attributes.items():
             storage.set_trial_user_attr(trial_id, name, each)
         storage.set_trial_state_values(trial_id, state, None if value is None else [value])
     except UpdateFinishedTrialError:
-        return False
+        there = storage.get_trial(trial_id)
+        return there.state == state and all(there.user_attrs.get(name) == each for name, each in attributes.items())
     return True

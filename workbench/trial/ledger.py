@@ -182,7 +182,9 @@ class Ledger:
             and not Holder(**trial.user_attrs["holder"]).dead()
             and not (
                 sightings
-                and sightings.silent(f"{self.name}/{trial.number}", trial.user_attrs.get("beat", {}).get("beat", 0))
+                and sightings.silent(
+                    f"{self.name}/trial {trial.number}", trial.user_attrs.get("beat", {}).get("beat", 0)
+                )
             )
         ]
 
@@ -210,7 +212,8 @@ class Ledger:
         if not told:
             return None if told is None else False
         return not (
-            Holder(**told["holder"]).dead() or sightings.silent(f"{self.name}/{told['holder']['pid']}", told["beat"])
+            Holder(**told["holder"]).dead()
+            or sightings.silent(f"{self.name}/process {told['holder']['pid']}", told["beat"])
         )
 
     @property

@@ -28,7 +28,7 @@ from workbench.tracking.runs import Tracker
 from workbench.training.loop import Diverged, Hooks, Pruned
 from workbench.training.prepare import Prepared
 from workbench.training.pretrain import train
-from workbench.training.state import read, remove
+from workbench.training.state import Damaged, read_undamaged, remove
 from workbench.trial.cell import Cell, Ending
 from workbench.trial.checkpoints import checkpoint_of
 from workbench.trial.job import Context, Goal, Job, Place
@@ -239,7 +239,10 @@ def clear(place: Place, study: str, cell: Cell) -> None:
 
 def keep_weights(checkpoint: Path) -> None:
     """Leaves of a finished trial's state the weights alone, which evaluation needs."""
-    saved = read(checkpoint)["model"]
+    state = read_undamaged(checkpoint)
+    if state is None:
+        raise Damaged(f"{checkpoint} is gone, or damaged")
+    saved = state["model"]
     half = checkpoint.with_suffix(".half")
     save_file({name: tensor.clone() for name, tensor in saved.items()}, half)
     os.replace(half, checkpoint.with_suffix(".safetensors"))

@@ -23,7 +23,7 @@ from typing import Any
 from workbench.errors import Interrupted, UserError
 from workbench.events import Said
 from workbench.outage import Patience, never
-from workbench.stop import CODE, MEMBER, MEMBERS_WITHIN, SAVING, Stop, Stopped, at_last, end_with_parent, saving
+from workbench.stop import CODE, MEMBER, MEMBERS_WITHIN, SAVES, SAVING, Stop, Stopped, at_last, end_with_parent, saving
 from workbench.together import Told, heard, tell
 from workbench.trial.cell import Cell, Ending
 from workbench.trial.job import Context, Goal, Job, Place
@@ -33,7 +33,6 @@ from workbench.trial.storage import open_storage
 
 GRACE = 1.0  # seconds that the others have after one has failed
 LOOK = 0.05
-SAVES = "saving"  # the file by which a process says that it must not be cut short
 
 
 class MemberFailed(Exception):
