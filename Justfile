@@ -11,6 +11,10 @@ demo: setup
 test:
     {{python}} -m pytest
 
+# Also what takes long: more signals in more phases, more faults in one of several processes
+test-all:
+    {{python}} -m pytest -m ''
+
 # Lint, format and types
 check:
     {{python}} -m ruff check .

@@ -44,12 +44,12 @@ def ended_well(started: Started) -> None:
     [
         ("imports, first moment", [INT], True),
         ("sweep: warm start", [TERM], False),
-        ("sweep: validation", [HUP], False),
-        ("train: waiting for MLflow", [TERM], False),
-        ("train: rendering scenes", [INT], True),
+        pytest.param(*("sweep: validation", [HUP], False), marks=pytest.mark.long),
+        pytest.param(*("train: waiting for MLflow", [TERM], False), marks=pytest.mark.long),
+        pytest.param(*("train: rendering scenes", [INT], True), marks=pytest.mark.long),
         ("train: evaluation", [TERM], False),
         ("sweep, two processes: training", [INT], True),
-        ("train --nproc 2: training", [TERM], False),
+        pytest.param(*("train --nproc 2: training", [TERM], False), marks=pytest.mark.long),
         ("sweep: training", [INT, INT, INT], True),
     ],
 )
@@ -85,10 +85,14 @@ def test_a_stopped_sweep_goes_on_and_ends_with_the_same_bits(yaml: Path) -> None
     ("arguments", "come", "sets"),
     [
         ("sweep {yaml} --workspace {w} --workers 2", has("checkpoints/*/*.pt"), LONG),
-        ("sweep {yaml} --workspace {w} --workers 1", says("preparing: warm start"), WARM),
-        (TWO_SWEEP, has("checkpoints/*/*.pt"), LONG),
+        pytest.param(
+            *("sweep {yaml} --workspace {w} --workers 1", says("preparing: warm start"), WARM), marks=pytest.mark.long
+        ),
+        pytest.param(TWO_SWEEP, has("checkpoints/*/*.pt"), LONG, marks=pytest.mark.long),
         (TWO_SWEEP, has("cache/warm-*.lock"), WARM),
-        ("train {yaml} --workspace {w} --nproc 2", has("checkpoints/*/*.pt"), LONG),
+        pytest.param(
+            *("train {yaml} --workspace {w} --nproc 2", has("checkpoints/*/*.pt"), LONG), marks=pytest.mark.long
+        ),
     ],
 )
 def test_a_sweep_that_is_killed_takes_its_workers_along(

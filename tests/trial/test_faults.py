@@ -77,12 +77,14 @@ def trial(
     ("fault", "error", "said"),
     [
         ("1 picture", MemberFailed, "ValueError: pictures/07.png cannot be decoded"),
-        ("0 bug", MemberFailed, "ZeroDivisionError: division by zero"),
-        ("0 disk", MemberFailed, "PermissionError: .*Permission denied"),
-        ("0 preparing", MemberFailed, "ValueError: pictures/07.png cannot be decoded"),
+        pytest.param(*("0 bug", MemberFailed, "ZeroDivisionError: division by zero"), marks=pytest.mark.long),
+        pytest.param(*("0 disk", MemberFailed, "PermissionError: .*Permission denied"), marks=pytest.mark.long),
+        pytest.param(
+            *("0 preparing", MemberFailed, "ValueError: pictures/07.png cannot be decoded"), marks=pytest.mark.long
+        ),
         ("1 killed", MemberFailed, "process 2 of 2 was ended by signal 9, perhaps for lack of memory"),
-        ("0 exit", MemberFailed, "process 1 of 2 ended with exit code 3"),
-        ("1 user", UserError, "the corpus `some` is gone"),
+        pytest.param(*("0 exit", MemberFailed, "process 1 of 2 ended with exit code 3"), marks=pytest.mark.long),
+        pytest.param(*("1 user", UserError, "the corpus `some` is gone"), marks=pytest.mark.long),
         ("0 lost", LeaseLost, None),
         ("0 interrupted", Stopped, None),
     ],
@@ -113,7 +115,9 @@ def test_where_one_process_lacks_memory_all_begin_again_with_smaller_micro_batch
     assert (run.info.status, run.data.tags["micro_batches"]) == ("FINISHED", "2")
 
 
-@pytest.mark.parametrize("how", ["stopped", "lost", "killed"])
+@pytest.mark.parametrize(
+    "how", [pytest.param("stopped", marks=pytest.mark.long), pytest.param("lost", marks=pytest.mark.long), "killed"]
+)
 def test_processes_that_wait_for_one_that_hangs_end_with_the_trial(
     trial: Trial, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
