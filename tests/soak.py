@@ -154,15 +154,15 @@ def values(database: str) -> tuple[Value, Counter[tuple[str, str, int]]]:
     return dict(rows), Counter(key for key, _ in rows)
 
 
-def soak(field: Field, steps: int, pause: float, seed: int = 0) -> Fired:
+def soak(field: Field, steps: int, pause: float, seed: int = 0, seeds: int = CELLS // 10) -> Fired:
     """Runs both sweeps and compares them; raises AssertionError where anything was lost, doubled or changed. `pause`: mean seconds between
-    two kills."""
+    two kills; `seeds`: of ten cells each."""
     from workbench.trial.ledger import Ledger
     from workbench.trial.storage import open_storage
 
     home = field.home
     yaml, log = home / "soak.yaml", home / "stormy.log"
-    yaml.write_text(YAML.format(steps=steps, ratios=[ratio / 10 for ratio in range(10)], seeds=CELLS // 10))
+    yaml.write_text(YAML.format(steps=steps, ratios=[ratio / 10 for ratio in range(10)], seeds=seeds))
     calm, stormy = home / "calm", field.disk / "stormy"
     peace = Sweep(yaml, calm, home / "calm.log")
     peace.start()
@@ -171,7 +171,7 @@ def soak(field: Field, steps: int, pause: float, seed: int = 0) -> Fired:
     rng, fired, began = random.Random(seed), Fired(), time.monotonic()
     sweep = Sweep(yaml, stormy, log, field.more, MLFLOW_TRACKING_URI=field.cutter.uri)
     left = field.faults()
-    each = CELLS * 0.8 / len(left)
+    each = 10 * seeds * 0.8 / len(left)
     sweep.start()
     fired.starts = 1
     ledger = Ledger(open_storage(field.storage, stormy), "soak")
@@ -203,7 +203,7 @@ def soak(field: Field, steps: int, pause: float, seed: int = 0) -> Fired:
                     fired.faults[shot] += 1
     fired.seconds = time.monotonic() - began
     assert not left, f"the sweep ended before {left}"
-    fired.metrics = compare(calm, field.server.backend, ledger)
+    fired.metrics = compare(calm, field.server.backend, ledger, 10 * seeds)
     text = log.read_text()
     assert "Traceback" not in text, text[text.index("Traceback") :][:3000]
     for sign in SIGNS:
@@ -302,14 +302,14 @@ SHOTS: dict[str, Callable[[psutil.Process], None]] = {
 }
 
 
-def compare(calm: Path, stormy: str, ledger: object) -> int:
+def compare(calm: Path, stormy: str, ledger: object, cells: int) -> int:
     """How many values were compared."""
     complete = Counter(
         trial.user_attrs["cell_key"]
         for trial in ledger.study.trials  # type: ignore[attr-defined]
         if trial.state.name == "COMPLETE"
     )
-    assert len(complete) == CELLS
+    assert len(complete) == cells
     assert set(complete.values()) == {1}
     expected, _ = values(f"sqlite:///{calm / 'mlflow.db'}")
     found, counts = values(stormy)

@@ -213,6 +213,7 @@ class _Sweep:
     def wind_up(self) -> None:
         """The last look, and the last report."""
         self.patience(self._settle)
+        self.patience(self._put_right)
         ended = self._ended()
         self.outcome.planned, self.outcome.finished = self.plan.total, len(ended)
         # One worker that was asked to stop stops nothing that the others can finish.
@@ -223,6 +224,13 @@ class _Sweep:
                 self.outcome.failures.append(f"{cell.name}: {reasons[-1]}")
         if not self.outcome.stopped and any(cell.searching is None and cell.key in ended for cell in self.plan.cells):
             self._report()
+
+    def _put_right(self) -> None:
+        """A worker that woke up late, or was ended at the last moment, may have left the run of an ended cell as running."""
+        ended = {ending.run_id for ending in self._ended().values()}
+        for run_id in self.tracker.open_trials(self.outcome.run_id):
+            if run_id in ended:
+                self.tracker.finish(run_id)
 
     def _settle(self) -> None:
         """Shows what has ended since, wherever its worker is."""

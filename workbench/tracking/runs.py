@@ -190,6 +190,12 @@ class Tracker:
         ]
         return compared or [run_id]
 
+    def open_trials(self, run_id: str) -> list[str]:
+        """The trials of a sweep that are not said to be finished."""
+        wanted = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run_id}' AND attributes.status != 'FINISHED'"
+        found = self.client.search_runs([self.experiment_id()], wanted, max_results=5000)
+        return [str(run.info.run_id) for run in found]
+
     def log(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
         """One batch; a value that is not finite is left out, since no reader could average it."""
         now = int(time.time() * 1000)

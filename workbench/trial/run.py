@@ -92,6 +92,7 @@ def run_cell(
         given = (cell, micro_batches, prepared, checkpoint)
         return train_cell(*given, silent, world).ending("", goal, Course(goal.course, {}))
     tracker = Tracker(job.uri, place.workspace)
+    patience(lease.held)  # before the run is said to be running: it may have ended elsewhere
     run_id, again = patience(lambda: start_run(tracker, job, cell, prepared))
     # What an earlier attempt has measured before the checkpoint is not measured again.
     course = Course(goal.course, patience(lambda: tracker.curve(run_id, goal.course)) if again else {})
