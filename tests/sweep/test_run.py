@@ -10,6 +10,8 @@ from analysis.report import write_report
 from workbench.config.schema import Experiment, Search
 from workbench.events import Event, Said
 from workbench.sweep.run import Options, Outcome, run_sweep
+from workbench.tracking.runs import Tracker
+from workbench.tracking.store import open_store
 from workbench.training.loop import Diverged
 from workbench.trial import run as trial_run
 
@@ -85,3 +87,18 @@ def test_a_report_that_fails_ends_no_sweep(
     again = swept(small, home, told)
     assert again.report
     assert again.unreported is None
+
+
+def test_the_run_of_an_ended_cell_that_is_said_to_run_is_put_right(
+    small: Experiment, home: Path, told: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial_run, "train", finish)
+    monkeypatch.setattr(trial_run, "keep_weights", lambda _: None)
+    outcome = swept(small, home, told)
+    tracker = Tracker(open_store(home), home)
+    assert tracker.open_trials(outcome.run_id) == []
+    (late, *_) = tracker.trials_of(outcome.run_id)
+    tracker.client.update_run(late, status="RUNNING")  # as a worker does that was frozen before it said so
+    assert tracker.open_trials(outcome.run_id) == [late]
+    swept(small, home, told)
+    assert tracker.open_trials(outcome.run_id) == []
