@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from workbench.config.schema import Search, Seeds, Target
 
 FILE = "experiment.json"  # the artifact of a sweep's run that holds its record
+EXPERIMENT = "workbench"  # of all runs of ours, in MLflow
 EXAMPLES = "examples.json"  # the artifact of a trial that holds what it made of a few held-out pairs
 VERSION = 2
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from workbench.files import write_whole
 from workbench.stop import MEMBER
 
 
@@ -32,9 +33,7 @@ def tell(told: Told) -> None:
     folder, rank = Path(os.environ[MEMBER]), os.environ["RANK"]
     file = folder / f"{rank}.told"
     if not file.exists():
-        half = file.with_suffix(".half")
-        half.write_bytes(pickle.dumps(told))
-        os.replace(half, file)
+        write_whole(file, pickle.dumps(told))
 
 
 def heard(folder: Path) -> dict[int, Told]:

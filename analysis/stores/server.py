@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from analysis.stores.store import EXPERIMENT, PARENT, Members, Run, Value, record_in
+from analysis.stores.store import PARENT, Members, Run, Value, record_in
 from workbench.errors import UserError, first_line, shown
-from workbench.record import FILE, SweepRecord
+from workbench.record import EXPERIMENT, FILE, SweepRecord
 from workbench.workspace import deleted_experiment, deleted_run
 
 AT_ONCE = 8  # requests

@@ -11,9 +11,9 @@ from sqlalchemy import Boolean, Connection, CursorResult, Engine, TextClause, bi
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.pool import NullPool
 
-from analysis.stores.store import EXPERIMENT, PARENT, Members, Run, Value, record_in
+from analysis.stores.store import PARENT, Members, Run, Value, record_in
 from workbench.errors import UserError, first_line, shown
-from workbench.record import FILE, SweepRecord
+from workbench.record import EXPERIMENT, FILE, SweepRecord
 from workbench.workspace import Workspace, database_file, deleted_experiment, deleted_run, local_path, read_only_uri
 
 Answer = TypeVar("Answer")

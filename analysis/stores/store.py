@@ -8,7 +8,6 @@ from typing import Protocol
 from workbench.record import SweepRecord
 
 PARENT = "mlflow.parentRunId"
-EXPERIMENT = "workbench"  # of all runs of ours
 Value = tuple[str, str, int, float]  # run, metric, step, value
 
 

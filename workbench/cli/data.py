@@ -17,6 +17,7 @@ from workbench.cli.options import (
     print_json,
 )
 from workbench.errors import UserError
+from workbench.workspace import Workspace as Folders
 
 data = typer.Typer(no_args_is_help=True, help="Prepare, list and look at image-text corpora.")
 app.add_typer(data, name="data")
@@ -73,7 +74,7 @@ def data_prepare(
     with counted(console, "pictures") as show:
         made = prepare_source(
             reading,
-            workspace / "data" / name,
+            Folders(workspace).data / name,
             side,
             fit,
             workers or os.cpu_count() or 1,
@@ -97,7 +98,7 @@ def data_list(
     """List the prepared corpora of a workspace."""
     from workbench.data.store import FACTS, open_store
 
-    found = [open_store(path.parent) for path in sorted((workspace / "data").glob(f"*/{FACTS}"))]
+    found = [open_store(path.parent) for path in sorted(Folders(workspace).data.glob(f"*/{FACTS}"))]
     rows = [
         {"name": store.name, "form": store.facts["form"], "pictures": store.facts["pictures"]}
         | {
@@ -139,7 +140,7 @@ def data_inspect(
     if not what.endswith((".yaml", ".yml")):
         from workbench.data.report import sample
 
-        pictures, lines, title = sample(workspace / "data" / what if "/" not in what else Path(what), count)
+        pictures, lines, title = sample(Folders(workspace).data / what if "/" not in what else Path(what), count)
     else:
         import numpy as np
 
@@ -147,7 +148,9 @@ def data_inspect(
         from workbench.training.views import first_views
 
         experiment = load_experiment(Path(what), set_ or ())
-        views = first_views(experiment.settings, experiment.seeds.first, workspace / "cache", count, lambda *_: None)
+        views = first_views(
+            experiment.settings, experiment.seeds.first, Folders(workspace).cache, count, lambda *_: None
+        )
         pictures, lines = np.stack([view.picture for view in views]), [view.lines for view in views]
         title = f"{experiment.name}, seed {experiment.seeds.first}: the first pairs of the first step"
     write_sheet(pictures, lines, title, out)

@@ -9,6 +9,7 @@ import typer
 
 from workbench.cli.options import DEFAULT, Debug, Json, Workspace, app, console_for, current, print_json
 from workbench.errors import UserError
+from workbench.workspace import Workspace as Folders
 
 if TYPE_CHECKING:
     from workbench.runs.evaluate import Result, Trained
@@ -61,7 +62,7 @@ def evaluate(
     for trial in tracker.trials_of(run_id):
         trained = suites.load_trained(tracker, trial, workspace)
         with stop.asking(), counted(console, suite) as show:
-            how = suites.How(workspace / "evaluations" / trial, stop, show)
+            how = suites.How(Folders(workspace).evaluations / trial, stop, show)
             if suite == "robustness":
                 if sheet:
                     suites.corruption_sheet(trained, sheet)

@@ -9,6 +9,7 @@ import typer
 
 from workbench.cli.options import DEFAULT, Debug, Json, Storage, Workspace, app, print_json
 from workbench.errors import UserError
+from workbench.workspace import Workspace as Folders
 
 
 @app.command()
@@ -77,7 +78,6 @@ def report(
     from workbench.faults import outage
     from workbench.tracking.runs import Tracker
     from workbench.tracking.store import tracking_uri
-    from workbench.workspace import Workspace as Folders
 
     if over not in UNITS:
         raise UserError(f"--over {over}: it is one of {', '.join(UNITS)}.")

@@ -25,6 +25,7 @@ from workbench.cli.options import (
 )
 from workbench.errors import UserError
 from workbench.stop import CODE
+from workbench.workspace import Workspace as Folders
 
 if TYPE_CHECKING:
     from workbench.config.schema import Experiment
@@ -103,7 +104,7 @@ def sweep(
     from analysis.report import write_report
     from workbench.sweep.run import Options, run_sweep
 
-    folder = workspace / "reports" / (study or experiment.name)
+    folder = Folders(workspace).reports / (study or experiment.name)
     options = Options(
         min(workers, len(experiment.arms) * experiment.seeds.count),
         cores,

@@ -1,6 +1,5 @@
 """YAML as people write it: every key with its line, no key twice, numbers such as 1e-4 read as numbers."""
 
-import codecs
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 import yaml
 
 from workbench.errors import UserError, first_line
+from workbench.files import decoded
 
 DEEPEST = 50  # levels of nesting
 MOST_BYTES = 10_000_000
@@ -120,13 +120,7 @@ def _text(path: Path) -> str:
         raise
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: the file cannot be read ({first_line(error)}).") from error
-    try:
-        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            return data.decode("utf-16")
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}:{line}: no UTF-8 text (byte {data[error.start]:#04x}); save it as UTF-8.") from error
+    return decoded(data, path)
 
 
 def _parse(text: str, where: str) -> tuple[yaml.Node | None, Any]:

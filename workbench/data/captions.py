@@ -3,7 +3,6 @@
 Each reader gives a `Reading`: what it found, and what it could not use and why. No picture is opened here.
 """
 
-import codecs
 import csv
 import io
 import json
@@ -19,6 +18,7 @@ from workbench.data.pictures import SUFFIXES
 from workbench.data.reading import Place, Reading, is_leftover
 from workbench.data.shards import read_tars
 from workbench.errors import UserError, first_line
+from workbench.files import decoded, encoding_of
 
 Regions = Literal["whole", "crop"]
 SPLITS = {"train": "train", "restval": "train", "val": "val", "validation": "val", "test": "test"}
@@ -106,7 +106,7 @@ def _unknown(file: Path, images: Path | None, regions: Regions) -> Reading:
 
 def _from_json(file: Path, images: Path | None, regions: Regions) -> Reading:
     try:
-        content = json.loads(_text(file))
+        content = json.loads(decoded(file.read_bytes(), file))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: not readable as JSON ({first_line(error)}).") from error
     try:
@@ -211,7 +211,7 @@ Row = tuple[str, Any, str]  # file, caption or captions, split
 
 
 def _csv_rows(file: Path, reading: Reading) -> Iterator[Row]:
-    text = _text(file)
+    text = decoded(file.read_bytes(), file)
     # The separator is the one with which the first line holds the columns that are needed.
     first, _, rest = text.lstrip("\r\n").partition("\n")
     told = first.strip()[4:] if first.lower().startswith("sep=") else ""  # Excel's own note
@@ -244,7 +244,7 @@ def _csv_rows(file: Path, reading: Reading) -> Iterator[Row]:
 def _json_rows(file: Path, reading: Reading) -> Iterator[Row]:
     """Its rows need not have the same keys."""
     keys: dict[str, None] = {}
-    for number, line in enumerate(io.StringIO(_text(file)), 1):
+    for number, line in enumerate(io.StringIO(decoded(file.read_bytes(), file)), 1):
         if not line.strip():
             continue
         try:
@@ -305,18 +305,6 @@ def _columns(file: Path, header: list[str]) -> list[int | None]:
     return [*found, header.index("split") if "split" in header else None]
 
 
-def _text(file: Path) -> str:
-    """A text file, whichever editor has written it. Raises UserError where it is not UTF-8, with the line."""
-    data = file.read_bytes()
-    try:
-        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            return data.decode("utf-16")
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise UserError(f"{file}:{line}: no UTF-8 text (byte {data[error.start]:#04x}); save it as UTF-8.") from error
-
-
 def _from_text_files(folder: Path) -> Reading:
     """A `.txt` beside each picture, whose first line is the caption."""
     reading = Reading("folder")
@@ -332,8 +320,7 @@ def _from_text_files(folder: Path) -> Reading:
                     (str(picture.relative_to(folder)), f"its caption cannot be read ({error.strerror})")
                 )
                 continue
-            is_wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-            lines = data.decode("utf-16" if is_wide else "utf-8-sig", errors="replace").splitlines()
+            lines = data.decode(encoding_of(data), errors="replace").splitlines()
             reading.add(str(picture.relative_to(folder)), lines[:1], "train", Place(picture))
     return reading
 

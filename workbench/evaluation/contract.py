@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from workbench.lines import append_line, read_lines
+from workbench.files import append_line, read_lines
 from workbench.outage import Persist, at_once, never
 from workbench.stop import Stopped, cut
 

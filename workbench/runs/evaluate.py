@@ -33,6 +33,7 @@ from workbench.tracking.runs import Tracker
 from workbench.training.prepare import pick_device, picture_features, precision
 from workbench.training.warm_start import new_model
 from workbench.trial.checkpoints import weights_of
+from workbench.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -111,13 +112,13 @@ def load_trained(tracker: Tracker, run_id: str, workspace: Path, image_size: int
             f"--run-id {run_id}: its weights {weights} are missing; the run is not finished, or they were removed."
         )
     made = Settings.model_validate(settings)
-    corpus = load_corpus(made.data, workspace / "cache")
+    corpus = load_corpus(made.data, Workspace(workspace).cache)
     device = pick_device()
     if image_size:
         made = made.model_copy(update={"data": made.data.model_copy(update={"image_size": image_size})})
     model = new_model(made, corpus, tags.seed)
     model.load_state_dict(at_resolution(load_file(weights), model.state_dict(), model.vision.prefix_tokens))
-    stores = stores_of(made.data.mix, workspace / "data")
+    stores = stores_of(made.data.mix, Workspace(workspace).data)
     fit: Fit = stores[0].facts["fit"] if stores else "pad"
     return Trained(run_id, tags.study, made, corpus, model.to(device).eval(), fit, stores)
 

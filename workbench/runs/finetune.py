@@ -16,6 +16,7 @@ from workbench.training.prepare import pick_device, prepare
 from workbench.training.state import remove
 from workbench.trial.checkpoints import checkpoint_of, move
 from workbench.trial.run import keep_weights
+from workbench.workspace import Workspace
 from workbench.world import ALONE, World
 
 SHORTLIST = 128  # candidates of each query that ITM ranks
@@ -68,7 +69,7 @@ def _retrieval(trained: Trained, tuning: Tuning, workspace: Path, course: Course
     shown = gallery(trained, "train", tuning.limit)
     pictures = shown.pictures
     if trained.settings.model.vision.frozen and not trained.stores:
-        prepared = in_turn(course.world, lambda: prepare(trained.settings, workspace / "cache", lambda *_: None))
+        prepared = in_turn(course.world, lambda: prepare(trained.settings, Workspace(workspace).cache, lambda *_: None))
         pictures = prepared.features["train"]
     finetune_retrieval(trained.model, pictures, shown.token_ids, shown.picture_of, course)
     if course.world.rank > 0:
@@ -94,7 +95,7 @@ def _task_splits(trained: Trained, tuning: Tuning, workspace: Path) -> dict[str,
     if files is not None:
         side = trained.settings.data.image_size
         return published(task, files.annotations, files.images, side, trained.fit, limit)
-    prepared = prepare(trained.settings, workspace / "cache", lambda *_: None)
+    prepared = prepare(trained.settings, Workspace(workspace).cache, lambda *_: None)
     splits = {}
     for split in ("train", "val"):
         pairs = getattr(prepared.corpus, split)

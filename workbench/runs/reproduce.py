@@ -21,6 +21,7 @@ from workbench.trial.cell import Cell
 from workbench.trial.checkpoints import weights_of
 from workbench.trial.job import Context, Goal, Place, new_job
 from workbench.trial.lease import Unleased
+from workbench.workspace import Workspace
 
 UNREPEATABLE = ("perf/", "seconds", "system/")  # depend on the machine's hour
 NAMED = ("workbench", "commit", "diff_sha256", "python", "platform", "processor", "cores", "torch_threads", "gpus")
@@ -57,7 +58,7 @@ def reproduce_run(run_id: str, workspace: Path, show: Emit, stop: Callable[[], b
     threads = int(then.get("torch_threads") or torch.get_num_threads())
     torch.set_flush_denormal(True)
 
-    prepared = prepare(settings, workspace / "cache", preparation(show, "again"), stop)
+    prepared = prepare(settings, Workspace(workspace).cache, preparation(show, "again"), stop)
     torch.set_num_threads(threads)
     warnings = differing(then, provenance())
     for name, was, now in (

@@ -13,7 +13,7 @@ from workbench.training.loop import Hooks
 from workbench.training.prepare import prepare
 from workbench.training.pretrain import train
 from workbench.trial.cell import make_cell
-from workbench.trial.checkpoints import FOLDER
+from workbench.workspace import Workspace
 
 
 def estimate(experiment: Experiment, workspace: Path, workers: int, cores: int) -> dict[str, float]:
@@ -40,10 +40,10 @@ def estimate(experiment: Experiment, workspace: Path, workers: int, cores: int) 
         return len(moments) > 12
 
     cell = make_cell(experiment, experiment.baseline, 0)
-    shared = prepare(small, workspace / "cache", lambda *_: None)
+    shared = prepare(small, Workspace(workspace).cache, lambda *_: None)
     arm = cell.settings.model_copy(update={"data": small.data, "warm_start": small.warm_start})
     hooks = Hooks(log=lambda *_: None, progress=lambda *_: None, stop=stop)
-    states = workspace / FOLDER
+    states = Workspace(workspace).checkpoints
     states.mkdir(parents=True, exist_ok=True)
     # In the workspace, where there is room for a state; a folder of its own, since another estimate may be under way.
     with tempfile.TemporaryDirectory(prefix="estimate-", dir=states) as folder, contextlib.suppress(Stopped):

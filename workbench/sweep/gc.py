@@ -3,9 +3,9 @@
 import time
 from pathlib import Path
 
-from workbench.trial.checkpoints import FOLDER
 from workbench.trial.ledger import Ledger, names_of_studies
 from workbench.trial.storage import open_storage
+from workbench.workspace import Workspace
 
 STATES = ("*.pt", "*.pt.before", "*.part", "*.parts", "*.half")
 
@@ -16,12 +16,13 @@ def old_files(workspace: Path, days: float, weights: bool, storage: str | None) 
     latest = time.time() - 86400 * days
     patterns = (*STATES, "*.safetensors") if weights else STATES
     opened = open_storage(storage, workspace)
-    folder = workspace / FOLDER
+    home = Workspace(workspace)
+    folder = home.checkpoints
     busy = {(name, each.cell_key) for name in names_of_studies(opened) for each in Ledger(opened, name).running()}
     busy |= {(folder.name, cell) for _, cell in busy}
     depths = ("", "*/", "*/*/")  # of the time when studies shared one folder, of a study, of a fine-tuning in it
     found = {path for pattern in patterns for depth in depths for path in folder.glob(depth + pattern)}
-    found |= {path for pattern in STATES for path in (workspace / "cache").glob(f"warm-*-state{pattern[1:]}")}
+    found |= {path for pattern in STATES for path in home.cache.glob(f"warm-*-state{pattern[1:]}")}
     return sorted(
         path
         for path in found

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from optuna.storages import BaseStorage
+
 from workbench.config.schema import Experiment
 from workbench.record import Living
 from workbench.sweep.search import planned
@@ -16,19 +18,23 @@ from workbench.workspace import Workspace
 
 def known(workspace: Path, study: str, storage: str | None) -> Ledger | None:
     """The study's ledger, None where it was never started."""
-    if storage is None and not Workspace(workspace).journal.exists():
-        return None
-    opened = open_storage(storage, workspace)
-    return Ledger(opened, study) if study in names_of_studies(opened) else None
+    opened = _opened(workspace, storage)
+    return Ledger(opened, study) if opened and study in names_of_studies(opened) else None
+
+
+def _opened(workspace: Path, storage: str | None) -> BaseStorage | None:
+    """The storage of studies; None where nothing was ever started in the workspace, in which opening would leave a trace."""
+    is_new = storage is None and not Workspace(workspace).journal.exists()
+    return None if is_new else open_storage(storage, workspace)
 
 
 def living_in(workspace: Path, storage: str | None) -> Callable[[str, str], Living | None]:
     """What tells what lives of a study's sweep, given its name and the sweep's run (of a single training, its own), or
     None where the storage does not know it. What has died on another machine is found out by a second look."""
-    if storage is None and not (workspace / "studies").exists():
+    opened = _opened(workspace, storage)
+    if opened is None:
         return lambda *_: None
-    opened = open_storage(storage, workspace)
-    names, sightings = set(names_of_studies(opened)), Sightings(workspace / "studies")
+    names, sightings = set(names_of_studies(opened)), Sightings(Workspace(workspace).studies)
 
     def living(study: str, run_id: str) -> Living | None:
         if study not in names:
@@ -50,7 +56,7 @@ def cells_of(experiment: Experiment, workspace: Path, study: str, storage: str |
     `about`."""
     ledger = known(workspace, study, storage)
     endings = ledger.endings() if ledger else {}
-    sightings = Sightings(workspace / "studies")
+    sightings = Sightings(Workspace(workspace).studies)
     running = {each.cell_key: each for each in ledger.running(sightings)} if ledger else {}
     if ledger:
         sightings.keep()

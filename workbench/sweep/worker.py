@@ -20,6 +20,7 @@ from workbench.trial.lease import LeaseLost, Owned
 from workbench.trial.ledger import Ledger
 from workbench.trial.quiet import quiet
 from workbench.trial.storage import open_storage
+from workbench.workspace import Workspace
 
 if TYPE_CHECKING:
     from workbench.training.prepare import Prepared
@@ -102,11 +103,9 @@ class Worker:
             self.patience(lambda: lease.complete(ending))
             clear(place, job.study, cell)
             self.emit(TrialEnded(place.name, cell.name, ending.outcome, ending.value))
-        except (Stopped, Interrupted):
-            if not lease.lost:
+        except (Stopped, Interrupted, LeaseLost) as end:
+            if not lease.lost and not isinstance(end, LeaseLost):
                 return _soon(lease.release)
-            self._say(f"{cell.name} has been taken over by another worker")
-        except LeaseLost:
             self._say(f"{cell.name} has been taken over by another worker")
         except UserError:
             _soon(lease.release)
@@ -132,7 +131,7 @@ class Worker:
             torch.set_num_threads(job.all_threads)
             self.prepared.clear()
             told, stop = preparation(self.emit, self.place.name), Either(self.stop, lambda: lease.lost)
-            self.prepared[shared] = prepare(cell.settings, self.place.workspace / "cache", told, stop)
+            self.prepared[shared] = prepare(cell.settings, Workspace(self.place.workspace).cache, told, stop)
             torch.set_num_threads(job.threads)
         return self.prepared[shared]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from mlflow.entities import Metric
 
-from workbench.lines import append_line, read_lines
+from workbench.files import append_line, read_lines
 from workbench.outage import Patience
 from workbench.tracking.runs import Tracker
 

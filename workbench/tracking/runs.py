@@ -3,7 +3,6 @@
 import getpass
 import json
 import math
-import os
 import shutil
 import tempfile
 import time
@@ -23,8 +22,9 @@ from mlflow.utils.mlflow_tags import (
 )
 
 from workbench.errors import UserError, first_line
-from workbench.record import TrialTags, read_tags
-from workbench.tracking.store import EXPERIMENT, portable, resolved
+from workbench.files import write_whole
+from workbench.record import EXPERIMENT, TrialTags, read_tags
+from workbench.tracking.store import portable, resolved
 from workbench.workspace import Say, Workspace, database_file, deleted_experiment, deleted_run, to_stderr
 
 ATTEMPTS = 5
@@ -71,24 +71,15 @@ class Tracker:
 
     def adopt(self, run_id: str, tags: Mapping[str, str], sweep: str) -> None:
         """Gives a sweep's name to its run from before sweeps had one, known by its id and these tags."""
-        try:
-            run = self.client.get_run(run_id)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return
-        if "sweep" not in run.data.tags and tags.items() <= run.data.tags.items():
+        run = self._run(run_id)
+        if run is not None and "sweep" not in run.data.tags and tags.items() <= run.data.tags.items():
             self._restore(run)
             self.tag(run_id, {"sweep": sweep})
 
     def knows(self, run_id: str) -> bool:
         """Whether the store has such a run, which is not deleted."""
-        try:
-            return bool(self.client.get_run(run_id).info.lifecycle_stage == "active")
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return False
+        run = self._run(run_id)
+        return run is not None and run.info.lifecycle_stage == "active"
 
     def gather(self, sweep: str, parents: Sequence[str]) -> set[str]:
         """All trials that a sweep has in the store, now children of the first of `parents`, the runs that it has or had.
@@ -107,6 +98,15 @@ class Tracker:
             if run.data.tags.get(MLFLOW_PARENT_RUN_ID) != parents[0]:
                 self.tag(run_id, {MLFLOW_PARENT_RUN_ID: parents[0]})
         return set(trials)
+
+    def _run(self, run_id: str) -> Run | None:
+        """The run of this id, deleted or not; None where the store has none."""
+        try:
+            return self.client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
 
     def _search(self, tags: Mapping[str, str], most: int, view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
         """The runs with all these tags, the newest first."""
@@ -142,7 +142,8 @@ class Tracker:
     ) -> tuple[str, bool]:
         """The id of the run with the tags `identity`, set running again, or of a new one; and whether it was there before.
 
-        `old`: the tags by which it is known if it is from before sweeps had a name of their own. Safe to repeat after an outage at any of its steps. Params are written once.
+        `old`: the tags by which it is known if it is from before sweeps had a name of their own. Safe to repeat after
+        an outage at any of its steps. Params are written once.
         """
         name = _short(name, 250)  # as much as MLflow's table of runs takes on PostgreSQL
         run = self._known(identity, old)
@@ -180,10 +181,7 @@ class Tracker:
 
     def trials_of(self, run_id: str) -> list[str]:
         """The finished trials of a sweep, but for those of a search and those that diverged; of a trial itself."""
-        wanted = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run_id}' AND attributes.status = 'FINISHED'"
-        found = self.client.search_runs(
-            [self.experiment_id()], wanted, max_results=5000, order_by=["attributes.start_time"]
-        )
+        found = self._children(run_id, "attributes.status = 'FINISHED'")
         tags = {str(run.info.run_id): read_tags(run.data.tags) for run in found}
         compared = [
             each for each, told in tags.items() if told and told.kind != "search" and told.outcome == "finished"
@@ -192,9 +190,13 @@ class Tracker:
 
     def open_trials(self, run_id: str) -> list[str]:
         """The trials of a sweep that are not said to be finished."""
-        wanted = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run_id}' AND attributes.status != 'FINISHED'"
-        found = self.client.search_runs([self.experiment_id()], wanted, max_results=5000)
-        return [str(run.info.run_id) for run in found]
+        return [str(run.info.run_id) for run in self._children(run_id, "attributes.status != 'FINISHED'")]
+
+    def _children(self, run_id: str, condition: str) -> list[Run]:
+        """The trials of a sweep that fulfil a condition, by their start."""
+        wanted = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run_id}' AND {condition}"
+        by_start = ["attributes.start_time"]
+        return list(self.client.search_runs([self.experiment_id()], wanted, max_results=5000, order_by=by_start))
 
     def log(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
         """One batch; a value that is not finite is left out, since no reader could average it."""
@@ -234,9 +236,7 @@ class Tracker:
             return
         file = self.home.artifacts_of(run_id) / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        half = file.with_name(f".{file.name}.{os.getpid()}.half")
-        half.write_text(text, encoding="utf-8")
-        os.replace(half, file)
+        write_whole(file, text.encode())
 
     def attached(self, run_id: str, name: str) -> dict[str, Any]:
         """What `attach` has written."""

@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from workbench.errors import UserError, first_line, shown
+from workbench.record import EXPERIMENT
 from workbench.workspace import (
     Say,
     Workspace,
@@ -27,7 +28,6 @@ QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-EXPERIMENT = "workbench"
 OWN = "workspace:mlflow.db"  # stands for the workspace's own database, wherever the workspace is
 SETUP = "another process is setting up the MLflow database"
 
@@ -103,7 +103,6 @@ def _alone(uri: str, file: Path | None, say: Say) -> Iterator[None]:
 @contextmanager
 def postgres_lock(address: str, why: str, say: Say = to_stderr) -> Iterator[None]:
     """Holds off others on the same PostgreSQL database, by a lock that it releases when its holder is gone."""
-
     try:
         import psycopg
     except ImportError:  # another driver; whoever connects next says what is missing
@@ -125,7 +124,6 @@ def has_tables(file: Path) -> bool:
     """Whether a file is an MLflow database, and not one whose making was cut short."""
     if not file.is_file() or not file.stat().st_size:
         return False
-
     try:
         with closing(sqlite3.connect(read_only_uri(file, False), uri=True, timeout=20)) as connection:
             return bool(connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'runs'").fetchall())
@@ -179,6 +177,5 @@ def _readdress(file: Path, artifacts: str, say: Say) -> None:
 
 
 def _folder(artifacts: str) -> str:
-
     path = local_path(artifacts)
     return str(path.parent if path else artifacts)

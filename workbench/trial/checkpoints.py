@@ -8,20 +8,19 @@ from pathlib import Path
 
 from workbench.training.state import before, parts_file
 from workbench.trial.ledger import Ledger, names_of_studies
-
-FOLDER = "checkpoints"
+from workbench.workspace import Workspace
 
 
 def checkpoint_of(workspace: Path, study: str, name: str) -> Path:
     """The state of a cell, by its key, or of a fine-tuning; all its other files lie beside it."""
-    return workspace / FOLDER / study / f"{name}.pt"
+    return Workspace(workspace).checkpoints / study / f"{name}.pt"
 
 
 def weights_of(workspace: Path, study: str, name: str) -> Path:
     """The weights of a finished cell or fine-tuning: where they are, else where they will be. Once all studies of a
     workspace shared one folder; since equal cells end with equal weights, those there are good for each of them."""
     made = checkpoint_of(workspace, study, name).with_suffix(".safetensors")
-    shared = workspace / FOLDER / made.name
+    shared = Workspace(workspace).checkpoints / made.name
     return shared if shared.is_file() and not made.is_file() else made
 
 
@@ -29,7 +28,7 @@ def take_over(ledger: Ledger, workspace: Path, cells: Iterable[str]) -> None:
     """Moves the states of these cells (by their keys) from the folder that studies once shared to the study's own, where
     they are surely its: the study has tried the cell, and no other study of the storage is still at it. Other states stay
     for `wb gc`, and their cells start anew."""
-    shared = {path.name.partition(".")[0] for path in (workspace / FOLDER).glob("*.pt*")}
+    shared = {path.name.partition(".")[0] for path in Workspace(workspace).checkpoints.glob("*.pt*")}
     wanted = shared.intersection(cells)
     if not wanted or not (wanted := wanted & ledger.unfinished()):
         return

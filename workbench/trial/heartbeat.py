@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from workbench.files import write_whole
+
 LEASE = float(os.environ.get("WB_LEASE", "60"))  # seconds without a beat after which a worker counts as dead
 
 REMEMBERED = 7 * 86400.0  # seconds for which a beat that nobody asks about is kept
@@ -78,11 +80,9 @@ class Sightings:
         """For the next look, where there was anything to see; where nothing can be written, that will be as the first one."""
         if not self.now:
             return
-        half = self.file.with_suffix(f".{os.getpid()}")
         recent = {name: each for name, each in self.before.items() if time.time() - each[1] < REMEMBERED}
         with suppress(OSError):
-            half.write_text(json.dumps(recent | self.now), encoding="utf-8")
-            os.replace(half, self.file)
+            write_whole(self.file, json.dumps(recent | self.now).encode())
 
 
 class Beating:

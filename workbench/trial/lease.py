@@ -94,7 +94,26 @@ class Owned:
         return ours
 
 
-class Borrowed:
+class _EndsElsewhere:
+    """What is told or ended under a lease that this process does not keep: nothing."""
+
+    def tell(self, step: int, steps: int) -> None:
+        pass
+
+    def complete(self, ending: Ending) -> None:
+        pass
+
+    def fail(self, reason: str) -> None:
+        pass
+
+    def release(self) -> None:
+        pass
+
+    def let_go(self) -> None:
+        pass
+
+
+class Borrowed(_EndsElsewhere):
     """What the first of several processes of a trial works under: another process holds the lease, renews it, and
     writes the ending."""
 
@@ -107,23 +126,8 @@ class Borrowed:
             self.lost = True
             raise LeaseLost(self.cell.name)
 
-    def tell(self, step: int, steps: int) -> None:
-        pass
 
-    def complete(self, ending: Ending) -> None:
-        pass
-
-    def fail(self, reason: str) -> None:
-        pass
-
-    def release(self) -> None:
-        pass
-
-    def let_go(self) -> None:
-        pass
-
-
-class Unleased:
+class Unleased(_EndsElsewhere):
     """What a trial works under that nobody else could take: one run again, or the further processes of one. Nothing to
     keep or to end."""
 
@@ -132,22 +136,7 @@ class Unleased:
     def __init__(self, cell: Cell) -> None:
         self.cell = cell
 
-    def tell(self, step: int, steps: int) -> None:
-        pass
-
     def held(self) -> None:
-        pass
-
-    def complete(self, ending: Ending) -> None:
-        pass
-
-    def fail(self, reason: str) -> None:
-        pass
-
-    def release(self) -> None:
-        pass
-
-    def let_go(self) -> None:
         pass
 
 

@@ -5,7 +5,6 @@ import os
 
 from workbench.tracking.store import QUIET
 
-CRITICAL_ALONE = ("torch.distributed.elastic", "torch.multiprocessing.spawn")  # the process that failed has said why
 # timm remarks on every tensor of a classifier that a feature extractor has no use for; what lacks is checked by us.
 ERRORS_ALONE = ("timm.models._builder",)
 # MLflow puts levels back when it is imported; filters it leaves alone.
@@ -19,8 +18,6 @@ def quiet(studies: int = logging.ERROR) -> None:
     transformers = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     for name, value in {**QUIET, **transformers}.items():
         os.environ.setdefault(name, value)
-    for name in CRITICAL_ALONE:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
     for name in ERRORS_ALONE:
         logging.getLogger(name).setLevel(logging.ERROR)
     for name in ERRORS_THROUGH:

@@ -33,6 +33,7 @@ from workbench.trial.cell import Cell, Ending
 from workbench.trial.checkpoints import checkpoint_of
 from workbench.trial.job import Context, Goal, Job, Place
 from workbench.trial.lease import Lease, LeaseLost
+from workbench.workspace import Workspace
 from workbench.world import World
 
 IDENTITY = ("study", "seed", "config_hash")  # the tags by which a trial's run is found again
@@ -175,7 +176,7 @@ def start_run(tracker: Tracker, job: Job, cell: Cell, prepared: Prepared) -> tup
 @contextmanager
 def sending(tracker: Tracker, run_id: str, place: Place, again: bool, patience: Patience) -> Iterator[RunLog]:
     """The run's log, with readings of the machine beside; an error or a stop is marked in the run."""
-    sent = RunLog(tracker, run_id, place.workspace / "spool" / f"{run_id}.jsonl", again, patience)
+    sent = RunLog(tracker, run_id, Workspace(place.workspace).spool / f"{run_id}.jsonl", again, patience)
     monitor = SystemMetricsMonitor(
         run_id, sampling_interval=SYSTEM_EVERY, resume_logging=again, tracking_uri=tracker.uri
     )

@@ -15,6 +15,7 @@ from workbench.trial.checkpoints import take_over, weights_of
 from workbench.trial.job import Context, Goal, new_job
 from workbench.trial.lease import Lease, LeaseLost, Unleased
 from workbench.trial.ledger import Ledger
+from workbench.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def run_single(experiment: Experiment, seed: int, context: Context) -> Single:
     try:
         stop, told = context.patience.stopped, preparation(context.emit, place.name)
         with at_last(stop, lease.release), guard(stop, lambda: lease.lost):
-            prepared = in_turn(world, lambda: prepare(cell.settings, place.workspace / "cache", told, stop))
+            prepared = in_turn(world, lambda: prepare(cell.settings, Workspace(place.workspace).cache, told, stop))
             goal = Goal(experiment.primary, on_validation(experiment.primary))
             ending = run_cell(job, goal, lease, prepared, context)
             lease.complete(ending)

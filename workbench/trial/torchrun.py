@@ -30,6 +30,7 @@ from workbench.trial.job import Context, Goal, Job, Place
 from workbench.trial.lease import Borrowed, Lease, LeaseLost, Owned, Unleased
 from workbench.trial.quiet import quiet
 from workbench.trial.storage import open_storage
+from workbench.workspace import Workspace
 
 GRACE = 1.0  # seconds that the others have after one has failed
 LOOK = 0.05
@@ -155,7 +156,7 @@ def member(given: Given) -> None:
         lease: Lease = Unleased(cell)
         if world.rank == 0:
             lease = Borrowed(open_storage(place.storage, place.workspace), given.trial_id, cell)
-        told = in_turn(world, lambda: prepare(cell.settings, place.workspace / "cache", lambda *_: None, stop))
+        told = in_turn(world, lambda: prepare(cell.settings, Workspace(place.workspace).cache, lambda *_: None, stop))
         context = Context(place, lambda _: None, patience, world)
         made = run_cell(job, given.goal, lease, told, context, given.micro_batches)
         tell(Told("ended", made=made, trace=""))
