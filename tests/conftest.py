@@ -9,6 +9,7 @@ from workbench.config.load import load_experiment
 from workbench.config.schema import Experiment, Settings
 from workbench.sweep.grid import smoke
 from workbench.training.prepare import Prepared, prepare
+from workbench.trial.job import Place
 from workbench.trial.quiet import quiet
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,3 +36,10 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def prepared(settings: Settings, cache_dir: Path) -> Prepared:
     return prepare(settings, cache_dir, lambda *_: None)
+
+
+@pytest.fixture
+def place(cache_dir: Path, prepared: Prepared, tmp_path: Path) -> Place:
+    """A workspace of its own, in which what trials share is there already."""
+    (tmp_path / "cache").symlink_to(cache_dir)
+    return Place(tmp_path, None, "w")

@@ -13,29 +13,13 @@ from pathlib import Path
 import psutil
 
 from tests.services import until
+from tests.soak import YAML as TINY
 
 ROOT = Path(__file__).resolve().parent.parent
-YAML = """
-question: Does it stop?
-preset: tiny
-fixed:
-  objectives.mlm.soft_labels: none
-  data.train_pairs: 128
-  data.eval_pairs: 32
-  warm_start.steps: 2
-  warm_start.batch_size: 16
-  model.width: 32
-  optimisation.steps: 8
-  optimisation.batch_size: 16
-  optimisation.checkpoint_every: 2
-  evaluation.every: 4
-  evaluation.pairs: 8
-  evaluation.final_pairs: 8
-  evaluation.robustness_pairs: 0
-factors: {objectives.itm.hard_ratio: [0.0, 0.5]}
-baseline: {objectives.itm.hard_ratio: 0.0}
-seeds: {count: 1}
-"""
+YAML = TINY.format(steps=8, ratios=[0.0, 0.5], seeds=1).replace(
+    "optimisation.batch_size: 8",
+    "optimisation.batch_size: 16",  # for two processes
+)
 LONG = ("optimisation.steps=100000",)
 VALIDATING = ("optimisation.steps=100000", "evaluation.every=1", "evaluation.pairs=3000", "data.eval_pairs=3000")
 EVALUATING = ("evaluation.final_pairs=3000", "evaluation.robustness_pairs=1000", "data.eval_pairs=3000")

@@ -27,12 +27,6 @@ from workbench.trial.ledger import Ledger
 
 
 @pytest.fixture
-def place(cache_dir: Path, prepared: object, tmp_path: Path) -> Place:
-    (tmp_path / "cache").symlink_to(cache_dir)
-    return Place(tmp_path, None, "w")
-
-
-@pytest.fixture
 def job(experiment: Experiment, place: Place) -> Job:
     uri = open_store(place.workspace)
     parent, _ = Tracker(uri, place.workspace).start("s", {"study": "s", "kind": "sweep"}, {}, {})

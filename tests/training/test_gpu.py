@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.courses import Logged, run, steady
 from workbench.config.load import apply
 from workbench.config.schema import Experiment, Settings
 from workbench.stop import Stopped
 from workbench.training.loop import Hooks
 from workbench.training.prepare import Prepared, pick_device
-from workbench.training.pretrain import train
 from workbench.trial.cell import make_cell
 from workbench.trial.run import train_cell
 from workbench.world import ALONE
@@ -25,21 +25,8 @@ METHODS = [
 ]
 
 
-def course(
-    settings: Settings, prepared: Prepared, path: Path, stop_at: int | None = None
-) -> dict[tuple[str, int], float]:
-    """(metric, step) -> value of a trial, what depends on the hour excepted."""
-    logged: dict[tuple[str, int], float] = {}
-    seen = [0]
-
-    def log(metrics: dict[str, float], step: int) -> None:
-        logged.update({(name, step): value for name, value in metrics.items()})
-
-    def progress(step: int, figures: dict[str, float]) -> None:
-        seen[0] = step
-
-    train(settings, 0, prepared, path, Hooks(log, progress, lambda: seen[0] == stop_at))
-    return {key: value for key, value in logged.items() if not key[0].startswith(("perf/", "seconds"))}
+def course(settings: Settings, prepared: Prepared, path: Path, stop_at: int | None = None) -> Logged:
+    return steady(run(settings, prepared, path, stop_at)[1])
 
 
 @pytest.fixture

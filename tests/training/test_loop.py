@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.courses import run, steady
 from workbench.config.load import apply, dotted_keys
 from workbench.config.schema import Settings
 from workbench.errors import UserError
@@ -14,22 +15,6 @@ from workbench.training.loop import Hooks
 from workbench.training.prepare import Prepared
 from workbench.training.pretrain import train
 from workbench.training.schedule import rate
-
-
-def run(
-    settings: Settings, prepared: Prepared, path: Path, stop_at: int | None = None, seed: int = 0
-) -> tuple[dict[str, float], dict]:
-    logged: dict[tuple[str, int], float] = {}
-    seen = [0]
-
-    def log(metrics: dict[str, float], step: int) -> None:
-        logged.update({(name, step): value for name, value in metrics.items()})
-
-    def progress(step: int, figures: dict[str, float]) -> None:
-        seen[0] = step
-
-    final = train(settings, seed, prepared, path, Hooks(log, progress, lambda: seen[0] == stop_at))
-    return final, logged
 
 
 @pytest.mark.parametrize(
@@ -48,7 +33,7 @@ def test_a_stopped_and_resumed_trial_ends_with_the_same_bits(
         run(settings, prepared, tmp_path / "cut.pt", stop_at=4)
     resumed, logged_again = run(settings, prepared, tmp_path / "cut.pt")
     assert resumed == whole
-    curve = {key: value for key, value in logged.items() if not key[0].startswith(("perf/", "seconds"))}
+    curve = steady(logged)
     assert all(curve[key] == logged_again[key] for key in curve if key[1] > 4)
     assert len(whole) > 60
 
@@ -111,8 +96,8 @@ def test_a_stop_within_an_evaluation_loses_no_part_and_no_metric(
         train(settings, 0, prepared, tmp_path / "cut.pt", hooks)
     final = train(settings, 0, prepared, tmp_path / "cut.pt", hooks)
     assert final == whole
-    steady = {key: value for key, value in logged.items() if not key[0].startswith(("perf/", "seconds"))}
-    assert {key: told[key] for key in steady} == steady
+    curve = steady(logged)
+    assert {key: told[key] for key in curve} == curve
 
 
 def test_examples_are_given_once_and_are_alike_for_trials_of_the_same_data(

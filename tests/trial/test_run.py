@@ -3,7 +3,6 @@
 import pickle
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -25,12 +24,6 @@ from workbench.trial.run import run_cell
 from workbench.trial.torchrun import run_together
 
 VALUE, COURSE = "test/foil_accuracy", "val/foil_accuracy"
-
-
-@pytest.fixture
-def place(cache_dir: Path, prepared: Prepared, tmp_path: Path) -> Place:
-    (tmp_path / "cache").symlink_to(cache_dir)
-    return Place(tmp_path, None, "w")
 
 
 @pytest.fixture

@@ -66,17 +66,24 @@ def prepare_source(
     too small, or no picture at all can be read.
     """
     fingerprint = f"{key('prepared', VERSION, side, fit, str(in_place), *_content(reading)):016x}"
-    if (home / FACTS).exists():
-        store = open_store(home)
-        if store.facts["fingerprint"] == fingerprint:
-            return store
-        raise UserError(
-            f"{home}: holds something else already (from {store.facts['form']}, side {store.side}); take another name."
-        )
+    if (made := _made(home, fingerprint)) is not None:
+        return made
     with alone(home):
-        if (home / FACTS).exists():  # another process has just made it
-            return prepare_source(reading, home, side, fit, workers, progress, in_place)
+        if (made := _made(home, fingerprint)) is not None:  # by another process, just now
+            return made
         return _prepared(reading, home, side, fit, workers, progress, in_place, fingerprint)
+
+
+def _made(home: Path, fingerprint: str) -> Store | None:
+    """The corpus, if it is there already. Raises UserError where the folder holds another one."""
+    if not (home / FACTS).exists():
+        return None
+    store = open_store(home)
+    if store.facts["fingerprint"] == fingerprint:
+        return store
+    raise UserError(
+        f"{home}: holds something else already (from {store.facts['form']}, side {store.side}); take another name."
+    )
 
 
 def _prepared(
