@@ -21,8 +21,8 @@ from torchvision.transforms import v2
 from analysis.report import write_report
 from analysis.runs import read_runs
 from tests.analysis.toy import toy_store
-from workbench.config.load import apply
 from workbench.config.schema import Experiment, Seeds, Settings
+from workbench.config.settings import apply
 from workbench.data.captions import read_source
 from workbench.data.loader import Order
 from workbench.data.prepare import prepare_source

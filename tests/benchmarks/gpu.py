@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from workbench.config.load import apply, read_preset
 from workbench.config.schema import Settings
+from workbench.config.settings import apply, read_preset
 from workbench.data.text import END, PAD, SPECIAL, START
 from workbench.model.vilta import ViLTA
 from workbench.objectives.companions import Companions

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from workbench.config.load import MOST_CELLS, load_experiment
+from workbench.config.arms import MOST_CELLS
+from workbench.config.load import load_experiment
 from workbench.config.schema import Settings
 from workbench.errors import UserError
 from workbench.sweep.grid import expand, settings_key

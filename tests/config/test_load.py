@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from workbench.config.load import apply, dotted_keys, load_experiment
+from workbench.config.load import load_experiment
 from workbench.config.schema import Settings
+from workbench.config.settings import apply, dotted_keys
 from workbench.errors import UserError
 from workbench.sweep.grid import expand
 

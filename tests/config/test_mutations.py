@@ -7,8 +7,9 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from workbench.config.load import dotted_keys, load_experiment
+from workbench.config.load import load_experiment
 from workbench.config.schema import Experiment
+from workbench.config.settings import dotted_keys
 from workbench.errors import UserError
 from workbench.sweep.grid import expand
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from workbench.config.load import apply
 from workbench.config.schema import Data, Settings
+from workbench.config.settings import apply
 from workbench.data.augment import augment, resize
 from workbench.data.captions import read_source
 from workbench.data.corpus import load_corpus

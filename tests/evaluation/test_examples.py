@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from workbench.config.load import apply
 from workbench.config.schema import Settings
+from workbench.config.settings import apply
 from workbench.data.scene_captions import FOILS
 from workbench.evaluation.examples import MASKED, make_examples, picture_url
 from workbench.evaluation.matching import match_scores

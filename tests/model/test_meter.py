@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from transformers import BertConfig, RobertaConfig, RobertaModel
 from transformers.models.bert.modeling_bert import BertLayer, BertPredictionHeadTransform
 
-from workbench.config.load import apply
 from workbench.config.schema import Model, Settings
+from workbench.config.settings import apply
 from workbench.data.text import MASK
 from workbench.errors import UserError
 from workbench.model.meter import from_meter, read_meter, sized_like

@@ -5,8 +5,8 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models
 
-from workbench.config.load import apply
 from workbench.config.schema import Mlm, Settings
+from workbench.config.settings import apply
 from workbench.data.masking import choose_positions, hide_tokens, mask_tokens
 from workbench.data.text import MASK, SPECIAL, Tokeniser, trim
 from workbench.model.vilta import ViLTA

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from workbench.config.load import apply
 from workbench.config.schema import Experiment
+from workbench.config.settings import apply
 from workbench.errors import UserError
 from workbench.sweep.grid import expand
 from workbench.sweep.run import refuse_another_question

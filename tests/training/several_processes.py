@@ -12,8 +12,8 @@ import torch
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from workbench.config.load import apply
 from workbench.config.schema import Settings
+from workbench.config.settings import apply
 from workbench.evaluation.downstream.tasks import of_scenes
 from workbench.model.vilta import ViLTA
 from workbench.stop import Stopped

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from workbench.config.load import apply
 from workbench.config.schema import Settings
+from workbench.config.settings import apply
 from workbench.errors import UserError
 from workbench.training.prepare import Prepared
 from workbench.world import ALONE, World

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from workbench.config.load import apply
 from workbench.config.schema import Settings
+from workbench.config.settings import apply
 from workbench.objectives.negatives import choose, drawable
 from workbench.training.loop import Diverged, Hooks
 from workbench.training.prepare import Prepared

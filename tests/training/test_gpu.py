@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tests.courses import Logged, run, steady
-from workbench.config.load import apply
 from workbench.config.schema import Experiment, Settings
+from workbench.config.settings import apply
 from workbench.stop import Stopped
 from workbench.training.loop import Hooks
 from workbench.training.prepare import Prepared, pick_device

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from tests.courses import run, steady
-from workbench.config.load import apply, dotted_keys
 from workbench.config.schema import Settings
+from workbench.config.settings import apply, dotted_keys
 from workbench.errors import UserError
 from workbench.stop import Stopped
 from workbench.training import measures

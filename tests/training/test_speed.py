@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from workbench.config.load import apply
 from workbench.config.schema import Settings
+from workbench.config.settings import apply
 from workbench.model.fusion import CrossLayer
 from workbench.model.vilta import ViLTA
 from workbench.training.loop import Hooks

@@ -4,8 +4,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from workbench.config.load import apply, read_preset
 from workbench.config.schema import Settings
+from workbench.config.settings import apply, read_preset
 from workbench.errors import UserError
 from workbench.training.prepare import Prepared, prepare
 from workbench.training.warm_start import new_model, start_weights

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from tests.soak import small_disk
-from workbench.config.load import apply
 from workbench.config.schema import Settings
+from workbench.config.settings import apply
 from workbench.errors import Interrupted
 from workbench.faults import outage
 from workbench.outage import Patience

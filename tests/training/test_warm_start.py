@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from workbench.config.load import apply
 from workbench.config.schema import Settings
+from workbench.config.settings import apply
 from workbench.stop import Stopped
 from workbench.training import warm_start as module
 from workbench.training.loop import Diverged, Hooks

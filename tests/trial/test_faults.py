@@ -11,8 +11,8 @@ import pytest
 
 from tests.services import until
 from tests.trial import faults
-from workbench.config.load import apply
 from workbench.config.schema import Experiment
+from workbench.config.settings import apply
 from workbench.errors import UserError
 from workbench.events import Event, Said
 from workbench.outage import Patience

@@ -130,8 +130,8 @@ def import_meter(
     """Turn a METER checkpoint into a start for this model."""
     from safetensors.torch import save_file
 
-    from workbench.config.load import read_preset
     from workbench.config.schema import Settings
+    from workbench.config.settings import read_preset
     from workbench.model.meter import from_meter, read_meter, sized_like
 
     if not checkpoint.is_file():

@@ -68,7 +68,8 @@ def sweep(
     debug: Debug = False,
 ) -> None:
     """Run an experiment's grid and write its report. Stopped at any point, the same command goes on."""
-    from workbench.config.load import load_experiment, refuse_too_many
+    from workbench.config.arms import refuse_too_many
+    from workbench.config.load import load_experiment
     from workbench.cores import usable_cores
     from workbench.progress import SweepDisplay
     from workbench.sweep.grid import smoke as shrink

@@ -55,6 +55,15 @@ class Document:
                 return f"{self.path}:{line}"
         return str(self.path)
 
+    def mapping(self, name: str) -> dict[str, Any]:
+        """What stands under a key at the top; nothing where there is none. Raises UserError where it is no mapping."""
+        value = self.content.get(name)
+        if value is None:
+            return {}
+        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+            raise UserError(f"{self.at(name)}: `{name}` must be a mapping of keys to values.")
+        return dict(value)
+
 
 def read_document(path: Path) -> Document:
     """Raises UserError where the file is missing or no YAML that can be used, with the line."""

@@ -3,8 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
-from workbench.config.load import apply
 from workbench.config.schema import IRRELEVANT, Experiment
+from workbench.config.settings import apply
 from workbench.trial.cell import Cell, cell_key, make_cell, settings_key
 
 TINY_WIDTH = 128

@@ -4,8 +4,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from workbench.config.load import apply, dotted_keys
 from workbench.config.schema import IRRELEVANT, Experiment, Settings
+from workbench.config.settings import apply, dotted_keys
 from workbench.events import Outcome
 from workbench.randomness import key
 

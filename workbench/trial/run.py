@@ -13,7 +13,7 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from safetensors.torch import save_file
 
-from workbench.config.load import apply
+from workbench.config.settings import apply
 from workbench.data.corpus import SPLITS
 from workbench.errors import Interrupted
 from workbench.events import Outcome, Stepped
