@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from workbench.errors import UserError
 from workbench.sweep.grid import expand
 from workbench.sweep.run import _run_of
 from workbench.tracking.runs import Tracker
-from workbench.tracking.store import open_store, sees
+from workbench.tracking.store import open_store, postgres_lock, sees
 from workbench.trial.job import new_job, published
 from workbench.trial.ledger import Ledger
 from workbench.trial.run import start_run
@@ -242,7 +243,7 @@ from workbench.trial.ledger import Ledger
 from workbench.trial.run import start_run
 from workbench.config.schema import Experiment
 from workbench.tracking.runs import Tracker
-from workbench.tracking.store import open_store, sees
+from workbench.tracking.store import open_store, postgres_lock, sees
 from workbench.workspace import Workspace
 home, file = Path(sys.argv[2]), Path(sys.argv[3])
 storage = next((each for each in sys.argv[4:] if "://" in each), None)
@@ -353,6 +354,40 @@ def test_the_tables_of_a_postgresql_storage_are_made_once(tmp_path: Path) -> Non
         said = at_once(each, 3, tmp_path, *map(server.address, names))
     assert len(set(said)) == 1
     assert len(set(said[0].split())) == 3
+
+
+HOLDS = """
+from workbench.tracking.store import postgres_lock
+import time
+with postgres_lock(sys.argv[2], "a test", silence=2):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_frozen_process_does_not_hold_off_others_for_ever(tmp_path: Path) -> None:
+    """One that is alive does, though it takes longer than that silence."""
+    with postgres(tmp_path / "pg", "studies") as server:
+        code = [sys.executable, "-c", "import sys\n" + HOLDS, "0", server.address("studies")]
+        env = os.environ | {"PYTHONPATH": str(ROOT)}
+        with subprocess.Popen(code, stdout=subprocess.PIPE, env=env) as holder:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == b"held\n"
+            started, said, within = time.monotonic(), [], []
+
+            def take() -> None:
+                with postgres_lock(server.address("studies"), "a test", said.append):
+                    within.append(time.monotonic() - started)
+
+            taking = threading.Thread(target=take)
+            taking.start()
+            time.sleep(4)
+            assert not within
+            holder.send_signal(signal.SIGSTOP)
+            taking.join(timeout=30)
+            holder.kill()
+    assert within
+    assert len(said) == 1
 
 
 def test_sweeps_that_start_at_once_on_two_machines_share_one_run(tmp_path: Path, tiny: Path) -> None:

@@ -95,7 +95,7 @@ def test_postgresql_an_mlflow_server_on_it_and_a_worker_that_joins(
         own = [each for server in psutil.Process(sweep.pid).children() for each in server.children()]
         for each in own:
             each.suspend()
-        until(lambda: bool(_holders(ledger) - {each.pid for each in own}), 180)
+        until(lambda: bool(_holders(ledger) - {each.pid for each in own}) or joining.poll() is not None, 180)
         for each in own:
             each.resume()
         joined, _ = joining.communicate(timeout=120)

@@ -4,9 +4,10 @@ import hashlib
 import logging
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from workbench.errors import UserError, first_line, shown
@@ -29,6 +30,7 @@ QUIET = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 OWN = "workspace:mlflow.db"  # stands for the workspace's own database, wherever the workspace is
+FROZEN_SECONDS = 15.0
 SETUP = "another process is setting up the MLflow database"
 
 
@@ -101,8 +103,9 @@ def _alone(uri: str, file: Path | None, say: Say) -> Iterator[None]:
 
 
 @contextmanager
-def postgres_lock(address: str, why: str, say: Say = to_stderr) -> Iterator[None]:
-    """Holds off others on the same PostgreSQL database, by a lock that it releases when its holder is gone."""
+def postgres_lock(address: str, why: str, say: Say = to_stderr, silence: float = FROZEN_SECONDS) -> Iterator[None]:
+    """Holds off others on the same PostgreSQL database. The lock is released when its holder is gone, and also when it has been frozen
+    for `silence` seconds: it ends with a transaction that the server cuts off unless the holder says something in it."""
     try:
         import psycopg
     except ImportError:  # another driver; whoever connects next says what is missing
@@ -110,14 +113,31 @@ def postgres_lock(address: str, why: str, say: Say = to_stderr) -> Iterator[None
         return
     number = int.from_bytes(hashlib.sha256(b"workbench: first use").digest()[:8], "big", signed=True)
     plain = "postgresql://" + address.partition("://")[2]
-    with psycopg.connect(plain, autocommit=True) as connection:
+    limit = f"-c idle_in_transaction_session_timeout={round(silence * 1000)}"
+    with psycopg.connect(plain, options=limit, autocommit=True) as connection:
         said = False
-        while not connection.execute("SELECT pg_try_advisory_lock(%s)", [number]).fetchall()[0][0]:
+        connection.execute("BEGIN")
+        while not connection.execute("SELECT pg_try_advisory_xact_lock(%s)", [number]).fetchall()[0][0]:
             if not said:
                 say(f"waiting: {why} ({shown(plain)})")
                 said = True
             time.sleep(0.1)
-        yield
+        done = threading.Event()
+
+        def speak() -> None:
+            with suppress(psycopg.Error):  # the lock is gone, and what is done under it goes on alone
+                while not done.wait(silence / 5):
+                    connection.execute("SELECT 1")
+
+        speaking = threading.Thread(target=speak, daemon=True)
+        speaking.start()
+        try:
+            yield
+        finally:
+            done.set()
+            speaking.join()
+            with suppress(psycopg.Error):
+                connection.execute("COMMIT")
 
 
 def has_tables(file: Path) -> bool:
