@@ -103,9 +103,13 @@ class Sweep:
         except psutil.Error:
             return []
 
-    def finish(self) -> int:
+    def finish(self, within: float = 600) -> int:
         assert self.process is not None
-        return self.process.wait(timeout=600)
+        try:
+            return self.process.wait(timeout=within)
+        except subprocess.TimeoutExpired:
+            self.process.kill()  # which takes its workers along
+            raise
 
 
 @dataclass
@@ -154,19 +158,21 @@ def values(database: str) -> tuple[Value, Counter[tuple[str, str, int]]]:
     return dict(rows), Counter(key for key, _ in rows)
 
 
-def soak(field: Field, steps: int, pause: float, seed: int = 0, seeds: int = CELLS // 10) -> Fired:
+def soak(
+    field: Field, steps: int, pause: float, seed: int = 0, seeds: int = CELLS // 10, calm: Path | None = None
+) -> Fired:
     """Runs both sweeps and compares them; raises AssertionError where anything was lost, doubled or changed. `pause`: mean seconds between
-    two kills; `seeds`: of ten cells each."""
+    two kills; `seeds`: of ten cells each; `calm`: the workspace of the undisturbed sweep, from an earlier soak of as many steps."""
     from workbench.trial.ledger import Ledger
     from workbench.trial.storage import open_storage
 
     home = field.home
     yaml, log = home / "soak.yaml", home / "stormy.log"
     yaml.write_text(YAML.format(steps=steps, ratios=[ratio / 10 for ratio in range(10)], seeds=seeds))
-    calm, stormy = home / "calm", field.disk / "stormy"
+    calm, stormy = calm or home / "calm", field.disk / "stormy"
     peace = Sweep(yaml, calm, home / "calm.log")
-    peace.start()
-    assert peace.finish() == 0, (home / "calm.log").read_text()[-3000:]
+    peace.start()  # finds what an earlier one has finished
+    assert peace.finish(within=3600) == 0, (home / "calm.log").read_text()[-3000:]
 
     rng, fired, began = random.Random(seed), Fired(), time.monotonic()
     sweep = Sweep(yaml, stormy, log, field.more, MLFLOW_TRACKING_URI=field.cutter.uri)
@@ -375,6 +381,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cluster", action="store_true", help="Ray, PostgreSQL, and an MLflow server on it")
     parser.add_argument("--clock", action="store_true", help="also set this machine's clock back for 20 seconds")
+    parser.add_argument("--calm", type=Path, help="the undisturbed sweep of an earlier soak, HOME/calm of its --keep")
     parser.add_argument("--keep", type=Path, help="a folder for everything, which is left as it is")
     asked = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -384,7 +391,7 @@ def main() -> None:
         assert not any(home.iterdir()), f"{home} holds something already"
         with battlefield(home, asked.cluster, asked.clock) as field:
             # As many steps as take that long on two cores, both sweeps together.
-            print(soak(field, max(12, 4 * round(asked.minutes * 4.5)), 6, asked.seed))
+            print(soak(field, max(12, 4 * round(asked.minutes * 2.5)), 6, asked.seed, calm=asked.calm))
 
 
 if __name__ == "__main__":

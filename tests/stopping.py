@@ -22,7 +22,7 @@ YAML = TINY.format(steps=8, ratios=[0.0, 0.5], seeds=1).replace(
 )
 LONG = ("optimisation.steps=100000",)
 VALIDATING = ("optimisation.steps=100000", "evaluation.every=1", "evaluation.pairs=3000", "data.eval_pairs=3000")
-EVALUATING = ("evaluation.final_pairs=3000", "evaluation.robustness_pairs=1000", "data.eval_pairs=3000")
+EVALUATING = ("evaluation.final_pairs=1000", "evaluation.robustness_pairs=1000", "data.eval_pairs=1000")
 
 
 class Started:

@@ -1,4 +1,4 @@
-"""One sweep of 12 cells through every kind of worker and storage: the numbers are the same to the last bit."""
+"""One sweep of six cells through every kind of worker and storage: the numbers are the same to the last bit."""
 
 import os
 import signal
@@ -21,13 +21,13 @@ from workbench.trial.ledger import Ledger
 from workbench.trial.storage import IDLE_SECONDS, open_storage
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-CELLS = 12
+CELLS = 6
 
 
 @pytest.fixture(scope="module")
 def yaml(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("yaml") / "twelve.yaml"
-    path.write_text(YAML.format(steps=8, ratios=[0.0, 0.5, 1.0], seeds=4))
+    path = tmp_path_factory.mktemp("yaml") / "six.yaml"
+    path.write_text(YAML.format(steps=8, ratios=[0.0, 0.5, 1.0], seeds=2))
     return path
 
 
@@ -87,9 +87,9 @@ def test_postgresql_an_mlflow_server_on_it_and_a_worker_that_joins(
         common = ["--workspace", str(home), "--storage", studies]
         env = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": server.uri}
         sweep = started("sweep", str(yaml), "--workers", "2", *common, env=env)
-        ledger = Ledger(open_storage(studies, home), "twelve")
+        ledger = Ledger(open_storage(studies, home), "six")
         until(lambda: bool(ledger.study.user_attrs), 180)
-        joining = started("worker", "twelve", "--workers", "1", *common, env=env)
+        joining = started("worker", "six", "--workers", "1", *common, env=env)
         # The sweep's own workers wait until the one that joins has done something, however late it has come.
         until(lambda: bool(ledger.endings()), 180)
         own = [each for server in psutil.Process(sweep.pid).children() for each in server.children()]
@@ -106,7 +106,7 @@ def test_postgresql_an_mlflow_server_on_it_and_a_worker_that_joins(
         assert out.count("finished hard_ratio") == CELLS
         assert results(server.backend) == local
         listed = run("runs", "--workspace", str(home), MLFLOW_TRACKING_URI=server.uri)
-        assert f"{CELLS}/{CELLS}  twelve" in listed.stdout, listed.stderr
+        assert f"{CELLS}/{CELLS}  six" in listed.stdout, listed.stderr
         assert len(_holders(ledger)) >= 2
 
 
@@ -115,7 +115,7 @@ def test_a_database_that_is_killed_is_waited_for(
 ) -> None:
     with postgres(tmp_path / "postgres", "studies") as database:
         storage, home = database.address("studies"), tmp_path / "work"
-        ledger = Ledger(open_storage(storage, home), "twelve")
+        ledger = Ledger(open_storage(storage, home), "six")
         arguments = ["sweep", str(yaml), "--workers", "2", "--workspace", str(home), "--storage", storage]
         sweep = started(*arguments, env=os.environ | {"PYTHONPATH": str(ROOT), "WB_LEASE": "8"})
         until(lambda: bool(ledger.endings()), 180)
@@ -139,11 +139,11 @@ def test_ray_with_a_worker_killed(yaml: Path, local: Value, tmp_path: Path) -> N
     try:
         cluster.add_node(num_cpus=1)
         killed: list[int] = []
-        ledger = Ledger(open_storage(None, tmp_path), "twelve")
+        ledger = Ledger(open_storage(None, tmp_path), "six")
 
         def kill_one() -> None:
-            """The process of one of the two actors, once a few cells have ended."""
-            until(lambda: len(ledger.endings()) >= 3, 200)
+            """The process of one of the two actors, once two cells have ended."""
+            until(lambda: len(ledger.endings()) >= 2, 200)
             for process in psutil.process_iter(["cmdline"]):
                 if not killed and "ray::Worker.run" in " ".join(process.info["cmdline"] or []):
                     process.send_signal(signal.SIGKILL)

@@ -7,6 +7,7 @@ import pytest
 from tests.soak import battlefield, soak
 
 
+@pytest.mark.long
 def test_a_sweep_under_fire_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
     try:
         with battlefield(tmp_path, cluster=False) as field:
