@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import timm
 import torch
@@ -20,7 +21,7 @@ from workbench.events import Event, Said
 from workbench.record import TrialTags
 from workbench.sweep import run as sweep_run
 from workbench.sweep.grid import expand
-from workbench.sweep.inputs import refuse_changed_inputs
+from workbench.sweep.inputs import check_inputs, refuse_changed_inputs
 from workbench.sweep.run import Options, Outcome, run_sweep
 from workbench.tracking.provenance import provenance
 from workbench.training import warm_start
@@ -125,29 +126,47 @@ def test_whatever_a_trial_was_made_from_is_noticed_when_it_changes(
     cells = expand(wider.model_copy(update={"settings": apply(wider.settings, files)}))
     data, start = Inputs(tmp_path).read(cells[0].settings)
     then = TrialTags(study="s", seed=0, cell="", arm="", data=data, warm_start=start)
-    made = {cell.key: then for cell in cells[:2]}
-    refuse_changed_inputs("s", cells, made, Inputs(tmp_path), False)
+    finished = [(cell, then) for cell in cells[:2]]
+    refuse_changed_inputs("s", finished, Inputs(tmp_path))
     # As they were named before text weights were part of the name.
     old = then.model_copy(update={"warm_start": start.rpartition("-")[0]})
-    refuse_changed_inputs("s", cells, {cells[0].key: old}, Inputs(tmp_path), False)
+    refuse_changed_inputs("s", [(cells[0], old)], Inputs(tmp_path))
     change, named = CHANGES[what]
     change(tmp_path, monkeypatch)
-    refuse_changed_inputs("s", cells, {}, Inputs(tmp_path), False)
     with pytest.raises(UserError) as refused:
-        refuse_changed_inputs("s", cells, made, Inputs(tmp_path), False)
+        refuse_changed_inputs("s", finished, Inputs(tmp_path))
     said = str(refused.value)
     assert "`hard_ratio=0.0 · seed 0`, `hard_ratio=0.5 · seed 0`, were made from other inputs" in said
     assert [each for each in ("the data", "the start") if each in said] == [named]
     assert "--study NAME" in said
 
 
-def test_what_cannot_be_read_is_named_before_the_first_trial(small: Experiment, tmp_path: Path) -> None:
-    missing = str(tmp_path / "nowhere.safetensors")
-    for name in ("model.weights", "model.vision.weights"):
-        cells = expand(with_levels(small, small.settings.model.weights, missing, name=name))
-        with pytest.raises(UserError, match=rf"`{name}`.*nowhere"):
-            refuse_changed_inputs("s", cells, {}, Inputs(tmp_path), False)
-        refuse_changed_inputs("s", cells, {}, Inputs(tmp_path), True)
+@pytest.mark.parametrize(
+    ("name", "level", "said"),
+    [
+        ("model.weights", "/nowhere.safetensors", "`model.weights`: /nowhere.safetensors cannot be read"),
+        ("model.vision.weights", "/nowhere.pth", "`model.vision.weights`: there is no file /nowhere.pth"),
+        ("model.vision.pretrained", True, "`model.vision.pretrained`: the weights of `test_byobnet` are not on this"),
+        ("model.vision.name", "resnet_nowhere", "timm cannot build `resnet_nowhere`"),
+        ("model.text.weights", "nobody/none", "`model.text.weights`: no RoBERTa can be read from `nobody/none`"),
+        ("data.tokeniser", "nobody/none", "`data.tokeniser`: no tokeniser can be read from `nobody/none`"),
+        ("data.path", "/nowhere", "there is no file or folder /nowhere"),
+    ],
+)
+def test_what_is_missing_of_any_level_is_named_before_the_first_trial(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, level: Any, said: str
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    if name == "data.path":
+        folder = apply(experiment.settings, {"data.source": "folder", "data.path": "/elsewhere"})
+        experiment = experiment.model_copy(update={"settings": folder})
+    state = torch.get_rng_state()
+    with pytest.raises(UserError) as refused:
+        check_inputs(expand(with_levels(experiment, level, name=name)), Inputs(tmp_path))
+    assert said in str(refused.value)
+    if name != "data.path":
+        check_inputs(expand(with_levels(experiment, 0.0, 0.5)), Inputs(tmp_path))
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_sweep_is_not_extended_over_changed_data_and_says_where_the_code_has_changed(

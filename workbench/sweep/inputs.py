@@ -1,37 +1,36 @@
 """Whether what a sweep's finished trials were made from is still there, before others are set beside them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from workbench.errors import UserError
 from workbench.record import TrialTags
 from workbench.trial.cell import Cell
 from workbench.trial.inputs import Inputs
 
-NOTHING = TrialTags(study="", seed=0, cell="", arm="")  # what is recorded of a cell that has no trial yet
 NAMED = 3  # cells that a sentence names
 
 
-def refuse_changed_inputs(
-    study: str, cells: Sequence[Cell], made: Mapping[str, TrialTags], inputs: Inputs, elsewhere: bool
-) -> None:
-    """Raises UserError where finished trials, given by their cell's key, were made from other data or other weights than
-    a trial would be now; or where a cell's cannot be read, unless its trials run `elsewhere`."""
-    cell_names: list[str] = []
-    changes: dict[str, None] = {}
+def check_inputs(cells: Iterable[Cell], inputs: Inputs) -> None:
+    """Raises UserError where what the trials of these cells need is missing or does not fit, before the first of them."""
     for cell in cells:
-        try:
-            found = inputs.changes(cell.settings, made.get(cell.key, NOTHING))
-        except UserError:
-            if not elsewhere:
-                raise
-            continue
-        cell_names += [cell.name] if found else []
-        changes |= dict.fromkeys(found)
+        inputs.check(cell.settings)
+
+
+def refuse_changed_inputs(study: str, finished: Iterable[tuple[Cell, TrialTags]], inputs: Inputs) -> None:
+    """Raises UserError where finished trials were made from other data or other weights than a trial would be now."""
+    names: list[str] = []
+    changes: dict[str, None] = {}
+    for cell, then in finished:
+        with suppress(UserError):  # what they were made from is gone, so that no other trial is made from it either
+            found = inputs.changes(cell.settings, then)
+            names += [cell.name] if found else []
+            changes |= dict.fromkeys(found)
     if not changes:
         return
-    more = f" and {len(cell_names) - NAMED} more" if len(cell_names) > NAMED else ""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     raise UserError(
-        f"{study}: finished trials of this study, `{'`, `'.join(cell_names[:NAMED])}`{more}, were made from other inputs "
+        f"{study}: finished trials of this study, `{'`, `'.join(names[:NAMED])}`{more}, were made from other inputs "
         f"than there are now: {'; '.join(changes)}. Put back what was there to extend it, or run all trials anew, apart from "
         "these, with `--study NAME`."
     )

@@ -31,7 +31,7 @@ from workbench.record import FILE, code_state
 from workbench.stop import Stop
 from workbench.sweep.describe import describe, note, whole_blocks
 from workbench.sweep.grid import differences
-from workbench.sweep.inputs import refuse_changed_inputs, told_of_code
+from workbench.sweep.inputs import check_inputs, refuse_changed_inputs, told_of_code
 from workbench.sweep.launch.local import places, run_here, run_workers
 from workbench.sweep.launch.ray import run_on_ray
 from workbench.sweep.search import Planner, planned
@@ -178,10 +178,13 @@ class _Sweep:
         if plan.whole and all(cell.key in endings for cell in plan.cells):
             return  # nothing is set beside them
         tags = self.tracker.made(self.ledger.sweep(), _run_before(self.ledger)) if endings else {}
-        made = {key: tags[ending.run_id] for key, ending in endings.items() if ending.run_id in tags}
-        refuse_changed_inputs(self.study, plan.cells, made, Inputs(home.cache), self.options.launcher == "ray")
-        finished = [made[cell.key] for cell in plan.cells if cell.key in made]
-        if told := told_of_code(finished, code_state(self.provenance)):
+        runs = {cell.key: endings[cell.key].run_id for cell in plan.cells if cell.key in endings}
+        finished = [(cell, tags[runs[cell.key]]) for cell in plan.cells if runs.get(cell.key) in tags]
+        inputs = Inputs(home.cache)
+        refuse_changed_inputs(self.study, finished, inputs)
+        if self.options.launcher != "ray":  # whose machines may have what this one lacks
+            check_inputs([cell for cell in plan.cells if cell.key not in runs], inputs)
+        if told := told_of_code([then for _, then in finished], code_state(self.provenance)):
             self._say(told)
 
     def _introduce(self) -> None:

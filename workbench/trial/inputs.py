@@ -5,6 +5,7 @@ from pathlib import Path
 
 from workbench.config.schema import Settings
 from workbench.data.corpus import fingerprint_of
+from workbench.model.encoders import check_encoders
 from workbench.record import TrialTags
 from workbench.training.warm_start import is_start, start_fingerprint
 
@@ -20,6 +21,15 @@ class Inputs:
         """The names of the data and the start of a trial of these settings. Raises UserError where they cannot be read."""
         data = self._data(settings)
         return data, self._start(settings, data)
+
+    def check(self, settings: Settings) -> None:
+        """Reads the data, and builds the encoders. Raises UserError where that cannot be done."""
+        self.read(settings)
+        model, data = settings.model, settings.data
+        asked = model.model_dump_json(include={"vision", "text", "width"}) + f"{data.image_size} {data.tokeniser}"
+        if asked not in self.known:
+            check_encoders(settings)
+            self.known[asked] = ""
 
     def changes(self, settings: Settings, then: TrialTags) -> list[str]:
         """How what is there now differs from what a trial of these settings was made from, in words; what was not recorded
