@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from analysis.inputs import code_states
 from analysis.runs import UNITS, Runs
 from analysis.section import Row, Section, Table
 from analysis.wording import counted, listed
@@ -36,6 +37,7 @@ def facts(runs: Runs) -> Sequence[tuple[str, str]]:
         ("curves are read over", UNITS[runs.over]),
         ("seeds", listed(sorted({str(seed) for seed in runs.trials["seed"]}, key=int))),
         ("code", _code(made)),
+        ("code of the trials", code_states(runs)),
         ("machine", _machine(made)),
         ("packages", ", ".join(f"{name} {version}" for name, version in made.get("packages", {}).items())),
     )

@@ -16,6 +16,7 @@ from markupsafe import Markup, escape
 
 from analysis import compare, published
 from analysis.convergence import target_value
+from analysis.inputs import mixtures
 from analysis.runs import UNITS, Runs, read_runs
 from analysis.section import Cell, Plot, Section
 from analysis.style import following
@@ -71,11 +72,12 @@ def write_report(
     extra = [compare.section(sweeps)] if compare_with else []
     extra += [published.section(runs)] if against_published else []
     first, *others = sections(runs)
-    return render([first, *extra, *others], runs, folder)
+    mixed = [sentence for sweep in sweeps for sentence in mixtures(sweep)]
+    return render([first, *extra, *others], runs, folder, mixed)
 
 
-def render(found: Sequence[Section], runs: Runs, folder: Path) -> Path:
-    """Writes the sections in all forms; gives the page's path."""
+def render(found: Sequence[Section], runs: Runs, folder: Path, cautions: Sequence[str] = ()) -> Path:
+    """Writes the sections in all forms, the `cautions` at their head; gives the page's path."""
     (folder / "tables").mkdir(parents=True, exist_ok=True)
     (folder / "figures").mkdir(exist_ok=True)
     for section in found:
@@ -86,6 +88,7 @@ def render(found: Sequence[Section], runs: Runs, folder: Path) -> Path:
     context = {
         "sections": found,
         "runs": runs,
+        "cautions": cautions,
         "question": runs.record.question or runs.name,
         "images": images,
         "script": script,

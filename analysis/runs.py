@@ -13,7 +13,7 @@ from analysis.stores import store_at
 from analysis.stores.store import PARENT, Run, Store
 from workbench.errors import UserError
 from workbench.metrics import lower_is_better, on_validation
-from workbench.record import EXAMPLES, Living, SweepRecord, TrialTags, read_tags
+from workbench.record import EXAMPLES, Living, SweepRecord, TrialTags, code_state, read_tags
 
 # One row a trial; `outcome`: "finished", or "diverged" where its loss was no longer a number.
 TRIALS = {
@@ -172,6 +172,7 @@ def read_runs(uri: str, run_id: str) -> Runs:
     trials = pl.DataFrame(rows, schema=TRIALS, orient="row").unique(["arm", "seed"], keep="last", maintain_order=True)
     metrics = pl.DataFrame(store.values(list(tags)), schema=METRICS, orient="row")
     tried = {run: of.arm for run, of in ended.items() if of.kind == "search" and _outcome(of) == "finished"}
+    tags |= _with_code(store, tags)
     finished = [run for run, of in tags.items() if _outcome(of) == "finished"]
     host = uri.rstrip("/") if uri.startswith("http") else LOCAL_UI
     return Runs(
@@ -186,6 +187,13 @@ def read_runs(uri: str, run_id: str) -> Runs:
         provenance=json.loads(store.artifacts([run_id], PROVENANCE).get(run_id, b"{}")),
         tags=tags,
     )
+
+
+def _with_code(store: Store, tags: Mapping[str, TrialTags]) -> dict[str, TrialTags]:
+    """The tags of older trials, which kept the state of their code in a file alone, with that state."""
+    untold = [run for run, of in tags.items() if not of.code]
+    kept = store.artifacts(untold, PROVENANCE) if untold else {}
+    return {run: tags[run].model_copy(update={"code": code_state(json.loads(held))}) for run, held in kept.items()}
 
 
 def _trial(run: Run, tags: TrialTags, cells: Mapping[str, str] | None) -> tuple[Any, ...]:

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from workbench.errors import Interrupted, UserError
 from workbench.faults import Outage, diagnose
+from workbench.refusals import refusal
 
 T = TypeVar("T")
 Persist = Callable[[Callable[[], None]], None]  # runs an action that writes, now or once it can be done
@@ -83,6 +84,8 @@ class Patience:
             except Exception as error:
                 found = diagnose(error)
                 if found is None:
+                    if told := refusal(error):
+                        raise UserError(told) from error
                     raise
                 wait = wait or _Wait(self, found)
                 wait.found = found

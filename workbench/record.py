@@ -73,9 +73,18 @@ class SweepRecord(BaseModel):
         return found
 
 
+def code_state(provenance: Mapping[str, Any]) -> str:
+    """Names the code that something was run with: its commit, and the difference from that; else its version."""
+    if commit := provenance.get("commit"):
+        difference = provenance.get("diff_sha256")
+        return f"{commit[:12]}+{difference[:8]}" if difference else str(commit[:12])
+    return f"workbench {provenance['workbench']}" if "workbench" in provenance else ""
+
+
 class TrialTags(BaseModel):
     """The tags of a trial's run. `config_hash`: the hash of the cell, of all that decides its result; `arm`: the label that all seeds
-    of an arm share; `pairs`: how many each split holds."""
+    of an arm share; `data` and `warm_start`: the fingerprints of what it was made from; `code`: the states of the code that it was run
+    with, of which there are several where it was stopped in between; `pairs`: how many each split holds."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -87,9 +96,14 @@ class TrialTags(BaseModel):
     kind: Literal["trial", "search", "train"] = "trial"
     data: str = ""
     warm_start: str = ""
+    code: str = ""
     pairs: dict[str, int] = Field(default_factory=dict)
     outcome: Literal["finished", "diverged", "pruned"] = "finished"
     diverged_at: int | None = None
+
+    @property
+    def codes(self) -> list[str]:
+        return self.code.split(", ") if self.code else []
 
     def written(self) -> dict[str, str]:
         """As MLflow takes them: texts, without what is not set."""

@@ -18,7 +18,7 @@ from workbench.training import energy, loop
 from workbench.training.loop import Diverged, Hooks
 from workbench.training.prepare import Prepared
 from workbench.training.pretrain import train
-from workbench.training.state import Damaged, TrainState, before, read, restore, save
+from workbench.training.state import Damaged, TrainState, _write, before, read, restore, save
 from workbench.world import ALONE
 
 
@@ -52,6 +52,26 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, harm:
     restore(fresh, path, told.append)
     assert fresh.step == 0
     assert len(told) == 3
+
+
+@pytest.mark.parametrize("made_from", ["data 1", "data 2", None])
+def test_nothing_goes_on_from_a_checkpoint_of_other_data(tmp_path: Path, made_from: str | None) -> None:
+    path, told = tmp_path / "x.pt", []
+    kept = state(2.0)
+    kept.made_from = made_from or ""
+    save(kept, path)
+    if made_from is None:  # as it was before that was kept
+        saved = read(path)
+        del saved["rest"]["made_from"]
+        _write(saved, path)
+    back = state(0.0)
+    back.made_from = "data 1"
+    restore(back, path, told.append)
+    other = made_from == "data 2"
+    assert back.step == (0 if other else 2)
+    assert back.model.state_dict()["weight"][0, 0] == back.step
+    assert back.made_from == "data 1"
+    assert told == (["x.pt is of other data or another start than there are now; beginning anew"] if other else [])
 
 
 def test_a_full_disk_is_waited_out_and_costs_no_checkpoint(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def start(
 ) -> tuple[dict[str, torch.Tensor], list[int]]:
     steps: list[int] = []
     hooks = Hooks(lambda *_: None, lambda step, _: steps.append(step), lambda: bool(steps) and steps[-1] == stop_at)
-    return warm_start(settings, prepared.corpus, CPU, cache, hooks)[0], steps
+    return warm_start(settings, prepared.corpus, CPU, cache, hooks), steps
 
 
 def test_a_warm_start_that_was_stopped_goes_on_to_the_same_bits(

@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -9,18 +10,21 @@ import pytest
 from workbench.config.schema import Experiment, Search
 from workbench.events import Event, Stepped
 from workbench.outage import Patience
+from workbench.record import read_tags
+from workbench.stop import Stopped
 from workbench.sweep.grid import expand
 from workbench.sweep.search import goal_of, planned, pruned_by
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import open_store
 from workbench.training.prepare import Prepared
 from workbench.training.state import read
+from workbench.trial import run
 from workbench.trial.cell import Cell
 from workbench.trial.checkpoints import checkpoint_of
 from workbench.trial.job import Context, Goal, Job, Place, new_job
 from workbench.trial.lease import LeaseLost, Owned, Unleased
 from workbench.trial.ledger import Ledger
-from workbench.trial.run import run_cell
+from workbench.trial.run import run_cell, start_run
 from workbench.trial.torchrun import run_together
 
 VALUE, COURSE = "test/foil_accuracy", "val/foil_accuracy"
@@ -43,9 +47,9 @@ def context(place: Place, emit: Callable[[Event], None] = lambda _: None) -> Con
 
 
 def status(job: Job, place: Place, cell: Cell) -> str:
-    run = Tracker(job.uri, place.workspace).find({"config_hash": cell.key})
-    assert run is not None
-    return str(run.info.status)
+    found = Tracker(job.uri, place.workspace).find({"config_hash": cell.key})
+    assert found is not None
+    return str(found.info.status)
 
 
 def test_a_trial_is_judged_after_each_validation_but_the_last_on_all_it_knows(
@@ -92,6 +96,49 @@ def test_after_its_lease_is_lost_a_trial_writes_nothing_more(
     lease.let_go()
     assert read(checkpoint_of(place.workspace, "s", lease.cell.key))["rest"]["step"] == 3
     assert status(job, place, lease.cell) == "RUNNING"  # it is the other worker's
+
+
+@pytest.mark.parametrize("is_other", [False, True])
+def test_a_trial_goes_on_with_the_data_alone_that_it_was_begun_with(
+    job: Job, place: Place, prepared: Prepared, is_other: bool
+) -> None:
+    stop: list[bool] = []
+
+    def emit(event: Event) -> None:
+        if isinstance(event, Stepped) and event.step == 4:
+            stop.append(True)
+
+    cell, tracker = expand(job.experiment)[0], Tracker(job.uri, place.workspace)
+    stopped = Context(place, emit, Patience(print, lambda: bool(stop)))
+    with pytest.raises(Stopped):
+        run_cell(job, Goal(VALUE, COURSE), Unleased(cell), prepared, stopped)
+    begun = tracker.find({"config_hash": cell.key})
+    assert begun
+    corpus = replace(prepared.corpus, fingerprint="other") if is_other else prepared.corpus
+    seen: list[int] = []
+
+    def see(event: Event) -> None:
+        if isinstance(event, Stepped):
+            seen.append(event.step)
+
+    ending = run_cell(job, Goal(VALUE, COURSE), Unleased(cell), replace(prepared, corpus=corpus), context(place, see))
+    assert seen[0] == (1 if is_other else 5)
+    assert (ending.run_id != begun.info.run_id) == is_other
+    assert set(ending.curve) == {3, 6}
+    lifecycle = tracker.client.get_run(begun.info.run_id).info.lifecycle_stage
+    assert lifecycle == ("deleted" if is_other else "active")
+
+
+def test_a_run_tells_each_state_of_the_code_that_it_was_run_with(
+    job: Job, place: Place, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell, tracker = expand(job.experiment)[0], Tracker(job.uri, place.workspace)
+    for commit in ("a", "b", "b"):
+        monkeypatch.setattr(run, "provenance", lambda commit=commit: {"commit": commit * 40})
+        run_id, _ = start_run(tracker, job, cell, prepared)
+    tags = read_tags(tracker.client.get_run(run_id).data.tags)
+    assert tags
+    assert tags.codes == ["a" * 12, "b" * 12]
 
 
 def test_a_goal_travels_to_the_processes_of_a_trial(experiment: Experiment) -> None:

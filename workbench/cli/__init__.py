@@ -81,15 +81,18 @@ def _run(stop: Stop) -> tuple[int, str, str]:
 
 
 def _said(error: BaseException) -> tuple[int, str]:
-    from workbench.faults import outage
+    from workbench.faults import diagnose
+    from workbench.refusals import refusal
 
     if isinstance(error, UserError):
         return 2, f"wb: {error}"
+    if told := refusal(error):
+        return 2, f"wb: {told}"
     if type(error).__name__ == "OutOfMemoryError":
         advice = "cut its batch: `wb finetune --micro-batches 2`, else --set optimisation.micro_batches=2, or more"
         return 2, f"wb: a process is out of GPU memory; {advice}."
-    if passing := outage(error):
-        return 2, f"wb: {passing}; mend that, and the same command goes on."
+    if passing := diagnose(error):
+        return 2, f"wb: {passing}; {passing.advice}; then the same command goes on."
     reason = " ".join(str(error).split()) or type(error).__name__
     return 1, f"wb: unexpected error: {reason} (run again with --debug for the traceback)"
 

@@ -12,7 +12,7 @@ import polars as pl
 from workbench.config.schema import Data
 from workbench.data import cache, folder, lexicon, mixture, scene_captions, scenes
 from workbench.data.loader import Shares
-from workbench.data.store import Pictures
+from workbench.data.store import Pictures, Store
 from workbench.data.text import Tokeniser, load_tokeniser, pretrained_tokeniser, save_tokeniser, train_tokeniser, trim
 from workbench.errors import UserError
 from workbench.randomness import RowRandom, key
@@ -85,13 +85,12 @@ def load_corpus(data: Data, cache_dir: Path) -> Corpus:
     """
     if data.source == "prepared":
         return _mixed(data, cache_dir)
-    about = data.model_dump_json(exclude={"augment", "workers"})
     if data.source == "scenes":
-        fingerprint = f"scenes-{key(scenes.VERSION, about):016x}"
+        fingerprint = _of_scenes(data)
         home = cache.entry(cache_dir / fingerprint, lambda target: _prepare_scenes(data, target))
     else:
         files = _folder_splits(data)
-        fingerprint = f"folder-{key(about, *map(_content, files.values())):016x}"
+        fingerprint = _of_folder(data, files)
         home = cache.entry(cache_dir / fingerprint, lambda target: _prepare_folder(data, files, target))
     tokeniser = _tokeniser(data, home)
     splits = {split: _open(home, split, tokeniser, _facts(data, split)) for split in SPLITS}
@@ -100,10 +99,36 @@ def load_corpus(data: Data, cache_dir: Path) -> Corpus:
     )
 
 
-def _mixed(data: Data, cache_dir: Path) -> Corpus:
-    stores = mixture.stores_of(data.mix, cache_dir.parent / "data")
+def fingerprint_of(data: Data, cache_dir: Path) -> str:
+    """The fingerprint of the corpus that `load_corpus` would give now; prepares nothing. Raises UserError as that does."""
+    if data.source == "scenes":
+        return _of_scenes(data)
+    if data.source == "folder":
+        return _of_folder(data, _folder_splits(data))
+    return _of_mix(data, _stores(data, cache_dir))
+
+
+def _of_scenes(data: Data) -> str:
+    return f"scenes-{key(scenes.VERSION, data.model_dump_json(exclude={'augment', 'workers'})):016x}"
+
+
+def _of_folder(data: Data, files: dict[str, list[folder.CaptionedFile]]) -> str:
+    about = data.model_dump_json(exclude={"augment", "workers"})
+    return f"folder-{key(about, *map(_content, files.values())):016x}"
+
+
+def _of_mix(data: Data, stores: list[Store]) -> str:
     about = data.model_dump_json(exclude={"augment", "workers", "mix", "image_size"})
-    fingerprint = f"mixed-{key(mixture.VERSION, about, *(store.fingerprint for store in stores)):016x}"
+    return f"mixed-{key(mixture.VERSION, about, *(store.fingerprint for store in stores)):016x}"
+
+
+def _stores(data: Data, cache_dir: Path) -> list[Store]:
+    return mixture.stores_of(data.mix, cache_dir.parent / "data")
+
+
+def _mixed(data: Data, cache_dir: Path) -> Corpus:
+    stores = _stores(data, cache_dir)
+    fingerprint = _of_mix(data, stores)
 
     def make(target: Path) -> None:
         chosen = mixture.choose_splits(stores, data)

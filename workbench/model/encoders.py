@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers import RobertaConfig, RobertaForMaskedLM
 
-from workbench.config.schema import Text, Vision
-from workbench.data.text import END, MASK, PAD, START, padding_mask
+from workbench.config.schema import Settings, Text, Vision
+from workbench.data.text import END, MASK, PAD, START, padding_mask, pretrained_tokeniser
 from workbench.errors import UserError, first_line
 from workbench.model.weights import vision_weights
 
@@ -41,6 +41,13 @@ class VisionEncoder(nn.Module):
             )
             if self.final:
                 self.backbone.prune_intermediate_layers([config.stage], prune_norm=False, prune_head=True)
+        except OSError as error:
+            if error.errno is not None or not config.pretrained:  # a full disk, say
+                raise
+            raise UserError(
+                f"`model.vision.pretrained`: the weights of `{config.name}` are not on this machine and cannot be fetched "
+                f"({first_line(error)}); fetch them where the hub can be reached, or give a file as `model.vision.weights`."
+            ) from error
         except (RuntimeError, TypeError, AssertionError, ValueError, IndexError) as error:
             raise UserError(f"`model.vision`: timm cannot build `{config.name}` ({error}).") from error
         if config.pretrained or given or self.final:
@@ -105,9 +112,9 @@ def text_encoder(config: Text, width: int, vocabulary: int, max_length: int) -> 
     )
 
 
-def _pretrained_text(config: Text, width: int, vocabulary: int) -> RobertaForMaskedLM:
+def _read_text(config: Text) -> RobertaForMaskedLM:
     try:
-        language = RobertaForMaskedLM.from_pretrained(
+        return RobertaForMaskedLM.from_pretrained(
             os.path.expanduser(str(config.weights)),
             num_hidden_layers=config.layers,
             hidden_dropout_prob=config.dropout,
@@ -118,6 +125,10 @@ def _pretrained_text(config: Text, width: int, vocabulary: int) -> RobertaForMas
             f"`model.text.weights`: no RoBERTa can be read from `{config.weights}` ({first_line(error)}); give a folder that holds one, or a "
             "name on a hub that can be reached."
         ) from error
+
+
+def _pretrained_text(config: Text, width: int, vocabulary: int) -> RobertaForMaskedLM:
+    language = _read_text(config)
     for name, given, wanted in (
         ("hidden_size", language.config.hidden_size, width),
         ("vocab_size", language.config.vocab_size, vocabulary),
@@ -136,3 +147,15 @@ def _pretrained_text(config: Text, width: int, vocabulary: int) -> RobertaForMas
 def swap_mask_row(rows: Tensor) -> None:
     """RoBERTa's <mask> is its last token, ours is the fifth: the two rows of [V, ...] change places."""
     rows[[MASK, -1]] = rows[[-1, MASK]].clone()
+
+
+def check_encoders(settings: Settings) -> None:
+    """Builds both encoders and lets them go. Raises UserError where weights are missing, damaged, or do not fit."""
+    model, data = settings.model, settings.data
+    with torch.random.fork_rng(devices=[]):
+        VisionEncoder(model.vision, data.image_size)
+        if data.tokeniser:
+            vocabulary = pretrained_tokeniser(data.tokeniser, data.max_length).vocabulary
+            text_encoder(model.text, model.width, vocabulary, data.max_length)
+        elif model.text.weights:  # whether they fit, the tokeniser will tell that is trained on the captions
+            _read_text(model.text)

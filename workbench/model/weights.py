@@ -45,6 +45,12 @@ def weights_file(where: str) -> Path:
     return path
 
 
+def text_files(where: str) -> list[Path]:
+    """The files of a local folder that decide what `model.text.weights` loads from it; none of a name on a hub."""
+    home = Path(where).expanduser()
+    return sorted(path for form in ("config.json", "*.safetensors", "*.bin") for path in home.glob(form))
+
+
 def file_digest(path: Path) -> str:
     """SHA-256 in hex."""
     with open(path, "rb") as file:

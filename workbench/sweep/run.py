@@ -27,18 +27,20 @@ from workbench.events import (
     WorkerFailed,
 )
 from workbench.outage import GaveUp, Patience
-from workbench.record import FILE
+from workbench.record import FILE, code_state
 from workbench.stop import Stop
 from workbench.sweep.describe import describe, note, whole_blocks
 from workbench.sweep.grid import differences
+from workbench.sweep.inputs import check_inputs, refuse_changed_inputs, told_of_code
 from workbench.sweep.launch.local import places, run_here, run_workers
 from workbench.sweep.launch.ray import run_on_ray
-from workbench.sweep.search import Planner
+from workbench.sweep.search import Planner, planned
 from workbench.tracking.provenance import provenance
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import open_store
 from workbench.trial.cell import Ending
 from workbench.trial.checkpoints import take_over
+from workbench.trial.inputs import Inputs
 from workbench.trial.job import ATTRIBUTE, Place, new_job, published
 from workbench.trial.ledger import Ledger
 from workbench.workspace import Workspace
@@ -141,6 +143,8 @@ class _Sweep:
         refuse_another_question(self.ledger, experiment)
         self.uri = self.patience(lambda: open_store(workspace, self._say))
         self.tracker = Tracker(self.uri, workspace, self._say)
+        self.provenance = provenance()
+        self.patience(lambda: self._look_at_inputs(Workspace(workspace)))
         with Workspace(workspace).first_use(self._say):
             run_id = self.patience(lambda: _run_of(self.ledger, self.tracker, experiment))
         self.job = new_job(
@@ -167,11 +171,27 @@ class _Sweep:
         self.patience(self._introduce)
         show(Planned(self.plan.total, len(self.done), options.workers, run_id))
 
+    def _look_at_inputs(self, home: Workspace) -> None:
+        """Refuses to set trials beside others that were made from other data or weights; says where it was other code."""
+        endings = self.ledger.endings()
+        plan = planned(self.experiment, endings)
+        if plan.whole and all(cell.key in endings for cell in plan.cells):
+            return  # nothing is set beside them
+        tags = self.tracker.made(self.ledger.sweep(), _run_before(self.ledger)) if endings else {}
+        runs = {cell.key: endings[cell.key].run_id for cell in plan.cells if cell.key in endings}
+        finished = [(cell, tags[runs[cell.key]]) for cell in plan.cells if runs.get(cell.key) in tags]
+        inputs = Inputs(home.cache)
+        refuse_changed_inputs(self.study, finished, inputs)
+        if self.options.launcher != "ray":  # whose machines may have what this one lacks
+            check_inputs([cell for cell in plan.cells if cell.key not in runs], inputs)
+        if told := told_of_code([then for _, then in finished], code_state(self.provenance)):
+            self._say(told)
+
     def _introduce(self) -> None:
         """Says in the sweep's run what it is about and what it is made with."""
         self._describe()
         run_id = self.outcome.run_id
-        self.tracker.attach(run_id, provenance(), "provenance.json")
+        self.tracker.attach(run_id, self.provenance, "provenance.json")
         about = f"**{self.experiment.question}**\n\nThe report is under artifacts, `report/report.html`."
         self.tracker.note(run_id, about)
 
@@ -281,7 +301,7 @@ def _run_of(ledger: Ledger, tracker: Tracker, experiment: Experiment) -> str:
     """The sweep's run, the same for all who start it at once; those from before sweeps had a name of their own get one."""
     about = {"study": ledger.name, "kind": "sweep"}
     told = {"preset": experiment.preset, "primary": experiment.primary}
-    before = (ledger.study.user_attrs.get(ATTRIBUTE) or {}).get("parent_run")
+    before = _run_before(ledger)
     sweep = ledger.sweep()
     if before is not None:
         tracker.adopt(before, about, sweep)
@@ -299,6 +319,12 @@ def _run_of(ledger: Ledger, tracker: Tracker, experiment: Experiment) -> str:
         tracker.say(
             f"{len(lost)} of its trials are no longer in MLflow, where they were removed for good; they run again"
         )
+    return run_id
+
+
+def _run_before(ledger: Ledger) -> str | None:
+    """The run that the study's sweep had when it was last started."""
+    run_id: str | None = (ledger.study.user_attrs.get(ATTRIBUTE) or {}).get("parent_run")
     return run_id
 
 

@@ -108,6 +108,20 @@ class Tracker:
                 raise
             return None
 
+    def made(self, sweep: str, parent: str | None) -> dict[str, TrialTags]:
+        """Run id -> tags of all trials that a sweep has in the store, or that are children of `parent`."""
+        wanted = [{"sweep": sweep}, *([{MLFLOW_PARENT_RUN_ID: parent}] if parent else [])]
+        found = [run for tags in wanted for run in self._search(tags, MOST, ViewType.ALL)]
+        return {str(run.info.run_id): tags for run in found if (tags := read_tags(run.data.tags))}
+
+    def retire(self, run: Run) -> None:
+        """Deletes a run, and takes it out of its sweep, so that it is never brought back as the run of its cell."""
+        for tag in ("config_hash", "sweep", MLFLOW_PARENT_RUN_ID):
+            if tag in run.data.tags:
+                self.client.delete_tag(run.info.run_id, tag)
+        self.client.delete_run(run.info.run_id)
+        (self.home.spool / f"{run.info.run_id}.jsonl").unlink(missing_ok=True)
+
     def _search(self, tags: Mapping[str, str], most: int, view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
         """The runs with all these tags, the newest first."""
         wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
@@ -118,7 +132,7 @@ class Tracker:
             self.client.restore_run(run.info.run_id)
             self.say(f"run {run.info.run_id} was deleted in MLflow, though its study counts it; restored")
 
-    def _known(self, identity: Mapping[str, str], old: Mapping[str, str] | None) -> Run | None:
+    def known(self, identity: Mapping[str, str], old: Mapping[str, str] | None) -> Run | None:
         """The run with the tags `identity`, deleted or not; else the newest with those of `old` and no sweep's name, which it gets now."""
         if run := self.find(identity):
             return run
@@ -146,7 +160,7 @@ class Tracker:
         an outage at any of its steps. Params are written once.
         """
         name = _short(name, 250)  # as much as MLflow's table of runs takes on PostgreSQL
-        run = self._known(identity, old)
+        run = self.known(identity, old)
         again = run is not None
         if run is None:
             everything = dict(identity) | {MLFLOW_SOURCE_NAME: "wb", MLFLOW_USER: _user()}

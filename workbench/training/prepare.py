@@ -16,12 +16,11 @@ from workbench.data.corpus import SPLITS, Corpus, Pairs, load_corpus
 from workbench.data.loader import epoch_length
 from workbench.errors import UserError
 from workbench.model.vilta import ViLTA
-from workbench.model.weights import file_digest
 from workbench.outage import never
 from workbench.randomness import key
 from workbench.stop import cut, saving
 from workbench.training.loop import Hooks
-from workbench.training.warm_start import new_model, start_weights, vision_digest, warm_start
+from workbench.training.warm_start import new_model, start_fingerprint, start_weights, vision_digest, warm_start
 
 Progress = Callable[[str, int, int, dict[str, float]], None]  # what, done, of how many, figures
 
@@ -57,6 +56,7 @@ def prepare(settings: Settings, cache_dir: Path, progress: Progress, stop: Calla
     with cut(stop):
         corpus = load_corpus(settings.data, cache_dir)
     refuse_large_batches(settings, corpus)
+    fingerprint = start_fingerprint(settings, corpus.fingerprint)  # before anything is trained: a file may be missing
     steps = settings.warm_start.steps
     features: dict[str, np.ndarray] = {}
     frozen, start = settings.model.vision.frozen, settings.model.weights
@@ -69,7 +69,7 @@ def prepare(settings: Settings, cache_dir: Path, progress: Progress, stop: Calla
         )
         with cut(stop):
             features = _stored_features(settings, corpus, {}, device, cache_dir / f"features-{vision:016x}", progress)
-    weights, fingerprint = warm_start(
+    weights = warm_start(
         settings,
         corpus,
         device,
@@ -84,7 +84,6 @@ def prepare(settings: Settings, cache_dir: Path, progress: Progress, stop: Calla
     )
     if start:
         weights = start_weights(settings, corpus, weights, Path(start).expanduser())
-        fingerprint = f"start-{key(fingerprint, file_digest(Path(start).expanduser())):016x}"
     if frozen and not features:
         home = cache_dir / f"features-{fingerprint}"
         with cut(stop):

@@ -82,7 +82,13 @@ class _Trial:
         speed_up(self.model, settings)
         self.call = spread_over(self.model, optimisation.sharding, world)
         optimiser = optimiser_for(self.model, settings)
-        self.state = TrainState(self.model, optimiser, self.companions.ema, self.companions.queue)
+        self.state = TrainState(
+            self.model,
+            optimiser,
+            self.companions.ema,
+            self.companions.queue,
+            made_from=f"{corpus.fingerprint} {prepared.fingerprint}",
+        )
         restore(self.state, checkpoint, hooks.say)
         if self.state.step < optimisation.steps and world.rank == 0:
             parts_file(checkpoint).unlink(missing_ok=True)  # measured with other weights

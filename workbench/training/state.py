@@ -15,7 +15,7 @@ from workbench.outage import Persist, at_once
 from workbench.training.distributed import restored
 from workbench.world import whole
 
-REST = ("step", "seconds", "waited", "joules", "counted", "sums", "measured", "measured_at")
+REST = ("step", "seconds", "waited", "joules", "counted", "sums", "measured", "measured_at", "made_from")
 
 
 @dataclass
@@ -23,7 +23,8 @@ class TrainState:
     """`step` optimiser steps are done. Randomness is keyed by (seed, step), so no generator state is needed.
 
     `seconds` is training time, evaluation excluded, of which `waited` for data; `joules` the devices' energy; `sums` and `counted` hold
-    the training metrics since they were last logged. `measured`: the last validation, after `measured_at` steps.
+    the training metrics since they were last logged. `measured`: the last validation, after `measured_at` steps. `made_from`
+    names the data and the start, so that no trial goes on with others.
     """
 
     model: nn.Module
@@ -38,6 +39,7 @@ class TrainState:
     sums: dict[str, float] = field(default_factory=dict)
     measured: dict[str, float] = field(default_factory=dict)
     measured_at: int = 0
+    made_from: str = ""
 
     def add(self, parts: dict[str, float]) -> None:
         self.counted += 1
@@ -160,11 +162,14 @@ def read_undamaged(path: Path, say: Callable[[str], None] = lambda _: None) -> d
 def restore(state: TrainState, path: Path, say: Callable[[str], None] = lambda _: None) -> None:
     """Puts what `save` wrote back into `state`; does nothing where there is no checkpoint yet.
 
-    A damaged checkpoint is passed over, and `say` told, for the one before it, or for a start from the beginning.
+    A damaged checkpoint is passed over, and `say` told, for the one before it, or for a start from the beginning; so is one of a
+    trial that was made from other data or another start.
     """
     saved = read_undamaged(path, say)
     if saved is None:
         return
+    if saved["rest"].get("made_from", state.made_from) != state.made_from:
+        return say(f"{path.name} is of other data or another start than there are now; beginning anew")
     like = state.model.state_dict()
     state.model.load_state_dict({name: restored(tensor, like[name]) for name, tensor in saved["model"].items()})
     state.optimiser.load_state_dict(_each_moment(state.optimiser, saved["optimiser"], restored))

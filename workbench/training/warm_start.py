@@ -24,7 +24,7 @@ from workbench.data.text import SPECIAL, trim
 from workbench.errors import UserError
 from workbench.model.similarity import aligned_similarity
 from workbench.model.vilta import ViLTA
-from workbench.model.weights import at_resolution, file_digest, weights_file
+from workbench.model.weights import at_resolution, file_digest, text_files, weights_file
 from workbench.objectives.losses import contrastive_loss, words_loss
 from workbench.randomness import generator, key
 from workbench.training.loop import Hooks, Losses, Training, backward, fit
@@ -53,20 +53,13 @@ def warm_start(
     cache_dir: Path,
     hooks: Hooks,
     features: np.ndarray | None = None,
-) -> tuple[dict[str, Tensor], str]:
-    """The model's starting weights and the fingerprint that names them; trained on first use, cached by content.
+) -> dict[str, Tensor]:
+    """The model's starting weights; trained on first use, cached by content.
 
     `features` float16 [N, T, C]: the training pictures' stored features, where the vision encoder stays as it is. Raises Stopped, with
     the state saved beside the cache's entry, and Diverged.
     """
-    # The fusion is not part of a warm start: arms that differ in it share one.
-    recipe = (
-        settings.model.model_dump_json(exclude={"fusion", "mlm_head", "weights"}),
-        settings.warm_start.model_dump_json(),
-        corpus.fingerprint,
-        vision_digest(settings),
-    )
-    fingerprint = f"warm-{key(VERSION, *recipe):016x}"
+    fingerprint = _recipe(settings, corpus.fingerprint) + _text(settings)
 
     def make(target: Path) -> None:
         weights = _train(settings, corpus, device, features, hooks, checkpoint)
@@ -75,7 +68,44 @@ def warm_start(
     checkpoint = cache_dir / f"{fingerprint}-state.pt"
     home = cache.entry(cache_dir / fingerprint, make)
     remove(checkpoint)
-    return load_file(home / "model.safetensors"), fingerprint
+    return load_file(home / "model.safetensors")
+
+
+def start_fingerprint(settings: Settings, data: str) -> str:
+    """Names the weights that trials of these settings start from, given the fingerprint of their data; trains nothing.
+
+    Raises UserError where a file of weights that the settings name is missing.
+    """
+    warm, text, file = _recipe(settings, data), _text(settings), settings.model.weights
+    if not file:
+        return warm + text
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise UserError(f"`model.weights`: {path} cannot be read (there is no such file); give a local file.")
+    return f"start-{key(warm, file_digest(path)):016x}{text}"
+
+
+def is_start(now: str, then: str) -> bool:
+    """Whether `then` names the same start as `now`; it may be from before text weights were part of the name."""
+    return now == then or now.startswith(f"{then}-")
+
+
+def _recipe(settings: Settings, data: str) -> str:
+    """The fusion is not part of a warm start: arms that differ in it share one."""
+    recipe = (
+        settings.model.model_dump_json(exclude={"fusion", "mlm_head", "weights"}),
+        settings.warm_start.model_dump_json(),
+        data,
+        vision_digest(settings),
+    )
+    return f"warm-{key(VERSION, *recipe):016x}"
+
+
+def _text(settings: Settings) -> str:
+    """What a local folder of text weights adds to a start's name, so that other files in it are another start."""
+    where = settings.model.text.weights
+    files = text_files(where) if where else []
+    return f"-{key(*(f'{path.name} {file_digest(path)}' for path in files)):016x}" if files else ""
 
 
 def vision_digest(settings: Settings) -> str:

@@ -19,7 +19,7 @@ from workbench.errors import Interrupted
 from workbench.events import Outcome, Stepped
 from workbench.objectives.plan import BLOCK
 from workbench.outage import Patience
-from workbench.record import EXAMPLES, TrialTags
+from workbench.record import EXAMPLES, TrialTags, code_state, read_tags
 from workbench.stop import Either, Stopped, at_last, saving
 from workbench.together import first_failure
 from workbench.tracking.log import RunLog
@@ -29,6 +29,7 @@ from workbench.training.loop import Diverged, Hooks, Pruned
 from workbench.training.prepare import Prepared
 from workbench.training.pretrain import train
 from workbench.training.state import Damaged, read_undamaged, remove
+from workbench.training.warm_start import is_start
 from workbench.trial.cell import Cell, Ending
 from workbench.trial.checkpoints import checkpoint_of
 from workbench.trial.job import Context, Goal, Job, Place
@@ -155,8 +156,10 @@ def start_run(tracker: Tracker, job: Job, cell: Cell, prepared: Prepared) -> tup
         data=prepared.corpus.fingerprint,
         warm_start=prepared.fingerprint,
         pairs=sizes,
-    ).written()
-    identity = {name: tags.pop(name) for name in IDENTITY}
+    )
+    made = provenance()
+    written = tags.written()
+    identity = {name: written.pop(name) for name in IDENTITY}
     # A run from before sweeps had a name of their own is the sweep's if it is a child of its run.
     old = dict(identity) | ({MLFLOW_PARENT_RUN_ID: job.parent_run} if job.parent_run else {})
     if job.sweep:
@@ -164,13 +167,24 @@ def start_run(tracker: Tracker, job: Job, cell: Cell, prepared: Prepared) -> tup
     params: dict[str, Any] = dict(cell.values) | {"seed": cell.seed, "steps": cell.settings.optimisation.steps}
     name = cell.name if job.parent_run else f"{job.study} · seed {cell.seed}"
     known = old if job.parent_run or tracker.own else None
-    run_id, again = tracker.start(name, identity, tags, params, job.parent_run, known)
+    before = tracker.known(identity, known)
+    then = read_tags(before.data.tags) if before else None
+    if before and then and not _same_inputs(tags, then):  # what it has measured is of other data, or from another start
+        tracker.retire(before)
+        then = None
+    written["code"] = ", ".join(dict.fromkeys([*(then.codes if then else []), code_state(made)]))
+    run_id, again = tracker.start(name, identity, written, params, job.parent_run, known)
     if not again:
         source = str(cell.settings.data.path or cell.settings.data.source)
         tracker.add_input(run_id, cell.settings.data.source, prepared.corpus.fingerprint, source, sizes)
     tracker.attach(run_id, cell.settings.model_dump(), "config.json")
-    tracker.attach(run_id, provenance(), "provenance.json")
+    tracker.attach(run_id, made, "provenance.json")
     return run_id, again
+
+
+def _same_inputs(now: TrialTags, then: TrialTags) -> bool:
+    """What was not recorded counts as equal."""
+    return then.data in ("", now.data) and (not then.warm_start or is_start(now.warm_start, then.warm_start))
 
 
 @contextmanager

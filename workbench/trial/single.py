@@ -1,5 +1,6 @@
 """One trial outside a sweep, by this process or by several that torchrun has started."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +10,9 @@ from workbench.errors import Interrupted, UserError
 from workbench.events import preparation
 from workbench.metrics import on_validation
 from workbench.stop import Stopped, at_last, guard
+from workbench.tracking.runs import Tracker
 from workbench.tracking.store import open_store
-from workbench.trial.cell import make_cell
+from workbench.trial.cell import Cell, make_cell
 from workbench.trial.checkpoints import take_over, weights_of
 from workbench.trial.job import Context, Goal, new_job
 from workbench.trial.lease import Lease, LeaseLost, Unleased
@@ -52,6 +54,8 @@ def run_single(experiment: Experiment, seed: int, context: Context) -> Single:
     ledger = Ledger.of_workspace(place.workspace, study)
     ended = ledger.endings().get(cell.key)
     if world.any(world.rank == 0 and ended is not None, pick_device()):
+        if ended:
+            _tell_of_changes(ended.run_id, cell, context)
         return (
             Single(ended.run_id, ended.value, weights, True, outcome=ended.outcome)
             if ended
@@ -86,3 +90,17 @@ def run_single(experiment: Experiment, seed: int, context: Context) -> Single:
     if world.rank == 0:
         clear(place, study, cell)
     return Single(ending.run_id, ending.value, weights, outcome=ending.outcome)
+
+
+def _tell_of_changes(run_id: str, cell: Cell, context: Context) -> None:
+    """Says where a training that is finished was made from something else than there is now."""
+    from workbench.trial.inputs import Inputs
+
+    home = context.place.workspace
+    with suppress(UserError):  # what cannot be read any more was something else
+        _, tags = context.patience(lambda: Tracker(open_store(home, context.patience.say), home).settings_of(run_id))
+        if found := Inputs(Workspace(home).cache).changes(cell.settings, tags):
+            context.patience.say(
+                f"it was made from other inputs than there are now: {'; '.join(found)}; to train anew, give the file another "
+                "name, or name another --workspace"
+            )

@@ -1,0 +1,75 @@
+"""What the trials of a sweep were made from and run with, where that is not the same: then more differs than their arms."""
+
+from collections.abc import Callable, Hashable
+
+from analysis.runs import Runs
+from analysis.wording import counted, listed
+from workbench.record import TrialTags
+
+DATA = ("data.",)
+START = ("data.", "model.", "warm_start.")
+# Settings that neither the data nor the start depends on, though they stand among those that decide them.
+FREE = ("data.augment", "data.workers", "model.fusion.", "model.mlm_head")
+
+
+def mixtures(runs: Runs) -> list[str]:
+    """A sentence each where trials whose settings ask for the same data, or the same start, were made from different ones."""
+    return [
+        *_mixtures(runs, "data", DATA, lambda tags: (), lambda tags: tags.data),
+        # A start is named after its data, too.
+        *_mixtures(runs, "starting weights", START, lambda tags: (tags.data,), lambda tags: tags.warm_start),
+    ]
+
+
+def _mixtures(
+    runs: Runs,
+    what: str,
+    parts: tuple[str, ...],
+    alike: Callable[[TrialTags], tuple[str, ...]],
+    made_from: Callable[[TrialTags], str],
+) -> list[str]:
+    groups: dict[Hashable, dict[str, list[str]]] = {}
+    for run_id, arm in runs.trials.select("run_id", "arm").iter_rows():
+        tags = runs.tags.get(run_id)
+        if tags is not None and made_from(tags):
+            group = groups.setdefault((_asked(runs, arm, parts), alike(tags)), {})
+            group.setdefault(made_from(tags), []).append(arm)
+    return [
+        f"The trials were not all made from the same {what}: "
+        f"{'; '.join(f'{name} ({listed(list(dict.fromkeys(arms)))})' for name, arms in found.items())}. "
+        "A difference between these may come from that, and not from the arm."
+        for found in map(_known_apart, groups.values())
+        if len(found) > 1
+    ]
+
+
+def _asked(runs: Runs, arm: str, parts: tuple[str, ...]) -> Hashable:
+    """What an arm's own settings say of such parts; of an arm that the record does not know, its name."""
+    if arm not in runs.record.arm_values:
+        return arm
+    best = next((tuned.best for tuned in runs.record.tuned if tuned.arm == arm), None) or {}
+    values = runs.record.arm_values[arm] | best
+    return tuple(
+        sorted(
+            (name, repr(level))
+            for name, level in values.items()
+            if f"{name}.".startswith(parts) and not f"{name}.".startswith(FREE)
+        )
+    )
+
+
+def _known_apart(found: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Older versions left the text weights out of a start's name; such a name is no other start."""
+    return {name: arms for name, arms in found.items() if not any(other.startswith(f"{name}-") for other in found)}
+
+
+def code_states(runs: Runs) -> str:
+    """The states of the code that the trials were run with, where there are several; else nothing."""
+    states: dict[str, int] = {}
+    for run_id in runs.trials["run_id"]:
+        for state in runs.tags[run_id].codes if run_id in runs.tags else ():
+            states[state] = states.get(state, 0) + 1
+    if len(states) < 2:
+        return ""
+    told = listed([f"{state} ({counted(count, 'trial')})" for state, count in states.items()])
+    return f"trials were run with {len(states)} different states of the code: {told}"
