@@ -18,7 +18,7 @@ from workbench.training.warm_start import new_model
 def test_every_metric_that_a_question_may_name_is_measured(settings: Settings, prepared: Prepared) -> None:
     model = new_model(settings, prepared.corpus, 0)
     corpus = prepared.corpus
-    companions = make_companions(settings.objectives, model, corpus.train.token_ids, corpus.synonyms, corpus.tokeniser)
+    companions = make_companions(settings.objectives, model, corpus)
     measured = evaluate(OnSplit(Subject(model, settings, prepared, companions), "val", 24))
     assert set(outcomes("scenes", ("val",))) | {"val/itm_ece_floor", "val/mlm_ece_floor"} <= set(measured)
     assert all(np.isfinite(value) for value in measured.values())
@@ -29,7 +29,7 @@ def test_the_end_of_a_trial_tells_what_the_text_gives_away_and_how_sure_the_mode
 ) -> None:
     model = new_model(settings, prepared.corpus, 0)
     corpus = prepared.corpus
-    companions = make_companions(settings.objectives, model, corpus.train.token_ids, corpus.synonyms, corpus.tokeniser)
+    companions = make_companions(settings.objectives, model, corpus)
     final = evaluate(at_the_end(Subject(model, settings, prepared, companions)))
     assert set(outcomes("scenes", ("test",))) <= set(final)
     assert not any(name.startswith("val/") for name in final)

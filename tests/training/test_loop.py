@@ -169,6 +169,23 @@ SWITCHES: list[dict] = [
     {"objectives.generator.mlm_weight": 0.0},
     {"objectives.mlm.mask_ratio": 0.5},
     {"objectives.mlm.whole_word": True},
+    {"objectives.mlm.mask_words": "content"},
+    # A language encoder of a few steps is nearly as uncertain of each word as of any other.
+    {"optimisation.steps": 12, "objectives.mlm.mask_ratio": 0.5, "objectives.mlm.mask_words": "surprising"},
+    {"objectives.mlm.mask_words": "salient"},
+    {"objectives.itm.hard_ratio": 1.0, "objectives.itm.synthesis_words": "content"},
+    {
+        "objectives.itm.hard_ratio": 1.0,
+        "optimisation.steps": 12,
+        "objectives.itm.synthesis_mask_ratio": 0.5,
+        "objectives.itm.synthesis_words": "surprising",
+    },
+    {"objectives.itm.hard_ratio": 1.0, "objectives.itm.synthesis_words": "salient"},
+    {
+        "objectives.itm.hard_ratio": 1.0,
+        "objectives.itm.synthesis_mask_ratio": 0.9,
+        "objectives.itm.synthesis_rounds": 3,
+    },
     {"objectives.mlm.weight": 0.1},
     {"objectives.itm.weight": 0.1},
     {"optimisation.encoder_rate": 0.1},

@@ -14,6 +14,7 @@ from workbench.data import cache, folder, lexicon, mixture, scene_captions, scen
 from workbench.data.loader import Shares
 from workbench.data.store import Pictures
 from workbench.data.text import Tokeniser, load_tokeniser, pretrained_tokeniser, save_tokeniser, train_tokeniser, trim
+from workbench.data.word_classes import ContentWords, closed_class
 from workbench.errors import UserError
 from workbench.randomness import RowRandom, key
 
@@ -46,13 +47,26 @@ class Pairs:
     def shares(self) -> Shares:
         return self.mixed or ((len(self), 1.0),)
 
+    @property
+    def count(self) -> int:
+        """Captions."""
+        return len(self) if self.caption_ids is None else len(self.caption_ids)
+
     def texts(self, rows: np.ndarray, seed: int, epoch: int) -> np.ndarray:
         """int64 [B, L]: a caption of each of the pictures `rows`; of several one, keyed by (seed, epoch, picture)."""
-        if self.caption_ids is None or self.starts is None:
-            return self.token_ids[rows].astype(np.int64)
+        return self.captions_at(self.draw(rows, seed, epoch))
+
+    def draw(self, rows: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+        """int64 [B]: the number of the caption that each of the pictures `rows` has in this epoch."""
+        if self.starts is None:
+            return rows
         first, last = self.starts[rows], self.starts[rows + 1]
         place = RowRandom(rows, "captions", seed, epoch).random((len(rows),))
-        return self.caption_ids[first + (place * (last - first)).astype(np.int64)].astype(np.int64)
+        return first + (place * (last - first)).astype(np.int64)
+
+    def captions_at(self, numbers: np.ndarray) -> np.ndarray:
+        """int64 [B, L]: captions by their number among all; where every picture has one that of the picture."""
+        return (self.token_ids if self.caption_ids is None else self.caption_ids)[numbers].astype(np.int64)
 
     @cached_property
     def variants(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -76,6 +90,11 @@ class Corpus:
     tokeniser: Tokeniser
     synonyms: np.ndarray
     fingerprint: str
+
+    @cached_property
+    def content(self) -> ContentWords:
+        """Which tokens belong to content words."""
+        return ContentWords.of(self.tokeniser, closed_class(self.train.captions["caption"]))
 
 
 def load_corpus(data: Data, cache_dir: Path) -> Corpus:

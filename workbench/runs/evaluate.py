@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from workbench.config.schema import Settings
+from workbench.config.settings import as_recorded
 from workbench.data.corpus import Corpus, load_corpus
 from workbench.data.mixture import stores_of
 from workbench.data.pictures import Fit
@@ -111,7 +112,7 @@ def load_trained(tracker: Tracker, run_id: str, workspace: Path, image_size: int
         raise UserError(
             f"--run-id {run_id}: its weights {weights} are missing; the run is not finished, or they were removed."
         )
-    made = Settings.model_validate(settings)
+    made = as_recorded(settings)
     corpus = load_corpus(made.data, Workspace(workspace).cache)
     device = pick_device()
     if image_size:

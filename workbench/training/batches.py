@@ -1,7 +1,7 @@
 """What a step reads: its plan and its pictures."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from torch import Tensor
@@ -13,7 +13,7 @@ from workbench.data.loader import Order, read_ahead
 from workbench.data.text import PAD, trim
 from workbench.errors import UserError
 from workbench.objectives.companions import Companions
-from workbench.objectives.plan import Plan, plan_step
+from workbench.objectives.plan import Plan, Weights, plan_step
 from workbench.randomness import generator
 from workbench.training.distributed import local_size
 from workbench.training.prepare import Prepared
@@ -29,8 +29,9 @@ def plan_batch(
     seed: int,
     epoch: int,
     step: int,
+    weigh: Callable[[np.ndarray], Weights],
 ) -> Plan:
-    """The plan of the pairs `rows` int64 [B] of `step`."""
+    """The plan of the pairs `rows` int64 [B] of `step`; `weigh` says of captions int64 [B, L] which words are chosen."""
     corpus = prepared.corpus
     token_ids, foil_ids = trim(corpus.train.texts(rows, seed, epoch)), None
     if foils is not None:
@@ -39,7 +40,16 @@ def plan_batch(
         token_ids, foil_ids = _widen(token_ids, length), _widen(foil_ids, length)
     vocabulary = corpus.tokeniser.vocabulary
     return plan_step(
-        token_ids, foil_ids, settings.objectives, vocabulary, companions.word_starts, rows, seed, epoch, step
+        token_ids,
+        foil_ids,
+        settings.objectives,
+        vocabulary,
+        companions.word_starts,
+        rows,
+        seed,
+        epoch,
+        step,
+        weigh(token_ids),
     )
 
 

@@ -19,6 +19,7 @@ from workbench.model.vilta import ViLTA
 from workbench.objectives.companions import Companions
 from workbench.objectives.matching import written_captions
 from workbench.objectives.plan import plan_rewriting
+from workbench.objectives.words import word_weights
 from workbench.training.prepare import Prepared, picture_features
 
 
@@ -66,8 +67,9 @@ def write_over(subject: Subject, data: HeldOut, objectives: Any) -> np.ndarray:
     """int64 [N, L]: what the generator of these objectives writes over the held-out captions."""
     device = subject.prepared.device
     original = torch.from_numpy(data.token_ids).to(device)
-    ratio = subject.settings.objectives.itm.synthesis_mask_ratio
-    rewriting = plan_rewriting(data.token_ids, ratio, np.arange(len(data)), seed=-1, epoch=0)
+    itm = subject.settings.objectives.itm
+    weights = word_weights(itm.synthesis_words, data.token_ids, subject.companions, data.features)
+    rewriting = plan_rewriting(data.token_ids, itm, np.arange(len(data)), seed=-1, epoch=0, weights=weights)
     return written_captions(subject.model, original, rewriting, objectives, subject.companions).cpu().numpy()
 
 

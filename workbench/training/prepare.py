@@ -28,13 +28,15 @@ Progress = Callable[[str, int, int, dict[str, float]], None]  # what, done, of h
 
 @dataclass(frozen=True)
 class Prepared:
-    """`features` holds [N, T, C] float16 for each split where the vision encoder is frozen, else nothing."""
+    """`features` holds [N, T, C] float16 for each split where the vision encoder is frozen, else nothing; `cache_dir`, what else is
+    made once."""
 
     corpus: Corpus
     weights: dict[str, Tensor]
     fingerprint: str
     features: dict[str, np.ndarray]
     device: torch.device
+    cache_dir: Path
 
 
 def pick_device() -> torch.device:
@@ -89,7 +91,7 @@ def prepare(settings: Settings, cache_dir: Path, progress: Progress, stop: Calla
         home = cache_dir / f"features-{fingerprint}"
         with cut(stop):
             features = _stored_features(settings, corpus, weights, device, home, progress)
-    return Prepared(corpus, weights, fingerprint, features, device)
+    return Prepared(corpus, weights, fingerprint, features, device, cache_dir)
 
 
 def unhurried(stop: Callable[[], bool], action: Callable[[], None]) -> None:
