@@ -79,7 +79,10 @@ class Data(Block):
     train_pairs: Count = Field(20480, description="at most so many training pairs")
     eval_pairs: Count = Field(512, description="at most so many pairs in each held-out split")
     most_things: Annotated[Whole, Field(ge=2, le=3)] = Field(3, description="scenes: largest number of objects")
-    caption_noise: Share = Field(0.0, description="scenes: rate of wrong or missing words in training captions")
+    caption_noise: Share = Field(
+        0.0,
+        description="rate of wrong or missing words in the captions that trials train on; not in those of the warm start",
+    )
     exclude: str | None = Field(None, description="folder: skip files whose path matches this regular expression")
     max_length: Annotated[Whole, Field(ge=8, le=512)] = Field(28, description="tokens, longer captions are cut")
     vocabulary: Annotated[Whole, Field(ge=64)] = 2000

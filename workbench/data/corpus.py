@@ -12,6 +12,7 @@ import polars as pl
 from workbench.config.schema import Data
 from workbench.data import cache, folder, lexicon, mixture, scene_captions, scenes
 from workbench.data.loader import Shares
+from workbench.data.noise import CaptionNoise
 from workbench.data.store import Pictures
 from workbench.data.text import Tokeniser, load_tokeniser, pretrained_tokeniser, save_tokeniser, train_tokeniser, trim
 from workbench.data.word_classes import ContentWords, closed_class
@@ -28,7 +29,8 @@ class Pairs:
     `starts[i + 1]`, where pictures have several. `shares`: the pairs of each source and how often an epoch shows them.
 
     `captions` is a frame with a row a pair: `caption`, and for scenes `paraphrase` and one nullable column
-    for each kind of foil. `scene` gives the facts of a pair, where they are known.
+    for each kind of foil. `scene` gives the facts of a pair, where they are known. `noise` disturbs what training reads of captions;
+    `token_ids`, `caption_ids` and `captions` are without it.
     """
 
     images: np.ndarray | Pictures
@@ -39,6 +41,7 @@ class Pairs:
     caption_ids: np.ndarray | None = None
     starts: np.ndarray | None = None
     mixed: Shares = ()
+    noise: CaptionNoise | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -66,7 +69,14 @@ class Pairs:
 
     def captions_at(self, numbers: np.ndarray) -> np.ndarray:
         """int64 [B, L]: captions by their number among all; where every picture has one that of the picture."""
-        return (self.token_ids if self.caption_ids is None else self.caption_ids)[numbers].astype(np.int64)
+        made = (self.token_ids if self.caption_ids is None else self.caption_ids)[numbers].astype(np.int64)
+        return made if self.noise is None else self.noise.disturb(made, numbers)[0]
+
+    def firsts(self) -> np.ndarray:
+        """int [N, L]: the first caption of each picture, as training reads it."""
+        if self.noise is None:
+            return self.token_ids
+        return self.captions_at(np.arange(len(self)) if self.starts is None else self.starts[:-1])
 
     @cached_property
     def variants(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -98,10 +108,12 @@ class Corpus:
 
 
 def load_corpus(data: Data, cache_dir: Path) -> Corpus:
-    """The corpus, prepared on first use and memory-mapped from the cache after.
+    """The corpus, prepared on first use and memory-mapped from the cache after; without caption noise, which is no part of it
+    (`with_noise`).
 
     Raises UserError where the source cannot be read.
     """
+    data = data.model_copy(update={"caption_noise": 0.0})
     if data.source == "prepared":
         return _mixed(data, cache_dir)
     about = data.model_dump_json(exclude={"augment", "workers"})
@@ -117,6 +129,14 @@ def load_corpus(data: Data, cache_dir: Path) -> Corpus:
     return Corpus(
         **splits, tokeniser=tokeniser, synonyms=tokeniser.synonyms(lexicon.synonym_sets()), fingerprint=fingerprint
     )
+
+
+def with_noise(corpus: Corpus, rate: float) -> Corpus:
+    """The corpus with noise in the captions that training reads. Both have one fingerprint."""
+    if rate == 0:
+        return corpus
+    noise = CaptionNoise.of(rate, corpus.content, corpus.train.token_ids, "training")
+    return replace(corpus, train=replace(corpus.train, noise=noise))
 
 
 def _mixed(data: Data, cache_dir: Path) -> Corpus:
@@ -184,11 +204,8 @@ def _prepare_scenes(data: Data, target: Path) -> None:
         for index, scene in enumerate(scenes.scenes(data.seed, split, count, data.most_things)):
             images[index] = scenes.render(scene, data.image_size)
             description = scene_captions.describe(scene)
-            caption = str(description)
-            if split == "train" and data.caption_noise:
-                caption = scene_captions.noisy(caption, data.caption_noise, scene.key)
             rows.append(
-                {"caption": caption, "paraphrase": scene_captions.paraphrase(scene, description)}
+                {"caption": str(description), "paraphrase": scene_captions.paraphrase(scene, description)}
                 | dict.fromkeys(scene_captions.FOILS)
                 | scene_captions.foils(scene, description)
             )

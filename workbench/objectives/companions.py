@@ -94,7 +94,7 @@ def make_companions(objectives: Objectives, model: ViLTA, corpus: Corpus) -> Com
         frozen=_still(model.language) if frozen else None,
         ema=_still(model) if ema else None,
         queue=Queue(itc.queue, itc.width).to(device) if itc.weight > 0 else None,
-        unigram=unigram(corpus.train.token_ids, corpus.tokeniser.vocabulary).to(device),
+        unigram=unigram(corpus.train.firsts(), corpus.tokeniser.vocabulary).to(device),
         synonyms=torch.from_numpy(corpus.synonyms).to(device),
         word_starts=corpus.tokeniser.word_starts(),
         content=corpus.content if "content" in words else None,

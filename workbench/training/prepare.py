@@ -12,7 +12,7 @@ from torch import Tensor
 
 from workbench.config.schema import Settings
 from workbench.data import cache
-from workbench.data.corpus import SPLITS, Corpus, Pairs, load_corpus
+from workbench.data.corpus import SPLITS, Corpus, Pairs, load_corpus, with_noise
 from workbench.data.loader import epoch_length
 from workbench.errors import UserError
 from workbench.model.vilta import ViLTA
@@ -91,6 +91,7 @@ def prepare(settings: Settings, cache_dir: Path, progress: Progress, stop: Calla
         home = cache_dir / f"features-{fingerprint}"
         with cut(stop):
             features = _stored_features(settings, corpus, weights, device, home, progress)
+    corpus = with_noise(corpus, settings.data.caption_noise)  # the encoders are given, whatever the trials read
     return Prepared(corpus, weights, fingerprint, features, device, cache_dir)
 
 
