@@ -107,9 +107,9 @@ class Corpus:
         return ContentWords.of(self.tokeniser, closed_class(self.train.captions["caption"]))
 
 
-def load_corpus(data: Data, cache_dir: Path) -> Corpus:
+def load_corpus(data: Data, cache_dir: Path, given: Tokeniser | None = None) -> Corpus:
     """The corpus, prepared on first use and memory-mapped from the cache after; without caption noise, which is no part of it
-    (`with_noise`).
+    (`with_noise`). Scenes may be read by a tokeniser that is `given`.
 
     Raises UserError where the source cannot be read.
     """
@@ -124,7 +124,9 @@ def load_corpus(data: Data, cache_dir: Path) -> Corpus:
         files = _folder_splits(data)
         fingerprint = f"folder-{key(about, *map(_content, files.values())):016x}"
         home = cache.entry(cache_dir / fingerprint, lambda target: _prepare_folder(data, files, target))
-    tokeniser = _tokeniser(data, home)
+    tokeniser = given or _tokeniser(data, home)
+    if given is not None:
+        fingerprint += f"-{key('tokeniser', given.inner.to_str()):016x}"
     splits = {split: _open(home, split, tokeniser, _facts(data, split)) for split in SPLITS}
     return Corpus(
         **splits, tokeniser=tokeniser, synonyms=tokeniser.synonyms(lexicon.synonym_sets()), fingerprint=fingerprint

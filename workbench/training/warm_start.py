@@ -33,6 +33,7 @@ from workbench.training.state import TrainState, remove, restore, save
 from workbench.world import ALONE
 
 SAVED_EVERY = 60.0  # seconds
+SECONDS = "seconds"  # the file beside the weights that says how long their training took
 VERSION = 2  # raise it whenever a change alters the warm start's weights
 
 
@@ -62,14 +63,15 @@ def warm_start(
     # The fusion is not part of a warm start: arms that differ in it share one.
     recipe = (
         settings.model.model_dump_json(exclude={"fusion", "mlm_head", "weights"}),
-        settings.warm_start.model_dump_json(),
+        settings.warm_start.model_dump_json(exclude={"source"}),
         corpus.fingerprint,
         vision_digest(settings),
     )
     fingerprint = f"warm-{key(VERSION, *recipe):016x}"
 
     def make(target: Path) -> None:
-        weights = _train(settings, corpus, device, features, hooks, checkpoint)
+        weights, seconds = _train(settings, corpus, device, features, hooks, checkpoint)
+        (target / SECONDS).write_text(f"{seconds:.0f}")
         save_file({name: tensor.contiguous().cpu() for name, tensor in weights.items()}, target / "model.safetensors")
 
     checkpoint = cache_dir / f"{fingerprint}-state.pt"
@@ -138,8 +140,9 @@ class _Aligned(nn.Module):
 
 def _train(
     settings: Settings, corpus: Corpus, device: torch.device, stored: np.ndarray | None, hooks: Hooks, checkpoint: Path
-) -> dict[str, Tensor]:
-    """Goes on from `checkpoint` where there is one; it is removed when the weights are there."""
+) -> tuple[dict[str, Tensor], float]:
+    """The weights and the seconds of training; goes on from `checkpoint` where there is one, which is removed when the weights are
+    there."""
     config = settings.warm_start
     model = new_model(settings, corpus, config.seed).to(device).train()
     with torch.random.fork_rng(devices=[]):
@@ -195,4 +198,4 @@ def _train(
     )
     for _ in fit(state, training, hooks):
         pass
-    return encoder_weights(model)
+    return encoder_weights(model), state.seconds
