@@ -15,10 +15,11 @@ from scipy import stats
 from analysis.foils import PREFIX, SCENES, at_chance, suite_table
 from analysis.runs import Runs
 from analysis.section import Plot, Row, Section, Table
-from analysis.statistics import Interval, fewest_seeds, mean_interval, percentile_interval
+from analysis.statistics import Interval, mean_interval, percentile_interval
 from analysis.style import STYLE, colour_of, dash_of, legend
 from analysis.wording import counted, listed, number, spread
 from workbench.metrics import spaced
+from workbench.significance import fewest_seeds
 
 FOILS = f"{PREFIX}{SCENES}/"
 CAPTION = (

@@ -28,10 +28,11 @@ from analysis.paired import (
 from analysis.power import MOST_SEEDS, POWER, power, seeds_needed
 from analysis.runs import Runs
 from analysis.section import Plot, Row, Section, Table
-from analysis.statistics import fewest_seeds, mean_interval
+from analysis.statistics import mean_interval
 from analysis.style import INK, SOFT, STYLE, colour_of
 from analysis.wording import amount, counted, listed, number, probability, signed
 from workbench.metrics import SPLITS, metric, split_of, title
+from workbench.significance import fewest_seeds
 
 RULE = (
     "An arm raises or lowers the metric where its adjusted p is at most .05; but for p of ranks, that is where its interval for all arms at "

@@ -18,10 +18,11 @@ from analysis.families import judge
 from analysis.paired import FEW, UNDECIDED
 from analysis.runs import UNITS, Runs
 from analysis.section import Plot, Row, Section, Table
-from analysis.statistics import LEVEL, fewest_seeds, incidence, mean_interval
+from analysis.statistics import incidence, mean_interval
 from analysis.style import SOFT, STYLE, colour_of, dash_of, legend, limits
 from analysis.wording import DASH, counted, number, p_is, probability, spread
 from workbench.metrics import METRICS, lower_is_better, metric, title
+from workbench.significance import LEVEL, fewest_seeds
 
 REACHED, LEFT, MISSED, DIVERGED = "reached", "from the start", "missed", "diverged"
 FASTER, SLOWER, INCOMPARABLE, FORBIDDEN = "faster", "slower", "not comparable", "bounded on the other side"

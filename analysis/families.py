@@ -12,7 +12,8 @@ from functools import lru_cache
 import numpy as np
 from scipy import stats
 
-from analysis.statistics import LEVEL, NAN, signs, smallest_p
+from analysis.statistics import NAN, signs
+from workbench.significance import LEVEL, smallest_p
 
 REFERENCE_DRAWS = 20_000
 

@@ -12,9 +12,10 @@ import polars as pl
 from analysis.families import judge, worst_ranks
 from analysis.runs import Runs
 from analysis.section import Cell, Row, Sources, Table
-from analysis.statistics import LEVEL, mean_interval, paired_contrast, smallest_p
+from analysis.statistics import mean_interval, paired_contrast
 from analysis.wording import DASH, level, number, probability, short, signed, spread
 from workbench.metrics import metric, title
+from workbench.significance import LEVEL, smallest_p
 
 CONTRASTS = {
     "arm": pl.String,

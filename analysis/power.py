@@ -4,7 +4,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from analysis.statistics import LEVEL, fewest_seeds, signs
+from analysis.statistics import signs
+from workbench.significance import LEVEL, fewest_seeds
 
 POWER = 0.8
 MOST_SEEDS = 64

@@ -8,10 +8,11 @@ from scipy.interpolate import PchipInterpolator
 
 from analysis.runs import Runs
 from analysis.section import Plot, Section
-from analysis.statistics import LEVEL, Contrast, fewest_seeds, mean_interval, paired_contrast, smallest_p
+from analysis.statistics import Contrast, mean_interval, paired_contrast
 from analysis.style import INK, PALETTE, SOFT, STYLE
 from analysis.wording import DASH, counted, p_is, short, signed, spread
 from workbench.metrics import METRICS, metric, title
+from workbench.significance import LEVEL, fewest_seeds, smallest_p
 
 POINTS = {"level": pl.Float64, "seeds": pl.Int64, "mean": pl.Float64, "low": pl.Float64, "high": pl.Float64}
 CURVE = {"level": pl.Float64, "fit": pl.Float64, "low": pl.Float64, "high": pl.Float64}

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from workbench.significance import LEVEL, smallest_p
+
 CONFIDENCE = 0.95
-LEVEL = 0.05
 MOST_FLIPS = 8192  # sign flips that are enumerated; of more than 14 seeds so many are drawn
 NAN = float("nan")
 
@@ -81,16 +82,6 @@ def signs(seeds: int, most: int = MOST_FLIPS) -> np.ndarray:
     drawn = np.random.default_rng(0).integers(0, 2, (most, seeds))
     drawn[0] = 0
     return 1.0 - 2.0 * drawn
-
-
-def smallest_p(seeds: int) -> float:
-    """The smallest two-sided p that so many sign flips can give."""
-    return 2.0 ** (1 - seeds) if seeds > 0 else 1.0
-
-
-def fewest_seeds() -> int:
-    """The number of paired seeds from which on a sign-flip test can reach the level."""
-    return next(count for count in range(1, 64) if smallest_p(count) <= LEVEL)
 
 
 def percentile_interval(value: float, drawn: np.ndarray, seeds: int) -> Interval:

@@ -327,6 +327,14 @@ def test_a_users_mistake_ends_in_one_sentence_and_exit_2(tmp_path: Path, argumen
     assert done.stderr.strip().count("\n") == 0
 
 
+@pytest.mark.parametrize(("seeds", "warned"), [("5", True), ("6", False)])
+def test_a_sweep_with_too_few_seeds_for_a_verdict_says_so_first(tmp_path: Path, seeds: str, warned: bool) -> None:
+    """Here with a storage that is refused, so that nothing is run."""
+    file = "experiments/ablation_itm.yaml"
+    done = inside("sweep", file, "--seeds", seeds, "--storage", "sqlite:///x", "--workspace", str(tmp_path))
+    assert (f"{file}: {seeds} seeds cannot reach a verdict" in done.stderr) == warned
+
+
 def test_a_broken_picture_ends_in_one_sentence_and_exit_2(tmp_path: Path, pictures: Path) -> None:
     broken = tmp_path / "pictures"
     broken.mkdir()

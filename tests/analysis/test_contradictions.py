@@ -17,11 +17,11 @@ from analysis.convergence import AT_LEAST, AT_MOST, FASTER, INCOMPARABLE, SLOWER
 from analysis.paired import BASELINE, EQUIVALENT, FEW, HIGHER, LOWER, NONE, UNDECIDED
 from analysis.runs import METRICS, TRIALS, Runs
 from analysis.section import Cell, Section
-from analysis.statistics import LEVEL
 from analysis.summaries import with_summaries
 from workbench.config.schema import Target
 from workbench.metrics import metric
 from workbench.record import SweepRecord
+from workbench.significance import LEVEL
 
 STEPS = (50, 100, 150, 200)
 KINDS = ("swap", "add")

@@ -14,8 +14,9 @@ from analysis.families import judge, worst_ranks
 from analysis.paired import HIGHER, LOWER, compare
 from analysis.power import power
 from analysis.runs import Runs
-from analysis.statistics import LEVEL, mean_interval
+from analysis.statistics import mean_interval
 from tests.analysis.toy import curves_of, sweep_of
+from workbench.significance import LEVEL
 
 DRAWS = 160
 NORMAL, T3, EXPONENTIAL = "normal", "t3", "exponential"

@@ -10,16 +10,8 @@ from scipy import stats
 
 from analysis.families import judge, reference, worst_ranks
 from analysis.power import power, seeds_needed
-from analysis.statistics import (
-    LEVEL,
-    fewest_seeds,
-    incidence,
-    mean_interval,
-    paired_contrast,
-    ratio_interval,
-    signs,
-    smallest_p,
-)
+from analysis.statistics import incidence, mean_interval, paired_contrast, ratio_interval, signs
+from workbench.significance import LEVEL, fewest_seeds, smallest_p
 
 NAN = float("nan")
 

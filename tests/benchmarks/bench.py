@@ -66,7 +66,7 @@ def train_step(settings: Settings, prepared: Prepared) -> Callable[[], None]:
     speed_up(model, settings)
     optimiser = optimiser_for(model, settings)
     corpus = prepared.corpus
-    companions = make_companions(settings.objectives, model, corpus.train.token_ids, corpus.synonyms, corpus.tokeniser)
+    companions = make_companions(settings.objectives, model, corpus)
 
     order = Order(corpus.train.shares, settings.optimisation.batch_size, 0)
 

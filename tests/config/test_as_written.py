@@ -1,6 +1,7 @@
 """YAML as people write it: one value in two spellings, keys that stand twice, files from other editors, grids of any
 size."""
 
+import json
 import time
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import pytest
 
 from workbench.config.arms import MOST_CELLS
 from workbench.config.load import load_experiment
-from workbench.config.schema import Settings
+from workbench.config.schema import IRRELEVANT, LATER, Settings
+from workbench.config.settings import apply, as_recorded, telling
 from workbench.errors import UserError
 from workbench.sweep.grid import expand, settings_key
 
@@ -129,6 +131,39 @@ def test_equal_settings_have_equal_hashes(tmp_path: Path) -> None:
     ]
     made = [load_experiment(written(tmp_path, f"fixed:\n  {text}\n")).settings for text in spellings]
     assert settings_key(made[0]) == settings_key(made[1])
+
+
+def test_a_setting_that_came_later_leaves_the_hash_of_what_was_before_it() -> None:
+    """Finished cells are found again: what the YAML could not say then is in no hash, and says what it did."""
+    before = Settings.model_validate(
+        {
+            "objectives": {
+                "mlm": {"mask_words": "any"},
+                "itm": {"synthesis_words": "any", "synthesis_rounds": 1},
+            },
+            "warm_start": {"source": "train"},
+        }
+    )
+    assert {dotted.rsplit(".")[-1] for dotted in LATER} == {
+        "mask_words",
+        "synthesis_words",
+        "synthesis_rounds",
+        "source",
+    }
+    told = json.loads(telling(before))
+    old = before.model_dump(exclude=IRRELEVANT)
+    for dotted in LATER:
+        *blocks, name = dotted.split(".")
+        at = old
+        for block in blocks:
+            at = at[block]
+        del at[name]
+    assert told == old
+    assert telling(as_recorded(told)) == telling(before)
+    for dotted, other in (("objectives.mlm.mask_words", "content"), ("objectives.itm.synthesis_rounds", 2)):
+        changed = apply(before, {dotted: other})
+        assert settings_key(changed) != settings_key(before)
+        assert as_recorded(changed.model_dump()) == changed
 
 
 def test_mappings_and_lists_may_be_levels(tmp_path: Path) -> None:

@@ -5,10 +5,12 @@ import pytest
 import torch
 
 from workbench.config.schema import Settings
+from workbench.data.noise import CaptionNoise
 from workbench.evaluation import matching
 from workbench.evaluation.contract import evaluate
 from workbench.evaluation.matching import BlankFoils, Matching, hold_out, negatives_truth
-from workbench.metrics import outcomes
+from workbench.evaluation.noisy import NoisyCaptions
+from workbench.metrics import metric, outcomes
 from workbench.objectives.companions import make_companions
 from workbench.training.measures import OnSplit, Subject, at_the_end, held_out
 from workbench.training.prepare import Prepared
@@ -18,7 +20,7 @@ from workbench.training.warm_start import new_model
 def test_every_metric_that_a_question_may_name_is_measured(settings: Settings, prepared: Prepared) -> None:
     model = new_model(settings, prepared.corpus, 0)
     corpus = prepared.corpus
-    companions = make_companions(settings.objectives, model, corpus.train.token_ids, corpus.synonyms, corpus.tokeniser)
+    companions = make_companions(settings.objectives, model, corpus)
     measured = evaluate(OnSplit(Subject(model, settings, prepared, companions), "val", 24))
     assert set(outcomes("scenes", ("val",))) | {"val/itm_ece_floor", "val/mlm_ece_floor"} <= set(measured)
     assert all(np.isfinite(value) for value in measured.values())
@@ -29,7 +31,7 @@ def test_the_end_of_a_trial_tells_what_the_text_gives_away_and_how_sure_the_mode
 ) -> None:
     model = new_model(settings, prepared.corpus, 0)
     corpus = prepared.corpus
-    companions = make_companions(settings.objectives, model, corpus.train.token_ids, corpus.synonyms, corpus.tokeniser)
+    companions = make_companions(settings.objectives, model, corpus)
     final = evaluate(at_the_end(Subject(model, settings, prepared, companions)))
     assert set(outcomes("scenes", ("test",))) <= set(final)
     assert not any(name.startswith("val/") for name in final)
@@ -112,3 +114,22 @@ def test_the_share_of_false_negatives_is_counted_by_the_facts(settings: Settings
     written[foil_rows[false]] = wide(foils)[false]
     assert negatives_truth(data, written) == {"unchanged_share": 0.5, "false_negative_share": 0.5}
     assert negatives_truth(data, data.token_ids) == {"unchanged_share": 1.0}
+
+
+def test_noisy_captions_are_measured_beside_the_clean_ones(settings: Settings, prepared: Prepared) -> None:
+    model = new_model(settings, prepared.corpus, 0)
+    companions = make_companions(settings.objectives, model, prepared.corpus)
+    final = evaluate(OnSplit(Subject(model, settings, prepared, companions), "test", 48))
+    for name in ("itm_auc", "itm_accuracy", "mlm_accuracy", "mlm_loss", "synonym_mass"):
+        assert np.isfinite(final[f"test/noisy/{name}"])
+        assert metric(f"test/noisy/{name}").title.endswith("noisy captions")
+    assert final["test/noisy/mlm_loss"] != final["test/mlm_loss"]
+    # A wrong word is not to be guessed: with nothing wrong and nothing missing the numbers are those of the clean captions.
+    data = held_out(model, prepared, "test", 48)
+    for rate, same in ((0.0, True), (0.5, False)):
+        noise = CaptionNoise.of(rate, prepared.corpus.content, prepared.corpus.train.token_ids, "evaluation")
+        made = evaluate(
+            NoisyCaptions(model, data, noise, settings.objectives.mlm.mask_ratio, prepared.corpus.synonyms, 64)
+        )
+        assert (made["noisy/mlm_loss"] == final["test/mlm_loss"]) == same
+        assert (made["noisy/itm_auc"] == final["test/itm_auc"]) == same

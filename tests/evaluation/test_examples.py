@@ -27,7 +27,7 @@ def made_with(settings: Settings, prepared: Prepared, change: dict[str, Any], se
     settings = apply(settings, change)
     corpus = prepared.corpus
     model = new_model(settings, corpus, seed)
-    companions = make_companions(settings.objectives, model, corpus.train.token_ids, corpus.synonyms, corpus.tokeniser)
+    companions = make_companions(settings.objectives, model, corpus)
     with torch.no_grad():
         return examples(Subject(model, settings, prepared, companions))
 
@@ -129,7 +129,7 @@ def test_reduced_precision_gives_examples_too(settings: Settings, prepared: Prep
     corpus = prepared.corpus
     model = new_model(settings, corpus, 0).eval()
     settings = apply(settings, {"objectives.mlm.soft_labels": "frozen_lm"})
-    companions = make_companions(settings.objectives, model, corpus.train.token_ids, corpus.synonyms, corpus.tokeniser)
+    companions = make_companions(settings.objectives, model, corpus)
     data = held_out(model, prepared, "test", 48)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rough = make_examples(model, data, settings, companions)

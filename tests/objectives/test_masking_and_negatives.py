@@ -92,7 +92,7 @@ def part_of(settings: Settings, prepared: Prepared, foil_ids: np.ndarray | None 
 
 def companions_of(settings: Settings, prepared: Prepared, model: ViLTA) -> Companions:
     corpus = prepared.corpus
-    return make_companions(settings.objectives, model, corpus.train.token_ids, corpus.synonyms, corpus.tokeniser)
+    return make_companions(settings.objectives, model, corpus)
 
 
 def step_losses(
@@ -155,7 +155,7 @@ def rewritten(settings: Settings, prepared: Prepared, **itm: object) -> tuple[np
     model.load_state_dict(prepared.weights, strict=False)
     companions = companions_of(changed, prepared, model.eval())
     captions = prepared.corpus.train.token_ids[:256]
-    rewriting = plan_rewriting(captions, changed.objectives.itm.synthesis_mask_ratio, np.arange(256), 0, 0)
+    rewriting = plan_rewriting(captions, changed.objectives.itm, np.arange(256), 0, 0)
     written = written_captions(model, torch.from_numpy(captions), rewriting, changed.objectives, companions)
     return captions, written.numpy()
 

@@ -169,6 +169,15 @@ SWITCHES: list[dict] = [
     {"objectives.generator.mlm_weight": 0.0},
     {"objectives.mlm.mask_ratio": 0.5},
     {"objectives.mlm.whole_word": True},
+    {"objectives.mlm.mask_words": "content"},
+    {"objectives.mlm.mask_words": "salient"},
+    {"objectives.itm.hard_ratio": 1.0, "objectives.itm.synthesis_words": "content"},
+    {"objectives.itm.hard_ratio": 1.0, "objectives.itm.synthesis_words": "salient"},
+    {
+        "objectives.itm.hard_ratio": 1.0,
+        "objectives.itm.synthesis_mask_ratio": 0.9,
+        "objectives.itm.synthesis_rounds": 3,
+    },
     {"objectives.mlm.weight": 0.1},
     {"objectives.itm.weight": 0.1},
     {"optimisation.encoder_rate": 0.1},
@@ -229,13 +238,14 @@ def test_a_trained_vision_encoder_learns_and_a_frozen_one_does_not(
 def test_drawn_foils_are_foils_of_their_own_pair(prepared: Prepared) -> None:
     table = FoilTable(prepared.corpus.train)
     rows = torch.arange(30).numpy()
-    drawn = table.draw(rows, seed=0, step=1)
+    captions = prepared.corpus.train.token_ids[rows]
+    drawn = table.draw(rows, captions, seed=0, step=1)
     known = prepared.corpus.train.captions.drop("caption", "paraphrase").rows()
     for row, ids in zip(rows, drawn, strict=True):
         text = prepared.corpus.tokeniser.decode([token for token in ids if token > 4])
         assert text in [foil for foil in known[row] if foil]
-    assert (table.draw(rows, 0, 1) == drawn).all()
-    assert (table.draw(rows, 0, 2) != drawn).any()
+    assert (table.draw(rows, captions, 0, 1) == drawn).all()
+    assert (table.draw(rows, captions, 0, 2) != drawn).any()
 
 
 def test_foils_need_known_facts(settings: Settings, prepared: Prepared) -> None:

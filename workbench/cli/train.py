@@ -72,6 +72,7 @@ def sweep(
     from workbench.config.load import load_experiment
     from workbench.cores import usable_cores
     from workbench.progress import SweepDisplay
+    from workbench.significance import no_verdict
     from workbench.sweep.grid import smoke as shrink
     from workbench.sweep.launch.local import default_workers, warm_up
 
@@ -82,6 +83,8 @@ def sweep(
         refuse_too_many("--seeds", f"{arms:,} arms", arms, experiment.seeds, experiment.search)
     if smoke:
         experiment = shrink(experiment)
+    elif not status and (few := no_verdict(experiment.seeds.count, len(experiment.arms))):
+        typer.echo(f"{file}: {few}", err=True)
     cores = usable_cores()
     workers = 1 if launcher == "here" else workers or max(1, default_workers(trials_per_device) // processes)
     if not re.fullmatch(r"[\w+=-][\w .+=-]*", study or experiment.name):

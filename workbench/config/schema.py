@@ -8,6 +8,14 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 IRRELEVANT = {"optimisation": {"checkpoint_every"}, "data": {"workers"}}  # settings that cannot change a result
+# Settings that came later, each with the value at which a trial is what it was without them: it stays out of the hashes, so that
+# what finished before is still found.
+LATER: dict[str, Any] = {
+    "objectives.mlm.mask_words": "any",
+    "objectives.itm.synthesis_words": "any",
+    "objectives.itm.synthesis_rounds": 1,
+    "warm_start.source": "train",
+}
 
 
 def _no_boolean(value: Any) -> Any:
@@ -36,6 +44,7 @@ Whole = Annotated[int, BeforeValidator(_no_boolean)]
 Share = Annotated[Number, Field(ge=0.0, le=1.0)]
 Positive = Annotated[Number, Field(gt=0.0)]
 Count = Annotated[Whole, Field(ge=1)]
+Words = Literal["any", "content", "surprising", "salient"]
 Options = Annotated[dict[str, Any], AfterValidator(_in_order)]
 
 
@@ -70,7 +79,10 @@ class Data(Block):
     train_pairs: Count = Field(20480, description="at most so many training pairs")
     eval_pairs: Count = Field(512, description="at most so many pairs in each held-out split")
     most_things: Annotated[Whole, Field(ge=2, le=3)] = Field(3, description="scenes: largest number of objects")
-    caption_noise: Share = Field(0.0, description="scenes: rate of wrong or missing words in training captions")
+    caption_noise: Share = Field(
+        0.0,
+        description="rate of wrong or missing words in the captions that trials train on; not in those of the warm start",
+    )
     exclude: str | None = Field(None, description="folder: skip files whose path matches this regular expression")
     max_length: Annotated[Whole, Field(ge=8, le=512)] = Field(28, description="tokens, longer captions are cut")
     vocabulary: Annotated[Whole, Field(ge=64)] = 2000
@@ -177,6 +189,11 @@ class WarmStart(Block):
     """Pre-training of the two encoders apart, once, shared by every trial: image-text contrast, the caption's words
     as classes of its picture, and text-only masked language modelling. 0 steps: the encoders start as they are."""
 
+    source: Literal["package", "train"] = Field(
+        "train",
+        description="`package`: the encoders that come with the package, for which the steps and rates here are of no account; "
+        "`train`: made on the first use",
+    )
     steps: Annotated[Whole, Field(ge=0)] = 3400
     text_every: Count = Field(
         2, description="the language encoder trains every so many steps; outlines need more steps"
@@ -198,6 +215,9 @@ class Mlm(Block):
 
     weight: Annotated[Number, Field(ge=0)] = 1.0
     mask_ratio: Annotated[Number, Field(gt=0, lt=1)] = 0.15
+    mask_words: Words = Field(
+        "any", description="which words are masked; as `itm.synthesis_words`, and `mask_ratio` counts the eligible ones"
+    )
     whole_word: bool = Field(False, description="mask all tokens of a word or none; `mask_ratio` then counts words")
     soft_labels: Literal["none", "frozen_lm", "ema", "smoothing", "unigram"] = Field(
         "frozen_lm",
@@ -227,7 +247,16 @@ class Itm(Block):
         "current", description="synthesized: who writes; the language encoder in training, as it started, or averaged"
     )
     synthesis_mask_ratio: Annotated[Number, Field(gt=0, le=1)] = Field(
-        0.25, description="share of a caption's tokens that the language encoder writes anew"
+        0.25, description="share of a caption's eligible tokens that the language encoder writes anew, at least one"
+    )
+    synthesis_words: Words = Field(
+        "any",
+        description="which words are written over: `content`, those of open classes (nouns, adjectives, verbs, numbers); "
+        "`surprising`, in proportion to the entropy of the warm-started language encoder where the word is hidden; `salient`, "
+        "in proportion to what the picture tells the momentum model of the word",
+    )
+    synthesis_rounds: Count = Field(
+        1, description="written words are sampled in so many rounds, each knowing those of the rounds before"
     )
     sampling_temperature: Positive = 1.0
     top_k: Count | None = Field(None, description="sample from the k likeliest words only")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from workbench.config.schema import Settings, absolute
+from workbench.config.schema import IRRELEVANT, LATER, Settings, absolute
 from workbench.errors import UserError
 
 
@@ -22,6 +22,34 @@ def apply(settings: Settings, values: Mapping[str, Any], where: str = "settings"
         return Settings.model_validate(merged)
     except ValidationError as error:
         raise UserError(f"{where}: {explain(error)}") from error
+
+
+def telling(settings: Settings) -> str:
+    """The settings that can change a result, as hashes take them; a setting that came later is among them where it changes one."""
+    left_out: dict[str, Any] = {block: dict.fromkeys(names, True) for block, names in IRRELEVANT.items()}
+    for dotted, before in LATER.items():
+        *blocks, name = dotted.split(".")
+        at: Any = settings
+        for block in blocks:
+            at = getattr(at, block)
+        if getattr(at, name) == before:
+            tree = left_out
+            for block in blocks:
+                tree = tree.setdefault(block, {})
+            tree[name] = True
+    return settings.model_dump_json(exclude=left_out)
+
+
+def as_recorded(values: Mapping[str, Any]) -> Settings:
+    """The settings of a run that was recorded, perhaps before some of them were there."""
+    merged = {name: dict(block) for name, block in values.items()}
+    for dotted, before in LATER.items():
+        *blocks, name = dotted.split(".")
+        tree = merged
+        for block in blocks:
+            tree[block] = tree = dict(tree.get(block, {}))
+        tree.setdefault(name, before)
+    return Settings.model_validate(merged)
 
 
 def read_preset(name: str, where: str = "") -> dict[str, Any]:

@@ -12,8 +12,10 @@ import polars as pl
 from workbench.config.schema import Data
 from workbench.data import cache, folder, lexicon, mixture, scene_captions, scenes
 from workbench.data.loader import Shares
+from workbench.data.noise import CaptionNoise
 from workbench.data.store import Pictures, Store
 from workbench.data.text import Tokeniser, load_tokeniser, pretrained_tokeniser, save_tokeniser, train_tokeniser, trim
+from workbench.data.word_classes import ContentWords, closed_class
 from workbench.errors import UserError
 from workbench.randomness import RowRandom, key
 
@@ -27,7 +29,8 @@ class Pairs:
     `starts[i + 1]`, where pictures have several. `shares`: the pairs of each source and how often an epoch shows them.
 
     `captions` is a frame with a row a pair: `caption`, and for scenes `paraphrase` and one nullable column
-    for each kind of foil. `scene` gives the facts of a pair, where they are known.
+    for each kind of foil. `scene` gives the facts of a pair, where they are known. `noise` disturbs what training reads of captions;
+    `token_ids`, `caption_ids` and `captions` are without it.
     """
 
     images: np.ndarray | Pictures
@@ -38,6 +41,7 @@ class Pairs:
     caption_ids: np.ndarray | None = None
     starts: np.ndarray | None = None
     mixed: Shares = ()
+    noise: CaptionNoise | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -46,13 +50,33 @@ class Pairs:
     def shares(self) -> Shares:
         return self.mixed or ((len(self), 1.0),)
 
+    @property
+    def count(self) -> int:
+        """Captions."""
+        return len(self) if self.caption_ids is None else len(self.caption_ids)
+
     def texts(self, rows: np.ndarray, seed: int, epoch: int) -> np.ndarray:
         """int64 [B, L]: a caption of each of the pictures `rows`; of several one, keyed by (seed, epoch, picture)."""
-        if self.caption_ids is None or self.starts is None:
-            return self.token_ids[rows].astype(np.int64)
+        return self.captions_at(self.draw(rows, seed, epoch))
+
+    def draw(self, rows: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+        """int64 [B]: the number of the caption that each of the pictures `rows` has in this epoch."""
+        if self.starts is None:
+            return rows
         first, last = self.starts[rows], self.starts[rows + 1]
         place = RowRandom(rows, "captions", seed, epoch).random((len(rows),))
-        return self.caption_ids[first + (place * (last - first)).astype(np.int64)].astype(np.int64)
+        return first + (place * (last - first)).astype(np.int64)
+
+    def captions_at(self, numbers: np.ndarray) -> np.ndarray:
+        """int64 [B, L]: captions by their number among all; where every picture has one that of the picture."""
+        made = (self.token_ids if self.caption_ids is None else self.caption_ids)[numbers].astype(np.int64)
+        return made if self.noise is None else self.noise.disturb(made, numbers)[0]
+
+    def firsts(self) -> np.ndarray:
+        """int [N, L]: the first caption of each picture, as training reads it."""
+        if self.noise is None:
+            return self.token_ids
+        return self.captions_at(np.arange(len(self)) if self.starts is None else self.starts[:-1])
 
     @cached_property
     def variants(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -77,12 +101,19 @@ class Corpus:
     synonyms: np.ndarray
     fingerprint: str
 
+    @cached_property
+    def content(self) -> ContentWords:
+        """Which tokens belong to content words."""
+        return ContentWords.of(self.tokeniser, closed_class(self.train.captions["caption"]))
 
-def load_corpus(data: Data, cache_dir: Path) -> Corpus:
-    """The corpus, prepared on first use and memory-mapped from the cache after.
+
+def load_corpus(data: Data, cache_dir: Path, given: Tokeniser | None = None) -> Corpus:
+    """The corpus, prepared on first use and memory-mapped from the cache after; without caption noise, which is no part of it
+    (`with_noise`). Scenes may be read by a tokeniser that is `given`.
 
     Raises UserError where the source cannot be read.
     """
+    data = _without_noise(data)
     if data.source == "prepared":
         return _mixed(data, cache_dir)
     if data.source == "scenes":
@@ -92,20 +123,38 @@ def load_corpus(data: Data, cache_dir: Path) -> Corpus:
         files = _folder_splits(data)
         fingerprint = _of_folder(data, files)
         home = cache.entry(cache_dir / fingerprint, lambda target: _prepare_folder(data, files, target))
-    tokeniser = _tokeniser(data, home)
+    tokeniser, fingerprint = given or _tokeniser(data, home), fingerprint + _read_by(given)
     splits = {split: _open(home, split, tokeniser, _facts(data, split)) for split in SPLITS}
     return Corpus(
         **splits, tokeniser=tokeniser, synonyms=tokeniser.synonyms(lexicon.synonym_sets()), fingerprint=fingerprint
     )
 
 
-def fingerprint_of(data: Data, cache_dir: Path) -> str:
+def with_noise(corpus: Corpus, rate: float) -> Corpus:
+    """The corpus with noise in the captions that training reads. Both have one fingerprint."""
+    if rate == 0:
+        return corpus
+    noise = CaptionNoise.of(rate, corpus.content, corpus.train.token_ids, "training")
+    return replace(corpus, train=replace(corpus.train, noise=noise))
+
+
+def fingerprint_of(data: Data, cache_dir: Path, given: Tokeniser | None = None) -> str:
     """The fingerprint of the corpus that `load_corpus` would give now; prepares nothing. Raises UserError as that does."""
+    data = _without_noise(data)
     if data.source == "scenes":
-        return _of_scenes(data)
+        return _of_scenes(data) + _read_by(given)
     if data.source == "folder":
         return _of_folder(data, _folder_splits(data))
     return _of_mix(data, _stores(data, cache_dir))
+
+
+def _without_noise(data: Data) -> Data:
+    return data.model_copy(update={"caption_noise": 0.0})
+
+
+def _read_by(given: Tokeniser | None) -> str:
+    """What a tokeniser that is not the corpus's own adds to its fingerprint."""
+    return "" if given is None else f"-{key('tokeniser', given.inner.to_str()):016x}"
 
 
 def _of_scenes(data: Data) -> str:
@@ -190,11 +239,8 @@ def _prepare_scenes(data: Data, target: Path) -> None:
         for index, scene in enumerate(scenes.scenes(data.seed, split, count, data.most_things)):
             images[index] = scenes.render(scene, data.image_size)
             description = scene_captions.describe(scene)
-            caption = str(description)
-            if split == "train" and data.caption_noise:
-                caption = scene_captions.noisy(caption, data.caption_noise, scene.key)
             rows.append(
-                {"caption": caption, "paraphrase": scene_captions.paraphrase(scene, description)}
+                {"caption": str(description), "paraphrase": scene_captions.paraphrase(scene, description)}
                 | dict.fromkeys(scene_captions.FOILS)
                 | scene_captions.foils(scene, description)
             )

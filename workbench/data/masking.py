@@ -19,33 +19,66 @@ class Masked:
 
 
 def choose_positions(
-    token_ids: np.ndarray, ratio: float, rng: Random, word_starts: np.ndarray | None = None
+    token_ids: np.ndarray,
+    ratio: float,
+    rng: Random,
+    word_starts: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
 ) -> np.ndarray:
     """bool [B, L]: `ratio` of each caption's ordinary tokens, at least one where there is any.
 
-    With `word_starts` (bool [V]: tokens that begin a word) it is `ratio` of the words, each with all of its tokens.
+    With `word_starts` (bool [V]: tokens that begin a word) it is `ratio` of the words, each with all of its tokens. With `weights`
+    (float [B, L]) only tokens of a weight above 0 are counted and chosen, one after another with a probability in proportion to
+    it; a caption that has none of them is treated as without weights.
     """
     ordinary = token_ids >= len(SPECIAL)
+    if weights is not None:
+        weights = np.where(ordinary, weights, 0.0)
+        weights = np.where(weights.any(axis=1, keepdims=True), weights, ordinary)
     if word_starts is not None:
-        return _choose_words(token_ids, ordinary, ratio, rng, word_starts)
-    count = np.maximum(1, np.round(ratio * ordinary.sum(axis=1))).astype(int)
-    ranks = np.where(ordinary, rng.random(token_ids.shape), 2.0).argsort(axis=1).argsort(axis=1)
-    chosen: np.ndarray = (ranks < count[:, None]) & ordinary
+        return _choose_words(token_ids, ordinary, ratio, rng, word_starts, weights)
+    return _choose(ordinary.astype(float) if weights is None else weights, ratio, rng)
+
+
+def _choose(weights: np.ndarray, ratio: float, rng: Random) -> np.ndarray:
+    """bool [B, N]: `ratio` of the places whose weight is above 0.
+
+    Exponential waiting times with these rates: who comes first is drawn in proportion to the weights, and so is the next of the
+    rest (Efraimidis and Spirakis 2006). With equal weights the smallest draws are taken.
+    """
+    eligible = weights > 0
+    count = np.maximum(1, np.round(ratio * eligible.sum(axis=1))).astype(int)
+    waits = np.where(eligible, -np.log1p(-rng.random(weights.shape)) / np.where(eligible, weights, 1.0), np.inf)
+    ranks = waits.argsort(axis=1).argsort(axis=1)
+    chosen: np.ndarray = (ranks < count[:, None]) & eligible
     return chosen
 
 
-def _choose_words(
-    token_ids: np.ndarray, ordinary: np.ndarray, ratio: float, rng: Random, word_starts: np.ndarray
-) -> np.ndarray:
+def word_begins(token_ids: np.ndarray, word_starts: np.ndarray) -> np.ndarray:
+    """bool [B, L]: the tokens that begin a word, with `word_starts` bool [V] of the tokeniser."""
+    ordinary = token_ids >= len(SPECIAL)
     # A caption's first token begins a word even where the tokeniser marks only words after a space (RoBERTa's BPE).
     after_special = np.pad(~ordinary, ((0, 0), (1, 0)), constant_values=True)[:, :-1]
-    begins = ordinary & (word_starts[token_ids] | after_special)
-    word = begins.cumsum(axis=1) - 1
-    count = np.maximum(1, np.round(ratio * begins.sum(axis=1))).astype(int)
-    places = np.arange(token_ids.shape[1])
-    ranks = np.where(places < begins.sum(axis=1)[:, None], rng.random(token_ids.shape), 2.0).argsort(1).argsort(1)
-    chosen_words = ranks < count[:, None]
-    chosen: np.ndarray = np.take_along_axis(chosen_words, word.clip(min=0), axis=1) & ordinary
+    begins: np.ndarray = ordinary & (word_starts[token_ids] | after_special)
+    return begins
+
+
+def _choose_words(
+    token_ids: np.ndarray,
+    ordinary: np.ndarray,
+    ratio: float,
+    rng: Random,
+    word_starts: np.ndarray,
+    weights: np.ndarray | None,
+) -> np.ndarray:
+    begins = word_begins(token_ids, word_starts)
+    word = (begins.cumsum(axis=1) - 1).clip(min=0)
+    if weights is None:
+        of_words = (np.arange(token_ids.shape[1]) < begins.sum(axis=1)[:, None]).astype(float)
+    else:  # a word weighs as much as its heaviest token
+        of_words = np.zeros(token_ids.shape)
+        np.maximum.at(of_words, (np.arange(len(token_ids))[:, None], word), np.where(ordinary, weights, 0.0))
+    chosen: np.ndarray = np.take_along_axis(_choose(of_words, ratio, rng), word, axis=1) & ordinary
     return chosen
 
 
@@ -55,9 +88,10 @@ def mask_tokens(
     vocabulary: int,
     rng: Random,
     word_starts: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
 ) -> Masked:
     """BERT's masking: of the chosen tokens 80 % become <mask>, 10 % a random token, 10 % stay."""
-    positions = choose_positions(token_ids, ratio, rng, word_starts)
+    positions = choose_positions(token_ids, ratio, rng, word_starts, weights)
     fate = rng.random(token_ids.shape)
     random_ids = rng.integers(len(SPECIAL), vocabulary, size=token_ids.shape)
     replaced = np.where(positions & (fate < 0.8), MASK, token_ids)
@@ -65,7 +99,13 @@ def mask_tokens(
     return Masked(torch.from_numpy(replaced), torch.from_numpy(positions))
 
 
-def hide_tokens(token_ids: np.ndarray, ratio: float, rng: Random, word_starts: np.ndarray | None = None) -> Masked:
+def hide_tokens(
+    token_ids: np.ndarray,
+    ratio: float,
+    rng: Random,
+    word_starts: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
+) -> Masked:
     """Every chosen token becomes <mask>: the form that evaluation and synthesis use."""
-    positions = choose_positions(token_ids, ratio, rng, word_starts)
+    positions = choose_positions(token_ids, ratio, rng, word_starts, weights)
     return Masked(torch.from_numpy(np.where(positions, MASK, token_ids)), torch.from_numpy(positions))

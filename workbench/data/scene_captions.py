@@ -73,19 +73,6 @@ def describe(scene: Scene) -> Description:
     )
 
 
-def noisy(caption: str, rate: float, key: int) -> str:
-    """Caption noise as the web has it: each word is, with probability `rate`, dropped or replaced by a wrong one."""
-    rng = generator("caption noise", key)
-    vocabulary = [names[0] for _, names in KINDS.values()] + list(COLOURS)
-    kept: list[str] = []
-    for word in caption.split():
-        if rng.random() >= rate:
-            kept.append(word)
-        elif rng.random() < 0.5:
-            kept.append(str(rng.choice(vocabulary)))
-    return " ".join(kept) or caption
-
-
 def foils(scene: Scene, description: Description) -> dict[str, str]:
     """A false caption of each kind that the description allows, each differing from it in that one respect."""
     made = {}

@@ -108,6 +108,11 @@ def load_tokeniser(path: Path, max_length: int) -> Tokeniser:
     return Tokeniser(Tokenizer.from_file(str(path)), max_length)
 
 
+def read_tokeniser(text: str, max_length: int) -> Tokeniser:
+    """A tokeniser from the JSON that it is kept as."""
+    return Tokeniser(Tokenizer.from_str(text), max_length)
+
+
 def padding_mask(token_ids: Tensor) -> Tensor | None:
     """bool [B, L]: what may be read of padded captions int64 [B, L]; None where nothing is padded, which attention is faster
     without."""

@@ -19,6 +19,7 @@ from workbench.objectives.companions import Companions
 from workbench.objectives.matching import written_captions
 from workbench.objectives.plan import plan_rewriting
 from workbench.objectives.step import teacher_logits
+from workbench.objectives.words import word_weights
 from workbench.randomness import RowRandom
 
 SHOWN = 48  # pairs
@@ -113,7 +114,7 @@ def _method(
             }
             for word, label, guess in zip(true.tolist(), labels, predicted, strict=True)
         ],
-        "written": _written(model, caption_ids, settings, companions, tokeniser),
+        "written": _written(model, caption_ids, features, settings, companions, tokeniser),
     }
 
 
@@ -129,14 +130,20 @@ def soft_labels(
 
 
 def _written(
-    model: ViLTA, caption_ids: np.ndarray, settings: Settings, companions: Companions, tokeniser: Tokeniser
+    model: ViLTA,
+    caption_ids: np.ndarray,
+    features: Tensor,
+    settings: Settings,
+    companions: Companions,
+    tokeniser: Tokeniser,
 ) -> list[str]:
-    """Different captions that the generator writes over `caption_ids` int64 [1, L]; none where it writes no negatives."""
+    """Different captions that the generator writes over `caption_ids` int64 [1, L] of a picture's `features` [1, N, C]; none where it writes no negatives."""
     itm = settings.objectives.itm
     if itm.negatives != "synthesized":
         return []
     repeated = np.repeat(caption_ids, ATTEMPTS, axis=0)
-    rewriting = plan_rewriting(repeated, itm.synthesis_mask_ratio, np.arange(ATTEMPTS), seed=-1, epoch=0)
+    weights = word_weights(itm.synthesis_words, repeated, companions, features.expand(ATTEMPTS, -1, -1))
+    rewriting = plan_rewriting(repeated, itm, np.arange(ATTEMPTS), seed=-1, epoch=0, weights=weights)
     original = torch.from_numpy(repeated).to(companions.unigram.device)
     made = written_captions(model, original, rewriting, settings.objectives, companions).tolist()
 

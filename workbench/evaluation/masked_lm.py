@@ -21,9 +21,18 @@ BATCHES = 4  # of a part
 class MaskedWords:
     """Over masked tokens: `mlm_accuracy`, `mlm_loss` (nats), `mlm_ece` with its noise floor `mlm_ece_floor`, and the bins of its
     `reliability`; `synonym_mass`, the probability on the true word or a synonym, over the words that have one;
-    `generator_perplexity` of the language encoder without picture."""
+    `generator_perplexity` of the language encoder without picture. `weights` float [N, L]: which tokens are masked, and how likely."""
 
-    def __init__(self, model: ViLTA, data: HeldOut, mask_ratio: float, synonyms: np.ndarray, batch_size: int) -> None:
+    def __init__(
+        self,
+        model: ViLTA,
+        data: HeldOut,
+        mask_ratio: float,
+        synonyms: np.ndarray,
+        batch_size: int,
+        weights: np.ndarray | None = None,
+    ) -> None:
+        self.weights = weights
         self.model, self.data, self.mask_ratio, self.batch_size = model, data, mask_ratio, batch_size
         self.table = torch.from_numpy(synonyms).to(data.features.device)
 
@@ -54,7 +63,8 @@ class MaskedWords:
         model, data, device = self.model, self.data, self.data.features.device
         rows = slice(start, start + self.batch_size)
         token_ids = trim(data.token_ids[rows])
-        hidden = hide_tokens(token_ids, self.mask_ratio, generator("evaluation masks", start))
+        weights = None if self.weights is None else self.weights[rows, : token_ids.shape[1]]
+        hidden = hide_tokens(token_ids, self.mask_ratio, generator("evaluation masks", start), weights=weights)
         ids, positions = hidden.token_ids.to(device), hidden.positions.to(device)
         labels = torch.from_numpy(token_ids).to(device)[positions]
         states = model.encode_text(ids)

@@ -21,6 +21,7 @@ class ViLTA(nn.Module):
     ) -> None:
         super().__init__()
         width = config.width
+        self.image_side = image_size
         self.vision = VisionEncoder(config.vision, image_size)
         self.language = text_encoder(config.text, width, vocabulary, max_length)
         self.image_adapter = nn.Sequential(nn.Linear(self.vision.channels, width))

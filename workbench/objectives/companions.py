@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from transformers import RobertaForMaskedLM
 
 from workbench.config.schema import Objectives
-from workbench.data.text import SPECIAL, Tokeniser
+from workbench.data.corpus import Corpus
+from workbench.data.text import SPECIAL
+from workbench.data.word_classes import ContentWords
 from workbench.model.encoders import text_states
 from workbench.model.vilta import ViLTA
 from workbench.world import whole
@@ -55,7 +57,7 @@ class Companions:
     """`frozen`: the language encoder as the warm start left it (ViLTA's teacher; it sees no picture). `ema`: the model's
     exponential moving average (ALBEF's momentum model; it sees the picture). `queue`: its features of past pairs (ITC).
     `unigram` [V]: log-probabilities of the training captions' words. `synonyms` int64 [V, K]: each token and what means
-    the same. `word_starts` bool [V]: the tokens that begin a word."""
+    the same. `word_starts` bool [V]: the tokens that begin a word. `content`: those of content words."""
 
     frozen: RobertaForMaskedLM | None
     ema: ViLTA | None
@@ -63,6 +65,7 @@ class Companions:
     unigram: Tensor
     synonyms: Tensor
     word_starts: np.ndarray
+    content: ContentWords | None = None
 
     @torch.no_grad()
     def follow(self, model: ViLTA, decay: float) -> None:
@@ -75,24 +78,26 @@ class Companions:
             kept.copy_(buffer)
 
 
-def make_companions(
-    objectives: Objectives, model: ViLTA, train_ids: np.ndarray, synonyms: np.ndarray, tokeniser: Tokeniser
-) -> Companions:
+def make_companions(objectives: Objectives, model: ViLTA, corpus: Corpus) -> Companions:
     """The companions that the objectives ask for, copied from `model` before it is trained further."""
     mlm, itm, device = objectives.mlm, objectives.itm, model.text_type.device
     written = itm.negatives == "synthesized"
-    frozen = mlm.soft_labels == "frozen_lm" or (
-        written and (itm.generator == "frozen" or itm.false_negative_filter == "teacher")
+    words = {mlm.mask_words} | ({itm.synthesis_words} if written else set())
+    frozen = (
+        mlm.soft_labels == "frozen_lm"
+        or (written and (itm.generator == "frozen" or itm.false_negative_filter == "teacher"))
+        or "surprising" in words
     )
     itc = objectives.itc
-    ema = mlm.soft_labels == "ema" or (written and itm.generator == "ema") or itc.weight > 0
+    ema = mlm.soft_labels == "ema" or (written and itm.generator == "ema") or "salient" in words or itc.weight > 0
     return Companions(
         frozen=_still(model.language) if frozen else None,
         ema=_still(model) if ema else None,
         queue=Queue(itc.queue, itc.width).to(device) if itc.weight > 0 else None,
-        unigram=unigram(train_ids, tokeniser.vocabulary).to(device),
-        synonyms=torch.from_numpy(synonyms).to(device),
-        word_starts=tokeniser.word_starts(),
+        unigram=unigram(corpus.train.firsts(), corpus.tokeniser.vocabulary).to(device),
+        synonyms=torch.from_numpy(corpus.synonyms).to(device),
+        word_starts=corpus.tokeniser.word_starts(),
+        content=corpus.content if "content" in words else None,
     )
 
 

@@ -88,32 +88,36 @@ def written_captions(
 def _written(
     model: ViLTA, original: Tensor, rewriting: Rewriting, objectives: Objectives, companions: Companions
 ) -> tuple[Tensor, Tensor]:
-    """`written_captions`, and whether the generator's logits were finite (bool scalar)."""
+    """`written_captions`, round by round, and whether the generator's logits were finite (bool scalar)."""
     itm, device = objectives.itm, original.device
-    masked_ids, positions = rewriting.hidden.token_ids.to(device), rewriting.hidden.positions.to(device)
-    if itm.generator == "unigram":
-        logits = companions.unigram.expand(int(positions.sum()), -1)
-    else:
-        language = {"current": model, "ema": companions.ema}.get(itm.generator)
-        writer = language.language if language is not None else companions.frozen
-        assert writer is not None
-        was_training = writer.training
-        writer.eval()
-        logits = language_logits(writer, masked_ids, positions)
-        writer.train(was_training)
+    read, positions = rewriting.hidden.token_ids.to(device), rewriting.hidden.positions.to(device)
+    rounds, draws = rewriting.rounds.to(device), rewriting.draws.to(device)
     banned = companions.synonyms if itm.false_negative_filter == "synonyms" else companions.synonyms[:, :1]
-    written = synthesize(
-        logits,
-        original,
-        positions,
-        itm.sampling_temperature,
-        banned,
-        rewriting.draws.to(device)[positions],
-        itm.top_k,
-        itm.top_p,
-    )
-    if itm.false_negative_filter == "teacher":
-        assert companions.frozen is not None
-        judged = language_logits(companions.frozen, masked_ids, positions)
-        written = take_back(written, original, positions, judged, itm.filter_ratio)
-    return written, drawable(logits, itm.sampling_temperature)
+    written, sound = original, torch.ones((), dtype=torch.bool, device=device)
+    for number in range(itm.synthesis_rounds):
+        here = positions if itm.synthesis_rounds == 1 else positions & (rounds == number)
+        logits = _generator_logits(model, read, here, itm.generator, companions)
+        made = synthesize(logits, original, here, itm.sampling_temperature, banned, draws[here], itm.top_k, itm.top_p)
+        if itm.false_negative_filter == "teacher":
+            assert companions.frozen is not None
+            made = take_back(made, original, here, language_logits(companions.frozen, read, here), itm.filter_ratio)
+        # What is written now is read by the rounds to come, whose own words are still masked.
+        read, written = torch.where(here, made, read), torch.where(here, made, written)
+        sound = sound & drawable(logits, itm.sampling_temperature)
+    return written, sound
+
+
+def _generator_logits(
+    model: ViLTA, token_ids: Tensor, positions: Tensor, generator: str, companions: Companions
+) -> Tensor:
+    """Word logits [M, V] of whoever writes, at `positions` (bool [B, L]) of captions int64 [B, L]."""
+    if generator == "unigram":
+        return companions.unigram.expand(int(positions.sum()), -1)
+    language = {"current": model, "ema": companions.ema}.get(generator)
+    writer = language.language if language is not None else companions.frozen
+    assert writer is not None
+    was_training = writer.training
+    writer.eval()
+    logits = language_logits(writer, token_ids, positions)
+    writer.train(was_training)
+    return logits

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.config.schema import Objectives
+from workbench.config.schema import Itm, Objectives
 from workbench.data.masking import Masked, hide_tokens, mask_tokens
 from workbench.data.text import PAD
 from workbench.randomness import RowRandom, generator
@@ -19,17 +19,31 @@ RANDOM_PICTURE, HARD_CAPTION, HARD_PICTURE = range(3)
 
 
 @dataclass(frozen=True)
+class Weights:
+    """How likely each token of a batch of captions is to be masked for MLM, and written over for ITM: float [B, L] of any scale, 0
+    for never; None: all alike."""
+
+    mask: np.ndarray | None = None
+    write: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
 class Rewriting:
     """Captions to be written anew: `hidden` as the generator reads them, `draws` float32 [B, L] in [0, 1), each of which
-    chooses a word."""
+    chooses a word, and `rounds` int64 [B, L], in which of the rounds it is written."""
 
     hidden: Masked
     draws: Tensor
+    rounds: Tensor
 
     def rows(self, rows: np.ndarray) -> "Rewriting":
         """That of some of the captions."""
         hidden = Masked(self.hidden.token_ids[rows], self.hidden.positions[rows])
-        return Rewriting(hidden, self.draws[rows])
+        return Rewriting(hidden, self.draws[rows], self.rounds[rows])
+
+    def cut(self, rows: slice, columns: slice) -> "Rewriting":
+        hidden = Masked(self.hidden.token_ids[rows, columns], self.hidden.positions[rows, columns])
+        return Rewriting(hidden, self.draws[rows, columns], self.rounds[rows, columns])
 
 
 @dataclass(frozen=True)
@@ -62,18 +76,15 @@ class Plan:
             longest = max(longest, int((self.foil_ids[in_pool] != PAD).sum(axis=1).max()))
         columns = slice(0, longest)
 
-        def cut(masked: Masked) -> Masked:
-            return Masked(masked.token_ids[rows, columns], masked.positions[rows, columns])
-
         ours = (self.chosen >= start) & (self.chosen < start + size)
         own = Plan(
             token_ids=self.token_ids[rows, columns],
-            masked=cut(self.masked),
+            masked=Masked(self.masked.token_ids[rows, columns], self.masked.positions[rows, columns]),
             chosen=self.chosen[ours] - start,
             others=self.others[ours] - start,
             negatives=self.negatives[ours],
             draws=self.draws[rows],
-            rewriting=self.rewriting and Rewriting(cut(self.rewriting.hidden), self.rewriting.draws[rows, columns]),
+            rewriting=self.rewriting and self.rewriting.cut(rows, columns),
             foil_ids=None if self.foil_ids is None else self.foil_ids[rows, columns],
         )
         return Part(
@@ -112,13 +123,14 @@ def plan_step(
     seed: int,
     epoch: int,
     step: int,
+    weights: Weights = Weights(),
 ) -> Plan:
     """The plan of a whole batch of captions int64 [B, L] of the pairs `rows` int64 [B].
 
     Half of the pairs take part in ITM (METER's share of true pairs), as they are and made false, so that the two classes
     differ in nothing but the falsehood. `hard_ratio` of the false ones get a hard negative, the rest another picture.
     Which pairs take part, and which are hard, is keyed by (seed, step): a larger ratio only turns more of the same
-    random negatives into hard ones. What is masked and written anew is keyed by (seed, epoch, pair).
+    random negatives into hard ones. What is masked and written anew is keyed by (seed, epoch, pair), and drawn with `weights`.
     """
     mlm, itm = objectives.mlm, objectives.itm
     masked = mask_tokens(
@@ -127,6 +139,7 @@ def plan_step(
         vocabulary,
         RowRandom(rows, "mlm masks", seed, epoch),
         word_starts if mlm.whole_word else None,
+        weights.mask,
     )
     chosen, others = _falsify(len(token_ids), generator("itm negatives", seed, step))
     hard = 0 if itm.negatives == "random_image" else round(itm.hard_ratio * len(chosen))
@@ -143,16 +156,26 @@ def plan_step(
         others,
         negatives,
         generator("hard pairs", seed, step).random((len(token_ids), 2), dtype=np.float32),
-        plan_rewriting(token_ids, itm.synthesis_mask_ratio, rows, seed, epoch) if writes else None,
+        plan_rewriting(token_ids, itm, rows, seed, epoch, weights.write) if writes else None,
         foil_ids,
     )
 
 
-def plan_rewriting(token_ids: np.ndarray, mask_ratio: float, rows: np.ndarray, seed: int, epoch: int) -> Rewriting:
-    """Where captions int64 [B, L] of the pairs `rows` are written anew, and the numbers that choose the words."""
-    hidden = hide_tokens(token_ids, mask_ratio, RowRandom(rows, "synthesis masks", seed, epoch))
+def plan_rewriting(
+    token_ids: np.ndarray, itm: Itm, rows: np.ndarray, seed: int, epoch: int, weights: np.ndarray | None = None
+) -> Rewriting:
+    """Where captions int64 [B, L] of the pairs `rows` are written anew, drawn with `weights` float [B, L], and the numbers that choose
+    the words."""
+    hidden = hide_tokens(
+        token_ids, itm.synthesis_mask_ratio, RowRandom(rows, "synthesis masks", seed, epoch), weights=weights
+    )
     draws = RowRandom(rows, "synthesis", seed, epoch).random(token_ids.shape).astype(np.float32)
-    return Rewriting(hidden, torch.from_numpy(draws).clamp(max=1 - 2**-24))
+    rounds = np.zeros(token_ids.shape, dtype=np.int64)
+    if itm.synthesis_rounds > 1:
+        order = RowRandom(rows, "synthesis rounds", seed, epoch).random(token_ids.shape)
+        places = np.where(hidden.positions.numpy(), order, 2.0).argsort(axis=1).argsort(axis=1)
+        rounds = places % itm.synthesis_rounds
+    return Rewriting(hidden, torch.from_numpy(draws).clamp(max=1 - 2**-24), torch.from_numpy(rounds))
 
 
 def _falsify(rows: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

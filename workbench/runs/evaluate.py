@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from workbench.config.schema import Settings
-from workbench.data.corpus import Corpus, load_corpus
+from workbench.config.settings import as_recorded
+from workbench.data.corpus import Corpus
 from workbench.data.mixture import stores_of
 from workbench.data.pictures import Fit
 from workbench.data.sheet import write_sheet
@@ -30,7 +31,7 @@ from workbench.model.weights import at_resolution
 from workbench.outage import never
 from workbench.randomness import key
 from workbench.tracking.runs import Tracker
-from workbench.training.prepare import pick_device, picture_features, precision
+from workbench.training.prepare import corpus_of, pick_device, picture_features, precision
 from workbench.training.warm_start import new_model
 from workbench.trial.checkpoints import weights_of
 from workbench.workspace import Workspace
@@ -111,8 +112,8 @@ def load_trained(tracker: Tracker, run_id: str, workspace: Path, image_size: int
         raise UserError(
             f"--run-id {run_id}: its weights {weights} are missing; the run is not finished, or they were removed."
         )
-    made = Settings.model_validate(settings)
-    corpus = load_corpus(made.data, Workspace(workspace).cache)
+    made = as_recorded(settings)
+    corpus, _ = corpus_of(made, Workspace(workspace).cache)
     device = pick_device()
     if image_size:
         made = made.model_copy(update={"data": made.data.model_copy(update={"image_size": image_size})})

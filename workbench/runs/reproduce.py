@@ -9,7 +9,8 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 
-from workbench.config.schema import Experiment, Settings
+from workbench.config.schema import Experiment
+from workbench.config.settings import as_recorded
 from workbench.errors import UserError
 from workbench.events import Emit, Said, preparation
 from workbench.metrics import on_validation
@@ -51,7 +52,7 @@ def reproduce_run(run_id: str, workspace: Path, show: Emit, stop: Callable[[], b
     run = tracker.client.get_run(run_id)
     if run.info.status != "FINISHED":
         raise UserError(f"--run-id {run_id}: it is {run.info.status}, not finished; there is nothing to compare with.")
-    settings = Settings.model_validate(told)
+    settings = as_recorded(told)
     then: dict[str, Any] = {}
     with suppress(MlflowException, OSError):
         then = tracker.attached(run_id, "provenance.json")

@@ -1,7 +1,7 @@
 """What a step reads: its plan and its pictures."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from torch import Tensor
@@ -13,7 +13,7 @@ from workbench.data.loader import Order, read_ahead
 from workbench.data.text import PAD, trim
 from workbench.errors import UserError
 from workbench.objectives.companions import Companions
-from workbench.objectives.plan import Plan, plan_step
+from workbench.objectives.plan import Plan, Weights, plan_step
 from workbench.randomness import generator
 from workbench.training.distributed import local_size
 from workbench.training.prepare import Prepared
@@ -29,17 +29,27 @@ def plan_batch(
     seed: int,
     epoch: int,
     step: int,
+    weigh: Callable[[np.ndarray], Weights],
 ) -> Plan:
-    """The plan of the pairs `rows` int64 [B] of `step`."""
+    """The plan of the pairs `rows` int64 [B] of `step`; `weigh` says of captions int64 [B, L] which words are chosen."""
     corpus = prepared.corpus
     token_ids, foil_ids = trim(corpus.train.texts(rows, seed, epoch)), None
     if foils is not None:
-        foil_ids = trim(foils.draw(rows, seed, step))
+        foil_ids = trim(foils.draw(rows, token_ids, seed, step))
         length = max(token_ids.shape[1], foil_ids.shape[1])
         token_ids, foil_ids = _widen(token_ids, length), _widen(foil_ids, length)
     vocabulary = corpus.tokeniser.vocabulary
     return plan_step(
-        token_ids, foil_ids, settings.objectives, vocabulary, companions.word_starts, rows, seed, epoch, step
+        token_ids,
+        foil_ids,
+        settings.objectives,
+        vocabulary,
+        companions.word_starts,
+        rows,
+        seed,
+        epoch,
+        step,
+        weigh(token_ids),
     )
 
 
@@ -75,18 +85,20 @@ class FoilTable:
                 "`objectives.itm.negatives: foils` needs pairs whose facts are known: `data.source: scenes`."
             )
         length = max(pairs.token_ids.shape[1], *(ids.shape[1] for _, ids in kinds.values()))
-        self.token_ids = np.empty((len(kinds), len(pairs), length), dtype=np.int32)
+        self.token_ids = np.full((len(kinds), len(pairs), length), PAD, dtype=np.int32)
         self.present = np.zeros((len(kinds), len(pairs)), dtype=bool)
         for table, present, (rows, ids) in zip(self.token_ids, self.present, kinds.values(), strict=True):
-            table[:] = _widen(pairs.token_ids, length)
             table[rows] = _widen(ids, length)
             present[rows] = True
 
-    def draw(self, rows: np.ndarray, seed: int, step: int) -> np.ndarray:
-        """int64 [B, L]: a foil of a random kind for each row; the caption itself where it has none."""
+    def draw(self, rows: np.ndarray, captions: np.ndarray, seed: int, step: int) -> np.ndarray:
+        """int64 [B, L]: a foil of a random kind for each of the pairs `rows`; its caption (int64 [B, K]) where it has none."""
         chance = generator("foil kinds", seed, step).random((len(self.present), len(rows)))
         kind = np.where(self.present[:, rows], chance, -1.0).argmax(axis=0)
-        return self.token_ids[kind, rows].astype(np.int64)
+        drawn = self.token_ids[kind, rows].astype(np.int64)
+        own = _widen(captions, max(captions.shape[1], drawn.shape[1]))
+        has_one = self.present[kind, rows]
+        return np.where(has_one[:, None], _widen(drawn, own.shape[1]), own)
 
 
 def _widen(token_ids: np.ndarray, length: int) -> np.ndarray:

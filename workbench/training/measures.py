@@ -9,16 +9,19 @@ import torch
 
 from workbench.config.schema import Settings
 from workbench.data.corpus import Pairs
+from workbench.data.noise import CaptionNoise
 from workbench.evaluation.contract import Evaluation, Made, Several
 from workbench.evaluation.examples import SHOWN, make_examples
 from workbench.evaluation.masked_lm import MaskedWords
 from workbench.evaluation.matching import BlankFoils, HeldOut, Matching, hold_out, negatives_truth
+from workbench.evaluation.noisy import RATE, NoisyCaptions
 from workbench.evaluation.robustness import Robustness
 from workbench.metrics import filed
 from workbench.model.vilta import ViLTA
 from workbench.objectives.companions import Companions
 from workbench.objectives.matching import written_captions
 from workbench.objectives.plan import plan_rewriting
+from workbench.objectives.words import word_weights
 from workbench.training.prepare import Prepared, picture_features
 
 
@@ -34,7 +37,7 @@ class Subject:
 
 class OnSplit:
     """Matching and masked language modelling on the first `count` pairs of a split, by the names under which they are logged; on the
-    test split, which is measured once, also the bins of reliability diagrams, and the foils with a grey picture."""
+    test split, which is measured once, also the bins of reliability diagrams, the foils with a grey picture, and noisy captions."""
 
     def __init__(self, subject: Subject, split: str, count: int) -> None:
         model, settings, prepared = subject.model, subject.settings, subject.prepared
@@ -49,7 +52,12 @@ class OnSplit:
             "masked words": MaskedWords(model, data, objectives.mlm.mask_ratio, prepared.corpus.synonyms, size),
         }
         if split == "test":
+            corpus = prepared.corpus
+            noise = CaptionNoise.of(RATE, corpus.content, corpus.train.token_ids, "evaluation")
             measured["grey pictures"] = BlankFoils(model, data, size)
+            measured["noisy captions"] = NoisyCaptions(
+                model, data, noise, objectives.mlm.mask_ratio, corpus.synonyms, size
+            )
         self.measured, self.truth = Several(measured), {}
         if objectives.itm.negatives == "synthesized":
             own = written if alike == objectives.itm else write_over(subject, data, objectives)
@@ -66,8 +74,9 @@ def write_over(subject: Subject, data: HeldOut, objectives: Any) -> np.ndarray:
     """int64 [N, L]: what the generator of these objectives writes over the held-out captions."""
     device = subject.prepared.device
     original = torch.from_numpy(data.token_ids).to(device)
-    ratio = subject.settings.objectives.itm.synthesis_mask_ratio
-    rewriting = plan_rewriting(data.token_ids, ratio, np.arange(len(data)), seed=-1, epoch=0)
+    itm = subject.settings.objectives.itm
+    weights = word_weights(itm.synthesis_words, data.token_ids, subject.companions, data.features)
+    rewriting = plan_rewriting(data.token_ids, itm, np.arange(len(data)), seed=-1, epoch=0, weights=weights)
     return written_captions(subject.model, original, rewriting, objectives, subject.companions).cpu().numpy()
 
 

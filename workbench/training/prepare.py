@@ -12,9 +12,10 @@ from torch import Tensor
 
 from workbench.config.schema import Settings
 from workbench.data import cache
-from workbench.data.corpus import SPLITS, Corpus, Pairs, load_corpus
+from workbench.data.corpus import SPLITS, Corpus, Pairs, load_corpus, with_noise
 from workbench.data.loader import epoch_length
 from workbench.errors import UserError
+from workbench.model.shipped import FOLDER, Shipped, read
 from workbench.model.vilta import ViLTA
 from workbench.outage import never
 from workbench.randomness import key
@@ -27,13 +28,15 @@ Progress = Callable[[str, int, int, dict[str, float]], None]  # what, done, of h
 
 @dataclass(frozen=True)
 class Prepared:
-    """`features` holds [N, T, C] float16 for each split where the vision encoder is frozen, else nothing."""
+    """`features` holds [N, T, C] float16 for each split where the vision encoder is frozen, else nothing; `cache_dir`, what else is
+    made once."""
 
     corpus: Corpus
     weights: dict[str, Tensor]
     fingerprint: str
     features: dict[str, np.ndarray]
     device: torch.device
+    cache_dir: Path
 
 
 def pick_device() -> torch.device:
@@ -48,19 +51,39 @@ def precision(device: torch.device, kind: str = "auto") -> Iterator[None]:
         yield
 
 
-def prepare(settings: Settings, cache_dir: Path, progress: Progress, stop: Callable[[], bool] = never) -> Prepared:
-    """Loads, or makes once, all that the trials of these settings have in common. Raises Stopped where `stop()`; what the warm start
+def shipped_for(settings: Settings, folder: Path = FOLDER) -> Shipped | None:
+    """The encoders that trials of these settings start from, where they come with the package. Raises UserError as `read`."""
+    return read(settings, folder) if settings.warm_start.source == "package" else None
+
+
+def corpus_of(settings: Settings, cache_dir: Path, folder: Path = FOLDER) -> tuple[Corpus, Shipped | None]:
+    """What trials of these settings read, in the words of the encoders that they start from; and those encoders, where they come with
+    the package."""
+    shipped = shipped_for(settings, folder)
+    return load_corpus(settings.data, cache_dir, shipped.tokeniser if shipped else None), shipped
+
+
+def prepare(
+    settings: Settings,
+    cache_dir: Path,
+    progress: Progress,
+    stop: Callable[[], bool] = never,
+    folder: Path = FOLDER,
+) -> Prepared:
+    """Loads, or makes once, all that the trials of these settings have in common; `folder` holds the encoders of the package. Raises Stopped where `stop()`; what the warm start
     has reached is kept, and nothing else is seen half made."""
     device = pick_device()
     progress("data", 0, 1, {})
     with cut(stop):
-        corpus = load_corpus(settings.data, cache_dir)
+        corpus, shipped = corpus_of(settings, cache_dir, folder)
     refuse_large_batches(settings, corpus)
-    fingerprint = start_fingerprint(settings, corpus.fingerprint)  # before anything is trained: a file may be missing
+    fingerprint = start_fingerprint(
+        settings, corpus.fingerprint, shipped
+    )  # before anything is trained: a file may be missing
     steps = settings.warm_start.steps
     features: dict[str, np.ndarray] = {}
     frozen, start = settings.model.vision.frozen, settings.model.weights
-    if frozen and not settings.warm_start.train_vision and not start:
+    if frozen and not settings.warm_start.train_vision and not start and not shipped:
         vision = key(
             settings.model.vision.model_dump_json(),
             vision_digest(settings),
@@ -69,26 +92,24 @@ def prepare(settings: Settings, cache_dir: Path, progress: Progress, stop: Calla
         )
         with cut(stop):
             features = _stored_features(settings, corpus, {}, device, cache_dir / f"features-{vision:016x}", progress)
-    weights = warm_start(
-        settings,
-        corpus,
-        device,
-        cache_dir,
-        Hooks(
+    if shipped:
+        weights = shipped.weights
+    else:
+        hooks = Hooks(
             lambda *_: None,
             lambda step, losses: progress("warm start", step, steps, losses),
             stop,
             persist=partial(unhurried, stop),
-        ),
-        features.get("train"),
-    )
+        )
+        weights = warm_start(settings, corpus, device, cache_dir, hooks, features.get("train"))
     if start:
         weights = start_weights(settings, corpus, weights, Path(start).expanduser())
     if frozen and not features:
         home = cache_dir / f"features-{fingerprint}"
         with cut(stop):
             features = _stored_features(settings, corpus, weights, device, home, progress)
-    return Prepared(corpus, weights, fingerprint, features, device)
+    corpus = with_noise(corpus, settings.data.caption_noise)  # the encoders are given, whatever the trials read
+    return Prepared(corpus, weights, fingerprint, features, device, cache_dir)
 
 
 def unhurried(stop: Callable[[], bool], action: Callable[[], None]) -> None:
@@ -100,7 +121,7 @@ def refuse_large_batches(settings: Settings, corpus: Corpus) -> None:
     """A batch that an epoch cannot fill would be a smaller one than the settings and the report say."""
     pairs = epoch_length(corpus.train.shares)
     sizes = {"optimisation.batch_size": settings.optimisation.batch_size}
-    if settings.warm_start.steps:
+    if settings.warm_start.steps and settings.warm_start.source == "train":
         sizes["warm_start.batch_size"] = settings.warm_start.batch_size
     for name, size in sizes.items():
         if size > pairs:

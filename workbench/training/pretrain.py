@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +27,7 @@ from workbench.training.prepare import Prepared, precision
 from workbench.training.schedule import adamw
 from workbench.training.state import TrainState, parts_file, restore, save
 from workbench.training.warm_start import new_model
+from workbench.training.word_choice import WordChoice
 from workbench.world import ALONE, World
 
 T = TypeVar("T")
@@ -75,9 +76,7 @@ class _Trial:
         self.model = starting_model(settings, seed, prepared)
         self.order = Order(corpus.train.shares, optimisation.batch_size, seed)
         check_cut(settings, self.order.size, self.model, world)
-        self.companions = make_companions(
-            objectives, self.model, corpus.train.token_ids, corpus.synonyms, corpus.tokeniser
-        )
+        self.companions = make_companions(objectives, self.model, corpus)
         self.foils = FoilTable(corpus.train) if objectives.itm.negatives == "foils" else None
         speed_up(self.model, settings)
         self.call = spread_over(self.model, optimisation.sharding, world)
@@ -93,6 +92,7 @@ class _Trial:
         if self.state.step < optimisation.steps and world.rank == 0:
             parts_file(checkpoint).unlink(missing_ok=True)  # measured with other weights
         self.reader = read_pictures(settings, prepared, self.order, world, self.state.step)
+        self.words = WordChoice(settings, prepared, self.companions, world)
         self.joules = energy_meter(prepared.device, self.state.joules, world)
         self.subject = Subject(self.model, settings, prepared, self.companions)
 
@@ -103,7 +103,14 @@ class _Trial:
         asked = time.perf_counter()
         read = next(self.reader)
         self.state.waited += time.perf_counter() - asked
-        plan = plan_batch(settings, self.prepared, self.companions, self.foils, rows, self.seed, epoch, step)
+
+        def pictures() -> Iterator[tuple[slice, Tensor]]:
+            for place, pool in enumerate(read):
+                own = world.part(len(rows), place, len(read))
+                yield own, on_device(settings, self.prepared, pool, rows[own], self.seed, epoch)
+
+        weigh = partial(self.words.weigh, rows, self.seed, epoch, pictures)
+        plan = plan_batch(settings, self.prepared, self.companions, self.foils, rows, self.seed, epoch, step, weigh)
         alpha = alpha_at(settings.objectives.mlm, step, optimisation.steps)
 
         def micro_batch(place: int, pictures: Tensor) -> Losses:

@@ -1,6 +1,7 @@
 """What the model really sees of a training pair: the view of its picture, what is hidden and what is written anew."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,12 @@ import torch
 from workbench.config.schema import Settings
 from workbench.data.augment import augment
 from workbench.data.loader import Order
-from workbench.data.text import END, PAD, START, Tokeniser, trim
+from workbench.data.text import END, PAD, START, Tokeniser
 from workbench.objectives.companions import make_companions
 from workbench.objectives.matching import written_captions
 from workbench.objectives.plan import plan_rewriting
 from workbench.objectives.step import teacher_logits
+from workbench.objectives.words import weights_of
 from workbench.training.batches import plan_batch
 from workbench.training.prepare import Prepared, Progress, picture_features, prepare
 from workbench.training.pretrain import starting_model
@@ -44,24 +46,25 @@ def first_views(settings: Settings, seed: int, cache: Path, count: int, progress
 def _views(settings: Settings, seed: int, prepared: Prepared, count: int) -> list[View]:
     corpus, objectives = prepared.corpus, settings.objectives
     model = starting_model(settings, seed, prepared).eval()
-    companions = make_companions(objectives, model, corpus.train.token_ids, corpus.synonyms, corpus.tokeniser)
+    companions = make_companions(objectives, model, corpus)
     epoch, rows = Order(corpus.train.shares, settings.optimisation.batch_size, seed).at(0)
     rows = rows[:count]
-    plan = plan_batch(settings, prepared, companions, None, rows, seed, epoch, 0)
     stored = torch.from_numpy(np.array(corpus.train.images[rows])).to(prepared.device)
     pictures = augment(stored, settings.data.augment, settings.data.image_size, rows, seed, epoch)
+    features = picture_features(model, pictures.cpu().numpy(), prepared.device)
+    weigh = partial(weights_of, objectives, companions=companions, features=features)
+    plan = plan_batch(settings, prepared, companions, None, rows, seed, epoch, 0, weigh)
     token_ids = torch.from_numpy(plan.token_ids).to(prepared.device)
 
     written = [""] * len(rows)
     if objectives.itm.negatives == "synthesized":
-        rewriting = plan_rewriting(trim(plan.token_ids), objectives.itm.synthesis_mask_ratio, rows, seed, epoch)
+        rewriting = plan_rewriting(plan.token_ids, objectives.itm, rows, seed, epoch, weigh(plan.token_ids).write)
         made = written_captions(model, token_ids, rewriting, objectives, companions)
         written = [words(corpus.tokeniser, ids) for ids in made.tolist()]
     soft = [""] * len(rows)
     if objectives.mlm.soft_labels != "none":
         positions = plan.masked.positions.to(prepared.device)
         read = token_ids if objectives.mlm.teacher_input == "full" else plan.masked.token_ids.to(prepared.device)
-        features = picture_features(model, pictures.cpu().numpy(), prepared.device)
         logits = teacher_logits(objectives.mlm, companions, features, read, positions)
         soft = _softened(corpus.tokeniser, logits / objectives.mlm.temperature, plan.masked.positions)
     return [

@@ -22,6 +22,7 @@ from workbench.data.loader import Order
 from workbench.data.masking import hide_tokens
 from workbench.data.text import SPECIAL, trim
 from workbench.errors import UserError
+from workbench.model.shipped import Shipped
 from workbench.model.similarity import aligned_similarity
 from workbench.model.vilta import ViLTA
 from workbench.model.weights import at_resolution, file_digest, text_files, weights_file
@@ -33,6 +34,7 @@ from workbench.training.state import TrainState, remove, restore, save
 from workbench.world import ALONE
 
 SAVED_EVERY = 60.0  # seconds
+SECONDS = "seconds"  # the file beside the weights that says how long their training took
 VERSION = 2  # raise it whenever a change alters the warm start's weights
 
 
@@ -62,7 +64,8 @@ def warm_start(
     fingerprint = _recipe(settings, corpus.fingerprint) + _text(settings)
 
     def make(target: Path) -> None:
-        weights = _train(settings, corpus, device, features, hooks, checkpoint)
+        weights, seconds = _train(settings, corpus, device, features, hooks, checkpoint)
+        (target / SECONDS).write_text(f"{seconds:.0f}")
         save_file({name: tensor.contiguous().cpu() for name, tensor in weights.items()}, target / "model.safetensors")
 
     checkpoint = cache_dir / f"{fingerprint}-state.pt"
@@ -71,12 +74,14 @@ def warm_start(
     return load_file(home / "model.safetensors")
 
 
-def start_fingerprint(settings: Settings, data: str) -> str:
-    """Names the weights that trials of these settings start from, given the fingerprint of their data; trains nothing.
+def start_fingerprint(settings: Settings, data: str, shipped: Shipped | None = None) -> str:
+    """Names the weights that trials of these settings start from, given the fingerprint of their data and, where they start
+    from those, the encoders of the package; trains nothing.
 
     Raises UserError where a file of weights that the settings name is missing.
     """
-    warm, text, file = _recipe(settings, data), _text(settings), settings.model.weights
+    warm = f"package-{key(shipped.digest, data):016x}" if shipped else _recipe(settings, data)
+    text, file = _text(settings), settings.model.weights
     if not file:
         return warm + text
     path = Path(file).expanduser()
@@ -94,7 +99,7 @@ def _recipe(settings: Settings, data: str) -> str:
     """The fusion is not part of a warm start: arms that differ in it share one."""
     recipe = (
         settings.model.model_dump_json(exclude={"fusion", "mlm_head", "weights"}),
-        settings.warm_start.model_dump_json(),
+        settings.warm_start.model_dump_json(exclude={"source"}),
         data,
         vision_digest(settings),
     )
@@ -168,8 +173,9 @@ class _Aligned(nn.Module):
 
 def _train(
     settings: Settings, corpus: Corpus, device: torch.device, stored: np.ndarray | None, hooks: Hooks, checkpoint: Path
-) -> dict[str, Tensor]:
-    """Goes on from `checkpoint` where there is one; it is removed when the weights are there."""
+) -> tuple[dict[str, Tensor], float]:
+    """The weights and the seconds of training; goes on from `checkpoint` where there is one, which is removed when the weights are
+    there."""
     config = settings.warm_start
     model = new_model(settings, corpus, config.seed).to(device).train()
     with torch.random.fork_rng(devices=[]):
@@ -225,4 +231,4 @@ def _train(
     )
     for _ in fit(state, training, hooks):
         pass
-    return encoder_weights(model)
+    return encoder_weights(model), state.seconds

@@ -4,8 +4,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from workbench.config.schema import IRRELEVANT, Experiment, Settings
-from workbench.config.settings import apply, dotted_keys
+from workbench.config.schema import Experiment, Settings
+from workbench.config.settings import apply, dotted_keys, telling
 from workbench.events import Outcome
 from workbench.randomness import key
 
@@ -69,4 +69,4 @@ def cell_key(settings: str, seed: int) -> str:
 
 def settings_key(settings: Settings) -> str:
     """A hash of the settings that can change a result."""
-    return f"{key('settings', settings.model_dump_json(exclude=IRRELEVANT)):016x}"
+    return f"{key('settings', telling(settings)):016x}"

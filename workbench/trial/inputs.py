@@ -7,6 +7,7 @@ from workbench.config.schema import Settings
 from workbench.data.corpus import fingerprint_of
 from workbench.model.encoders import check_encoders
 from workbench.record import TrialTags
+from workbench.training.prepare import shipped_for
 from workbench.training.warm_start import is_start, start_fingerprint
 
 
@@ -44,15 +45,18 @@ class Inputs:
         return found
 
     def _data(self, settings: Settings) -> str:
-        asked = settings.data.model_dump_json()
+        # The encoders of the package bring the tokeniser with which captions are read.
+        asked = settings.model_dump_json(include={"data": True, "model": True, "warm_start": {"source"}})
         if asked not in self.known:
-            self.known[asked] = fingerprint_of(settings.data, self.cache_dir)
+            shipped = shipped_for(settings)
+            given = shipped.tokeniser if shipped else None
+            self.known[asked] = fingerprint_of(settings.data, self.cache_dir, given)
         return self.known[asked]
 
     def _start(self, settings: Settings, data: str) -> str:
         asked = data + settings.model_dump_json(include={"model", "warm_start"})
         if asked not in self.known:
-            self.known[asked] = start_fingerprint(settings, data)
+            self.known[asked] = start_fingerprint(settings, data, shipped_for(settings))
         return self.known[asked]
 
 

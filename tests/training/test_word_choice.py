@@ -1,0 +1,86 @@
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from workbench.config.schema import Settings
+from workbench.config.settings import apply
+from workbench.data.loader import Order
+from workbench.objectives.companions import make_companions
+from workbench.objectives.words import entropies, salience
+from workbench.training import word_choice as module
+from workbench.training.prepare import Prepared
+from workbench.training.pretrain import starting_model
+from workbench.training.word_choice import WordChoice
+from workbench.world import ALONE
+
+SURPRISING, SALIENT = (
+    {"objectives.itm.synthesis_words": kind, "objectives.mlm.mask_words": kind} for kind in ("surprising", "salient")
+)
+
+
+def chooser(settings: Settings, prepared: Prepared) -> WordChoice:
+    model = starting_model(settings, 0, prepared)
+    with torch.no_grad():  # a language encoder that knows something
+        model.language.lm_head.bias.normal_(std=3.0, generator=torch.Generator().manual_seed(0))
+    return WordChoice(settings, prepared, make_companions(settings.objectives, model, prepared.corpus), ALONE)
+
+
+def nothing() -> Iterator[tuple[slice, Tensor]]:
+    raise AssertionError("no picture is asked for")
+    yield
+
+
+def test_uncertainty_is_measured_once_and_belongs_to_the_caption(
+    settings: Settings, prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = replace(prepared, cache_dir=tmp_path)
+    made = chooser(apply(settings, SURPRISING), here)
+    assert len(list(tmp_path.glob("surprise-*"))) >= 1
+    _, rows = Order(((256, 1.0),), 8, 3).at(5)
+    ids = prepared.corpus.train.texts(rows, 0, 0)[:, :20]
+    weights = made.weigh(rows, 0, 0, nothing, ids)
+    assert made.companions.frozen is not None
+    assert weights.mask is not None
+    assert weights.mask is weights.write
+    assert weights.mask == pytest.approx(entropies(made.companions.frozen, ids), rel=2e-3)
+    assert np.ptp(weights.mask[ids > 4]) > 1e-4
+    monkeypatch.setattr(module, "entropies", lambda *_: pytest.fail("measured again"))
+    assert (chooser(apply(settings, SURPRISING), here).weigh(rows, 0, 0, nothing, ids).mask == weights.mask).all()
+
+
+def test_salience_is_measured_by_the_momentum_model_however_the_batch_is_cut(
+    settings: Settings, prepared: Prepared
+) -> None:
+    made = chooser(apply(settings, SALIENT), prepared)
+    rows = np.arange(16)
+    ids = prepared.corpus.train.texts(rows, 0, 0)
+    features = torch.from_numpy(np.array(prepared.features["train"][rows])).float()
+
+    def cut(parts: int) -> np.ndarray:
+        size = len(rows) // parts
+
+        def pictures() -> Iterator[tuple[slice, Tensor]]:
+            for place in range(parts):
+                own = slice(place * size, (place + 1) * size)
+                yield own, features[own]
+
+        weights = made.weigh(rows, 0, 0, pictures, ids).write
+        assert weights is not None
+        return weights
+
+    assert made.companions.ema is not None
+    assert (cut(1) == salience(made.companions.ema, features, ids)).all()
+    assert (cut(4) == cut(1)).all()
+
+
+def test_other_words_need_no_measurement(settings: Settings, prepared: Prepared) -> None:
+    made = chooser(apply(settings, {"objectives.itm.synthesis_words": "content"}), prepared)
+    weights = made.weigh(np.arange(4), 0, 0, nothing, prepared.corpus.train.token_ids[:4])
+    assert weights.mask is None
+    assert weights.write is not None
+    assert set(np.unique(weights.write)) == {0.0, 1.0}

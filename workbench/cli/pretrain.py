@@ -1,0 +1,77 @@
+"""`wb pretrain`: the encoders that come with the package, trained anew."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from workbench.cli.options import DEFAULT, Debug, File, Json, Set, Workspace, app, console_for, current, print_json
+from workbench.workspace import Workspace as Folders
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+EVERY = 60.0  # seconds between two lines where there is no terminal for a bar
+
+
+@app.command(epilog="Example: `wb pretrain workbench/model/pretrained/tiny.yaml --out workbench/model/pretrained`")
+def pretrain(
+    file: File,
+    out: Annotated[Path, typer.Option(help="Folder of the encoders and their card.")] = Path("pretrained"),
+    workspace: Workspace = DEFAULT,
+    set_: Set = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train the encoders that every trial starts from, and say what they know. Stopped at any point, the same command goes on."""
+    import torch
+
+    from workbench.config.load import load_experiment
+    from workbench.cores import usable_cores
+    from workbench.progress import counted
+    from workbench.training.ship import make_encoders
+
+    experiment = load_experiment(file, set_ or ())
+    torch.set_num_threads(usable_cores())
+    torch.set_flush_denormal(True)
+    console, stop = console_for(as_json), current.get()
+    stop.sentence = "Stopped; the same command goes on."
+    with counted(console, "steps") as bar, stop.asking():
+        told = _told(console, bar)
+        made = make_encoders(experiment, file, Folders(workspace).cache, out, told, stop)
+    if as_json:
+        print_json({"out": str(made.folder)} | made.card)
+        return
+    known = made.card["knows"]
+    typer.echo(made.table)
+    typer.echo(
+        f"masked words: perplexity {known['perplexity']:.2f}, {known['words_right']:.3f} right; alignment AUC {known['alignment_auc']:.3f}\n"
+        f"{made.folder}: SHA-256 {made.card['sha256']}"
+    )
+
+
+def _told(console: "Console", bar: Callable[[int, int], None]) -> Callable[[str, int, int, dict[str, float]], None]:
+    """Shows progress as a bar on a terminal, elsewhere as a line a minute, with rate and time left."""
+    began: list[tuple[float, int]] = []
+    said = [0.0]
+
+    def show(what: str, done: int, total: int, figures: dict[str, float]) -> None:
+        if what != "encoders":
+            console.print(f"preparing: {what}", highlight=False)
+            return
+        bar(done, total)
+        now = time.monotonic()
+        if not began:
+            began.append((now, done))
+        if console.is_terminal or now - said[0] < EVERY:
+            return
+        said[0] = now
+        seconds, before = now - began[0][0], began[0][1]
+        rate = (done - before) / seconds if seconds else 0.0
+        left = f", {rate:.0f} steps/s, {(total - done) / rate / 60:.0f} min left" if rate else ""
+        losses = "".join(f", {name} {value:.3f}" for name, value in figures.items())
+        console.print(f"step {done:,} of {total:,}{left}{losses}", highlight=False, soft_wrap=True)
+
+    return show

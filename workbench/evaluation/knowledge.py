@@ -1,0 +1,121 @@
+"""What encoders know before any fusion is trained: linear probes on frozen features, and how well the language encoder guesses words."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from workbench.data.corpus import Corpus, Pairs
+from workbench.data.masking import hide_tokens
+from workbench.data.text import trim
+from workbench.evaluation.scores import auc
+from workbench.model.similarity import aligned_similarity
+from workbench.model.vilta import ViLTA
+from workbench.randomness import RowRandom, generator
+
+ATTRIBUTES: Final = ("kind", "colour", "size", "texture")
+RIDGE: Final = 1.0  # weight of the penalty, a training object's worth
+MASKED: Final = 0.15
+BATCH: Final = 256
+
+
+@dataclass(frozen=True)
+class Known:
+    """A probe's score on held-out scenes, the score of guessing, and how many cases it is the mean of."""
+
+    name: str
+    score: float
+    chance: float
+    cases: int
+
+
+@torch.no_grad()
+def encoder_knowledge(model: ViLTA, corpus: Corpus, most: int = 4096) -> dict[str, Any]:
+    """Plain JSON: `probes`, trained on the first `most` training scenes and measured on the validation scenes; and of the validation
+    captions `perplexity` and `words_right` of masked words, and `alignment_auc`, the unfused similarity of a picture with its own
+    caption against that with the next one's.
+
+    The model must be in evaluation mode, its vision encoder one of grids, and the corpus one of scenes.
+    """
+    grid = model.vision.grid
+    fitted, tested = (_objects(model, pairs, min(most, len(pairs)), grid) for pairs in (corpus.train, corpus.val))
+    probes = [Known(name, *probe(*fitted[name], *tested[name])) for name in fitted]
+    return {"probes": [asdict(known) for known in probes], **_words(model, corpus.val)}
+
+
+def probe(
+    features: np.ndarray, labels: np.ndarray, test_features: np.ndarray, test_labels: np.ndarray
+) -> tuple[float, float, int]:
+    """Accuracy of ridge regression onto one-hot labels (closed form), that of the commonest label, and the number of test cases.
+    Features [N, C] are standardised; labels are texts [N]."""
+    classes = np.unique(labels)
+    mean, spread = features.mean(axis=0), features.std(axis=0) + 1e-6
+
+    def prepared(x: np.ndarray) -> np.ndarray:
+        return np.concatenate([(x - mean) / spread, np.ones((len(x), 1))], axis=1).astype(np.float64)
+
+    x, y = prepared(features), (labels[:, None] == classes).astype(np.float64)
+    weights = np.linalg.solve(x.T @ x + RIDGE * np.eye(x.shape[1]), x.T @ y)
+    guessed = classes[(prepared(test_features) @ weights).argmax(axis=1)]
+    commonest = max((test_labels == name).mean() for name in classes)
+    return float((guessed == test_labels).mean()), float(commonest), len(test_labels)
+
+
+def _objects(model: ViLTA, pairs: Pairs, count: int, grid: tuple[int, int]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """For each probe its features [M, C] and labels [M]: of each object the token in which its centre lies, with what it is; and for
+    `position` as many tokens without any centre beside them, with whether there is one."""
+    assert pairs.scene is not None
+    rows, columns = grid
+    device = next(model.parameters()).device
+    at: list[np.ndarray] = []
+    facts: dict[str, list[str]] = {name: [] for name in ATTRIBUTES}
+    empty: list[np.ndarray] = []
+    for start in range(0, count, BATCH):
+        images = np.array(pairs.images[start : min(start + BATCH, count)])
+        features = model.image_features(torch.from_numpy(images).to(device)).float().cpu().numpy()
+        for index, tokens in enumerate(features, start):
+            things = pairs.scene(index).things
+            places = [
+                min(rows - 1, int(thing.y * rows)) * columns + min(columns - 1, int(thing.x * columns))
+                for thing in things
+            ]
+            free = [place for place in range(rows * columns) if place not in places]
+            chosen = generator("empty places", index).permutation(len(free))[: len(places)]
+            at += [tokens[place] for place in places]
+            empty += [tokens[free[place]] for place in chosen]
+            for name in ATTRIBUTES:
+                facts[name] += [str(getattr(thing, name)) for thing in things]
+    objects = np.stack(at)
+    made = {name: (objects, np.array(labels)) for name, labels in facts.items()}
+    both = np.concatenate([objects, np.stack(empty)])
+    made["position"] = (both, np.array(["object"] * len(objects) + ["none"] * len(empty)))
+    return made
+
+
+def _words(model: ViLTA, pairs: Pairs) -> dict[str, float]:
+    device = next(model.parameters()).device
+    losses: list[Tensor] = []
+    right: list[Tensor] = []
+    own, other = [], []
+    for start in range(0, len(pairs), BATCH):
+        rows = np.arange(start, min(start + BATCH, len(pairs)))
+        ids = trim(pairs.token_ids[rows].astype(np.int64))
+        hidden = hide_tokens(ids, MASKED, RowRandom(rows, "knowledge masks"))
+        labels = torch.from_numpy(ids).to(device)[hidden.positions.to(device)]
+        states = model.encode_text(hidden.token_ids.to(device))
+        logits = model.predict_words(states[hidden.positions.to(device)]).double()
+        losses.append(F.cross_entropy(logits, labels, reduction="none"))
+        right.append((logits.argmax(dim=-1) == labels).double())
+        token_ids = torch.from_numpy(ids).to(device)
+        features = model.image_features(torch.from_numpy(np.array(pairs.images[rows])).to(device)).float()
+        similarity = aligned_similarity(model, model.adapt_image(features), model.encode_text(token_ids), token_ids)
+        own.append(similarity.diagonal().cpu().numpy())
+        other.append(similarity.roll(1, dims=1).diagonal().cpu().numpy())
+    return {
+        "perplexity": float(torch.cat(losses).mean().exp()),
+        "words_right": float(torch.cat(right).mean()),
+        "alignment_auc": auc(np.concatenate(own), np.concatenate(other)),
+    }

@@ -1,0 +1,126 @@
+"""Encoders that come with the package: one safetensors file, which holds their tokeniser too, and a card that says what they are.
+
+Whoever loads them asks for the same model, words and world as they were trained for; anything else is refused in one sentence.
+"""
+
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from workbench.config.schema import Settings
+from workbench.data import lexicon, scenes
+from workbench.data.text import Tokeniser, read_tokeniser
+from workbench.errors import UserError
+from workbench.files import write_whole
+from workbench.model.weights import file_digest
+from workbench.randomness import key
+
+FOLDER: Final = Path(str(resources.files("workbench.model") / "pretrained"))
+NAME: Final = "tiny"
+MOST_BYTES: Final = 2_000_000
+TOKENISER: Final = "tokeniser"
+# What encoders do not depend on: how many scenes there are and which, and what is done with them in training.
+FREE: Final = {"train_pairs", "eval_pairs", "seed", "augment", "workers", "caption_noise", "path", "mix", "exclude"}
+ENCODERS: Final = {"width", "image_norm", "vision", "text"}
+INSTEAD: Final = "set `warm_start.source: train`"
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """`weights` of both encoders and of what aligns them; `digest`, the SHA-256 of their file."""
+
+    weights: dict[str, Tensor]
+    tokeniser: Tokeniser
+    digest: str
+    card: dict[str, Any]
+
+
+def made_for(settings: Settings) -> dict[str, Any]:
+    """What encoders are trained for, as plain JSON by dotted key; `world` names how scenes look and what is said of them."""
+    model = settings.model.model_dump(mode="json", include=ENCODERS)
+    # Where the first weights came from, and whether they are trained further, is no matter of what the encoders are.
+    model["vision"] = {name: value for name, value in model["vision"].items() if name not in ("frozen", "pretrained")}
+    world = key("world", scenes.VERSION, *(repr(words) for words in _words()))
+    tree = {"model": model, "data": settings.data.model_dump(mode="json", exclude=FREE)}
+    return _flat(tree) | {"world": f"{world:016x}"}
+
+
+def _words() -> list[Any]:
+    return [lexicon.KINDS, lexicon.COLOURS, lexicon.SIZES, lexicon.TEXTURES, lexicon.RELATIONS, lexicon.ARTICLES]
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {prefix + name: value}
+    return found
+
+
+def stored(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights as the file keeps them: float16, which is half the size."""
+    return {
+        name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous().cpu()
+        for name, tensor in weights.items()
+    }
+
+
+def loaded(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of the file as a model takes them."""
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+
+
+def write(folder: Path, weights: dict[str, Tensor], tokeniser: Tokeniser, card: dict[str, Any], text: str) -> str:
+    """Writes the file (the same bytes for the same weights), the card as JSON and as `text` for people; gives the file's SHA-256.
+
+    Raises UserError where the file would be larger than a package should carry.
+    """
+    content = save(stored(weights), metadata={TOKENISER: tokeniser.inner.to_str()})
+    if len(content) > MOST_BYTES:
+        raise UserError(
+            f"the encoders take {len(content) / 1e6:.1f} MB, and the package carries at most {MOST_BYTES / 1e6:.0f} MB; make them smaller."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{NAME}.safetensors"
+    write_whole(file, content)
+    digest = file_digest(file)
+    about = card | {"sha256": digest, "bytes": len(content)}
+    write_whole(folder / f"{NAME}.json", (json.dumps(about, indent=2) + "\n").encode())
+    write_whole(folder / f"{NAME}.md", text.replace("{sha256}", digest).encode())
+    return digest
+
+
+def read(settings: Settings, folder: Path = FOLDER) -> Shipped:
+    """The encoders of the package. Raises UserError where there are none, where they are damaged, or trained for something else."""
+    file, about = folder / f"{NAME}.safetensors", folder / f"{NAME}.json"
+    asked = "`warm_start.source: package`"
+    if settings.data.source != "scenes" or settings.data.tokeniser:
+        raise UserError(f"{asked}: the package has encoders of rendered scenes and their words alone; {INSTEAD}.")
+    if not file.is_file() or not about.is_file():
+        raise UserError(f"{asked}: there are no encoders in {folder}; {INSTEAD}.")
+    try:
+        card = json.loads(about.read_text(encoding="utf-8"))
+        known, trained_for = str(card["sha256"]), dict(card["made_for"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{asked}: {about} is damaged; install the package anew, or {INSTEAD}.") from error
+    wanted = made_for(settings)
+    for name in sorted({*wanted, *trained_for}):
+        there, here = trained_for.get(name), wanted.get(name)
+        if there != here:
+            what = "scenes of another version" if name == "world" else f"`{name}` {there} and not {here}"
+            raise UserError(f"{asked}: the encoders of the package were trained for {what}; {INSTEAD}.")
+    digest = file_digest(file)
+    if digest != known:
+        raise UserError(f"{asked}: {file} is damaged, its SHA-256 is not that of its card; {INSTEAD}.")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            tokeniser = read_tokeniser(opened.metadata()[TOKENISER], settings.data.max_length)
+            weights = loaded({name: opened.get_tensor(name) for name in opened.keys()})  # noqa: SIM118
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise UserError(f"{asked}: {file} cannot be read ({error}); {INSTEAD}.") from error
+    return Shipped(weights, tokeniser, digest, card)

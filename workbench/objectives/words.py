@@ -1,0 +1,112 @@
+"""Which words of a caption are masked or written over: how likely each of its tokens is to be chosen."""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import RobertaForMaskedLM
+
+from workbench.config.schema import Objectives
+from workbench.data.text import MASK, SPECIAL, trim
+from workbench.model.encoders import text_states
+from workbench.model.vilta import ViLTA
+from workbench.objectives.companions import Companions
+from workbench.objectives.plan import Weights
+
+Words = Literal["any", "content", "surprising", "salient"]
+ROWS = 1024  # captions that a language encoder reads at once
+PARTS = 2  # the momentum model reads a caption so many times, with another part of its words masked
+STEPS = 64  # of a nat: what is finer may depend on how a batch was cut
+GREY = 128
+# No word has no chance at all, however sure the models are of it.
+LEAST_ENTROPY, LEAST_DROP = 0.01, 0.05
+
+
+def asked(objectives: Objectives, kind: Words) -> bool:
+    """Whether words of this kind are to be masked or written over."""
+    written = objectives.itm.negatives == "synthesized"
+    return objectives.mlm.mask_words == kind or (written and objectives.itm.synthesis_words == kind)
+
+
+def word_weights(kind: Words, token_ids: np.ndarray, companions: Companions, features: Tensor) -> np.ndarray | None:
+    """Weights float [B, L] of the tokens of captions int64 [B, L], whose pictures have the `features` [B, N, C]; None: all alike."""
+    if kind == "any":
+        return None
+    if kind == "content":
+        assert companions.content is not None
+        return companions.content.of_captions(token_ids).astype(np.float32)
+    if kind == "surprising":
+        assert companions.frozen is not None
+        return entropies(companions.frozen, token_ids)
+    assert companions.ema is not None
+    return salience(companions.ema, features, token_ids)
+
+
+def weights_of(
+    objectives: Objectives,
+    token_ids: np.ndarray,
+    companions: Companions,
+    features: Tensor,
+    known: dict[str, np.ndarray] | None = None,
+) -> Weights:
+    """The weights with which a batch of captions is masked and written over. `known`: those of some kinds, where they are at hand."""
+    given = {} if known is None else dict(known)
+
+    def of(kind: Words) -> np.ndarray | None:
+        if kind not in given:
+            made = word_weights(kind, token_ids, companions, features)
+            if made is None:
+                return None
+            given[kind] = made
+        return given[kind]
+
+    writes = objectives.itm.negatives == "synthesized"
+    return Weights(of(objectives.mlm.mask_words), of(objectives.itm.synthesis_words) if writes else None)
+
+
+@torch.no_grad()
+def entropies(language: RobertaForMaskedLM, token_ids: np.ndarray) -> np.ndarray:
+    """float32 [B, L]: how uncertain (nats) a language encoder is of each token of captions int64 [B, L] when that one is hidden, and
+    0 for special tokens."""
+    device = language.lm_head.bias.device
+    made = np.zeros(token_ids.shape, dtype=np.float32)
+    rows, columns = np.nonzero(token_ids >= len(SPECIAL))
+    for start in range(0, len(rows), ROWS):
+        row, column = rows[start : start + ROWS], columns[start : start + ROWS]
+        hidden = trim(token_ids[row].astype(np.int64))
+        hidden[np.arange(len(row)), column] = MASK
+        states = text_states(language, torch.from_numpy(hidden).to(device))
+        picked = states[torch.arange(len(row), device=device), torch.from_numpy(column).to(device)]
+        log_p = language.lm_head(picked).float().log_softmax(dim=-1)
+        entropy = -(log_p.exp() * log_p).sum(dim=-1)
+        made[row, column] = entropy.clamp(min=LEAST_ENTROPY).cpu().numpy()
+    return made
+
+
+@torch.no_grad()
+def salience(model: ViLTA, features: Tensor, token_ids: np.ndarray) -> np.ndarray:
+    """float32 [B, L]: what the picture tells of each token of captions int64 [B, L]: how much less likely (nats) `model` finds the
+    hidden word with a grey picture, and 0 for special tokens.
+
+    In the manner of EPIC (CVPR 2023, arXiv 2211.15398), where the momentum model's attention to the picture says it. Two readings, of which each
+    hides every second word, stand for one reading a word.
+    """
+    ids = torch.from_numpy(np.asarray(token_ids, dtype=np.int64)).to(features.device)
+    ordinary = ids >= len(SPECIAL)
+    part = (ordinary.cumsum(dim=1) - 1) % PARTS
+    side = model.image_side
+    grey = torch.full((1, 3, side, side), GREY, dtype=torch.uint8, device=features.device)
+    pictures = [model.adapt_image(made.float()) for made in (features, model.image_features(grey))]
+    drop = torch.zeros(ids.shape, device=features.device)
+    for number in range(PARTS):
+        hidden = ordinary & (part == number)
+        read = torch.where(hidden, MASK, ids)
+        states = model.encode_text(read)
+        told = []
+        for picture in pictures:
+            fused, _ = model.fuse(states, picture.expand(len(ids), -1, -1), read)
+            log_p = model.mlm_logits(fused[hidden]).float().log_softmax(dim=-1)
+            told.append(log_p.gather(1, ids[hidden][:, None]).squeeze(1))
+        drop[hidden] = ((told[0] - told[1]) * STEPS).round().div(STEPS).clamp(min=LEAST_DROP)
+    return drop.cpu().numpy()

@@ -1,0 +1,106 @@
+"""The encoders of the package, trained by a recipe: the warm start at length, measured and written with their card."""
+
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from workbench.config.schema import Experiment, Settings
+from workbench.config.settings import apply
+from workbench.data.corpus import load_corpus
+from workbench.errors import UserError
+from workbench.evaluation.knowledge import encoder_knowledge
+from workbench.model.shipped import NAME, loaded, made_for, stored, write
+from workbench.outage import never
+from workbench.stop import cut
+from workbench.training.loop import Hooks
+from workbench.training.prepare import Progress, pick_device, refuse_large_batches, unhurried
+from workbench.training.warm_start import SECONDS, new_model, start_fingerprint, warm_start
+
+
+@dataclass(frozen=True)
+class Made:
+    """Where the encoders were written, and what their card says."""
+
+    folder: Path
+    card: dict[str, Any]
+    table: str
+
+
+def make_encoders(
+    experiment: Experiment,
+    recipe: Path,
+    cache_dir: Path,
+    folder: Path,
+    progress: Progress,
+    stop: Callable[[], bool] = never,
+) -> Made:
+    """Trains both encoders as the recipe's `warm_start` says, and writes them with what they know. Same settings, machine and thread
+    count: the same bytes. Raises Stopped, with the state saved, and Diverged."""
+    settings = apply(experiment.settings, {"warm_start.source": "train"})
+    if settings.data.source != "scenes":
+        raise UserError(f"{recipe}: the encoders of the package are of rendered scenes; set `data.source: scenes`.")
+    device, steps = pick_device(), settings.warm_start.steps
+    progress("data", 0, 1, {})
+    with cut(stop):
+        corpus = load_corpus(settings.data, cache_dir)
+    refuse_large_batches(settings, corpus)
+    hooks = Hooks(
+        lambda *_: None,
+        lambda step, losses: progress("encoders", step, steps, losses),
+        stop,
+        persist=partial(unhurried, stop),
+    )
+    weights = warm_start(settings, corpus, device, cache_dir, hooks)
+    model = new_model(settings, corpus, settings.warm_start.seed)
+    model.load_state_dict(loaded(stored(weights)), strict=False)  # what is measured is what the file holds
+    progress("probes", 0, 1, {})
+    with cut(stop):
+        known = encoder_knowledge(model.to(device).eval(), corpus)
+    seconds = float((cache_dir / start_fingerprint(settings, corpus.fingerprint) / SECONDS).read_text())
+    card = {
+        "name": NAME,
+        "recipe": recipe.name,
+        "command": f"wb pretrain {shlex.quote(recipe.name)}",
+        "seed": settings.warm_start.seed,
+        "steps": steps,
+        "hours": round(seconds / 3600, 2),
+        "pairs": len(corpus.train),
+        "data": corpus.fingerprint,
+        "made_for": made_for(settings),
+        "knows": known,
+    }
+    table = knowledge_table(known)
+    digest = write(folder, weights, corpus.tokeniser, card, _text(experiment, settings, card, table))
+    return Made(folder, card | {"sha256": digest}, table)
+
+
+def knowledge_table(known: dict[str, Any]) -> str:
+    """What encoders know, as a table in Markdown."""
+    rows = [
+        f"| {probe['name']} | {probe['score']:.3f} | {probe['chance']:.3f} | {probe['cases']:,} |"
+        for probe in known["probes"]
+    ]
+    return "\n".join(["| probe | right | chance | cases |", "|---|---|---|---|", *rows])
+
+
+def _text(experiment: Experiment, settings: Settings, card: dict[str, Any], table: str) -> str:
+    known, model = card["knows"], settings.model
+    return f"""# Encoders of `{card["name"]}`
+
+{experiment.question}
+
+Recipe `{card["recipe"]}` (`{card["command"]}`), seed {card["seed"]}: {card["steps"]:,} steps of {settings.warm_start.batch_size} pairs on {card["pairs"]:,} rendered scenes,
+{card["hours"]} hours. Vision: timm's `{model.vision.name}`, stage {model.vision.stage}, {settings.data.image_size} px; language: RoBERTa's form, {model.text.layers} layers,
+{model.width} wide, with the tokeniser of its captions. Weights are kept as float16. Data {card["data"]}. SHA-256 {{sha256}}.
+
+What the vision encoder knows: linear probes (ridge regression) on the feature of the place where an object's centre lies, trained on
+training scenes and measured on validation scenes; `position` tells places with a centre from as many without.
+
+{table}
+
+Masked words of validation captions, one in seven masked: perplexity {known["perplexity"]:.2f}, {known["words_right"]:.3f} right. Unfused similarity of a
+picture with its own caption against another's: AUC {known["alignment_auc"]:.3f}.
+"""
