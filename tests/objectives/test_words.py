@@ -108,20 +108,27 @@ def test_salience_is_what_a_grey_picture_takes_away(settings: Settings, prepared
     with torch.no_grad():  # a fusion that heeds the picture
         for parameter in model.mlm_decoder.parameters():
             parameter.mul_(30)
-    made = salience(model, features, ids)
+    made = salience(model, features, ids, np.arange(6))
     assert (made[ids < len(SPECIAL)] == 0).all()
     assert (made[ids >= len(SPECIAL)] >= LEAST_DROP).all()
     assert made.max() > LEAST_DROP
     # Of the picture itself no grey one takes anything away.
     side = settings.data.image_size
     grey = model.image_features(torch.full((1, 3, side, side), 128, dtype=torch.uint8)).detach()
-    none = salience(model, grey.expand(6, -1, -1), ids)
+    none = salience(model, grey.expand(6, -1, -1), ids, np.arange(6))
     assert np.unique(none).tolist() == pytest.approx([0, LEAST_DROP])
     # A batch in parts has the same numbers.
-    parts = np.concatenate(
-        [salience(model, features[place : place + 2], ids[place : place + 2]) for place in (0, 2, 4)]
-    )
-    assert (parts == made).all()
+    parts = [salience(model, features[at : at + 2], ids[at : at + 2], np.arange(at, at + 2)) for at in (0, 2, 4)]
+    assert (np.concatenate(parts) == made).all()
+    with torch.no_grad():
+        hidden = torch.from_numpy(ids[:1].copy())
+        hidden[0, 2 : int((ids[0] > 4).sum()) + 1 : 2] = MASK
+        by_hand = []
+        for picture in (features[:1], grey):
+            fused, _ = model.fuse(model.encode_text(hidden), model.adapt_image(picture), hidden)
+            by_hand.append(model.mlm_logits(fused)[0, 2].log_softmax(dim=-1)[ids[0, 2]].item())
+    assert made[0, 2] == pytest.approx(max(LEAST_DROP, by_hand[0] - by_hand[1]), abs=1 / 64)
+    assert (made[0, [1, 3]] == np.float32(LEAST_DROP)).all()
 
 
 def test_known_weights_are_not_measured_again(settings: Settings, prepared: Prepared) -> None:

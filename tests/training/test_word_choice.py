@@ -11,7 +11,8 @@ from workbench.config.schema import Settings
 from workbench.config.settings import apply
 from workbench.data.loader import Order
 from workbench.objectives.companions import make_companions
-from workbench.objectives.words import entropies, salience
+from workbench.objectives.plan import HARD_CAPTION, plan_step
+from workbench.objectives.words import LEAST_DROP, entropies, salience
 from workbench.training import word_choice as module
 from workbench.training.prepare import Prepared
 from workbench.training.pretrain import starting_model
@@ -43,14 +44,14 @@ def test_uncertainty_is_measured_once_and_belongs_to_the_caption(
     assert len(list(tmp_path.glob("surprise-*"))) >= 1
     _, rows = Order(((256, 1.0),), 8, 3).at(5)
     ids = prepared.corpus.train.texts(rows, 0, 0)[:, :20]
-    weights = made.weigh(rows, 0, 0, nothing, ids)
+    weights = made.weigh(rows, 0, 0, 5, nothing, ids)
     assert made.companions.frozen is not None
     assert weights.mask is not None
     assert weights.mask is weights.write
     assert weights.mask == pytest.approx(entropies(made.companions.frozen, ids), rel=2e-3)
     assert np.ptp(weights.mask[ids > 4]) > 1e-4
     monkeypatch.setattr(module, "entropies", lambda *_: pytest.fail("measured again"))
-    assert (chooser(apply(settings, SURPRISING), here).weigh(rows, 0, 0, nothing, ids).mask == weights.mask).all()
+    assert (chooser(apply(settings, SURPRISING), here).weigh(rows, 0, 0, 5, nothing, ids).mask == weights.mask).all()
 
 
 def test_salience_is_measured_by_the_momentum_model_however_the_batch_is_cut(
@@ -69,18 +70,42 @@ def test_salience_is_measured_by_the_momentum_model_however_the_batch_is_cut(
                 own = slice(place * size, (place + 1) * size)
                 yield own, features[own]
 
-        weights = made.weigh(rows, 0, 0, pictures, ids).write
+        weights = made.weigh(rows, 0, 0, 5, pictures, ids).write
         assert weights is not None
         return weights
 
-    assert made.companions.ema is not None
-    assert (cut(1) == salience(made.companions.ema, features, ids)).all()
+    model = made.companions.ema
+    assert model is not None
+    assert (cut(1) == salience(model, features, ids, rows)).all()
     assert (cut(4) == cut(1)).all()
+
+
+def test_only_what_is_written_over_is_looked_at(settings: Settings, prepared: Prepared) -> None:
+    """Where MLM masks any words; and every caption's other half in the next epoch."""
+    made = chooser(apply(settings, {"objectives.itm.synthesis_words": "salient"}), prepared)
+    rows = np.arange(16)
+    ids = prepared.corpus.train.texts(rows, 0, 0)
+    features = torch.from_numpy(np.array(prepared.features["train"][rows])).float()
+    weights = made.weigh(rows, 0, 0, 5, lambda: iter([(slice(0, 16), features)]), ids)
+    plan = plan_step(ids, None, made.settings.objectives, 500, np.ones(500, bool), rows, 0, 0, 5, weights)
+    written = set(plan.chosen[plan.negatives == HARD_CAPTION].tolist())
+    assert weights.mask is None
+    assert weights.write is not None
+    assert set(np.flatnonzero(weights.write.any(axis=1)).tolist()) == written
+    model = made.companions.ema
+    assert model is not None
+    with torch.no_grad():
+        for parameter in model.mlm_decoder.parameters():
+            parameter.mul_(50)
+    even, odd = (salience(model, features, ids, rows + turn) > LEAST_DROP for turn in (0, 1))
+    assert even.any()
+    assert odd.any()
+    assert not (even & odd).any()
 
 
 def test_other_words_need_no_measurement(settings: Settings, prepared: Prepared) -> None:
     made = chooser(apply(settings, {"objectives.itm.synthesis_words": "content"}), prepared)
-    weights = made.weigh(np.arange(4), 0, 0, nothing, prepared.corpus.train.token_ids[:4])
+    weights = made.weigh(np.arange(4), 0, 0, 5, nothing, prepared.corpus.train.token_ids[:4])
     assert weights.mask is None
     assert weights.write is not None
     assert set(np.unique(weights.write)) == {0.0, 1.0}

@@ -141,14 +141,8 @@ def plan_step(
         word_starts if mlm.whole_word else None,
         weights.mask,
     )
-    chosen, others = _falsify(len(token_ids), generator("itm negatives", seed, step))
-    hard = 0 if itm.negatives == "random_image" else round(itm.hard_ratio * len(chosen))
-    negatives = np.full(len(chosen), RANDOM_PICTURE)
-    negatives[:hard] = HARD_CAPTION
-    if itm.negatives == "in_batch_hard":
-        # By turns a wrong caption for the picture, and a wrong picture for the caption.
-        negatives[1:hard:2] = HARD_PICTURE
-    writes = hard and itm.negatives == "synthesized"
+    chosen, others, negatives = false_pairs(itm, len(token_ids), seed, step)
+    writes = itm.negatives == "synthesized" and bool((negatives == HARD_CAPTION).any())
     return Plan(
         token_ids,
         masked,
@@ -159,6 +153,18 @@ def plan_step(
         plan_rewriting(token_ids, itm, rows, seed, epoch, weights.write) if writes else None,
         foil_ids,
     )
+
+
+def false_pairs(itm: Itm, rows: int, seed: int, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`chosen`, `others` and `negatives` of a plan for so many rows, int64 [K] each."""
+    chosen, others = _falsify(rows, generator("itm negatives", seed, step))
+    hard = 0 if itm.negatives == "random_image" else round(itm.hard_ratio * len(chosen))
+    negatives = np.full(len(chosen), RANDOM_PICTURE)
+    negatives[:hard] = HARD_CAPTION
+    if itm.negatives == "in_batch_hard":
+        # By turns a wrong caption for the picture, and a wrong picture for the caption.
+        negatives[1:hard:2] = HARD_PICTURE
+    return chosen, others, negatives
 
 
 def plan_rewriting(

@@ -16,7 +16,6 @@ from workbench.objectives.plan import Weights
 
 Words = Literal["any", "content", "surprising", "salient"]
 ROWS = 1024  # captions that a language encoder reads at once
-PARTS = 2  # the momentum model reads a caption so many times, with another part of its words masked
 STEPS = 64  # of a nat: what is finer may depend on how a batch was cut
 GREY = 128
 # No word has no chance at all, however sure the models are of it.
@@ -40,7 +39,7 @@ def word_weights(kind: Words, token_ids: np.ndarray, companions: Companions, fea
         assert companions.frozen is not None
         return entropies(companions.frozen, token_ids)
     assert companions.ema is not None
-    return salience(companions.ema, features, token_ids)
+    return salience(companions.ema, features, token_ids, np.arange(len(token_ids)))
 
 
 def weights_of(
@@ -85,28 +84,28 @@ def entropies(language: RobertaForMaskedLM, token_ids: np.ndarray) -> np.ndarray
 
 
 @torch.no_grad()
-def salience(model: ViLTA, features: Tensor, token_ids: np.ndarray) -> np.ndarray:
+def salience(model: ViLTA, features: Tensor, token_ids: np.ndarray, turns: np.ndarray) -> np.ndarray:
     """float32 [B, L]: what the picture tells of each token of captions int64 [B, L]: how much less likely (nats) `model` finds the
     hidden word with a grey picture, and 0 for special tokens.
 
-    In the manner of EPIC (CVPR 2023, arXiv 2211.15398), where the momentum model's attention to the picture says it. Two readings, of which each
-    hides every second word, stand for one reading a word.
+    In the manner of EPIC (CVPR 2023, arXiv 2211.15398), where the momentum model's attention to the picture says it. One reading
+    hides every second word, those of even or of odd places as the caption's number in `turns` int64 [B] is; the others weigh as
+    little as a word of which the picture tells nothing.
     """
     ids = torch.from_numpy(np.asarray(token_ids, dtype=np.int64)).to(features.device)
     ordinary = ids >= len(SPECIAL)
-    part = (ordinary.cumsum(dim=1) - 1) % PARTS
+    turn = torch.from_numpy(turns).to(features.device)
+    hidden = ordinary & ((ordinary.cumsum(dim=1) + turn[:, None]) % 2 == 0)
+    read = torch.where(hidden, MASK, ids)
+    states = model.encode_text(read)
     side = model.image_side
     grey = torch.full((1, 3, side, side), GREY, dtype=torch.uint8, device=features.device)
-    pictures = [model.adapt_image(made.float()) for made in (features, model.image_features(grey))]
-    drop = torch.zeros(ids.shape, device=features.device)
-    for number in range(PARTS):
-        hidden = ordinary & (part == number)
-        read = torch.where(hidden, MASK, ids)
-        states = model.encode_text(read)
-        told = []
-        for picture in pictures:
-            fused, _ = model.fuse(states, picture.expand(len(ids), -1, -1), read)
-            log_p = model.mlm_logits(fused[hidden]).float().log_softmax(dim=-1)
-            told.append(log_p.gather(1, ids[hidden][:, None]).squeeze(1))
-        drop[hidden] = ((told[0] - told[1]) * STEPS).round().div(STEPS).clamp(min=LEAST_DROP)
-    return drop.cpu().numpy()
+    told = []
+    for picture in (features, model.image_features(grey)):
+        image = model.adapt_image(picture.float()).expand(len(ids), -1, -1)
+        fused, _ = model.fuse(states, image, read)
+        log_p = model.mlm_logits(fused[hidden]).float().log_softmax(dim=-1)
+        told.append(log_p.gather(1, ids[hidden][:, None]).squeeze(1))
+    weights = torch.where(ordinary, LEAST_DROP, 0.0)
+    weights[hidden] = ((told[0] - told[1]) * STEPS).round().div(STEPS).clamp(min=LEAST_DROP)
+    return weights.cpu().numpy()

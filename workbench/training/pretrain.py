@@ -109,7 +109,7 @@ class _Trial:
                 own = world.part(len(rows), place, len(read))
                 yield own, on_device(settings, self.prepared, pool, rows[own], self.seed, epoch)
 
-        weigh = partial(self.words.weigh, rows, self.seed, epoch, pictures)
+        weigh = partial(self.words.weigh, rows, self.seed, epoch, step, pictures)
         plan = plan_batch(settings, self.prepared, self.companions, self.foils, rows, self.seed, epoch, step, weigh)
         alpha = alpha_at(settings.objectives.mlm, step, optimisation.steps)
 

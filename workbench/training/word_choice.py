@@ -10,7 +10,7 @@ from torch import Tensor
 from workbench.config.schema import Settings
 from workbench.data import cache
 from workbench.objectives.companions import Companions
-from workbench.objectives.plan import Weights
+from workbench.objectives.plan import HARD_CAPTION, Weights, false_pairs
 from workbench.objectives.words import asked, entropies, salience, weights_of
 from workbench.randomness import key
 from workbench.training.prepare import Prepared, precision
@@ -30,26 +30,37 @@ class WordChoice:
         self.pairs, self.device = prepared.corpus.train, prepared.device
         self.surprise = _surprise(settings, prepared, companions) if asked(settings.objectives, "surprising") else None
 
-    def weigh(self, rows: np.ndarray, seed: int, epoch: int, pictures: Pictures, token_ids: np.ndarray) -> Weights:
+    def weigh(
+        self, rows: np.ndarray, seed: int, epoch: int, step: int, pictures: Pictures, token_ids: np.ndarray
+    ) -> Weights:
         """Weights of the captions int64 [B, L] that the pairs `rows` have in this epoch. Every process must call it."""
-        known = {}
+        known, objectives = {}, self.settings.objectives
         if self.surprise is not None:
             captions = self.pairs.draw(rows, seed, epoch)
             known["surprising"] = self.surprise[captions, : token_ids.shape[1]].astype(np.float32)
-        if asked(self.settings.objectives, "salient"):
-            known["salient"] = self._salience(pictures, token_ids)
-        return weights_of(self.settings.objectives, token_ids, self.companions, NOTHING, known)
+        if asked(objectives, "salient"):
+            every = np.arange(len(rows))
+            if objectives.mlm.mask_words != "salient":  # what is not written over need not be measured
+                chosen, _, negatives = false_pairs(objectives.itm, len(rows), seed, step)
+                every = np.sort(chosen[negatives == HARD_CAPTION])
+            known["salient"] = self._salience(pictures, token_ids, rows + epoch, every)
+        return weights_of(objectives, token_ids, self.companions, NOTHING, known)
 
     @torch.no_grad()
-    def _salience(self, pictures: Pictures, token_ids: np.ndarray) -> np.ndarray:
-        """Each process measures its own pairs, and tells the others."""
+    def _salience(self, pictures: Pictures, token_ids: np.ndarray, turns: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        """Of the `wanted` rows of the batch, int64 [K]. Each process measures its own pairs, and tells the others."""
         model = self.companions.ema
         assert model is not None
         made = torch.zeros(token_ids.shape, device=self.device)
         for own, images in pictures():
+            here = wanted[(wanted >= own.start) & (wanted < own.stop)]
+            if not len(here):
+                continue
+            seen = images[torch.from_numpy(here - own.start).to(images.device)]
             with precision(images.device, self.settings.optimisation.precision):
-                features = images if images.is_floating_point() else model.image_features(images)
-                made[own] = torch.from_numpy(salience(model, features, token_ids[own])).to(self.device)
+                features = seen if seen.is_floating_point() else model.image_features(seen)
+                told = salience(model, features, token_ids[here], turns[here])
+            made[torch.from_numpy(here).to(self.device)] = torch.from_numpy(told).to(self.device)
         return self.world.sum(made).cpu().numpy()
 
 
