@@ -164,6 +164,16 @@ def test_work_that_has_nothing_to_save_is_cut() -> None:
         pytest.fail("it was asked before")
 
 
+def test_a_terminal_that_hangs_up_asks_to_stop() -> None:
+    before = signal.signal(HUP, signal.SIG_DFL)
+    try:
+        code = "import signal; from workbench.stop import *; s = Stop(); s.listen(); signal.raise_signal(1); print(s())"
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+        assert done.stdout == "True\n", done.stderr
+    finally:
+        signal.signal(HUP, before)
+
+
 def test_nohup_keeps_a_command_alive_when_the_terminal_hangs_up() -> None:
     before = signal.signal(HUP, signal.SIG_IGN)
     try:

@@ -235,39 +235,37 @@ FIRST_USE = """
 from pathlib import Path
 from workbench.config.load import load_experiment
 from workbench.sweep.run import _run_of
-from workbench.trial.ledger import Ledger
-from workbench.sweep.grid import expand
-from workbench.trial.job import new_job, published
-from workbench.sweep.run import _run_of
-from workbench.trial.ledger import Ledger
-from workbench.trial.run import start_run
-from workbench.config.schema import Experiment
 from workbench.tracking.runs import Tracker
-from workbench.tracking.store import open_store, postgres_lock, sees
+from workbench.tracking.store import open_store
+from workbench.trial.ledger import Ledger
 from workbench.workspace import Workspace
 home, file = Path(sys.argv[2]), Path(sys.argv[3])
 storage = next((each for each in sys.argv[4:] if "://" in each), None)
-ledger = Ledger.of_workspace(home, "s", storage)
-tracker = Tracker(open_store(home), home)
-with Workspace(home).first_use():
-    run_id = _run_of(ledger, tracker, load_experiment(file, ()))
-print(run_id, ledger.sweep())
+for name in ("new", "another"):  # in a fresh workspace, then in one that is there
+    ledger = Ledger.of_workspace(home, name, storage)
+    tracker = Tracker(open_store(home), home)
+    with Workspace(home).first_use():
+        run_id = _run_of(ledger, tracker, load_experiment(file, ()))
+    print(run_id, ledger.sweep())
 """
 
 
-def test_sweeps_that_start_at_once_in_a_fresh_workspace_share_one_run(tmp_path: Path, tiny: Path) -> None:
+def test_sweeps_that_start_at_once_share_one_run(tmp_path: Path, tiny: Path) -> None:
     # Several times, by processes that meet again: at the second and third home they are as ready as can be.
     homes = [tmp_path / f"w{attempt}" for attempt in range(3)]
     each = f"for each in sys.argv[4:]:\n    sys.argv[2] = each\n    exec({FIRST_USE!r})\n"
     said = at_once(each, 3, "-", tiny, *homes)
     assert len(set(said)) == 1
-    for home, line in zip(homes, said[0].splitlines(), strict=True):
-        run_id, name = line.split()
+    told = [line.split() for line in said[0].splitlines()]
+    assert len(told) == 2 * len(homes)
+    for place, home in enumerate(homes):
+        named = dict(told[2 * place : 2 * place + 2])
+        assert len(set(named.values())) == 2
         with sqlite3.connect(home / "mlflow.db") as connection:
             runs = connection.execute("SELECT run_uuid FROM runs WHERE lifecycle_stage = 'active'").fetchall()
-            assert runs == [(run_id,)]
-            tags = connection.execute("SELECT value FROM tags WHERE key = 'sweep'").fetchall()
-            assert tags == [(name,)]
+            assert {run_id for (run_id,) in runs} == set(named)
+            tags = connection.execute("SELECT run_uuid, value FROM tags WHERE key = 'sweep'").fetchall()
+            assert dict(tags) == named
 
 
 def test_a_database_whose_making_was_cut_short_is_made_anew(tmp_path: Path) -> None:
@@ -398,7 +396,7 @@ def test_sweeps_that_start_at_once_on_two_machines_share_one_run(tmp_path: Path,
         said = at_once(code + FIRST_USE, 3, tmp_path / "w", tiny, server.address("studies"), shared)
     assert len(set(said)) == 1
     with sqlite3.connect(tmp_path / "mlflow.db") as connection:
-        assert connection.execute("SELECT count(*) FROM runs WHERE lifecycle_stage = 'active'").fetchone() == (1,)
+        assert connection.execute("SELECT count(*) FROM runs WHERE lifecycle_stage = 'active'").fetchone() == (2,)
 
 
 @pytest.fixture(scope="module")

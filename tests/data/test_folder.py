@@ -6,7 +6,8 @@ from PIL import Image
 
 from workbench.config.schema import Data
 from workbench.data.corpus import load_corpus
-from workbench.data.folder import find_pairs, read_picture
+from workbench.data.folder import NAMED, find_pairs
+from workbench.data.pictures import decode
 from workbench.errors import UserError
 
 
@@ -46,12 +47,12 @@ def test_a_table_names_files_and_captions(tmp_path: Path, form: str) -> None:
 
 def test_a_picture_is_kept_whole_on_white(tmp_path: Path) -> None:
     picture(tmp_path / "wide.png", (200, 30, 30, 255))
-    pixels = read_picture(tmp_path / "wide.png", 32)
+    pixels = decode(tmp_path / "wide.png", 32)
     assert pixels.shape == (3, 32, 32)
     assert (pixels[:, 0, 0] == 255).all()
     assert np.abs(pixels[:, 16, 16].astype(int) - [200, 30, 30]).max() <= 2
     picture(tmp_path / "clear.png", (200, 30, 30, 0))
-    assert (read_picture(tmp_path / "clear.png", 32) == 255).all()
+    assert (decode(tmp_path / "clear.png", 32) == 255).all()
 
 
 def test_mistakes_are_named(tmp_path: Path, folder: Path) -> None:
@@ -65,9 +66,22 @@ def test_mistakes_are_named(tmp_path: Path, folder: Path) -> None:
         find_pairs(tmp_path / "bare")
     with pytest.raises(UserError, match="not a regular expression"):
         find_pairs(folder, "(")
-    (tmp_path / "broken.png").write_bytes(b"\x89PNG no picture")
-    with pytest.raises(UserError, match=r"broken\.png: the picture cannot be read"):
-        read_picture(tmp_path / "broken.png", 32)
+
+
+def test_all_broken_pictures_are_named_at_once(folder: Path, tmp_path: Path) -> None:
+    data = Data(source="folder", path=str(folder), image_size=32)
+    broken = [folder / "deep" / f"p{index:02d}.png" for index in (3, 14, 25, 36)]
+    for path in broken:
+        path.write_bytes(b"\x89PNG no picture")
+    with pytest.raises(UserError) as refused:
+        load_corpus(data, tmp_path / "cache")
+    for path in broken:
+        assert f"{path}: the picture cannot be read (" in str(refused.value)
+    for path in (folder / "deep").glob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=f"; and {40 - NAMED} more; replace them, take them out of the captions, or"):
+        load_corpus(data, tmp_path / "cache")
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.suffix not in (".lock", ".part")]
 
 
 def test_equal_captions_never_stand_on_both_sides_of_a_split(folder: Path, tmp_path: Path) -> None:

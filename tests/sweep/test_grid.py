@@ -59,6 +59,29 @@ def test_a_further_factor_extends_a_study(experiment: Experiment) -> None:
     assert name in wider.factors
 
 
+def test_another_file_of_the_name_is_refused_unless_one_grid_contains_the_other(
+    experiment: Experiment, ledger: Ledger
+) -> None:
+    """Two files of one name in two folders would write over each other's report."""
+    first = experiment.model_copy(update={"file": "/one/x.yaml"})
+    new_job("s", first, None, "").publish(ledger)
+    end(ledger, expand(first)[0])
+    name = next(iter(experiment.factors))
+    temperature = "objectives.mlm.temperature"
+    fewer = {"arms": experiment.arms[:2], "factors": {name: experiment.factors[name][:2]}}
+    more = {"arms": [*experiment.arms, {name: 0.9}], "factors": {name: [*experiment.factors[name], 0.9]}}
+    swapped = {"arms": [experiment.arms[0], {name: 0.9}], "factors": {name: [0.0, 0.9]}}
+    another = {"arms": [{temperature: level} for level in (1.0, 2.0)], "factors": {temperature: [1.0, 2.0]}}
+    for changes in (fewer, more, swapped, another):
+        for file in ("/one/x.yaml", "/two/x.yaml", ""):
+            asked = experiment.model_copy(update=changes | {"file": file})
+            if file == "/two/x.yaml" and changes in (swapped, another):
+                with pytest.raises(UserError, match=r"/two/x.yaml: .*another file of that name, /one/x.yaml.*--study"):
+                    refuse_another_question(ledger, asked)
+            else:
+                refuse_another_question(ledger, asked)
+
+
 def test_another_question_in_a_study_is_refused_with_the_difference(experiment: Experiment, ledger: Ledger) -> None:
     changed = experiment.model_copy(update={"settings": apply(experiment.settings, {"optimisation.steps": 7})})
     cosmetic = experiment.model_copy(

@@ -101,6 +101,7 @@ def load_experiment(path: Path, overrides: Iterable[str] = ()) -> Experiment:
         search=search,
         target=target,
         primary=primary,
+        file=str(path.resolve()),
         margin=_margin(document),
     )
 

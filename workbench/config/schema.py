@@ -403,6 +403,7 @@ class Experiment(Block):
         "val/itm_auc",
         description="the metric that the answer is about, on the validation or the test split; a search tunes on the validation split",
     )
+    file: str = Field("", description="where its YAML is")
     margin: Positive | None = Field(
         None, description="the smallest difference of the primary metric that matters, in its unit"
     )

@@ -294,11 +294,12 @@ def _content(pairs: list[folder.CaptionedFile]) -> str:
 
 
 def _prepare_folder(data: Data, files: dict[str, list[folder.CaptionedFile]], target: Path) -> None:
+    broken: list[str] = []
     for split, pairs in files.items():
         images = cache.new_array(target / f"{split}.npy", (len(pairs), 3, data.image_size, data.image_size))
-        for index, pair in enumerate(pairs):
-            images[index] = folder.read_picture(pair.picture, data.image_size)
+        broken += folder.read_pictures((pair.picture for pair in pairs), images)
         images.flush()
         pl.DataFrame({"caption": [pair.caption for pair in pairs]}).write_parquet(target / f"{split}.parquet")
+    folder.refuse_broken(broken)
     captions = [pair.caption for pair in files["train"]]
     save_tokeniser(train_tokeniser(captions, data.vocabulary, data.max_length), target / "tokeniser.json")

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import numpy as np
 from workbench.data.captions import read_source
 from workbench.data.pictures import BrokenPicture, decode
 from workbench.errors import UserError
+
+NAMED = 10  # broken pictures that a sentence names
 
 
 @dataclass(frozen=True)
@@ -40,12 +43,23 @@ def find_pairs(folder: Path, exclude: str | None = None) -> list[CaptionedFile]:
     return sorted(pairs, key=lambda pair: pair.picture)
 
 
-def read_picture(path: Path, side: int) -> np.ndarray:
-    """The picture as uint8 [3, side, side], whole, centred on white; turned as its EXIF says.
+def read_pictures(pictures: Iterable[Path], into: np.ndarray) -> list[str]:
+    """Puts the pictures into uint8 [N, 3, side, side], whole, centred on white; turned as their EXIF says. Gives what is
+    missing or broken, each with its reason."""
+    broken = []
+    for place, path in enumerate(pictures):
+        try:
+            into[place] = decode(path, into.shape[-1])
+        except BrokenPicture as error:
+            broken.append(f"{path}: {error}")
+    return broken
 
-    Raises UserError where the file is missing or broken.
-    """
-    try:
-        return decode(path, side)
-    except BrokenPicture as error:
-        raise UserError(f"{path}: {error}; replace it or take it out of the captions.") from error
+
+def refuse_broken(broken: Sequence[str]) -> None:
+    """Raises UserError where pictures are broken, with as many of them as one can read, to be mended at once."""
+    if broken:
+        more = f"; and {len(broken) - NAMED:,} more" if len(broken) > NAMED else ""
+        raise UserError(
+            f"`data.path`: {'; '.join(broken[:NAMED])}{more}; replace them, take them out of the captions, or skip them by "
+            "`data.exclude`."
+        )

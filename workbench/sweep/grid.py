@@ -63,6 +63,12 @@ def differences(one: Experiment, other: Experiment) -> list[str]:
     return found
 
 
+def contains(one: Experiment, other: Experiment) -> bool:
+    """Whether one of two grids has all arms of the other, by what they come to."""
+    here, there = ({settings_key(apply(each.settings, arm)) for arm in each.arms} for each in (one, other))
+    return here <= there or there <= here
+
+
 def _rules(experiment: Experiment) -> dict[str, Any] | None:
     return experiment.search.model_dump(exclude={"trials"}) if experiment.search else None
 

@@ -30,7 +30,7 @@ from workbench.outage import GaveUp, Patience
 from workbench.record import FILE, code_state
 from workbench.stop import Stop
 from workbench.sweep.describe import describe, note, whole_blocks
-from workbench.sweep.grid import differences
+from workbench.sweep.grid import contains, differences
 from workbench.sweep.inputs import check_inputs, refuse_changed_inputs, told_of_code
 from workbench.sweep.launch.local import places, run_here, run_workers
 from workbench.sweep.launch.ray import run_on_ray
@@ -342,13 +342,20 @@ def refuse_another_question(ledger: Ledger, experiment: Experiment) -> None:
     """Raises UserError where the study holds cells that this experiment's could not be compared with."""
     if "job" not in ledger.study.user_attrs or not ledger.endings():
         return
-    found = differences(experiment, published(ledger).experiment)
+    before = published(ledger).experiment
+    found = differences(experiment, before)
     if found:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         raise UserError(
             f"{experiment.name}: the study `{ledger.name}` of this workspace is about other settings: "
             f"{'; '.join(found[:3])}{more}. "
             "Change them back to extend it, or keep both apart with `--study NAME`."
+        )
+    # A file may be changed; another one of its name, which has other arms, asks something else.
+    if experiment.file and before.file not in ("", experiment.file) and not contains(experiment, before):
+        raise UserError(
+            f"{experiment.file}: the study `{ledger.name}` of this workspace belongs to another file of that name, {before.file}, "
+            "and neither has all arms of the other; keep both apart with `--study NAME`."
         )
 
 
