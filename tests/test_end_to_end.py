@@ -354,6 +354,25 @@ def test_a_broken_picture_ends_in_one_sentence_and_exit_2(tmp_path: Path, pictur
     assert "07.png: the picture cannot be read" in done.stderr
 
 
+def test_encoders_are_made_by_a_recipe_and_their_card_is_printed(tmp_path: Path) -> None:
+    sizes = ("data.train_pairs=64", "data.eval_pairs=32", "warm_start.steps=3")
+    done = inside(
+        *("pretrain", "workbench/model/pretrained/tiny.yaml", "--out", str(tmp_path / "made"), "--json"),
+        *("--workspace", str(tmp_path)),
+        *(word for size in sizes for word in ("--set", size)),
+    )
+    assert done.returncode == 0, done.stderr
+    card = json.loads(done.stdout)
+    assert card["steps"] == 3
+    assert (tmp_path / "made" / "tiny.safetensors").stat().st_size == json.loads(
+        (tmp_path / "made" / "tiny.json").read_text()
+    )["bytes"]
+    assert "step 1 of 3" in done.stderr
+    refused = inside("pretrain", "experiments/stamps.yaml", "--workspace", str(tmp_path))
+    assert refused.returncode == 2
+    assert "are of rendered scenes" in refused.stderr
+
+
 def test_a_dry_run_names_cells_and_time_and_runs_nothing(tmp_path: Path) -> None:
     done = wb("sweep", "experiments/ablation_itm.yaml", "--smoke", "--dry-run", "--json", "--workspace", str(tmp_path))
     assert done.returncode == 0, done.stderr

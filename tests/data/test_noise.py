@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -88,3 +90,16 @@ def test_a_noisy_caption_without_a_foil_stands_for_itself(settings: Settings, pr
     captions = noisy.texts(rows, 0, 0)
     drawn = table.draw(rows, captions, 0, 1)
     assert (drawn[:, : captions.shape[1]] == captions).all()
+
+
+def test_of_several_captions_each_has_its_own_noise(prepared: Prepared) -> None:
+    one = with_noise(prepared.corpus, 0.5).train
+    ids = np.repeat(one.token_ids[:10], 2, axis=0).astype(np.int32)
+    pairs = replace(one, caption_ids=ids, starts=np.arange(0, 22, 2))
+    made = pairs.captions_at(np.arange(20))
+    assert (made[::2] != made[1::2]).any(axis=1).sum() >= 8
+    rows = np.arange(10)
+    numbers = pairs.draw(rows, 0, 3)
+    assert set((numbers - 2 * rows).tolist()) == {0, 1}
+    assert (pairs.texts(rows, 0, 3) == made[numbers]).all()
+    assert pairs.count == 20

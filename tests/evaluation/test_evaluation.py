@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from workbench.config.schema import Settings
+from workbench.config.settings import apply
 from workbench.data.noise import CaptionNoise
 from workbench.evaluation import matching
 from workbench.evaluation.contract import evaluate
@@ -114,6 +115,17 @@ def test_the_share_of_false_negatives_is_counted_by_the_facts(settings: Settings
     written[foil_rows[false]] = wide(foils)[false]
     assert negatives_truth(data, written) == {"unchanged_share": 0.5, "false_negative_share": 0.5}
     assert negatives_truth(data, data.token_ids) == {"unchanged_share": 1.0}
+
+
+@pytest.mark.parametrize("words", ["content", "surprising", "salient"])
+def test_what_text_gives_away_is_measured_over_the_chosen_words_whatever_the_negatives(
+    settings: Settings, prepared: Prepared, words: str
+) -> None:
+    changed = apply(settings, {"objectives.itm.negatives": "random_image", "objectives.itm.synthesis_words": words})
+    model = new_model(changed, prepared.corpus, 0)
+    companions = make_companions(changed.objectives, model, prepared.corpus)
+    measured = evaluate(OnSplit(Subject(model, changed, prepared, companions), "val", 16))
+    assert np.isfinite(measured["val/blank_image_accuracy"])
 
 
 def test_noisy_captions_are_measured_beside_the_clean_ones(settings: Settings, prepared: Prepared) -> None:

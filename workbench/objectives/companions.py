@@ -82,7 +82,7 @@ def make_companions(objectives: Objectives, model: ViLTA, corpus: Corpus) -> Com
     """The companions that the objectives ask for, copied from `model` before it is trained further."""
     mlm, itm, device = objectives.mlm, objectives.itm, model.text_type.device
     written = itm.negatives == "synthesized"
-    words = {mlm.mask_words} | ({itm.synthesis_words} if written else set())
+    words = {mlm.mask_words, itm.synthesis_words}  # evaluation writes whatever the negatives are
     frozen = (
         mlm.soft_labels == "frozen_lm"
         or (written and (itm.generator == "frozen" or itm.false_negative_filter == "teacher"))

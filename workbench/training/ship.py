@@ -42,6 +42,8 @@ def make_encoders(
     settings = apply(experiment.settings, {"warm_start.source": "train"})
     if settings.data.source != "scenes":
         raise UserError(f"{recipe}: the encoders of the package are of rendered scenes; set `data.source: scenes`.")
+    if settings.model.vision.tokens != "grid":
+        raise UserError(f"{recipe}: what encoders know is read off a grid of places; set `model.vision.tokens: grid`.")
     device, steps = pick_device(), settings.warm_start.steps
     progress("data", 0, 1, {})
     with cut(stop):
