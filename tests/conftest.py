@@ -14,8 +14,20 @@ from workbench.trial.quiet import quiet
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# Files of real processes and servers, which wait for one another: they come first, so that neither of the two test
+# processes is left with one of them alone at the end.
+LONGEST = [
+    *("test_end_to_end", "test_workspace", "test_stopping", "test_launchers", "test_distributed", "test_faults"),
+    *("test_loop", "test_outage", "test_downstream", "test_stores"),
+]
+
 torch.set_num_threads(1)
 quiet()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(LONGEST)))
 
 
 @pytest.fixture(scope="session")

@@ -391,7 +391,8 @@ def main() -> None:
         assert not any(home.iterdir()), f"{home} holds something already"
         with battlefield(home, asked.cluster, asked.clock) as field:
             # As many steps as take that long on two cores, both sweeps together.
-            print(soak(field, max(12, 4 * round(asked.minutes * 2.5)), 6, asked.seed, calm=asked.calm))
+            pause = 15 if asked.cluster else 6  # a worker of Ray takes some ten seconds to begin
+            print(soak(field, max(12, 4 * round(asked.minutes * 2.5)), pause, asked.seed, calm=asked.calm))
 
 
 if __name__ == "__main__":
