@@ -241,26 +241,24 @@ from workbench.trial.ledger import Ledger
 from workbench.workspace import Workspace
 home, file = Path(sys.argv[2]), Path(sys.argv[3])
 storage = next((each for each in sys.argv[4:] if "://" in each), None)
-for name in ("new", "another"):  # in a fresh workspace, then in one that is there
-    ledger = Ledger.of_workspace(home, name, storage)
-    tracker = Tracker(open_store(home), home)
-    with Workspace(home).first_use():
-        run_id = _run_of(ledger, tracker, load_experiment(file, ()))
-    print(run_id, ledger.sweep())
+ledger = Ledger.of_workspace(home, study, storage)
+tracker = Tracker(open_store(home), home)
+with Workspace(home).first_use():
+    run_id = _run_of(ledger, tracker, load_experiment(file, ()))
+print(run_id, ledger.sweep())
 """
 
 
 def test_sweeps_that_start_at_once_share_one_run(tmp_path: Path, tiny: Path) -> None:
-    # Several times, by processes that meet again: at the second and third home they are as ready as can be.
-    homes = [tmp_path / f"w{attempt}" for attempt in range(3)]
-    each = f"for each in sys.argv[4:]:\n    sys.argv[2] = each\n    exec({FIRST_USE!r})\n"
-    said = at_once(each, 3, "-", tiny, *homes)
+    """In fresh workspaces, then with a new study in one that is there, by processes that are as ready as can be by then."""
+    homes = [tmp_path / "w0", tmp_path / "w1", tmp_path / "w1"]
+    begin = "for place, each in enumerate(sys.argv[4:]):\n    study, sys.argv[2] = f's{place}', each\n"
+    said = at_once(f"{begin}    exec({FIRST_USE!r})\n", 3, "-", tiny, *homes)
     assert len(set(said)) == 1
     told = [line.split() for line in said[0].splitlines()]
-    assert len(told) == 2 * len(homes)
-    for place, home in enumerate(homes):
-        named = dict(told[2 * place : 2 * place + 2])
-        assert len(set(named.values())) == 2
+    assert len({name for _, name in told}) == len(homes)
+    for home in set(homes):
+        named = {run_id: name for (run_id, name), where in zip(told, homes, strict=True) if where == home}
         with sqlite3.connect(home / "mlflow.db") as connection:
             runs = connection.execute("SELECT run_uuid FROM runs WHERE lifecycle_stage = 'active'").fetchall()
             assert {run_id for (run_id,) in runs} == set(named)
@@ -392,11 +390,11 @@ def test_sweeps_that_start_at_once_on_two_machines_share_one_run(tmp_path: Path,
     """Two workspaces, one storage and one MLflow store."""
     with postgres(tmp_path / "pg", "studies") as server:
         shared = f"sqlite:///{tmp_path / 'mlflow.db'}"
-        code = "import os\nos.environ['MLFLOW_TRACKING_URI'] = sys.argv.pop()\nsys.argv[2] += str(os.getpid())\n"
+        code = "import os\nstudy = 's'\nos.environ['MLFLOW_TRACKING_URI'] = sys.argv.pop()\nsys.argv[2] += str(os.getpid())\n"
         said = at_once(code + FIRST_USE, 3, tmp_path / "w", tiny, server.address("studies"), shared)
     assert len(set(said)) == 1
     with sqlite3.connect(tmp_path / "mlflow.db") as connection:
-        assert connection.execute("SELECT count(*) FROM runs WHERE lifecycle_stage = 'active'").fetchone() == (2,)
+        assert connection.execute("SELECT count(*) FROM runs WHERE lifecycle_stage = 'active'").fetchone() == (1,)
 
 
 @pytest.fixture(scope="module")
