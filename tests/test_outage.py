@@ -41,6 +41,7 @@ from workbench.errors import Interrupted, UserError
 from workbench.faults import DATABASE, DISK, GROWN, MLFLOW, MOUNT, SERVER, diagnose, outage
 from workbench.outage import GIVE_UP, GaveUp, Patience
 from workbench.training import state
+from workbench.trial.storage import open_storage
 
 FAULT = None  # the verdict on what is not waited for
 NO_RUN = "0" * 32
@@ -625,6 +626,15 @@ def test_optuna_goes_on_with_a_connection_that_was_lost(server: Postgres) -> Non
     lost = caught(lambda: storage.get_all_trials(study))
     assert isinstance(lost.__cause__, sqlalchemy.exc.PendingRollbackError)
     check(lost, DATABASE)
+
+
+@pytest.mark.parametrize(("user", "database"), [("secret:wrong", "study"), ("unknown", "study"), ("wb", "nowhere")])
+def test_a_storage_that_refuses_is_named_without_its_password(
+    user: str, database: str, server: Postgres, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"refuses the connection .*; check user, password and database") as caught:
+        open_storage(server.address(database).replace("wb@", f"{user}@"), tmp_path)
+    assert "wrong" not in str(caught.value)
 
 
 def test_postgresql_is_stopped_in_the_middle(server: Postgres) -> None:

@@ -1,20 +1,17 @@
 """Which words of a caption are masked or written over: how likely each of its tokens is to be chosen."""
 
-from typing import Literal
-
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import RobertaForMaskedLM
 
-from workbench.config.schema import Objectives
+from workbench.config.schema import Objectives, Words
 from workbench.data.text import MASK, SPECIAL, trim
 from workbench.model.encoders import text_states
 from workbench.model.vilta import ViLTA
 from workbench.objectives.companions import Companions
 from workbench.objectives.plan import Weights
 
-Words = Literal["any", "content", "surprising", "salient"]
 ROWS = 1024  # captions that a language encoder reads at once
 STEPS = 64  # of a nat: what is finer may depend on how a batch was cut
 GREY = 128

@@ -113,7 +113,12 @@ def load_trained(tracker: Tracker, run_id: str, workspace: Path, image_size: int
             f"--run-id {run_id}: its weights {weights} are missing; the run is not finished, or they were removed."
         )
     made = as_recorded(settings)
-    corpus, _ = corpus_of(made, Workspace(workspace).cache)
+    corpus, shipped = corpus_of(made, Workspace(workspace).cache)
+    if shipped and tags.data and tags.data != corpus.fingerprint:
+        raise UserError(
+            f"--run-id {run_id}: it was trained with the words of other encoders than the package has now; install the version "
+            "of then."
+        )
     device = pick_device()
     if image_size:
         made = made.model_copy(update={"data": made.data.model_copy(update={"image_size": image_size})})

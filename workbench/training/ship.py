@@ -61,14 +61,15 @@ def make_encoders(
     progress("probes", 0, 1, {})
     with cut(stop):
         known = encoder_knowledge(model.to(device).eval(), corpus)
-    seconds = float((cache_dir / start_fingerprint(settings, corpus.fingerprint) / SECONDS).read_text())
+    took = cache_dir / start_fingerprint(settings, corpus.fingerprint) / SECONDS
+    hours = round(float(took.read_text()) / 3600, 2) if took.exists() else None  # a warm start of before does not tell
     card = {
         "name": NAME,
         "recipe": recipe.name,
         "command": f"wb pretrain {shlex.quote(recipe.name)}",
         "seed": settings.warm_start.seed,
         "steps": steps,
-        "hours": round(seconds / 3600, 2),
+        "hours": hours,
         "pairs": len(corpus.train),
         "data": corpus.fingerprint,
         "made_for": made_for(settings),
@@ -95,7 +96,7 @@ def _text(experiment: Experiment, settings: Settings, card: dict[str, Any], tabl
 {experiment.question}
 
 Recipe `{card["recipe"]}` (`{card["command"]}`), seed {card["seed"]}: {card["steps"]:,} steps of {settings.warm_start.batch_size} pairs on {card["pairs"]:,} rendered scenes,
-{card["hours"]} hours. Vision: timm's `{model.vision.name}`, stage {model.vision.stage}, {settings.data.image_size} px; language: RoBERTa's form, {model.text.layers} layers,
+{"unknown" if card["hours"] is None else card["hours"]} hours. Vision: timm's `{model.vision.name}`, stage {model.vision.stage}, {settings.data.image_size} px; language: RoBERTa's form, {model.text.layers} layers,
 {model.width} wide, with the tokeniser of its captions. Weights are kept as float16. Data {card["data"]}. SHA-256 {{sha256}}.
 
 What the vision encoder knows: linear probes (ridge regression) on the feature of the place where an object's centre lies, trained on
