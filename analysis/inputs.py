@@ -9,7 +9,7 @@ from workbench.record import TrialTags
 DATA = ("data.",)
 START = ("data.", "model.", "warm_start.")
 # Settings that neither the data nor the start depends on, though they stand among those that decide them.
-FREE = ("data.augment", "data.workers", "model.fusion.", "model.mlm_head")
+FREE = ("data.augment", "data.workers", "data.caption_noise", "model.fusion.", "model.mlm_head")
 
 
 def mixtures(runs: Runs) -> list[str]:

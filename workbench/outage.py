@@ -69,6 +69,7 @@ class Patience:
     pause: float = 1.0
     longest: float = 30.0
     give_up_after: float | None = field(default_factory=give_up_after)
+    refusing: bool = True
     every: float = 60.0
     advise_after: float = 300.0
     clock: Callable[[], float] = time.monotonic
@@ -84,7 +85,7 @@ class Patience:
             except Exception as error:
                 found = diagnose(error)
                 if found is None:
-                    if told := refusal(error):
+                    if self.refusing and (told := refusal(error)):
                         raise UserError(told) from error
                     raise
                 wait = wait or _Wait(self, found)

@@ -130,7 +130,7 @@ def test_a_database_that_is_killed_is_waited_for(
         assert not [trial.user_attrs["reason"] for trial in ledger.study.trials if trial.user_attrs.get("counts")]
 
 
-def test_ray_with_a_worker_killed(yaml: Path, local: Value, tmp_path: Path) -> None:
+def test_ray_with_a_worker_killed_and_one_that_waits_for_a_place(yaml: Path, local: Value, tmp_path: Path) -> None:
     ray = pytest.importorskip("ray", reason="Ray is not installed")
     from ray.cluster_utils import Cluster
 
@@ -150,12 +150,12 @@ def test_ray_with_a_worker_killed(yaml: Path, local: Value, tmp_path: Path) -> N
                     killed.append(process.pid)
 
         threading.Thread(target=kill_one, daemon=True).start()
-        arguments = ["--workspace", str(tmp_path), "--launcher", "ray", "--workers", "2", "--gpus-per-worker", "0"]
+        arguments = ["--workspace", str(tmp_path), "--launcher", "ray", "--workers", "3", "--gpus-per-worker", "0"]
         done = run("sweep", str(yaml), *arguments, RAY_ADDRESS=cluster.address)
         assert done.returncode == 0, done.stderr
         assert killed
         nodes = {trial.user_attrs["holder"]["name"] for trial in ledger.study.trials}
-        assert nodes == {"ray/0", "ray/1"}
+        assert len(nodes) >= 2
         assert results(f"sqlite:///{tmp_path / 'mlflow.db'}") == local
     finally:
         cluster.shutdown()

@@ -154,8 +154,15 @@ def check_encoders(settings: Settings) -> None:
     model, data = settings.model, settings.data
     with torch.random.fork_rng(devices=[]):
         VisionEncoder(model.vision, data.image_size)
+        if (
+            model.text.weights and not data.tokeniser
+        ):  # whether they fit, the tokeniser will tell that is trained on the captions
+            _read_text(model.text)
+            return
+        vocabulary = data.vocabulary
         if data.tokeniser:
             vocabulary = pretrained_tokeniser(data.tokeniser, data.max_length).vocabulary
+        try:
             text_encoder(model.text, model.width, vocabulary, data.max_length)
-        elif model.text.weights:  # whether they fit, the tokeniser will tell that is trained on the captions
-            _read_text(model.text)
+        except ValueError as error:  # heads that do not divide the width
+            raise UserError(f"`model.text`: transformers cannot build it ({first_line(error)}).") from error

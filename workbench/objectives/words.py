@@ -13,6 +13,7 @@ from workbench.objectives.companions import Companions
 from workbench.objectives.plan import Weights
 
 ROWS = 1024  # captions that a language encoder reads at once
+PAIRS = 256  # pairs whose salience is measured at once
 STEPS = 64  # of a nat: what is finer may depend on how a batch was cut
 GREY = 128
 # No word has no chance at all, however sure the models are of it.
@@ -25,8 +26,11 @@ def asked(objectives: Objectives, kind: Words) -> bool:
     return objectives.mlm.mask_words == kind or (written and objectives.itm.synthesis_words == kind)
 
 
-def word_weights(kind: Words, token_ids: np.ndarray, companions: Companions, features: Tensor) -> np.ndarray | None:
-    """Weights float [B, L] of the tokens of captions int64 [B, L], whose pictures have the `features` [B, N, C]; None: all alike."""
+def word_weights(
+    kind: Words, token_ids: np.ndarray, companions: Companions, features: Tensor, turns: np.ndarray | None = None
+) -> np.ndarray | None:
+    """Weights float [B, L] of the tokens of captions int64 [B, L], whose pictures have the `features` [B, N, C]; None: all alike.
+    `turns` int64 [B], as `salience` takes them; by default the captions' places."""
     if kind == "any":
         return None
     if kind == "content":
@@ -36,7 +40,9 @@ def word_weights(kind: Words, token_ids: np.ndarray, companions: Companions, fea
         assert companions.frozen is not None
         return entropies(companions.frozen, token_ids)
     assert companions.ema is not None
-    return salience(companions.ema, features, token_ids, np.arange(len(token_ids)))
+    turns = np.arange(len(token_ids)) if turns is None else turns
+    parts = [slice(start, start + PAIRS) for start in range(0, len(token_ids), PAIRS)]
+    return np.concatenate([salience(companions.ema, features[rows], token_ids[rows], turns[rows]) for rows in parts])
 
 
 def weights_of(
@@ -45,13 +51,15 @@ def weights_of(
     companions: Companions,
     features: Tensor,
     known: dict[str, np.ndarray] | None = None,
+    turns: np.ndarray | None = None,
 ) -> Weights:
-    """The weights with which a batch of captions is masked and written over. `known`: those of some kinds, where they are at hand."""
+    """The weights with which a batch of captions is masked and written over. `known`: those of some kinds, where they are at hand;
+    `turns` as `salience` takes them."""
     given = {} if known is None else dict(known)
 
     def of(kind: Words) -> np.ndarray | None:
         if kind not in given:
-            made = word_weights(kind, token_ids, companions, features)
+            made = word_weights(kind, token_ids, companions, features, turns)
             if made is None:
                 return None
             given[kind] = made

@@ -140,7 +140,7 @@ class _Sweep:
         self.asked = False
         self.patience = Patience(self._say, lambda: self.asked)
         self.ledger = Ledger.of_workspace(workspace, self.study, options.storage)
-        refuse_another_question(self.ledger, experiment)
+        refuse_another_question(self.ledger, experiment, named=options.study is not None)
         self.uri = self.patience(lambda: open_store(workspace, self._say))
         self.tracker = Tracker(self.uri, workspace, self._say)
         self.provenance = provenance()
@@ -174,16 +174,17 @@ class _Sweep:
     def _look_at_inputs(self, home: Workspace) -> None:
         """Refuses to set trials beside others that were made from other data or weights; says where it was other code."""
         endings = self.ledger.endings()
+        tags = self.tracker.made(self.ledger.sweep(), _run_before(self.ledger)) if endings else {}
+        # One whose run is gone for good will be made again.
+        endings = {key: ending for key, ending in endings.items() if ending.run_id in tags}
         plan = planned(self.experiment, endings)
         if plan.whole and all(cell.key in endings for cell in plan.cells):
             return  # nothing is set beside them
-        tags = self.tracker.made(self.ledger.sweep(), _run_before(self.ledger)) if endings else {}
-        runs = {cell.key: endings[cell.key].run_id for cell in plan.cells if cell.key in endings}
-        finished = [(cell, tags[runs[cell.key]]) for cell in plan.cells if runs.get(cell.key) in tags]
-        inputs = Inputs(home.cache)
-        refuse_changed_inputs(self.study, finished, inputs)
-        if self.options.launcher != "ray":  # whose machines may have what this one lacks
-            check_inputs([cell for cell in plan.cells if cell.key not in runs], inputs)
+        finished = [(cell, tags[endings[cell.key].run_id]) for cell in plan.cells if cell.key in endings]
+        if self.options.launcher != "ray":  # whose machines read data and weights of their own
+            inputs = Inputs(home.cache)
+            refuse_changed_inputs(self.study, finished, inputs)
+            check_inputs([cell for cell in plan.cells if cell.key not in endings], inputs)
         if told := told_of_code([then for _, then in finished], code_state(self.provenance)):
             self._say(told)
 
@@ -338,8 +339,9 @@ def _launched(study: str, workspace: Path, options: Options) -> Iterator[Event]:
     return run_workers(study, places(workspace, options.storage, options.workers, options.processes), options.stop)
 
 
-def refuse_another_question(ledger: Ledger, experiment: Experiment) -> None:
-    """Raises UserError where the study holds cells that this experiment's could not be compared with."""
+def refuse_another_question(ledger: Ledger, experiment: Experiment, named: bool = False) -> None:
+    """Raises UserError where the study holds cells that this experiment's could not be compared with. `named`: the study is
+    one that was asked for by its name, and not by that of a file."""
     if "job" not in ledger.study.user_attrs or not ledger.endings():
         return
     before = published(ledger).experiment
@@ -352,7 +354,8 @@ def refuse_another_question(ledger: Ledger, experiment: Experiment) -> None:
             "Change them back to extend it, or keep both apart with `--study NAME`."
         )
     # A file may be changed; another one of its name, which has other arms, asks something else.
-    if experiment.file and before.file not in ("", experiment.file) and not contains(experiment, before):
+    another = before.file not in ("", experiment.file) and Path(before.file).exists()
+    if experiment.file and another and not named and not contains(experiment, before):
         raise UserError(
             f"{experiment.file}: the study `{ledger.name}` of this workspace belongs to another file of that name, {before.file}, "
             "and neither has all arms of the other; keep both apart with `--study NAME`."

@@ -59,7 +59,8 @@ class Worker:
     def __init__(self, place: Place, study: str, emit: Emit, stop: Stop) -> None:
         self.place, self.emit, self.stop = place, emit, stop
         self.ledger = Ledger(open_storage(place.storage, place.workspace), study)
-        self.patience = Patience(self._say, stop)
+        # The store has answered the sweep before: what its gateway says now, such as a login page, may be said for a while.
+        self.patience = Patience(self._say, stop, refusing=False)
         self.plan = Planner()
         self.prepared: dict[str, Prepared] = {}  # of the settings that the last trial shared with others
 

@@ -116,8 +116,10 @@ class Tracker:
 
     def retire(self, run: Run) -> None:
         """Deletes a run, and takes it out of its sweep, so that it is never brought back as the run of its cell."""
-        for tag in ("config_hash", "sweep", MLFLOW_PARENT_RUN_ID):
-            if tag in run.data.tags:
+        tags = self.client.get_run(run.info.run_id).data.tags
+        # The one by which it is found comes last: after an outage in between, it is found again.
+        for tag in ("sweep", MLFLOW_PARENT_RUN_ID, "config_hash"):
+            if tag in tags:
                 self.client.delete_tag(run.info.run_id, tag)
         self.client.delete_run(run.info.run_id)
         (self.home.spool / f"{run.info.run_id}.jsonl").unlink(missing_ok=True)

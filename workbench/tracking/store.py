@@ -113,10 +113,11 @@ def postgres_lock(address: str, why: str, say: Say = to_stderr, silence: float =
         return
     number = int.from_bytes(hashlib.sha256(b"workbench: first use").digest()[:8], "big", signed=True)
     plain = "postgresql://" + address.partition("://")[2]
-    limit = f"-c idle_in_transaction_session_timeout={round(silence * 1000)}"
-    with psycopg.connect(plain, options=limit, autocommit=True) as connection:
+    limit = round(silence * 1000)  # ms; of a connection that has gone without a word, too
+    with psycopg.connect(plain, tcp_user_timeout=limit, autocommit=True) as connection:
         said = False
         connection.execute("BEGIN")
+        connection.execute(f"SET LOCAL idle_in_transaction_session_timeout = {limit}")
         while not connection.execute("SELECT pg_try_advisory_xact_lock(%s)", [number]).fetchall()[0][0]:
             if not said:
                 say(f"waiting: {why} ({shown(plain)})")

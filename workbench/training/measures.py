@@ -44,7 +44,7 @@ class OnSplit:
         model.eval()
         self.split, size, objectives = split, settings.evaluation.batch_size, settings.objectives
         self.data = data = held_out(model, prepared, split, count)
-        # Detectability compares arms, so its captions are written alike, whatever the arm trains with.
+        # Detectability compares arms, so its captions are written by the same encoder, whoever writes in training; over the arm's own choice of words.
         alike = objectives.itm.model_copy(update={"generator": "current", "false_negative_filter": "synonyms"})
         written = write_over(subject, data, objectives.model_copy(update={"itm": alike}))
         measured: dict[str, Evaluation] = {

@@ -88,6 +88,7 @@ class _Trial:
             self.companions.queue,
             made_from=f"{corpus.fingerprint} {prepared.fingerprint}",
         )
+        world.any(False, prepared.device)  # the first process may have removed a checkpoint that is of no use
         restore(self.state, checkpoint, hooks.say)
         if self.state.step < optimisation.steps and world.rank == 0:
             parts_file(checkpoint).unlink(missing_ok=True)  # measured with other weights

@@ -15,7 +15,7 @@ from workbench.evaluation.knowledge import encoder_knowledge
 from workbench.model.shipped import NAME, loaded, made_for, stored, write
 from workbench.outage import never
 from workbench.stop import cut
-from workbench.training.loop import Hooks
+from workbench.training.loop import Diverged, Hooks
 from workbench.training.prepare import Progress, pick_device, refuse_large_batches, unhurried
 from workbench.training.warm_start import SECONDS, new_model, start_fingerprint, warm_start
 
@@ -55,7 +55,10 @@ def make_encoders(
         stop,
         persist=partial(unhurried, stop),
     )
-    weights = warm_start(settings, corpus, device, cache_dir, hooks)
+    try:
+        weights = warm_start(settings, corpus, device, cache_dir, hooks)
+    except Diverged as diverged:
+        raise UserError(f"{recipe}: {diverged}; lower the learning rates of `warm_start`.") from diverged
     model = new_model(settings, corpus, settings.warm_start.seed)
     model.load_state_dict(loaded(stored(weights)), strict=False)  # what is measured is what the file holds
     progress("probes", 0, 1, {})

@@ -52,7 +52,7 @@ def _views(settings: Settings, seed: int, prepared: Prepared, count: int) -> lis
     stored = torch.from_numpy(np.array(corpus.train.images[rows])).to(prepared.device)
     pictures = augment(stored, settings.data.augment, settings.data.image_size, rows, seed, epoch)
     features = picture_features(model, pictures.cpu().numpy(), prepared.device)
-    weigh = partial(weights_of, objectives, companions=companions, features=features)
+    weigh = partial(weights_of, objectives, companions=companions, features=features, turns=rows + epoch)
     plan = plan_batch(settings, prepared, companions, None, rows, seed, epoch, 0, weigh)
     token_ids = torch.from_numpy(plan.token_ids).to(prepared.device)
 

@@ -26,8 +26,12 @@ class Inputs:
     def check(self, settings: Settings) -> None:
         """Reads the data, and builds the encoders. Raises UserError where that cannot be done."""
         self.read(settings)
-        model, data = settings.model, settings.data
-        asked = model.model_dump_json(include={"vision", "text", "width"}) + f"{data.image_size} {data.tokeniser}"
+        asked = settings.model_dump_json(
+            include={
+                "model": {"vision", "text", "width"},
+                "data": {"image_size", "tokeniser", "max_length", "vocabulary"},
+            }
+        )
         if asked not in self.known:
             check_encoders(settings)
             self.known[asked] = ""
@@ -46,7 +50,9 @@ class Inputs:
 
     def _data(self, settings: Settings) -> str:
         # The encoders of the package bring the tokeniser with which captions are read.
-        asked = settings.model_dump_json(include={"data": True, "model": True, "warm_start": {"source"}})
+        packaged = settings.warm_start.source == "package"
+        asked = settings.data.model_dump_json(exclude={"augment", "workers", "caption_noise"})
+        asked += settings.model.model_dump_json() if packaged else ""
         if asked not in self.known:
             shipped = shipped_for(settings)
             given = shipped.tokeniser if shipped else None
@@ -54,7 +60,8 @@ class Inputs:
         return self.known[asked]
 
     def _start(self, settings: Settings, data: str) -> str:
-        asked = data + settings.model_dump_json(include={"model", "warm_start"})
+        asked = data + settings.model_dump_json(include={"warm_start"})
+        asked += settings.model.model_dump_json(exclude={"fusion", "mlm_head"})
         if asked not in self.known:
             self.known[asked] = start_fingerprint(settings, data, shipped_for(settings))
         return self.known[asked]

@@ -96,6 +96,8 @@ def run_cell(
     tracker = Tracker(job.uri, place.workspace)
     patience(lease.held)  # before the run is said to be running: it may have ended elsewhere
     run_id, again = patience(lambda: start_run(tracker, job, cell, prepared))
+    if not again:
+        remove(checkpoint)  # what an earlier run has measured before it is not in this one
     # What an earlier attempt has measured before the checkpoint is not measured again.
     course = Course(goal.course, patience(lambda: tracker.curve(run_id, goal.course)) if again else {})
     steps = cell.settings.optimisation.steps

@@ -8,6 +8,7 @@ from workbench.config.schema import Experiment
 from workbench.cores import usable_cores
 from workbench.errors import Interrupted, UserError
 from workbench.events import preparation
+from workbench.faults import outage
 from workbench.metrics import on_validation
 from workbench.stop import Stopped, at_last, guard
 from workbench.tracking.runs import Tracker
@@ -54,7 +55,7 @@ def run_single(experiment: Experiment, seed: int, context: Context) -> Single:
     ledger = Ledger.of_workspace(place.workspace, study)
     ended = ledger.endings().get(cell.key)
     if world.any(world.rank == 0 and ended is not None, pick_device()):
-        if ended:
+        if ended and world.rank == 0:
             _tell_of_changes(ended.run_id, cell, context)
         return (
             Single(ended.run_id, ended.value, weights, True, outcome=ended.outcome)
@@ -97,8 +98,13 @@ def _tell_of_changes(run_id: str, cell: Cell, context: Context) -> None:
     from workbench.trial.inputs import Inputs
 
     home = context.place.workspace
+    try:
+        _, tags = Tracker(open_store(home, context.patience.say), home).settings_of(run_id)
+    except Exception as error:
+        if isinstance(error, UserError) or outage(error):
+            return  # it is finished all the same
+        raise
     with suppress(UserError):  # what cannot be read any more was something else
-        _, tags = context.patience(lambda: Tracker(open_store(home, context.patience.say), home).settings_of(run_id))
         if found := Inputs(Workspace(home).cache).changes(cell.settings, tags):
             context.patience.say(
                 f"it was made from other inputs than there are now: {'; '.join(found)}; to train anew, give the file another "

@@ -49,6 +49,7 @@ def run_on_ray(study: str, where: Place, workers: int, needs: dict[str, float], 
                     yield from ray.get(done)
                 except ray.exceptions.RayError as error:
                     yield WorkerFailed(f"ray/{index}", f"worker ray/{index} was lost: {error}")
+                ray.kill(actors[index])  # its share of the node goes to one that waits for a place
             yield Ticked()
     finally:
         with stop.saving():
