@@ -60,10 +60,12 @@ def test_a_further_factor_extends_a_study(experiment: Experiment) -> None:
 
 
 def test_another_file_of_the_name_is_refused_unless_one_grid_contains_the_other(
-    experiment: Experiment, ledger: Ledger
+    experiment: Experiment, ledger: Ledger, tmp_path: Path
 ) -> None:
-    """Two files of one name in two folders would write over each other's report."""
-    first = experiment.model_copy(update={"file": "/one/x.yaml"})
+    """Two files of one name in two folders would write over each other's report. One that is gone was moved."""
+    one = tmp_path / "x.yaml"
+    one.touch()
+    first = experiment.model_copy(update={"file": str(one)})
     new_job("s", first, None, "").publish(ledger)
     end(ledger, expand(first)[0])
     name = next(iter(experiment.factors))
@@ -73,13 +75,16 @@ def test_another_file_of_the_name_is_refused_unless_one_grid_contains_the_other(
     swapped = {"arms": [experiment.arms[0], {name: 0.9}], "factors": {name: [0.0, 0.9]}}
     another = {"arms": [{temperature: level} for level in (1.0, 2.0)], "factors": {temperature: [1.0, 2.0]}}
     for changes in (fewer, more, swapped, another):
-        for file in ("/one/x.yaml", "/two/x.yaml", ""):
+        for file in (str(one), "/two/x.yaml", ""):
             asked = experiment.model_copy(update=changes | {"file": file})
             if file == "/two/x.yaml" and changes in (swapped, another):
-                with pytest.raises(UserError, match=r"/two/x.yaml: .*another file of that name, /one/x.yaml.*--study"):
+                with pytest.raises(UserError, match=rf"/two/x.yaml: .*another file of that name, {one}.*--study"):
                     refuse_another_question(ledger, asked)
+                refuse_another_question(ledger, asked, named=True)
             else:
                 refuse_another_question(ledger, asked)
+    one.unlink()
+    refuse_another_question(ledger, experiment.model_copy(update=another | {"file": "/two/x.yaml"}))
 
 
 def test_another_question_in_a_study_is_refused_with_the_difference(experiment: Experiment, ledger: Ledger) -> None:

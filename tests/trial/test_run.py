@@ -17,7 +17,7 @@ from workbench.sweep.search import goal_of, planned, pruned_by
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import open_store
 from workbench.training.prepare import Prepared
-from workbench.training.state import read
+from workbench.training.state import _write, read
 from workbench.trial import run
 from workbench.trial.cell import Cell
 from workbench.trial.checkpoints import checkpoint_of
@@ -98,10 +98,11 @@ def test_after_its_lease_is_lost_a_trial_writes_nothing_more(
     assert status(job, place, lease.cell) == "RUNNING"  # it is the other worker's
 
 
-@pytest.mark.parametrize("is_other", [False, True])
+@pytest.mark.parametrize(("is_other", "told"), [(False, True), (True, True), (True, False)])
 def test_a_trial_goes_on_with_the_data_alone_that_it_was_begun_with(
-    job: Job, place: Place, prepared: Prepared, is_other: bool
+    job: Job, place: Place, prepared: Prepared, is_other: bool, told: bool
 ) -> None:
+    """`told`: whether its state says so, which it did not in older versions; its run did."""
     stop: list[bool] = []
 
     def emit(event: Event) -> None:
@@ -114,6 +115,11 @@ def test_a_trial_goes_on_with_the_data_alone_that_it_was_begun_with(
         run_cell(job, Goal(VALUE, COURSE), Unleased(cell), prepared, stopped)
     begun = tracker.find({"config_hash": cell.key})
     assert begun
+    if not told:
+        path = checkpoint_of(place.workspace, "s", cell.key)
+        saved = read(path)
+        del saved["rest"]["made_from"]
+        _write(saved, path)
     corpus = replace(prepared.corpus, fingerprint="other") if is_other else prepared.corpus
     seen: list[int] = []
 
