@@ -9,7 +9,7 @@ from workbench.stop import Stopped
 from workbench.training import warm_start as module
 from workbench.training.loop import Diverged, Hooks
 from workbench.training.prepare import Prepared, prepare
-from workbench.training.warm_start import warm_start
+from workbench.training.warm_start import is_start, start_fingerprint, warm_start
 
 CPU = torch.device("cpu")
 
@@ -54,3 +54,14 @@ def test_a_warm_start_whose_loss_is_no_number_has_diverged(
     monkeypatch.setattr(module, "words_loss", lambda *_: torch.tensor(float("nan"), requires_grad=True))
     with pytest.raises(Diverged, match="step 1"):
         start(apply(settings, {"warm_start.seed": 7}), prepared, tmp_path)
+
+
+def test_prepared_pictures_of_another_side_are_another_start(settings: Settings) -> None:
+    """Their data have one fingerprint, whatever the side; a name from before the side was in it still counts."""
+    prepared = {"data.source": "prepared", "data.mix": {"some": 1.0}}
+    small, large = (
+        start_fingerprint(apply(settings, prepared | {"data.image_size": side}), "mixed-1") for side in (64, 96)
+    )
+    assert small != large
+    assert is_start(small, small.removesuffix("-64px"))
+    assert not is_start(small, large)

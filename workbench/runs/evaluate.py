@@ -114,11 +114,7 @@ def load_trained(tracker: Tracker, run_id: str, workspace: Path, image_size: int
         )
     made = as_recorded(settings)
     corpus, shipped = corpus_of(made, Workspace(workspace).cache)
-    if shipped and tags.data and tags.data != corpus.fingerprint:
-        raise UserError(
-            f"--run-id {run_id}: it was trained with the words of other encoders than the package has now; install the version "
-            "of then."
-        )
+    check_data(run_id, tags.data, corpus.fingerprint, shipped is not None, tracker.say)
     device = pick_device()
     if image_size:
         made = made.model_copy(update={"data": made.data.model_copy(update={"image_size": image_size})})
@@ -127,6 +123,22 @@ def load_trained(tracker: Tracker, run_id: str, workspace: Path, image_size: int
     stores = stores_of(made.data.mix, Workspace(workspace).data)
     fit: Fit = stores[0].facts["fit"] if stores else "pad"
     return Trained(run_id, tags.study, made, corpus, model.to(device).eval(), fit, stores)
+
+
+def check_data(run_id: str, then: str, now: str, packaged: bool, say: Callable[[str], None]) -> None:
+    """Says that a run was trained on other data than there are now, by their fingerprints; what was not recorded counts as equal.
+    Raises UserError where it learnt its words from other encoders of the package."""
+    if then in ("", now):
+        return
+    if packaged:
+        raise UserError(
+            f"--run-id {run_id}: it was trained with the words of other encoders than the package has now; install the version "
+            "of then."
+        )
+    say(
+        f"run {run_id} was trained on other data than there are now ({then} then, {now} now); a tokeniser that is trained on "
+        "their captions reads words otherwise, so that what is measured may mean nothing"
+    )
 
 
 def evaluate_published(trained: Trained, files: Published, limit: int | None, how: How) -> Result:

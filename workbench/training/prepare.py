@@ -89,6 +89,7 @@ def prepare(
             vision_digest(settings),
             settings.warm_start.seed,
             corpus.fingerprint,
+            *([settings.data.image_size] if settings.data.source == "prepared" else []),
         )
         with cut(stop):
             features = _stored_features(settings, corpus, {}, device, cache_dir / f"features-{vision:016x}", progress)

@@ -61,7 +61,7 @@ def warm_start(
     `features` float16 [N, T, C]: the training pictures' stored features, where the vision encoder stays as it is. Raises Stopped, with
     the state saved beside the cache's entry, and Diverged.
     """
-    fingerprint = _recipe(settings, corpus.fingerprint) + _text(settings)
+    fingerprint = _recipe(settings, corpus.fingerprint) + _besides(settings)
 
     def make(target: Path) -> None:
         weights, seconds = _train(settings, corpus, device, features, hooks, checkpoint)
@@ -81,17 +81,17 @@ def start_fingerprint(settings: Settings, data: str, shipped: Shipped | None = N
     Raises UserError where a file of weights that the settings name is missing.
     """
     warm = f"package-{key(shipped.digest, data):016x}" if shipped else _recipe(settings, data)
-    text, file = _text(settings), settings.model.weights
+    besides, file = _besides(settings), settings.model.weights
     if not file:
-        return warm + text
+        return warm + besides
     path = Path(file).expanduser()
     if not path.is_file():
         raise UserError(f"`model.weights`: {path} cannot be read (there is no such file); give a local file.")
-    return f"start-{key(warm, file_digest(path)):016x}{text}"
+    return f"start-{key(warm, file_digest(path)):016x}{besides}"
 
 
 def is_start(now: str, then: str) -> bool:
-    """Whether `then` names the same start as `now`; it may be from before text weights were part of the name."""
+    """Whether `then` names the same start as `now`; it may be from before some of it was part of the name."""
     return now == then or now.startswith(f"{then}-")
 
 
@@ -106,11 +106,13 @@ def _recipe(settings: Settings, data: str) -> str:
     return f"warm-{key(VERSION, *recipe):016x}"
 
 
-def _text(settings: Settings) -> str:
-    """What a local folder of text weights adds to a start's name, so that other files in it are another start."""
+def _besides(settings: Settings) -> str:
+    """What a local folder of text weights adds to a start's name, so that other files in it are another start; and the side of
+    the pictures where the fingerprint of their data, which are prepared for any side, does not tell it."""
     where = settings.model.text.weights
     files = text_files(where) if where else []
-    return f"-{key(*(f'{path.name} {file_digest(path)}' for path in files)):016x}" if files else ""
+    text = f"-{key(*(f'{path.name} {file_digest(path)}' for path in files)):016x}" if files else ""
+    return f"{text}-{settings.data.image_size}px" if settings.data.source == "prepared" else text
 
 
 def vision_digest(settings: Settings) -> str:
