@@ -134,23 +134,26 @@ def completed(workspace: Path) -> list[str]:
     return [trial.user_attrs["cell_key"] for trial in trials if trial.state.name == "COMPLETE"]
 
 
-def test_a_killed_sweep_goes_on_and_ends_with_the_same_bits(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "moments",
+    [
+        ["checkpoints/*/*.pt"],  # in a trial
+        # In the warm start, or just after it; in a trial; with a trial finished.
+        pytest.param(["cache/warm-*", "checkpoints/*/*.pt", "checkpoints/*/*.safetensors"], marks=pytest.mark.long),
+    ],
+    ids=["once", "three times"],
+)
+def test_a_killed_sweep_goes_on_and_ends_with_the_same_bits(moments: list[str], tmp_path: Path) -> None:
     file = tmp_path / "four.yaml"
     file.write_text(YAML.format(steps=8, ratios=[0.0, 0.5], seeds=2))
     arguments = ["sweep", str(file), "--workers", "2"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert wb(*arguments, "--workspace", str(whole)).returncode == 0
-
-    moments = [
-        lambda: any((cut / "cache").glob("warm-*")),  # in the warm start, or just after it
-        lambda: any((cut / "checkpoints").rglob("*.pt")),  # in a trial
-        lambda: any((cut / "checkpoints").rglob("*.safetensors")),  # with a trial finished
-    ]
+    assert inside(*arguments[:2], "--launcher", "here", "--workspace", str(whole)).returncode == 0
     for moment in moments:
         process = subprocess.Popen(
             command(*arguments, "--workspace", str(cut)), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        until(moment, 120)
+        until(lambda moment=moment: any(cut.glob(moment)), 120)
         process.send_signal(signal.SIGKILL)
         process.wait()
     done = wb(*arguments, "--workspace", str(cut))
@@ -195,6 +198,7 @@ def test_a_sweep_is_watched_exported_reproduced_and_cleaned_up(tmp_path: Path) -
     assert len(list((workspace / "checkpoints").rglob("*.safetensors"))) == 2
 
 
+@pytest.mark.long
 def test_two_processes_train_a_trial_of_a_sweep(tmp_path: Path) -> None:
     file = tmp_path / "one.yaml"
     file.write_text(YAML.format(steps=8, ratios=[0.5], seeds=1).replace("hard_ratio: 0.0", "hard_ratio: 0.5"))
@@ -205,6 +209,7 @@ def test_two_processes_train_a_trial_of_a_sweep(tmp_path: Path) -> None:
     assert len(completed(tmp_path)) == 1
 
 
+@pytest.mark.long
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     arguments = ["sweep", "experiments/ablation_itm.yaml", "--smoke", "--seeds", "1", "--workspace", str(tmp_path)]
     process = subprocess.Popen(
@@ -341,7 +346,7 @@ def test_a_broken_picture_ends_in_one_sentence_and_exit_2(tmp_path: Path, pictur
     for path in pictures.iterdir():
         (broken / path.name).write_bytes(path.read_bytes())
     (broken / "07.png").write_bytes(b"no picture")
-    done = wb(
+    done = inside(
         "sweep",
         "experiments/stamps.yaml",
         "--smoke",

@@ -177,6 +177,7 @@ def test_a_sweep_runs_on_another_mount_by_a_relative_path_and_is_reproduced(othe
     assert json.loads(again.stdout)["off"] == {}
 
 
+@pytest.mark.long
 def test_the_ui_shows_the_runs_of_a_folder_of_an_odd_name(tmp_path: Path) -> None:
     import urllib.request
 
@@ -386,6 +387,7 @@ def test_a_frozen_process_does_not_hold_off_others_for_ever(tmp_path: Path) -> N
     assert len(said) == 1
 
 
+@pytest.mark.long
 def test_sweeps_that_start_at_once_on_two_machines_share_one_run(tmp_path: Path, tiny: Path) -> None:
     """Two workspaces, one storage and one MLflow store."""
     with postgres(tmp_path / "pg", "studies") as server:
