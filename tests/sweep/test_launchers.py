@@ -110,6 +110,7 @@ def test_postgresql_an_mlflow_server_on_it_and_a_worker_that_joins(
         assert len(_holders(ledger)) >= 2
 
 
+@pytest.mark.long
 def test_a_database_that_is_killed_is_waited_for(
     yaml: Path, local: Value, tmp_path: Path, started: Callable[..., subprocess.Popen[str]]
 ) -> None:

@@ -103,6 +103,7 @@ def test_what_one_process_meets_alone_ends_all_and_is_what_is_said(
         assert trial.status() == ("KILLED", "")
 
 
+@pytest.mark.long
 def test_where_one_process_lacks_memory_all_begin_again_with_smaller_micro_batches(
     trial: Trial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
