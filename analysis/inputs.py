@@ -4,7 +4,7 @@ from collections.abc import Callable, Hashable
 
 from analysis.runs import Runs
 from analysis.wording import counted, listed
-from workbench.record import TrialTags
+from workbench.record import TrialTags, is_start
 
 DATA = ("data.",)
 START = ("data.", "model.", "warm_start.")
@@ -59,8 +59,12 @@ def _asked(runs: Runs, arm: str, parts: tuple[str, ...]) -> Hashable:
 
 
 def _known_apart(found: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Older versions left the text weights out of a start's name; such a name is no other start."""
-    return {name: arms for name, arms in found.items() if not any(other.startswith(f"{name}-") for other in found)}
+    """Without names from before some of it was part of a name, where the whole name is there, too."""
+    return {
+        name: arms
+        for name, arms in found.items()
+        if not any(other != name and is_start(other, name) for other in found)
+    }
 
 
 def code_states(runs: Runs) -> str:

@@ -81,6 +81,11 @@ def code_state(provenance: Mapping[str, Any]) -> str:
     return f"workbench {provenance['workbench']}" if "workbench" in provenance else ""
 
 
+def is_start(now: str, then: str) -> bool:
+    """Whether `then` names the same start as `now`; it may be from before some of it was part of the name."""
+    return now == then or now.startswith(f"{then}-")
+
+
 class TrialTags(BaseModel):
     """The tags of a trial's run. `config_hash`: the hash of the cell, of all that decides its result; `arm`: the label that all seeds
     of an arm share; `data` and `warm_start`: the fingerprints of what it was made from; `code`: the states of the code that it was run

@@ -5,11 +5,12 @@ import torch
 
 from workbench.config.schema import Settings
 from workbench.config.settings import apply
+from workbench.record import is_start
 from workbench.stop import Stopped
 from workbench.training import warm_start as module
 from workbench.training.loop import Diverged, Hooks
 from workbench.training.prepare import Prepared, prepare
-from workbench.training.warm_start import is_start, start_fingerprint, warm_start
+from workbench.training.warm_start import start_fingerprint, warm_start
 
 CPU = torch.device("cpu")
 

@@ -154,9 +154,8 @@ def check_encoders(settings: Settings) -> None:
     model, data = settings.model, settings.data
     with torch.random.fork_rng(devices=[]):
         VisionEncoder(model.vision, data.image_size)
-        if (
-            model.text.weights and not data.tokeniser
-        ):  # whether they fit, the tokeniser will tell that is trained on the captions
+        # Whether text weights fit, only a tokeniser tells, which may be trained on the captions yet.
+        if model.text.weights and not data.tokeniser:
             _read_text(model.text)
             return
         vocabulary = data.vocabulary

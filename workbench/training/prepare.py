@@ -77,9 +77,8 @@ def prepare(
     with cut(stop):
         corpus, shipped = corpus_of(settings, cache_dir, folder)
     refuse_large_batches(settings, corpus)
-    fingerprint = start_fingerprint(
-        settings, corpus.fingerprint, shipped
-    )  # before anything is trained: a file may be missing
+    # Before anything is trained: a file may be missing.
+    fingerprint = start_fingerprint(settings, corpus.fingerprint, shipped)
     steps = settings.warm_start.steps
     features: dict[str, np.ndarray] = {}
     frozen, start = settings.model.vision.frozen, settings.model.weights

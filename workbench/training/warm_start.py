@@ -90,11 +90,6 @@ def start_fingerprint(settings: Settings, data: str, shipped: Shipped | None = N
     return f"start-{key(warm, file_digest(path)):016x}{besides}"
 
 
-def is_start(now: str, then: str) -> bool:
-    """Whether `then` names the same start as `now`; it may be from before some of it was part of the name."""
-    return now == then or now.startswith(f"{then}-")
-
-
 def _recipe(settings: Settings, data: str) -> str:
     """The fusion is not part of a warm start: arms that differ in it share one."""
     recipe = (

@@ -6,9 +6,9 @@ from pathlib import Path
 from workbench.config.schema import Settings
 from workbench.data.corpus import fingerprint_of
 from workbench.model.encoders import check_encoders
-from workbench.record import TrialTags
+from workbench.record import TrialTags, is_start
 from workbench.training.prepare import shipped_for
-from workbench.training.warm_start import is_start, start_fingerprint
+from workbench.training.warm_start import start_fingerprint
 
 
 class Inputs:

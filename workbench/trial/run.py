@@ -19,7 +19,7 @@ from workbench.errors import Interrupted
 from workbench.events import Outcome, Stepped
 from workbench.objectives.plan import BLOCK
 from workbench.outage import Patience
-from workbench.record import EXAMPLES, TrialTags, code_state, read_tags
+from workbench.record import EXAMPLES, TrialTags, code_state, is_start, read_tags
 from workbench.stop import Either, Stopped, at_last, saving
 from workbench.together import first_failure
 from workbench.tracking.log import RunLog
@@ -29,7 +29,6 @@ from workbench.training.loop import Diverged, Hooks, Pruned
 from workbench.training.prepare import Prepared
 from workbench.training.pretrain import train
 from workbench.training.state import Damaged, read_undamaged, remove
-from workbench.training.warm_start import is_start
 from workbench.trial.cell import Cell, Ending
 from workbench.trial.checkpoints import checkpoint_of
 from workbench.trial.job import Context, Goal, Job, Place

@@ -56,9 +56,8 @@ def open_storage(address: str | None, workspace: Path) -> BaseStorage:
             ) from error
         if outage(error) or isinstance(error, TimeoutError):
             raise UserError(f"--storage {shown(address)}: it cannot be reached ({first_line(error)[:200]}).") from error
-        if (
-            type(error).__name__ == "OperationalError"
-        ):  # psycopg's and SQLAlchemy's: a password, role or database that is wrong
+        # psycopg's and SQLAlchemy's: a password, role or database that is wrong.
+        if type(error).__name__ == "OperationalError":
             raise UserError(
                 f"--storage {shown(address)}: it refuses the connection ({shown(first_line(error))[:200]}); check user, "
                 "password and database."
