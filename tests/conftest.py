@@ -1,5 +1,6 @@
 """Fixtures: a shrunk experiment, prepared once."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,8 @@ LONGEST = [
     *("test_loop", "test_outage", "test_downstream", "test_stores"),
 ]
 
+# Rounding depends on the number of threads, and so do numbers that tests compare. Commands that tests start inherit it.
+os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 quiet()
 

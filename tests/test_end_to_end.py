@@ -37,8 +37,7 @@ def inside(*arguments: str) -> subprocess.CompletedProcess[str]:
     before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}, sys.argv
     sys.argv = ["wb", *arguments]
     try:
-        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(errors), chdir(ROOT):
-            patch.setenv("OMP_NUM_THREADS", "1")
+        with redirect_stdout(out), redirect_stderr(errors), chdir(ROOT):
             main()
     except SystemExit as end:
         code = int(end.code or 0)

@@ -57,7 +57,6 @@ seeds: {{count: 1}}
 primary: val/itm_auc
 margin: 0.25
 """
-ALONE = os.environ | {"OMP_NUM_THREADS": "1"}
 ODD = [
     "a#1 100% x",
     "ws?a",
@@ -94,7 +93,7 @@ def sweep(file: Path, workspace: Path, *more: str, apart: bool = False) -> dict[
     """A sweep to its end, as `--json` tells it; `apart`: in a process of its own, so that nothing stays open."""
     arguments = ["sweep", str(file), "--workspace", str(workspace), "--launcher", "here", "--json", *more]
     done = (
-        subprocess.run(command(*arguments), capture_output=True, text=True, cwd=ROOT, timeout=300, env=ALONE)
+        subprocess.run(command(*arguments), capture_output=True, text=True, cwd=ROOT, timeout=300)
         if apart
         else wb(*arguments)
     )
@@ -434,7 +433,7 @@ def test_a_copy_elsewhere_goes_on_and_leaves_the_first_place_alone(
         assert done.returncode == 0, done.stderr
     # In a process of its own, as the trial was: the last bit may depend on what a process has computed before.
     again = subprocess.run(
-        command("reproduce", *map(str, common)), cwd=ROOT, capture_output=True, text=True, timeout=300, env=ALONE
+        command("reproduce", *map(str, common)), cwd=ROOT, capture_output=True, text=True, timeout=300
     )
     assert again.returncode == 0, again.stdout
     assert contents(old) == before

@@ -88,7 +88,7 @@ def test_postgresql_an_mlflow_server_on_it_and_a_worker_that_joins(
         env = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": server.uri}
         sweep = started("sweep", str(yaml), "--workers", "2", *common, env=env)
         ledger = Ledger(open_storage(studies, home), "six")
-        until(lambda: bool(ledger.study.user_attrs), 180)
+        until(lambda: bool(ledger.study.user_attrs), 180)  # it is there, but may not be set up yet
         joining = started("worker", "six", "--workers", "1", *common, env=env)
         # The sweep's own workers wait until the one that joins has done something, however late it has come.
         until(lambda: bool(ledger.endings()), 180)
@@ -155,8 +155,11 @@ def test_ray_with_a_worker_killed_and_one_that_waits_for_a_place(yaml: Path, loc
         done = run("sweep", str(yaml), *arguments, RAY_ADDRESS=cluster.address)
         assert done.returncode == 0, done.stderr
         assert killed
-        nodes = {trial.user_attrs["holder"]["name"] for trial in ledger.study.trials}
-        assert len(nodes) >= 2
+        # One that was killed between taking a trial and signing it leaves it without a name.
+        assert (
+            len({trial.user_attrs["holder"]["name"] for trial in ledger.study.trials if "ending" in trial.user_attrs})
+            >= 2
+        )
         assert results(f"sqlite:///{tmp_path / 'mlflow.db'}") == local
     finally:
         cluster.shutdown()

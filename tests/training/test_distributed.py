@@ -1,6 +1,5 @@
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -43,7 +42,6 @@ def curves(base: Settings, cache_dir: Path, tmp_path_factory: pytest.TempPathFac
         [*command, str(folder / "settings.json"), str(cache_dir), str(folder)],
         capture_output=True,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
         timeout=600,
     )
     assert ran.returncode == 0, ran.stderr[-4000:]

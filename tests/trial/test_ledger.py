@@ -11,11 +11,12 @@ from optuna.trial import TrialState
 
 from workbench.config.schema import Experiment
 from workbench.errors import UserError
+from workbench.stop import Stop
 from workbench.sweep.grid import expand
 from workbench.trial import heartbeat
 from workbench.trial.cell import Cell, Ending
 from workbench.trial.heartbeat import Holder, Watch
-from workbench.trial.job import ATTRIBUTE, new_job, published
+from workbench.trial.job import ATTRIBUTE, awaited, new_job, published
 from workbench.trial.lease import LeaseLost, Owned, end_trial
 from workbench.trial.ledger import DEATHS, Ledger
 
@@ -289,3 +290,21 @@ def test_a_password_does_not_travel_with_a_study(
         published(ledger)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", secret)
     assert published(ledger).uri == secret
+
+
+def test_a_worker_that_joins_waits_for_a_sweep_that_is_being_set_up(ledger: Ledger, experiment: Experiment) -> None:
+    said: list[str] = []
+
+    def publish() -> None:
+        while not said:
+            time.sleep(0.01)
+        new_job(ledger.name, experiment, "run", "sqlite:///x.db").publish(ledger)
+
+    threading.Thread(target=publish, daemon=True).start()
+    assert awaited(ledger, said.append, Stop()).parent_run == "run"
+    assert said == [f"waiting: the sweep of {ledger.name} is being set up"]
+
+
+def test_a_sweep_that_was_never_set_up_is_not_waited_for_for_ever(ledger: Ledger) -> None:
+    with pytest.raises(UserError, match="no experiment yet"):
+        awaited(ledger, lambda _: None, Stop(), seconds=0.1)

@@ -20,6 +20,7 @@ from workbench.cli.options import (
     say_of_hidden_devices,
 )
 from workbench.errors import UserError, shown
+from workbench.workspace import to_stderr
 
 
 @app.command(
@@ -44,11 +45,12 @@ def worker(
     from workbench.progress import SweepDisplay
     from workbench.sweep.launch.local import default_workers, places, run_workers
     from workbench.tracking.store import resolved, sees
-    from workbench.trial.job import published
+    from workbench.trial.job import awaited
     from workbench.trial.ledger import existing
     from workbench.trial.storage import open_storage
 
-    job = published(existing(open_storage(storage, workspace), study))
+    stop = current.get()
+    job = awaited(existing(open_storage(storage, workspace), study), to_stderr, stop)
     if not sees(job.uri, workspace, job.parent_run):
         raise UserError(
             f"{study}: its runs are not kept in {shown(resolved(job.uri, workspace))} as this machine sees it; share the workspace, go on "
@@ -56,7 +58,6 @@ def worker(
         )
     count = workers or max(1, default_workers(trials_per_device) // job.processes)
     say_of_hidden_devices()
-    stop = current.get()
     stop.sentence = "Stopped; others can go on with its trials."
     wrong = False
     with SweepDisplay(console_for(False)) as display:

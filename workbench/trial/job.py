@@ -5,6 +5,7 @@ The job is kept in the study itself, so that a worker can join from any machine.
 
 import dataclasses
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,10 +15,12 @@ from workbench.config.schema import Experiment
 from workbench.errors import HIDDEN, UserError, shown
 from workbench.events import Emit
 from workbench.outage import Patience
+from workbench.stop import Stop
 from workbench.trial.ledger import Ledger
 from workbench.world import ALONE, World
 
 ATTRIBUTE = "job"
+SET_UP_SECONDS = 60.0  # within which a sweep has told its workers what to do
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,17 @@ def published(ledger: Ledger) -> Job:
             f"{ledger.name}: its runs are kept in {job.uri}; set MLFLOW_TRACKING_URI to it, with the password."
         )
     return replace(job, uri=uri)
+
+
+def awaited(ledger: Ledger, say: Callable[[str], None], stop: Stop, seconds: float = SET_UP_SECONDS) -> Job:
+    """`published`, but waits for a sweep that is only just being set up. Raises UserError where that does not end."""
+    until, said = time.monotonic() + seconds, False
+    while ATTRIBUTE not in ledger.study.user_attrs and not stop() and time.monotonic() < until:
+        if not said:
+            say(f"waiting: the sweep of {ledger.name} is being set up")
+            said = True
+        stop.wait(0.5)
+    return published(ledger)
 
 
 def new_job(study: str, experiment: Experiment, parent_run: str | None, uri: str, **more: Any) -> Job:
