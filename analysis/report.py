@@ -105,6 +105,7 @@ def _draw(plot: Plot, folder: Path) -> str:
     """Writes a figure in all forms; gives it as a data URI that follows the page's colours, so that the page needs nothing beside it."""
     if plot.figure.get_layout_engine() is not None:
         plot.figure.draw_without_rendering()  # lays it out
+        plot.figure.set_layout_engine("none")  # once for all forms
     box = plot.figure.get_tightbbox().padded(0.1)  # once for all forms, since finding it draws everything
     made = {}
     for form, more in FORMS.items():

@@ -55,6 +55,13 @@ class Started:
         except psutil.NoSuchProcess:
             return []
 
+    def listens(self) -> bool:
+        """Whether it has put its handlers in place, before which Python itself answers to signals."""
+        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
+            if line.startswith("SigCgt:"):
+                return bool(int(line.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+        return False
+
     def wait_for(self, moment: Callable[[], object], seconds: float = 120) -> None:
         def come() -> bool:
             assert self.process.poll() is None, self.out + self.errors
@@ -116,7 +123,7 @@ FEATURES = ("data.train_pairs=4000", "data.image_size=224", "warm_start.train_vi
 TWO_TRAIN, TWO_SWEEP = f"{TRAIN} --nproc 2", f"{SWEEP} --processes-per-trial 2"
 NOW = lambda *_: True  # noqa: E731
 PHASES = [
-    Phase("imports, first moment", SWEEP, NOW, pause=0.1),
+    Phase("imports, first moment", SWEEP, NOW, pause=0.0),
     Phase("imports", SWEEP, NOW, pause=0.7),
     Phase("imports of training", TRAIN, NOW, pause=2.0),
     Phase("sweep: rendering scenes", SWEEP, says("preparing: data"), DATA),
@@ -167,6 +174,7 @@ def start(phase: Phase, workspace: Path, yaml: Path, log: Path, **named: str) ->
     (workspace / "begun").touch()
     started = Started([*words, *sets], log, phase.env)
     try:
+        started.wait_for(started.listens)
         started.wait_for(lambda: phase.come(workspace, started.out))
         time.sleep(phase.pause)
     except BaseException:

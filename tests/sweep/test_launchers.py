@@ -136,14 +136,14 @@ def test_ray_with_a_worker_killed_and_one_that_waits_for_a_place(yaml: Path, loc
     from ray.cluster_utils import Cluster
 
     assert ray is not None
+    # One place for two workers.
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
-        cluster.add_node(num_cpus=1)
         killed: list[int] = []
         ledger = Ledger(open_storage(None, tmp_path), "six")
 
         def kill_one() -> None:
-            """The process of one of the two actors, once two cells have ended."""
+            """The process of the actor that works, once two cells have ended."""
             until(lambda: len(ledger.endings()) >= 2, 200)
             for process in psutil.process_iter(["cmdline"]):
                 if not killed and "ray::Worker.run" in " ".join(process.info["cmdline"] or []):
@@ -151,15 +151,10 @@ def test_ray_with_a_worker_killed_and_one_that_waits_for_a_place(yaml: Path, loc
                     killed.append(process.pid)
 
         threading.Thread(target=kill_one, daemon=True).start()
-        arguments = ["--workspace", str(tmp_path), "--launcher", "ray", "--workers", "3", "--gpus-per-worker", "0"]
+        arguments = ["--workspace", str(tmp_path), "--launcher", "ray", "--workers", "2", "--gpus-per-worker", "0"]
         done = run("sweep", str(yaml), *arguments, RAY_ADDRESS=cluster.address)
         assert done.returncode == 0, done.stderr
         assert killed
-        # One that was killed between taking a trial and signing it leaves it without a name.
-        assert (
-            len({trial.user_attrs["holder"]["name"] for trial in ledger.study.trials if "ending" in trial.user_attrs})
-            >= 2
-        )
         assert results(f"sqlite:///{tmp_path / 'mlflow.db'}") == local
     finally:
         cluster.shutdown()
