@@ -392,7 +392,7 @@ def test_broken_pictures_are_listed_and_the_others_go_on(tmp_path: Path) -> None
     assert told.keys() == {f"{name}.png" for name in BROKEN}
     # Nothing of the single picture, so that they can be counted by reason.
     assert not any("0x" in why or str(tmp_path) in why or "\n" in why for why in told.values())
-    (said,) = read_pictures([tmp_path / "in" / "bomb.png"], np.zeros((1, 3, 16, 16), np.uint8))
+    (said,) = read_pictures([tmp_path / "in" / "bomb.png"], np.zeros((1, 3, 16, 16), np.uint8)).values()
     assert said.startswith(f"{tmp_path / 'in' / 'bomb.png'}: the picture cannot be read (Image size ")
 
 

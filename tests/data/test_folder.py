@@ -1,14 +1,17 @@
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from PIL import Image
 
 from workbench.config.schema import Data
+from workbench.data import cache
 from workbench.data.corpus import load_corpus
-from workbench.data.folder import NAMED, find_pairs
+from workbench.data.folder import find_pairs
 from workbench.data.pictures import decode
 from workbench.errors import UserError
+from workbench.workspace import to_stderr
 
 
 def picture(path: Path, colour: tuple[int, ...] = (200, 30, 30, 255), size: tuple[int, int] = (40, 20)) -> None:
@@ -68,18 +71,46 @@ def test_mistakes_are_named(tmp_path: Path, folder: Path) -> None:
         find_pairs(folder, "(")
 
 
-def test_all_broken_pictures_are_named_at_once(folder: Path, tmp_path: Path) -> None:
+def test_broken_pictures_are_left_out_and_the_others_go_on(folder: Path, tmp_path: Path) -> None:
     data = Data(source="folder", path=str(folder), image_size=32)
-    broken = [folder / "deep" / f"p{index:02d}.png" for index in (3, 14, 25, 36)]
+    whole = load_corpus(data, tmp_path / "before")
+    broken = [folder / "deep" / f"p{index:02d}.png" for index in (3, 14, 25)]
     for path in broken:
         path.write_bytes(b"\x89PNG no picture")
-    with pytest.raises(UserError) as refused:
-        load_corpus(data, tmp_path / "cache")
+    picture(folder / "deep" / "p30.png", (0, 0, 250), (32, 32))
+    told: list[str] = []
+    cache.hear(told.append)
+    try:
+        corpus = load_corpus(data, tmp_path / "after")
+        load_corpus(data, tmp_path / "after")
+    finally:
+        cache.hear(to_stderr)
+    (said,) = told
+    assert said.startswith("`data.path`: 3 pictures cannot be read and are left out: ")
+    home = tmp_path / "after" / corpus.fingerprint
+    listed = pl.read_parquet(home / "broken.parquet")["why"].to_list()
     for path in broken:
-        assert f"{path}: the picture cannot be read (" in str(refused.value)
+        assert f"{path}: the picture cannot be read (" in said
+        assert [reason for reason in listed if reason.startswith(f"{path}: ")]
+    blue: list[str] = []
+    gone = {f"A picture of thing {index % 20}." for index in (3, 14, 25)}
+    for before, after in ((whole.train, corpus.train), (whole.val, corpus.val), (whole.test, corpus.test)):
+        captions, left = before.captions["caption"].to_list(), after.captions["caption"].to_list()
+        assert len(after) == len(after.images) == len(left)
+        # Each of the captions stands beside two pictures.
+        assert sorted(captions) == sorted(left + [caption for caption in gone if caption in captions])
+        blue += [
+            caption for caption, image in zip(left, after.images, strict=True) if image[2].mean() > image[0].mean()
+        ]
+    assert blue == ["A picture of thing 10."]  # each picture still has its own caption
+    assert not list(home.glob("everything*"))
+
+
+def test_where_too_few_pictures_are_whole_they_are_named(folder: Path, tmp_path: Path) -> None:
+    data = Data(source="folder", path=str(folder), image_size=32)
     for path in (folder / "deep").glob("*.png"):
         path.write_bytes(b"")
-    with pytest.raises(UserError, match=f"; and {40 - NAMED} more; replace them, take them out of the captions, or"):
+    with pytest.raises(UserError, match=r"too few different captions.*Left out are .*; and \d+ more\."):
         load_corpus(data, tmp_path / "cache")
     assert not [path for path in (tmp_path / "cache").iterdir() if path.suffix not in (".lock", ".part")]
 

@@ -16,9 +16,14 @@ _heard: Say = to_stderr
 
 
 def hear(say: Say) -> None:
-    """Has `say` told from now on when another process is waited for."""
+    """Has `say` told from now on when another process is waited for, and what making an entry came to."""
     global _heard
     _heard = say
+
+
+def tell(sentence: str) -> None:
+    """Says what whoever makes an entry should know."""
+    _heard(sentence)
 
 
 def entry(path: Path, make: Callable[[Path], None]) -> Path:

@@ -1,7 +1,7 @@
 """From a data source to the three splits that a trial reads: train, val and test."""
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -265,14 +265,19 @@ def _folder_splits(data: Data) -> dict[str, list[folder.CaptionedFile]]:
     limits = {"train": data.train_pairs, "val": data.eval_pairs, "test": data.eval_pairs}
     chosen = {split: pairs[: limits[split]] for split, pairs in splits.items()}
     for split, pairs in chosen.items():
-        different = len({pair.caption.lower() for pair in pairs})
-        if different < 2:
-            raise UserError(
-                f"`data.path`: {data.path} holds too few different captions; the {split} split needs at least 2, and "
-                "of "
-                f"{len(found):,} pairs it has {len(pairs):,} with {different}."
-            )
+        _refuse_few(data.path, split, pairs, len(found))
     return chosen
+
+
+def _refuse_few(path: str, split: str, pairs: list[folder.CaptionedFile], of: int, broken: Sequence[str] = ()) -> None:
+    different = len({pair.caption.lower() for pair in pairs})
+    if different >= 2:
+        return
+    unread = f" Left out are {folder.listed(broken)}." if broken else ""
+    raise UserError(
+        f"`data.path`: {path} holds too few different captions; the {split} split needs at least 2, and of {of:,} pairs it has "
+        f"{len(pairs):,} with {different}.{unread}"
+    )
 
 
 def _refuse_equal_captions(option: str, name: str, captions: Collection[str], pairs: int) -> None:
@@ -294,12 +299,24 @@ def _content(pairs: list[folder.CaptionedFile]) -> str:
 
 
 def _prepare_folder(data: Data, files: dict[str, list[folder.CaptionedFile]], target: Path) -> None:
-    broken: list[str] = []
+    """What cannot be read is left out and said, and listed in `broken.parquet`."""
+    assert data.path is not None
+    reasons: list[str] = []
+    kept: dict[str, list[str]] = {}
     for split, pairs in files.items():
-        images = cache.new_array(target / f"{split}.npy", (len(pairs), 3, data.image_size, data.image_size))
-        broken += folder.read_pictures((pair.picture for pair in pairs), images)
+        everything = cache.new_array(target / "everything.npy", (len(pairs), 3, data.image_size, data.image_size))
+        broken = folder.read_pictures((pair.picture for pair in pairs), everything)
+        reasons += broken.values()
+        whole = [place for place in range(len(pairs)) if place not in broken]
+        _refuse_few(data.path, split, [pairs[place] for place in whole], len(pairs), list(broken.values()))
+        images = cache.new_array(target / f"{split}.npy", (len(whole), *everything.shape[1:]))
+        for place, row in enumerate(whole):
+            images[place] = everything[row]
         images.flush()
-        pl.DataFrame({"caption": [pair.caption for pair in pairs]}).write_parquet(target / f"{split}.parquet")
-    folder.refuse_broken(broken)
-    captions = [pair.caption for pair in files["train"]]
-    save_tokeniser(train_tokeniser(captions, data.vocabulary, data.max_length), target / "tokeniser.json")
+        (target / "everything.npy").unlink()
+        kept[split] = [pairs[place].caption for place in whole]
+        pl.DataFrame({"caption": kept[split]}).write_parquet(target / f"{split}.parquet")
+    pl.DataFrame({"why": reasons}, schema={"why": pl.String}).write_parquet(target / "broken.parquet")
+    if reasons:
+        cache.tell(f"`data.path`: {len(reasons):,} pictures cannot be read and are left out: {folder.listed(reasons)}")
+    save_tokeniser(train_tokeniser(kept["train"], data.vocabulary, data.max_length), target / "tokeniser.json")

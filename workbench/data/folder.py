@@ -43,23 +43,19 @@ def find_pairs(folder: Path, exclude: str | None = None) -> list[CaptionedFile]:
     return sorted(pairs, key=lambda pair: pair.picture)
 
 
-def read_pictures(pictures: Iterable[Path], into: np.ndarray) -> list[str]:
-    """Puts the pictures into uint8 [N, 3, side, side], whole, centred on white; turned as their EXIF says. Gives what is
-    missing or broken, each with its reason."""
-    broken = []
+def read_pictures(pictures: Iterable[Path], into: np.ndarray) -> dict[int, str]:
+    """Puts the pictures into uint8 [N, 3, side, side], whole, centred on white; turned as their EXIF says. Gives, by its place, why one
+    is left out that is missing or broken."""
+    broken = {}
     for place, path in enumerate(pictures):
         try:
             into[place] = decode(path, into.shape[-1])
         except BrokenPicture as error:
-            broken.append(f"{path}: {error}")
+            broken[place] = f"{path}: {error}"
     return broken
 
 
-def refuse_broken(broken: Sequence[str]) -> None:
-    """Raises UserError where pictures are broken, with as many of them as one can read, to be mended at once."""
-    if broken:
-        more = f"; and {len(broken) - NAMED:,} more" if len(broken) > NAMED else ""
-        raise UserError(
-            f"`data.path`: {'; '.join(broken[:NAMED])}{more}; replace them, take them out of the captions, or skip them by "
-            "`data.exclude`."
-        )
+def listed(broken: Sequence[str]) -> str:
+    """As many of the broken pictures as one can read."""
+    more = f"; and {len(broken) - NAMED:,} more" if len(broken) > NAMED else ""
+    return f"{'; '.join(broken[:NAMED])}{more}"
