@@ -106,7 +106,7 @@ def titles(sweeps: Sequence[Runs]) -> list[str]:
 def differing_settings(sweeps: Sequence[Runs]) -> Differences:
     """The fixed settings in which sweeps differ, by their dotted keys; what one of them varies is not among them."""
     varied = {name for each in sweeps for values in each.record.arm_values.values() for name in values}
-    flat = [_flat(each.record.settings) for each in sweeps]
+    flat = [flattened(each.record.settings) for each in sweeps]
     found = []
     for name in dict.fromkeys(name for each in flat for name in each):
         values = [str(each.get(name, "–")) for each in flat]
@@ -115,9 +115,10 @@ def differing_settings(sweeps: Sequence[Runs]) -> Differences:
     return found
 
 
-def _flat(settings: dict[str, Any], before: str = "") -> dict[str, Any]:
+def flattened(settings: dict[str, Any], before: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted keys."""
     found: dict[str, Any] = {}
     for name, value in settings.items():
         dotted = f"{before}{name}"
-        found |= _flat(value, f"{dotted}.") if isinstance(value, dict) and value else {dotted: value}
+        found |= flattened(value, f"{dotted}.") if isinstance(value, dict) and value else {dotted: value}
     return found

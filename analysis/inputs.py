@@ -1,7 +1,8 @@
-"""What the trials of a sweep were made from and run with, where that is not the same: then more differs than their arms."""
+"""What the trials of sweeps were made from and run with, where that is not the same: then more differs than their arms."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 
+from analysis.compare import flattened, titles
 from analysis.runs import Runs
 from analysis.wording import counted, listed
 from workbench.record import TrialTags, is_start
@@ -12,28 +13,30 @@ START = ("data.", "model.", "warm_start.")
 FREE = ("data.augment", "data.workers", "data.caption_noise", "model.fusion.", "model.mlm_head")
 
 
-def mixtures(runs: Runs) -> list[str]:
-    """A sentence each where trials whose settings ask for the same data, or the same start, were made from different ones."""
+def mixtures(*sweeps: Runs) -> list[str]:
+    """A sentence each where trials whose settings ask for the same data, or the same start, were made from different ones; also those
+    of several sweeps that are compared."""
     return [
-        *_mixtures(runs, "data", DATA, lambda tags: (), lambda tags: tags.data),
+        *_mixtures(sweeps, "data", DATA, lambda tags: (), lambda tags: tags.data),
         # A start is named after its data, too.
-        *_mixtures(runs, "starting weights", START, lambda tags: (tags.data,), lambda tags: tags.warm_start),
+        *_mixtures(sweeps, "starting weights", START, lambda tags: (tags.data,), lambda tags: tags.warm_start),
     ]
 
 
 def _mixtures(
-    runs: Runs,
+    sweeps: Sequence[Runs],
     what: str,
     parts: tuple[str, ...],
     alike: Callable[[TrialTags], tuple[str, ...]],
     made_from: Callable[[TrialTags], str],
 ) -> list[str]:
     groups: dict[Hashable, dict[str, list[str]]] = {}
-    for run_id, arm in runs.trials.select("run_id", "arm").iter_rows():
-        tags = runs.tags.get(run_id)
-        if tags is not None and made_from(tags):
-            group = groups.setdefault((_asked(runs, arm, parts), alike(tags)), {})
-            group.setdefault(made_from(tags), []).append(arm)
+    for runs, title in zip(sweeps, titles(sweeps), strict=True):
+        for run_id, arm in runs.trials.select("run_id", "arm").iter_rows():
+            tags = runs.tags.get(run_id)
+            if tags is not None and made_from(tags):
+                group = groups.setdefault((_asked(runs, arm, parts), alike(tags)), {})
+                group.setdefault(made_from(tags), []).append(f"{title}: {arm}" if len(sweeps) > 1 else arm)
     return [
         f"The trials were not all made from the same {what}: "
         f"{'; '.join(f'{name} ({listed(list(dict.fromkeys(arms)))})' for name, arms in found.items())}. "
@@ -44,11 +47,11 @@ def _mixtures(
 
 
 def _asked(runs: Runs, arm: str, parts: tuple[str, ...]) -> Hashable:
-    """What an arm's own settings say of such parts; of an arm that the record does not know, its name."""
+    """What an arm's settings say of such parts; of an arm that the record does not know, its name."""
     if arm not in runs.record.arm_values:
-        return arm
+        return runs.run_id, arm
     best = next((tuned.best for tuned in runs.record.tuned if tuned.arm == arm), None) or {}
-    values = runs.record.arm_values[arm] | best
+    values = flattened(runs.record.settings) | runs.record.arm_values[arm] | best
     return tuple(
         sorted(
             (name, repr(level))

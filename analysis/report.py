@@ -72,8 +72,7 @@ def write_report(
     extra = [compare.section(sweeps)] if compare_with else []
     extra += [published.section(runs)] if against_published else []
     first, *others = sections(runs)
-    mixed = [sentence for sweep in sweeps for sentence in mixtures(sweep)]
-    return render([first, *extra, *others], runs, folder, mixed)
+    return render([first, *extra, *others], runs, folder, mixtures(*sweeps))
 
 
 def render(found: Sequence[Section], runs: Runs, folder: Path, cautions: Sequence[str] = ()) -> Path:

@@ -65,6 +65,37 @@ def test_settings_that_a_search_has_chosen_ask_for_their_own() -> None:
     assert mixtures(replace(runs, record=runs.record.model_copy(update={"tuned": tuned}))) == []
 
 
+@pytest.mark.parametrize(
+    ("settings", "levels", "made", "said"),
+    [
+        ({}, [1, 2], [NEW] * 4, "data: folder-1 (toy one: a0 and toy one: a1); folder-2 (toy two: a0 and toy two: a1)"),
+        ({}, [1, 2], [OLD] * 4, ""),
+        (
+            {},
+            [3, 4],
+            [OTHER] * 4,
+            "starting weights: warm-1 (toy one: a0 and toy one: a1); warm-2 (toy two: a0 and toy two: a1)",
+        ),
+        (
+            {"data": {"train_pairs": 9}},
+            [1, 2],
+            [NEW] * 4,
+            "",
+        ),  # what they ask for differs, which the page says elsewhere
+    ],
+)
+def test_sweeps_that_are_compared_were_made_from_the_same(
+    settings: dict[str, Any], levels: list[Any], made: list[dict[str, str]], said: str
+) -> None:
+    one = replace(runs_of(RATIO, [1, 2], [OLD] * 4), run_id="1", name="toy one")
+    two = replace(runs_of(RATIO, levels, made), run_id="2", name="toy two")
+    two = replace(two, record=two.record.model_copy(update={"settings": settings}))
+    found = mixtures(one, two)
+    assert [each.removeprefix("The trials were not all made from the same ").split(". ")[0] for each in found] == (
+        [said] if said else []
+    )
+
+
 def test_a_mixture_stands_at_the_head_of_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "FORMS", {})
     runs = runs_of(RATIO, [1, 2], [OLD, OLD, NEW, NEW])
