@@ -145,3 +145,8 @@ def test_the_command_line_loads_nothing_heavy() -> None:
     heavy = {"torch", "mlflow", "polars", "optuna", "timm", "matplotlib"}
     code = f"import sys, workbench.cli; print(sorted({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout.strip() == "[]"
+
+
+def test_a_sweeps_own_process_loads_no_models() -> None:
+    code = "import sys, workbench.sweep.run; print(sorted({'timm', 'torchvision', 'transformers'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout.strip() == "[]"

@@ -1,6 +1,8 @@
 """What a sweep comes to where nothing is finished, or its report fails."""
 
+import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,10 @@ import pytest
 
 from analysis.report import write_report
 from workbench.config.schema import Experiment, Search
+from workbench.config.settings import read_preset
+from workbench.errors import UserError
 from workbench.events import Event, Said
+from workbench.sweep.launch import local
 from workbench.sweep.run import Options, Outcome, run_sweep
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import open_store
@@ -102,3 +107,12 @@ def test_the_run_of_an_ended_cell_that_is_said_to_run_is_put_right(
     assert tracker.open_trials(outcome.run_id) == [late]
     swept(small, home, told)
     assert tracker.open_trials(outcome.run_id) == []
+
+
+def test_what_a_worker_is_asked_raises_here_what_it_raises_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "PRELOADED", [])
+    local.in_a_worker(partial(os.path.exists, "nowhere"))
+    with pytest.raises(UserError, match="there is no preset `vast`"):
+        local.in_a_worker(partial(read_preset, "vast"))
+    with pytest.raises(RuntimeError, match="exit code 3"):
+        local.in_a_worker(partial(os._exit, 3))

@@ -2,22 +2,35 @@
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from workbench.errors import UserError
 from workbench.record import TrialTags
 from workbench.trial.cell import Cell
-from workbench.trial.inputs import Inputs
+
+if TYPE_CHECKING:
+    from workbench.trial.inputs import Inputs
 
 NAMED = 3  # cells that a sentence names
 
 
-def check_inputs(cells: Iterable[Cell], inputs: Inputs) -> None:
+def look(study: str, finished: list[tuple[Cell, TrialTags]], missing: list[Cell], cache_dir: Path) -> None:
+    """Raises UserError where the inputs of the finished trials have changed, or those of the missing ones cannot be read."""
+    from workbench.trial.inputs import Inputs
+
+    inputs = Inputs(cache_dir)
+    refuse_changed_inputs(study, finished, inputs)
+    check_inputs(missing, inputs)
+
+
+def check_inputs(cells: Iterable[Cell], inputs: "Inputs") -> None:
     """Raises UserError where what the trials of these cells need is missing or does not fit, before the first of them."""
     for cell in cells:
         inputs.check(cell.settings)
 
 
-def refuse_changed_inputs(study: str, finished: Iterable[tuple[Cell, TrialTags]], inputs: Inputs) -> None:
+def refuse_changed_inputs(study: str, finished: Iterable[tuple[Cell, TrialTags]], inputs: "Inputs") -> None:
     """Raises UserError where finished trials were made from other data or other weights than a trial would be now."""
     names: list[str] = []
     changes: dict[str, None] = {}

@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -31,8 +32,8 @@ from workbench.record import FILE, code_state
 from workbench.stop import Stop
 from workbench.sweep.describe import describe, note, whole_blocks
 from workbench.sweep.grid import contains, differences
-from workbench.sweep.inputs import check_inputs, refuse_changed_inputs, told_of_code
-from workbench.sweep.launch.local import places, run_here, run_workers
+from workbench.sweep.inputs import look, told_of_code
+from workbench.sweep.launch.local import in_a_worker, places, run_here, run_workers
 from workbench.sweep.launch.ray import run_on_ray
 from workbench.sweep.search import Planner, planned
 from workbench.tracking.provenance import provenance
@@ -40,7 +41,6 @@ from workbench.tracking.runs import Tracker
 from workbench.tracking.store import open_store
 from workbench.trial.cell import Ending
 from workbench.trial.checkpoints import take_over
-from workbench.trial.inputs import Inputs
 from workbench.trial.job import ATTRIBUTE, Place, new_job, published
 from workbench.trial.ledger import Ledger
 from workbench.workspace import Workspace
@@ -182,9 +182,9 @@ class _Sweep:
             return  # nothing is set beside them
         finished = [(cell, tags[endings[cell.key].run_id]) for cell in plan.cells if cell.key in endings]
         if self.options.launcher != "ray":  # whose machines read data and weights of their own
-            inputs = Inputs(home.cache)
-            refuse_changed_inputs(self.study, finished, inputs)
-            check_inputs([cell for cell in plan.cells if cell.key not in endings], inputs)
+            missing = [cell for cell in plan.cells if cell.key not in endings]
+            looking = partial(look, self.study, finished, missing, home.cache)
+            in_a_worker(looking) if self.options.launcher == "local" else looking()
         if told := told_of_code([then for _, then in finished], code_state(self.provenance)):
             self._say(told)
 

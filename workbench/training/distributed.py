@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -15,9 +15,11 @@ from torch.utils.checkpoint import checkpoint
 
 from workbench.config.schema import Settings
 from workbench.errors import UserError
-from workbench.model.vilta import ViLTA
 from workbench.objectives.plan import BLOCK
 from workbench.world import ALONE, World
+
+if TYPE_CHECKING:
+    from workbench.model.vilta import ViLTA
 
 T = TypeVar("T")
 WAIT = timedelta(hours=2)  # the first process may prepare data for long, while the others wait
@@ -66,7 +68,7 @@ def in_turn(world: World, make: Callable[[], T]) -> T:
     return made[0] if made else make()
 
 
-def check_cut(settings: Settings, batch_size: int, model: ViLTA, world: World) -> None:
+def check_cut(settings: Settings, batch_size: int, model: "ViLTA", world: World) -> None:
     """Raises UserError where a batch cannot be cut into micro-batches and processes without changing the result."""
     micro_batches = settings.optimisation.micro_batches
     if micro_batches * world.size == 1:
@@ -107,7 +109,7 @@ def _copies(call: Call, **more: Any) -> nn.Module:
         return DistributedDataParallel(call, device_ids=devices, broadcast_buffers=False, **more)
 
 
-def spread_over(model: ViLTA, sharding: str, world: World) -> nn.Module:
+def spread_over(model: "ViLTA", sharding: str, world: World) -> nn.Module:
     """The model as a `Call`; with several processes its copies in step (`ddp`), or each process with a part (`fsdp`)."""
     call = Call(model)
     if world.size == 1:
@@ -124,7 +126,7 @@ def spread_over(model: ViLTA, sharding: str, world: World) -> nn.Module:
     return call
 
 
-def speed_up(model: ViLTA, settings: Settings) -> None:
+def speed_up(model: "ViLTA", settings: Settings) -> None:
     """Activation checkpointing and compilation of the repeated layers, in place; to be called once."""
     for layer in model.layers():
         if settings.optimisation.activation_checkpointing:

@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
@@ -14,9 +14,10 @@ from pathlib import Path
 
 from workbench.cores import usable_cores
 from workbench.events import Event, Said, Stepped, Ticked, WorkerEnded, WorkerFailed
-from workbench.stop import SAVING, WORKERS_WITHIN, Stop
+from workbench.stop import SAVING, WORKERS_WITHIN, Stop, end_with_parent
 from workbench.sweep.worker import SAVES, work, work_as_process
 from workbench.trial.job import Place
+from workbench.trial.quiet import quiet
 
 # Loaded once, by a server from which workers are forked. It must load nothing that starts threads, such as polars or
 # mlflow.
@@ -128,6 +129,37 @@ def _end(living: dict[Connection, BaseProcess]) -> None:
             living.pop(connection).join(timeout=0.5)
     for process in living.values():
         process.kill()
+
+
+def in_a_worker(action: Callable[[], None]) -> None:
+    """Calls `action` in a process that has loaded the models, and raises what it raises; this process need not load them."""
+    context = warm_up()
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_call, args=(theirs, action), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        error: Exception | None = ours.recv()
+    except EOFError:
+        process.join()
+        raise RuntimeError(f"a process that looked at the data died ({_cause(process)})") from None
+    finally:
+        process.kill()
+        process.join()
+    if error is not None:
+        raise error
+
+
+def _call(connection: Connection, action: Callable[[], None]) -> None:
+    Stop().listen()
+    end_with_parent()
+    quiet()
+    try:
+        action()
+    except Exception as error:
+        connection.send(error)
+    else:
+        connection.send(None)
 
 
 def run_here(study: str, workspace: Path, storage: str | None, stop: Stop) -> Iterator[Event]:
