@@ -256,6 +256,7 @@ def measure(run_id: str, workspace: Path, pictures: Path) -> None:
         assert 0 <= tuned["metrics"][f"downstream/{task}/{metric}"] <= 1
 
 
+@pytest.mark.long
 def test_two_processes_train_one_model_and_its_run_is_reported(tmp_path: Path, pictures: Path) -> None:
     arguments = [
         "train",

@@ -12,7 +12,7 @@ import psutil
 import pytest
 import torch
 
-from tests.stopping import LONG, PHASES, ROOT, TWO_SWEEP, WARM, YAML, Phase, Started, has, says, start
+from tests.stopping import EVALUATING, LONG, PHASES, ROOT, TWO_SWEEP, WARM, YAML, Phase, Started, has, says, start
 from tests.test_end_to_end import final_metrics, inside
 from workbench.cli import options
 from workbench.stop import CODE, Stop, Stopped
@@ -67,9 +67,10 @@ IN_WARM_START, IN_TRAINING = says("preparing: warm start"), has("cut/checkpoints
 AT_THE_REPORT = says("finished hard_ratio=0.5")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "moments",
-    [[IN_TRAINING], pytest.param([IN_WARM_START, IN_TRAINING, AT_THE_REPORT], marks=pytest.mark.long)],
+    [[IN_TRAINING], [IN_WARM_START, IN_TRAINING, AT_THE_REPORT]],
     ids=["training", "everywhere"],
 )
 def test_a_stopped_sweep_goes_on_and_ends_with_the_same_bits(
@@ -103,7 +104,11 @@ def test_a_stopped_sweep_goes_on_and_ends_with_the_same_bits(
             *("sweep {yaml} --workspace {w} --workers 1", says("preparing: warm start"), WARM), marks=pytest.mark.long
         ),
         pytest.param(TWO_SWEEP, has("checkpoints/*/*.pt"), LONG, marks=pytest.mark.long),
-        (TWO_SWEEP, has("cache/warm-*.lock"), WARM),
+        pytest.param(TWO_SWEEP, has("cache/warm-*.lock"), WARM, marks=pytest.mark.long),
+        pytest.param(
+            *("sweep {yaml} --workspace {w} --workers 1", has("checkpoints/*/*.parts"), EVALUATING),
+            marks=pytest.mark.long,
+        ),
         pytest.param(
             *("train {yaml} --workspace {w} --nproc 2", has("checkpoints/*/*.pt"), LONG), marks=pytest.mark.long
         ),
@@ -123,6 +128,7 @@ def test_a_sweep_that_is_killed_takes_its_workers_along(
         started.kill(family)
 
 
+@pytest.mark.long
 def test_a_suspended_sweep_is_not_mistaken_for_a_dead_one(yaml: Path) -> None:
     started = begun(NAMED["sweep: training"], yaml)
     family = started.family()

@@ -131,6 +131,7 @@ def test_a_database_that_is_killed_is_waited_for(
         assert not [trial.user_attrs["reason"] for trial in ledger.study.trials if trial.user_attrs.get("counts")]
 
 
+@pytest.mark.long
 def test_ray_with_a_worker_killed_and_one_that_waits_for_a_place(yaml: Path, local: Value, tmp_path: Path) -> None:
     ray = pytest.importorskip("ray", reason="Ray is not installed")
     from ray.cluster_utils import Cluster

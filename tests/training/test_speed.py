@@ -81,7 +81,9 @@ def test_micro_batches_read_part_by_part(
     assert [rows for rows, _ in seen["captions"]] == [16] * 8
 
 
-@pytest.mark.parametrize("change", [{"length_buckets": 3}, {"micro_batches": 2}, {"compile": True}])
+@pytest.mark.parametrize(
+    "change", [{"length_buckets": 3}, {"micro_batches": 2}, pytest.param({"compile": True}, marks=pytest.mark.long)]
+)
 def test_the_numbers_stay_but_for_rounding(
     settings: Settings,
     prepared: Prepared,

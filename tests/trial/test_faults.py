@@ -85,8 +85,8 @@ def trial(
         ("1 killed", MemberFailed, "process 2 of 2 was ended by signal 9, perhaps for lack of memory"),
         pytest.param(*("0 exit", MemberFailed, "process 1 of 2 ended with exit code 3"), marks=pytest.mark.long),
         pytest.param(*("1 user", UserError, "the corpus `some` is gone"), marks=pytest.mark.long),
-        ("0 lost", LeaseLost, None),
-        ("0 interrupted", Stopped, None),
+        pytest.param(*("0 lost", LeaseLost, None), marks=pytest.mark.long),
+        pytest.param(*("0 interrupted", Stopped, None), marks=pytest.mark.long),
     ],
 )
 def test_what_one_process_meets_alone_ends_all_and_is_what_is_said(
