@@ -86,7 +86,7 @@ def test_broken_pictures_are_left_out_and_the_others_go_on(folder: Path, tmp_pat
     finally:
         cache.hear(to_stderr)
     (said,) = told
-    assert said.startswith("`data.path`: 3 pictures cannot be read and are left out: ")
+    assert said.startswith("`data.path`: left out as unreadable, 3 of 40 pictures: ")
     home = tmp_path / "after" / corpus.fingerprint
     listed = pl.read_parquet(home / "broken.parquet")["why"].to_list()
     for path in broken:

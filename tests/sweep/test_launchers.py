@@ -15,6 +15,7 @@ from sqlalchemy import text
 
 from tests.services import command, free_port, mlflow_server, postgres, until
 from tests.soak import YAML, Value, values
+from tests.test_end_to_end import inside
 from workbench.errors import UserError
 from workbench.trial.cell import Ending
 from workbench.trial.ledger import Ledger
@@ -45,9 +46,9 @@ def results(database: str) -> Value:
 
 @pytest.fixture(scope="module")
 def local(yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Value:
-    """The sweep by two local workers with the journal."""
+    """The sweep by one worker, in this process, with the journal."""
     home = tmp_path_factory.mktemp("local")
-    done = run("sweep", str(yaml), "--workspace", str(home), "--workers", "2")
+    done = inside("sweep", str(yaml), "--workspace", str(home), "--launcher", "here")
     assert done.returncode == 0, done.stderr
     return results(f"sqlite:///{home / 'mlflow.db'}")
 

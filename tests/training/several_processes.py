@@ -39,16 +39,16 @@ CONTRAST = {
 FSDP = {"optimisation.sharding": "fsdp"}
 VARIANTS: dict[str, dict] = {
     "synthesized": {"objectives.mlm.soft_labels": "frozen_lm", "objectives.mlm.alpha": 0.5},
-    "filtered": {"objectives.itm.hard_ratio": 1.0, "objectives.itm.false_negative_filter": "teacher"},
     "chosen words": {
         "objectives.itm.synthesis_words": "salient",
         "objectives.mlm.mask_words": "surprising",
         "objectives.itm.synthesis_mask_ratio": 0.6,
         "objectives.itm.synthesis_rounds": 2,
+        "objectives.itm.hard_ratio": 1.0,
+        "objectives.itm.false_negative_filter": "teacher",
     },
-    "foils": {"objectives.itm.negatives": "foils"},
+    "foils": {"objectives.itm.negatives": "foils", "model.fusion.kind": "merged"},
     "contrast": CONTRAST,
-    "similarity": {"objectives.itm.negatives": "in_batch_hard", "model.fusion.kind": "merged"},
     "trained vision": TRAINED_VIT | CONTRAST,
     "micro-batches": TRAINED_VIT | {"optimisation.batch_size": 32},
     "sharded": FSDP | {"objectives.mlm.soft_labels": "frozen_lm", "objectives.mlm.alpha": 0.5},

@@ -117,7 +117,12 @@ def test_where_one_process_lacks_memory_all_begin_again_with_smaller_micro_batch
 
 
 @pytest.mark.parametrize(
-    "how", [pytest.param("stopped", marks=pytest.mark.long), pytest.param("lost", marks=pytest.mark.long), "killed"]
+    "how",
+    [
+        pytest.param("stopped", marks=pytest.mark.long),
+        pytest.param("lost", marks=pytest.mark.long),
+        pytest.param("killed", marks=pytest.mark.long),
+    ],
 )
 def test_processes_that_wait_for_one_that_hangs_end_with_the_trial(
     trial: Trial, how: str, monkeypatch: pytest.MonkeyPatch

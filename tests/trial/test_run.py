@@ -77,6 +77,7 @@ def test_a_poor_trial_ends_there_and_keeps_its_course(job: Job, place: Place, pr
     assert status(job, place, lease.cell) == "FINISHED"
 
 
+@pytest.mark.long
 def test_two_processes_agree_that_a_trial_is_poor(job: Job, place: Place, lease: Owned) -> None:
     together = Job(**vars(job) | {"processes": 2})
     ending = run_together(together, Goal(VALUE, COURSE, bool), lease, context(place))
