@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import polars as pl
 
 from analysis.convergence import target_value
 from analysis.runs import Runs
 from analysis.section import Row, Section, Table
-from workbench.config.schema import Target
+from workbench.config.schema import Target, flattened
 from workbench.errors import UserError
 from workbench.record import SweepRecord
 
@@ -112,13 +111,4 @@ def differing_settings(sweeps: Sequence[Runs]) -> Differences:
         values = [str(each.get(name, "–")) for each in flat]
         if len(set(values)) > 1 and name not in varied:
             found.append((name, values))
-    return found
-
-
-def flattened(settings: dict[str, Any], before: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted keys."""
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        dotted = f"{before}{name}"
-        found |= flattened(value, f"{dotted}.") if isinstance(value, dict) and value else {dotted: value}
     return found

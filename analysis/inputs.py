@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Hashable, Sequence
 
-from analysis.compare import flattened, titles
+from analysis.compare import titles
 from analysis.runs import Runs
 from analysis.wording import counted, listed
+from workbench.config.schema import flattened
 from workbench.record import TrialTags, is_start
 
 DATA = ("data.",)

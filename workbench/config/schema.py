@@ -58,6 +58,15 @@ def absolute(path: str) -> str:
     return os.path.abspath(expanded) if expanded and not os.path.isabs(expanded) else expanded
 
 
+def flattened(settings: dict[str, Any], before: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted keys; an empty table is a value."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        dotted = f"{before}{name}"
+        found |= flattened(value, f"{dotted}.") if isinstance(value, dict) and value else {dotted: value}
+    return found
+
+
 class Data(Block):
     """Image-text pairs and how they are cut into splits."""
 

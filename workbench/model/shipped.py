@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from workbench.config.schema import Settings
+from workbench.config.schema import Settings, flattened
 from workbench.data import lexicon, scenes
 from workbench.data.text import Tokeniser, read_tokeniser
 from workbench.errors import UserError
@@ -48,18 +48,11 @@ def made_for(settings: Settings) -> dict[str, Any]:
     model["vision"] = {name: value for name, value in model["vision"].items() if name not in ("frozen", "pretrained")}
     world = key("world", scenes.VERSION, *(repr(words) for words in _words()))
     tree = {"model": model, "data": settings.data.model_dump(mode="json", exclude=FREE)}
-    return _flat(tree) | {"world": f"{world:016x}"}
+    return flattened(tree) | {"world": f"{world:016x}"}
 
 
 def _words() -> list[Any]:
     return [lexicon.KINDS, lexicon.COLOURS, lexicon.SIZES, lexicon.TEXTURES, lexicon.RELATIONS, lexicon.ARTICLES]
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in tree.items():
-        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {prefix + name: value}
-    return found
 
 
 def stored(weights: dict[str, Tensor]) -> dict[str, Tensor]:
