@@ -304,17 +304,18 @@ def _prepare_folder(data: Data, files: dict[str, list[folder.CaptionedFile]], ta
     reasons: list[str] = []
     kept: dict[str, list[str]] = {}
     for split, pairs in files.items():
-        everything = cache.new_array(target / "everything.npy", (len(pairs), 3, data.image_size, data.image_size))
-        broken = folder.read_pictures((pair.picture for pair in pairs), everything)
+        file, shape = target / f"{split}.npy", (3, data.image_size, data.image_size)
+        images = cache.new_array(file, (len(pairs), *shape))
+        broken = folder.read_pictures((pair.picture for pair in pairs), images)
         reasons += broken.values()
-        whole = [place for place in range(len(pairs)) if place not in broken]
-        _refuse_few(data.path, split, [pairs[place] for place in whole], len(pairs), list(broken.values()))
-        images = cache.new_array(target / f"{split}.npy", (len(whole), *everything.shape[1:]))
-        for place, row in enumerate(whole):
-            images[place] = everything[row]
+        whole = [pair for place, pair in enumerate(pairs) if place not in broken]
+        _refuse_few(data.path, split, whole, len(pairs), list(broken.values()))
         images.flush()
-        (target / "everything.npy").unlink()
-        kept[split] = [pairs[place].caption for place in whole]
+        if broken:
+            part = target / "part.npy"
+            np.save(part, images[: len(whole)])
+            os.replace(part, file)
+        kept[split] = [pair.caption for pair in whole]
         pl.DataFrame({"caption": kept[split]}).write_parquet(target / f"{split}.parquet")
     pl.DataFrame({"why": reasons}, schema={"why": pl.String}).write_parquet(target / "broken.parquet")
     if reasons:
