@@ -49,6 +49,10 @@ class Started:
     def errors(self) -> str:
         return self.log.with_suffix(".err").read_text()
 
+    def said(self) -> list[str]:
+        """What it has said on standard error, but for the warning that its one seed deserves."""
+        return [line for line in self.errors.splitlines() if "cannot reach a verdict" not in line]
+
     def family(self) -> list[psutil.Process]:
         try:
             return psutil.Process(self.process.pid).children(recursive=True)
@@ -70,7 +74,7 @@ class Started:
         until(come, seconds)
 
     def stop(self, *signals: signal.Signals, group: bool = False) -> float:
-        """Seconds from the first signal until it and all that it has started are gone; none is left behind."""
+        """Seconds from the first signal until the command has ended. What it has started is gone within 15 seconds more."""
         family, began = self.family(), time.monotonic()
         for each in signals:
             with suppress(ProcessLookupError):
@@ -83,7 +87,18 @@ class Started:
             assert not left, left
         finally:
             self.kill(family)
-        return max(seconds, time.monotonic() - began if left else 0.0)
+        return seconds
+
+    def outlived(self) -> float:
+        """Seconds for which what it has started outlives it when it is killed outright; at most 15."""
+        family, began = self.family(), time.monotonic()
+        self.process.kill()
+        try:
+            _, left = psutil.wait_procs(family, timeout=15)
+            assert not left, [each.cmdline() for each in left]
+        finally:
+            self.kill(family)
+        return time.monotonic() - began
 
     def kill(self, family: list[psutil.Process] | None = None) -> None:
         for each in self.family() if family is None else family:
