@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def experiment() -> Experiment:
-    return smoke(load_experiment(ROOT / "experiments" / "ablation_itm.yaml"))
+    return smoke(load_experiment(ROOT / "experiments" / "ablation_itm.yaml", ["warm_start.source=train"]))
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,14 @@
+from collections import Counter
+from collections.abc import Callable
+
 import numpy as np
+import pytest
 
 from workbench.data.lexicon import COLOURS, KINDS
+from workbench.data.look_alikes import LookAlikes, look_alikes, near_colours
 from workbench.data.scene_captions import FOILS, Description, describe, foils, paraphrase
-from workbench.data.scenes import Scene, held_out, relation, render, sample_scene, scenes
+from workbench.data.scene_truth import says_nothing_false
+from workbench.data.scenes import Scene, held_out, outline, relation, render, sample_scene, scenes
 
 
 def kinds_of(scene: Scene) -> set[str]:
@@ -40,9 +46,7 @@ def test_a_scene_is_a_function_of_seed_split_and_index() -> None:
 
 def test_there_are_forty_pictographs_and_each_looks_different() -> None:
     assert sum(glyph is not None for glyph, _ in KINDS.values()) >= 40
-    from workbench.data.scenes import _mask
-
-    masks = {kind: _mask(kind, 32, 0) for kind in KINDS}
+    masks = {kind: outline(kind, 32, 0) for kind in KINDS}
     assert all(0.03 < mask.mean() < 0.97 for mask in masks.values())
     names = list(masks)
     nearest = min(np.abs(masks[a] - masks[b]).mean() for i, a in enumerate(names) for b in names[:i])
@@ -66,11 +70,48 @@ def test_captions_are_true_and_foils_false_of_the_facts() -> None:
             from workbench.randomness import generator
 
             foil = make(generator("foil", kind, scene.key), scene, description)
-            if foil is not None:
+            if kind in foils(scene, description):
                 seen[kind] += 1
+                assert foil is not None
                 assert not true_of(scene, foil), (kind, str(description), str(foil))
                 assert foils(scene, description)[kind] == str(foil) != str(description)
     assert min(seen.values()) > 50
+
+
+def test_no_swap_is_true_of_its_scene() -> None:
+    """Things that differ in what is said of neither, such as two large ones, tell no swap apart."""
+    for scene in scenes(2, "val", 400, 3):
+        made = foils(scene, describe(scene))
+        assert not any(says_nothing_false(foil, scene) for foil in made.values())
+
+
+@pytest.mark.parametrize("concepts", [look_alikes, near_colours])
+def test_a_foil_puts_what_looks_alike_and_every_concept_equally_often(concepts: Callable[[], LookAlikes]) -> None:
+    chances = concepts().chances
+    assert np.allclose(chances, chances.T)
+    assert np.allclose(chances.sum(axis=0), 1, atol=1e-5)
+    assert np.diag(chances).max() == 0
+    # The four likeliest have most of the chance, and unlike concepts next to none.
+    assert np.sort(chances, axis=1)[:, -4:].sum(axis=1).mean() > 0.75
+    rng = np.random.default_rng(0)
+    assert {near_colours().draw(rng, "turquoise", {"blue"}) for _ in range(200)} >= {"green", "grey"}
+    assert all(near_colours().draw(rng, "turquoise", {"blue"}) != "blue" for _ in range(200))
+
+
+def test_words_alone_do_not_give_a_foil_away() -> None:
+    """True captions and foils of a kind use each word that the kind changes equally often, within what chance allows."""
+    counts: dict[str, Counter[str]] = {"true": Counter(), **{kind: Counter() for kind in FOILS}}
+    cases: Counter[str] = Counter()
+    for scene in scenes(3, "val", 3000, 3):
+        description = describe(scene)
+        made = foils(scene, description)
+        for kind in set(made) - {"add_attribute"}:
+            counts[kind].update(made[kind].split())
+            counts[kind].subtract(str(description).split())
+            cases[kind] += 1
+    for kind in set(FOILS) - {"add_attribute"}:
+        extra = sum(abs(count) for word, count in counts[kind].items() if word not in ("a", "an"))
+        assert extra / cases[kind] < 0.25, (kind, counts[kind].most_common(3), extra / cases[kind])
 
 
 def test_a_paraphrase_keeps_the_facts_and_changes_the_words() -> None:

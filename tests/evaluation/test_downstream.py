@@ -184,14 +184,14 @@ def test_a_classifier_learns_what_it_is_shown_and_resumes_to_the_bit(
     settings: Settings, prepared: Prepared, tmp_path: Path
 ) -> None:
     corpus = prepared.corpus
-    train = of_scenes("vqa", corpus.train, prepared.features["train"], 64)
+    train = of_scenes("vqa", corpus.train, prepared.features["train"], 32)
 
     cut_up: list[float] = []
 
     def run(
         name: str, stop_at: int | None = None, micro_batches: int = 1, into: list[float] | None = None
     ) -> tuple[dict[str, float], list[float]]:
-        recipe = Recipe(60, 16, 3e-3, 2.0, 1.0, micro_batches=micro_batches)
+        recipe = Recipe(120, 16, 3e-3, 2.0, 1.0, micro_batches=micro_batches)
         curve: list[float] = [] if into is None else into
         hooks = Hooks(lambda *_: None, lambda _, f: curve.append(f["loss"]), lambda: len(curve) == stop_at)
         model = starting_model(settings, 0, prepared)

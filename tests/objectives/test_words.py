@@ -82,7 +82,7 @@ def test_content_words_of_scenes_are_written_over_and_others_stay(settings: Sett
     rewriting = plan_rewriting(captions, changed.objectives.itm, np.arange(200), 0, 0, weights)
     written = written_captions(model, torch.from_numpy(captions), rewriting, changed.objectives, companions).numpy()
     kept = corpus.tokeniser.decode([token for row in captions[written == captions].reshape(-1, 1) for token in row])
-    function = "a an the one there is are picture of to and with near beside above below over under beneath"
+    function = "a an the one there is are picture of to and with near beside above below over under beneath atop"
     assert set(kept.split()) <= set(function.split())
     replaced = set(corpus.tokeniser.decode(captions[written != captions].tolist()).split())
     assert {"red", "left", "cat", "small", "striped"} <= replaced

@@ -159,6 +159,7 @@ SWITCHES: list[dict] = [
     {"model.fusion.kind": "merged"},
     {"model.fusion.initialisation": "bert"},
     {"model.image_pool": "first"},
+    {"model.text_pool": "first"},
     {"model.image_positions": False},
     {"model.mlm_head": "language"},
     {"objectives.itc.weight": 1.0},

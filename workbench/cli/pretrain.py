@@ -13,6 +13,7 @@ from workbench.workspace import Workspace as Folders
 if TYPE_CHECKING:
     from rich.console import Console
 
+TRAINED = ("encoders", "fused start")
 EVERY = 60.0  # seconds between two lines where there is no terminal for a bar
 
 
@@ -40,7 +41,7 @@ def pretrain(
     stop.sentence = "Stopped; the same command goes on."
     with counted(console, "steps") as bar, stop.asking():
         told = _told(console, bar)
-        made = make_encoders(experiment, file, Folders(workspace).cache, out, told, stop)
+        made = make_encoders(experiment, file, Folders(workspace).cache, out, told, stop, set_ or ())
     if as_json:
         print_json({"out": str(made.folder)} | made.card)
         return
@@ -54,24 +55,23 @@ def pretrain(
 
 def _told(console: "Console", bar: Callable[[int, int], None]) -> Callable[[str, int, int, dict[str, float]], None]:
     """Shows progress as a bar on a terminal, elsewhere as a line a minute, with rate and time left."""
-    began: list[tuple[float, int]] = []
+    began: dict[str, tuple[float, int]] = {}
     said = [0.0]
 
     def show(what: str, done: int, total: int, figures: dict[str, float]) -> None:
-        if what != "encoders":
+        if what not in TRAINED:
             console.print(f"preparing: {what}", highlight=False)
             return
         bar(done, total)
         now = time.monotonic()
-        if not began:
-            began.append((now, done))
+        began.setdefault(what, (now, done))
         if console.is_terminal or now - said[0] < EVERY:
             return
         said[0] = now
-        seconds, before = now - began[0][0], began[0][1]
+        seconds, before = now - began[what][0], began[what][1]
         rate = (done - before) / seconds if seconds else 0.0
         left = f", {rate:.0f} steps/s, {(total - done) / rate / 60:.0f} min left" if rate else ""
         losses = "".join(f", {name} {value:.3f}" for name, value in figures.items())
-        console.print(f"step {done:,} of {total:,}{left}{losses}", highlight=False, soft_wrap=True)
+        console.print(f"{what}: step {done:,} of {total:,}{left}{losses}", highlight=False, soft_wrap=True)
 
     return show

@@ -15,6 +15,9 @@ LATER: dict[str, Any] = {
     "objectives.itm.synthesis_words": "any",
     "objectives.itm.synthesis_rounds": 1,
     "warm_start.source": "train",
+    "warm_start.fusion": (),
+    "warm_start.fused": True,
+    "model.text_pool": "first",
 }
 
 
@@ -181,6 +184,10 @@ class Model(Block):
     image_norm: bool = True
     image_positions: bool = Field(True, description="row and column positions added to the tokens of a grid")
     image_pool: Literal["mean", "first"] = Field("mean", description="what of the image side is pooled for ITM")
+    text_pool: Literal["mean", "first"] = Field(
+        "first",
+        description="what of the text side is pooled for ITM: its first token (METER), or the mean of its tokens",
+    )
     vision: Vision = Vision()
     text: Text = Text()
     fusion: Fusion = Fusion()
@@ -194,9 +201,27 @@ class Model(Block):
         return self
 
 
+class Phase(Block):
+    """Steps of a fused start: masked language modelling over the language encoder and the fusion, with the vision encoder as it is."""
+
+    steps: Count
+    words: Literal["all", "details", "relations"] = Field(
+        "all",
+        description="which words are hidden or written anew; `details`: those of size, texture and relation; `relations`: `left`, "
+        "`above` and their like alone",
+    )
+    replaced: Annotated[Number, Field(ge=0, lt=1)] = Field(
+        0.0,
+        description="share of them that the language encoder writes anew; the fusion learns which words are not the caption's own (ELECTRA)",
+    )
+    learning_rate: Positive = 2e-3
+    batch_size: Annotated[Whole, Field(ge=2)] = 64
+
+
 class WarmStart(Block):
     """Pre-training of the two encoders apart, once, shared by every trial: image-text contrast, the caption's words
-    as classes of its picture, and text-only masked language modelling. 0 steps: the encoders start as they are."""
+    as classes of its picture, and text-only masked language modelling. 0 steps: the encoders start as they are.
+    Then, where `fusion` has phases, of the language encoder and the fusion together."""
 
     source: Literal["package", "train"] = Field(
         "train",
@@ -217,6 +242,11 @@ class WarmStart(Block):
     words_weight: Annotated[Number, Field(ge=0)] = 1.0
     mlm_weight: Annotated[Number, Field(ge=0)] = 1.0
     seed: Whole = 0
+    fusion: tuple[Phase, ...] = Field((), description="phases of a fused start, one after another")
+    fused: bool = Field(
+        True,
+        description="false: trials start from the encoders alone, with a fresh fusion, though there is a fused start",
+    )
 
 
 class Mlm(Block):

@@ -66,6 +66,14 @@ COLOURS: Final[dict[str, tuple[tuple[int, int, int], tuple[str, ...]]]] = {
     "purple": ((130, 50, 160), ("purple", "violet")),
     "pink": ((245, 130, 190), ("pink", "rosy")),
     "black": ((25, 25, 25), ("black", "dark")),
+    "brown": ((125, 80, 45), ("brown", "chestnut")),
+    "grey": ((125, 125, 130), ("grey", "ashen")),
+    "turquoise": ((45, 180, 175), ("turquoise", "teal")),
+    "navy": ((25, 35, 115), ("navy", "indigo")),
+    "lime": ((155, 210, 50), ("lime", "chartreuse")),
+    "maroon": ((125, 25, 50), ("maroon", "burgundy")),
+    "olive": ((120, 120, 35), ("olive", "khaki")),
+    "magenta": ((215, 40, 150), ("magenta", "fuchsia")),
 }
 
 SIZES: Final[dict[str, tuple[str, ...]]] = {"small": ("small", "little", "tiny"), "large": ("large", "big", "huge")}
@@ -80,9 +88,10 @@ TEXTURES: Final[dict[str, tuple[str, ...]]] = {
 RELATIONS: Final[dict[str, tuple[str, ...]]] = {
     "left": ("left of", "to the left of"),
     "right": ("right of", "to the right of"),
-    "above": ("above", "over"),
+    "above": ("above", "over", "atop"),
     "below": ("below", "under", "beneath"),
 }
+RELATION_WORDS: Final = ("left", "right", *RELATIONS["above"], *RELATIONS["below"])
 OPPOSITE: Final = {"left": "right", "right": "left", "above": "below", "below": "above"}
 ARTICLES: Final = ("a", "the", "one")
 
@@ -91,5 +100,5 @@ def synonym_sets() -> list[tuple[str, ...]]:
     """Single words that mean the same in a caption; sets of one word are left out."""
     sets: list[tuple[str, ...]] = [names for _, names in KINDS.values()]
     sets += [names for _, names in COLOURS.values()]
-    sets += [*SIZES.values(), *TEXTURES.values(), ("above", "over"), ("below", "under", "beneath"), ARTICLES]
+    sets += [*SIZES.values(), *TEXTURES.values(), RELATIONS["above"], RELATIONS["below"], ARTICLES]
     return [names for names in sets if len(names) > 1]

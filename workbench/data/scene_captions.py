@@ -7,6 +7,8 @@ from typing import Final
 import numpy as np
 
 from workbench.data.lexicon import ARTICLES, COLOURS, KINDS, OPPOSITE, RELATIONS, SIZES, TEXTURES
+from workbench.data.look_alikes import look_alikes, near_colours
+from workbench.data.scene_truth import says_nothing_false
 from workbench.data.scenes import Scene, Thing, held_out, relation
 from workbench.randomness import generator
 
@@ -19,6 +21,7 @@ RELATED: Final = (
 )
 UNRELATED: Final = ("{a} and {b}{c}", "{a} with {b}{c}", "there are {a} and {b}{c}", "a picture of {a} and {b}{c}")
 FURTHER: Final = (" and {c}", " near {c}", " beside {c}")
+ATTRIBUTES: Final = ("colour", "size", "texture")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ def describe(scene: Scene) -> Description:
     first, second = scene.things[0], scene.things[1]
     if rng.random() < 0.5:
         first, second = second, first
-    place = relation(first, second) if rng.random() < 0.8 else None
+    place = relation(first, second) if rng.random() < 0.9 else None
     template = str(rng.choice(RELATED if place else UNRELATED))
     third = _phrase(rng, scene.things[2]) if len(scene.things) > 2 and rng.random() < 0.7 else None
     return Description(
@@ -78,7 +81,7 @@ def foils(scene: Scene, description: Description) -> dict[str, str]:
     made = {}
     for kind, make in FOILS.items():
         foil = make(generator("foil", kind, scene.key), scene, description)
-        if foil is not None:
+        if foil is not None and not says_nothing_false(str(foil), scene):
             made[kind] = str(foil)
     return made
 
@@ -106,9 +109,9 @@ def _phrase(rng: np.random.Generator, thing: Thing) -> Phrase:
         article=str(rng.choice(ARTICLES, p=[0.7, 0.15, 0.15])),
         kind=(thing.kind, str(rng.choice(KINDS[thing.kind][1]))),
         colour=(thing.colour, str(rng.choice(COLOURS[thing.colour][1]))) if colour else None,
-        size=(thing.size, str(rng.choice(SIZES[thing.size]))) if rng.random() < 0.45 else None,
+        size=(thing.size, str(rng.choice(SIZES[thing.size]))) if rng.random() < 0.6 else None,
         texture=(thing.texture, str(rng.choice(TEXTURES[thing.texture])))
-        if rng.random() < (0.1 if thing.texture == "solid" else 0.6)
+        if rng.random() < (0.1 if thing.texture == "solid" else 0.75)
         else None,
     )
 
@@ -151,17 +154,15 @@ def _pick(
 
 def _replace_object(rng: np.random.Generator, scene: Scene, description: Description) -> Description | None:
     place, phrase = ("first", description.first) if rng.random() < 0.5 else ("second", description.second)
-    absent = [kind for kind in KINDS if kind not in {thing.kind for thing in scene.things}]
-    kind = str(rng.choice(absent))
+    kind = look_alikes().draw(rng, phrase.kind[0], {thing.kind for thing in scene.things})
     return _with_phrase(description, place, replace(phrase, kind=(kind, str(rng.choice(KINDS[kind][1])))))
 
 
 def _replace_colour(rng: np.random.Generator, scene: Scene, description: Description) -> Description | None:
     picked = _pick(rng, description, "colour", present=True)
-    if picked is None:
+    if picked is None or picked[1].colour is None:
         return None
-    absent = [colour for colour in COLOURS if colour not in {thing.colour for thing in scene.things}]
-    colour = str(rng.choice(absent))
+    colour = near_colours().draw(rng, picked[1].colour[0], {thing.colour for thing in scene.things})
     return _with_phrase(
         description, picked[0], replace(picked[1], colour=(colour, str(rng.choice(COLOURS[colour][1]))))
     )
@@ -173,6 +174,16 @@ def _replace_size(rng: np.random.Generator, scene: Scene, description: Descripti
         return None
     size = "large" if picked[1].size[0] == "small" else "small"
     return _with_phrase(description, picked[0], replace(picked[1], size=(size, str(rng.choice(SIZES[size])))))
+
+
+def _replace_texture(rng: np.random.Generator, scene: Scene, description: Description) -> Description | None:
+    picked = _pick(rng, description, "texture", present=True)
+    if picked is None or picked[1].texture is None or picked[1].texture[0] == "solid":
+        return None  # hardly anybody mentions that a thing is solid
+    texture = str(rng.choice([name for name in TEXTURES if name not in (picked[1].texture[0], "solid")]))
+    return _with_phrase(
+        description, picked[0], replace(picked[1], texture=(texture, str(rng.choice(TEXTURES[texture]))))
+    )
 
 
 def _replace_relation(rng: np.random.Generator, scene: Scene, description: Description) -> Description | None:
@@ -187,19 +198,29 @@ def _replace_relation(rng: np.random.Generator, scene: Scene, description: Descr
 
 def _swap_objects(rng: np.random.Generator, scene: Scene, description: Description) -> Description | None:
     first, second = description.first, description.second
-    # Without an attribute to tell them apart or a relation, the swapped sentence says the same.
-    if (first.colour, first.size, first.texture) == (second.colour, second.size, second.texture):
-        return None
-    if first.colour is None or second.colour is None or first.colour[0] == second.colour[0]:
-        return None
+    if all(getattr(first, name) == getattr(second, name) for name in ATTRIBUTES):
+        return None  # nothing but their places would tell them apart, which is what `swap_arguments` is about
     return replace(description, first=replace(first, kind=second.kind), second=replace(second, kind=first.kind))
 
 
-def _swap_colours(rng: np.random.Generator, scene: Scene, description: Description) -> Description | None:
+def _swapped(description: Description, attribute: str) -> Description | None:
     first, second = description.first, description.second
-    if first.colour is None or second.colour is None or first.colour[0] == second.colour[0]:
+    one, other = getattr(first, attribute), getattr(second, attribute)
+    if one is None or other is None or one[0] == other[0]:
         return None
-    return replace(description, first=replace(first, colour=second.colour), second=replace(second, colour=first.colour))
+    return replace(
+        description,
+        first=replace(first, **{attribute: other}),
+        second=replace(second, **{attribute: one}),
+    )
+
+
+def _swap_colours(rng: np.random.Generator, scene: Scene, description: Description) -> Description | None:
+    return _swapped(description, "colour")
+
+
+def _swap_sizes(rng: np.random.Generator, scene: Scene, description: Description) -> Description | None:
+    return _swapped(description, "size")
 
 
 def _swap_arguments(rng: np.random.Generator, scene: Scene, description: Description) -> Description | None:
@@ -218,13 +239,17 @@ def _add_attribute(rng: np.random.Generator, scene: Scene, description: Descript
     return _with_phrase(description, place, replace(phrase, texture=(false, str(rng.choice(TEXTURES[false])))))
 
 
+# Kinds that random negatives teach as well as true foils do (docs/testbed.md): they leave no room, and do not enter the mean.
+SOLVED: Final = ("replace_object", "swap_colours")
 FOILS: Final[dict[str, Callable[[np.random.Generator, Scene, Description], Description | None]]] = {
     "replace_object": _replace_object,
     "replace_colour": _replace_colour,
     "replace_size": _replace_size,
+    "replace_texture": _replace_texture,
     "replace_relation": _replace_relation,
     "swap_objects": _swap_objects,
     "swap_colours": _swap_colours,
+    "swap_sizes": _swap_sizes,
     "swap_arguments": _swap_arguments,
     "add_attribute": _add_attribute,
 }

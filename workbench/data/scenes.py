@@ -16,9 +16,10 @@ from workbench.data.lexicon import COLOURS, KINDS
 from workbench.randomness import generator, key
 
 # Raise it whenever a change alters a rendered picture or a caption: cached renderings are keyed by it.
-VERSION = 1
+VERSION = 2
 SUPERSAMPLING = 4
 HELD_OUT_SHARE = 10  # one (kind, colour) combination in ten is kept for the test split
+LIGHT = (0.75, 1.1)  # gains of red, green and blue over the whole picture: colours are told by what is around them
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def sample_scene(seed: int, split: str, index: int, largest: int = 3) -> Scene:
     kinds = rng.choice(list(KINDS), size=int(rng.integers(2, largest + 1)), replace=False)
     colours = [_sample_colour(rng, str(kind), split == "test" and place == 0) for place, kind in enumerate(kinds)]
     sizes = [str(rng.choice(["small", "large"])) for _ in kinds]
-    textures = [str(rng.choice(["solid", "striped", "dotted"], p=[0.6, 0.2, 0.2])) for _ in kinds]
+    textures = [str(rng.choice(["solid", "striped", "dotted"], p=[0.4, 0.3, 0.3])) for _ in kinds]
     positions = _place(rng, sizes)
     things = tuple(
         Thing(str(kind), colour, size, texture, x, y, float(rng.uniform(-12, 12)))
@@ -83,12 +84,13 @@ def render(scene: Scene, side: int) -> np.ndarray:
     _clutter(rng, canvas)
     for thing in scene.things:
         _draw(rng, canvas, thing)
+    canvas *= rng.uniform(*LIGHT, size=3)
     return np.ascontiguousarray(canvas.clip(0, 255).astype(np.uint8).transpose(2, 0, 1))
 
 
 def extent(size: str) -> float:
     """Side of a thing as a share of the picture's side."""
-    return 0.36 if size == "small" else 0.50
+    return 0.28 if size == "small" else 0.50
 
 
 def _sample_colour(rng: np.random.Generator, kind: str, want_held_out: bool) -> str:
@@ -137,7 +139,7 @@ def _clutter(rng: np.random.Generator, canvas: np.ndarray) -> None:
 
 def _draw(rng: np.random.Generator, canvas: np.ndarray, thing: Thing) -> None:
     side = canvas.shape[0]
-    mask = _mask(thing.kind, max(4, round(extent(thing.size) * side)), round(thing.angle / 6) * 6)
+    mask = outline(thing.kind, max(4, round(extent(thing.size) * side)), round(thing.angle / 6) * 6)
     height, width = mask.shape
     top = int(np.clip(round(thing.y * side - height / 2), 0, side - height))
     left = int(np.clip(round(thing.x * side - width / 2), 0, side - width))
@@ -161,13 +163,13 @@ def _pattern(texture: str, height: int, width: int) -> np.ndarray | None:
 
 
 @cache
-def _mask(kind: str, side: int, angle: int) -> np.ndarray:
+def outline(kind: str, side: int, angle: int) -> np.ndarray:
     """Coverage of the kind's outline, float32 [side, side] in [0, 1]."""
     big = side * SUPERSAMPLING
     glyph = KINDS[kind][0]
-    outline = _shape(kind, big) if glyph is None else _glyph(glyph, big)
-    outline = outline.rotate(angle, resample=Image.Resampling.BILINEAR)
-    return np.asarray(outline.resize((side, side), Image.Resampling.BOX), dtype=np.float32) / 255
+    drawn = _shape(kind, big) if glyph is None else _glyph(glyph, big)
+    drawn = drawn.rotate(angle, resample=Image.Resampling.BILINEAR)
+    return np.asarray(drawn.resize((side, side), Image.Resampling.BOX), dtype=np.float32) / 255
 
 
 def _glyph(character: str, side: int) -> Image.Image:

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from workbench.data import lexicon
 from workbench.data.corpus import Corpus, Pairs
 from workbench.data.masking import hide_tokens
-from workbench.data.text import trim
+from workbench.data.text import MASK, trim
 from workbench.evaluation.scores import auc
 from workbench.model.similarity import aligned_similarity
 from workbench.model.vilta import ViLTA
@@ -20,6 +21,14 @@ ATTRIBUTES: Final = ("kind", "colour", "size", "texture")
 RIDGE: Final = 1.0  # weight of the penalty, a training object's worth
 MASKED: Final = 0.15
 BATCH: Final = 256
+GREY: Final = 128
+WORDS: Final[dict[str, list[str]]] = {
+    "kinds": [name for _, names in lexicon.KINDS.values() for name in names],
+    "colours": [name for _, names in lexicon.COLOURS.values() for name in names],
+    "sizes": [name for names in lexicon.SIZES.values() for name in names],
+    "textures": [name for names in lexicon.TEXTURES.values() for name in names],
+    "relations": list(lexicon.RELATION_WORDS),
+}
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,39 @@ def encoder_knowledge(model: ViLTA, corpus: Corpus, most: int = 4096) -> dict[st
     fitted, tested = (_objects(model, pairs, min(most, len(pairs)), grid) for pairs in (corpus.train, corpus.val))
     probes = [Known(name, *probe(*fitted[name], *tested[name])) for name in fitted]
     return {"probes": [asdict(known) for known in probes], **_words(model, corpus.val)}
+
+
+@torch.no_grad()
+def fused_knowledge(model: ViLTA, corpus: Corpus) -> list[dict[str, Any]]:
+    """Plain JSON for each class of words: how many are right, of validation captions in which one is hidden at a time. Words that mean
+    the same count as one, and the chance is what is right with a grey picture."""
+    pairs, tokeniser = corpus.val, corpus.tokeniser
+    device = next(model.parameters()).device
+    images = torch.from_numpy(np.array(pairs.images)).to(device)
+    grey = model.image_features(torch.full_like(images[:1], GREY))
+    features = torch.cat([model.image_features(part) for part in images.split(BATCH)]).float()
+    means = torch.from_numpy(corpus.synonyms).to(device).amin(dim=1)
+    ids = trim(pairs.token_ids.astype(np.int64))
+    found = []
+    for name, words in WORDS.items():
+        tokens = [token for token in map(tokeniser.word_id, words) if token is not None]
+        rows, columns = np.nonzero(np.isin(ids, tokens))
+        right: list[list[float]] = [[], []]
+        for start in range(0, len(rows), BATCH):
+            row, column = rows[start : start + BATCH], columns[start : start + BATCH]
+            hidden, each = torch.from_numpy(ids[row]).to(device), torch.arange(len(row), device=device)
+            at = torch.from_numpy(column).to(device)
+            labels = hidden[each, at]
+            hidden[each, at] = MASK
+            states = model.encode_text(hidden)
+            for scores, seen in zip(right, (features[torch.from_numpy(row).to(device)], grey), strict=True):
+                image = model.adapt_image(seen.float()).expand(len(row), -1, -1)
+                fused, _ = model.fuse(states, image, hidden)
+                guess = model.mlm_logits(fused[each, at]).softmax(dim=-1)
+                summed = torch.zeros_like(guess).index_add_(1, means, guess)
+                scores += (summed.argmax(dim=-1) == means[labels]).float().tolist()
+        found.append(asdict(Known(name, float(np.mean(right[0])), float(np.mean(right[1])), len(rows))))
+    return found
 
 
 def probe(

@@ -10,6 +10,7 @@ from scipy.special import expit
 from torch import Tensor
 
 from workbench.data.corpus import Pairs
+from workbench.data.scene_captions import SOLVED
 from workbench.data.scene_truth import says_nothing_false
 from workbench.data.text import SPECIAL, trim
 from workbench.evaluation.contract import Made, Part
@@ -83,7 +84,7 @@ def random_caption_scores(
 
 class Matching:
     """`itm_auc`, `itm_accuracy`, `itm_ece` with its noise floor `itm_ece_floor` against random captions, and the bins of their
-    `reliability`; `foil/<kind>` pairwise accuracies and their mean, `foil_accuracy`; `paraphrase_match` and `paraphrase_shift`; and
+    `reliability`; `foil/<kind>` pairwise accuracies and their mean without the kinds that all arms solve, `foil_accuracy`; `paraphrase_match` and `paraphrase_shift`; and
     how far captions that the language encoder wrote over the pairs' own (`written` int64 [N, L]) give themselves away:
     `synthesized_accuracy` with the picture and `blank_image_accuracy` without (chance 0.5)."""
 
@@ -114,8 +115,9 @@ class Matching:
                 yield "paraphrase_match", float(np.mean(scores > 0))
                 yield "paraphrase_shift", float(np.mean(np.abs(expit(scores) - expit(own[rows]))))
             else:
-                foils.append(pairwise_accuracy(own[rows], scores))
-                yield f"foil/{kind}", foils[-1]
+                accuracy = pairwise_accuracy(own[rows], scores)
+                foils += [] if kind in SOLVED else [accuracy]
+                yield f"foil/{kind}", accuracy
         if foils:
             yield "foil_accuracy", float(np.mean(foils))
         seen, blank_own, blank_written = (np.array(scores) for scores in made["written captions"])

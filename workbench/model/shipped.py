@@ -28,12 +28,14 @@ TOKENISER: Final = "tokeniser"
 # What encoders do not depend on: how many scenes there are and which, and what is done with them in training.
 FREE: Final = {"train_pairs", "eval_pairs", "seed", "augment", "workers", "caption_noise", "path", "mix", "exclude"}
 ENCODERS: Final = {"width", "image_norm", "vision", "text"}
+OF_ENCODERS: Final = ("vision.", "language.", "image_adapter.", "text_projection.")
 INSTEAD: Final = "set `warm_start.source: train`"
 
 
 @dataclass(frozen=True)
 class Shipped:
-    """`weights` of both encoders and of what aligns them; `digest`, the SHA-256 of their file."""
+    """`weights` of both encoders and of what aligns them, and of the fusion where trials are to start from it; `digest`, the SHA-256 of
+    their file."""
 
     weights: dict[str, Tensor]
     tokeniser: Tokeniser
@@ -51,6 +53,12 @@ def made_for(settings: Settings) -> dict[str, Any]:
     return flattened(tree) | {"world": f"{world:016x}"}
 
 
+def fusion_made_for(settings: Settings) -> dict[str, Any]:
+    """What the fusion of a fused start is trained for, as plain JSON by dotted key."""
+    fusion = settings.model.fusion.model_dump(mode="json", exclude={"dropout", "initialisation"})
+    return flattened({"model": {"fusion": fusion, "image_positions": settings.model.image_positions}})
+
+
 def _words() -> list[Any]:
     return [lexicon.KINDS, lexicon.COLOURS, lexicon.SIZES, lexicon.TEXTURES, lexicon.RELATIONS, lexicon.ARTICLES]
 
@@ -63,21 +71,23 @@ def stored(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
+def refuse_large_file(weights: dict[str, Tensor]) -> None:
+    """Raises UserError where a model of these weights is larger than a package should carry."""
+    size = sum(tensor.nbytes for tensor in stored(weights).values())
+    if size > MOST_BYTES:
+        raise UserError(
+            f"the encoders take {size / 1e6:.1f} MB, and the package carries at most {MOST_BYTES / 1e6:.0f} MB; make them smaller."
+        )
+
+
 def loaded(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights of the file as a model takes them."""
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
 
 
 def write(folder: Path, weights: dict[str, Tensor], tokeniser: Tokeniser, card: dict[str, Any], text: str) -> str:
-    """Writes the file (the same bytes for the same weights), the card as JSON and as `text` for people; gives the file's SHA-256.
-
-    Raises UserError where the file would be larger than a package should carry.
-    """
+    """Writes the file (the same bytes for the same weights), the card as JSON and as `text` for people; gives the file's SHA-256."""
     content = save(stored(weights), metadata={TOKENISER: tokeniser.inner.to_str()})
-    if len(content) > MOST_BYTES:
-        raise UserError(
-            f"the encoders take {len(content) / 1e6:.1f} MB, and the package carries at most {MOST_BYTES / 1e6:.0f} MB; make them smaller."
-        )
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{NAME}.safetensors"
     write_whole(file, content)
@@ -101,19 +111,34 @@ def read(settings: Settings, folder: Path = FOLDER) -> Shipped:
         known, trained_for = str(card["sha256"]), dict(card["made_for"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{asked}: {about} is damaged; install the package anew, or {INSTEAD}.") from error
-    wanted = made_for(settings)
-    for name in sorted({*wanted, *trained_for}):
-        there, here = trained_for.get(name), wanted.get(name)
-        if there != here:
-            what = "scenes of another version" if name == "world" else f"`{name}` {there} and not {here}"
-            raise UserError(f"{asked}: the encoders of the package were trained for {what}; {INSTEAD}.")
+    name, there, here = _first_difference(trained_for, made_for(settings))
+    if name:
+        what = "scenes of another version" if name == "world" else f"`{name}` {there} and not {here}"
+        raise UserError(f"{asked}: the encoders of the package were trained for {what}; {INSTEAD}.")
+    fused = settings.warm_start.fused and bool(card.get("phases"))
+    if fused:
+        name, there, here = _first_difference(card.get("fusion", {}), fusion_made_for(settings))
+        if name:
+            raise UserError(
+                f"{asked}: the fusion of the package was trained for `{name}` {there} and not {here}; set `warm_start.fused: false` "
+                "to start from its encoders alone."
+            )
     digest = file_digest(file)
     if digest != known:
         raise UserError(f"{asked}: {file} is damaged, its SHA-256 is not that of its card; {INSTEAD}.")
     try:
         with safe_open(file, framework="pt") as opened:
             tokeniser = read_tokeniser(opened.metadata()[TOKENISER], settings.data.max_length)
-            weights = loaded({name: opened.get_tensor(name) for name in opened.keys()})  # noqa: SIM118
+            names = [name for name in opened.keys() if fused or name.startswith(OF_ENCODERS)]  # noqa: SIM118
+            weights = loaded({name: opened.get_tensor(name) for name in names})
     except (SafetensorError, KeyError, TypeError) as error:
         raise UserError(f"{asked}: {file} cannot be read ({error}); {INSTEAD}.") from error
     return Shipped(weights, tokeniser, digest, card)
+
+
+def _first_difference(there: dict[str, Any], here: dict[str, Any]) -> tuple[str, Any, Any]:
+    """The first key, by name, whose values differ, and both; an empty key where there is none."""
+    for name in sorted({*there, *here}):
+        if there.get(name) != here.get(name):
+            return name, there.get(name), here.get(name)
+    return "", None, None

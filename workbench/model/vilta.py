@@ -28,6 +28,7 @@ class ViLTA(nn.Module):
         if config.image_norm:
             self.image_adapter.append(nn.LayerNorm(width))
         self.image_positions, self.image_pool = config.image_positions, config.image_pool
+        self.text_pool = config.text_pool
         rows, columns = self.vision.grid if config.image_positions else (0, 0)
         # A row and a column part, because relations such as `above` are about one of them alone.
         # They start as ramps: what is left of what is then a difference, which a linear map can read.
@@ -91,14 +92,15 @@ class ViLTA(nn.Module):
         return self.language.lm_head(text_states)
 
     def fuse(self, text_states: Tensor, image_tokens: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """-> fused text states [B, L, D] and the pooled pair [B, 2 D] (tanh poolers of the first text token and of the image)."""
+        """-> fused text states [B, L, D] and the pooled pair [B, 2 D] (tanh poolers of the text and of the image)."""
         if self.image_positions:
             image_tokens = image_tokens + (self.row_positions + self.column_positions).flatten(0, 1)
+        mask = padding_mask(token_ids)
         text, image = self.fusion(
-            self.text_projection(text_states) + self.text_type, image_tokens + self.image_type, padding_mask(token_ids)
+            self.text_projection(text_states) + self.text_type, image_tokens + self.image_type, mask
         )
-        pooled = torch.cat([self.text_pooler(text[:, 0]), self.image_pooler(self._pool(image))], dim=-1)
-        return text, pooled
+        read = text[:, 0] if self.text_pool == "first" else _mean(text, mask)
+        return text, torch.cat([self.text_pooler(read), self.image_pooler(self._pool(image))], dim=-1)
 
     def _pool(self, image: Tensor) -> Tensor:
         # A convolutional grid has no class token: the image side is pooled over its tokens.
@@ -111,6 +113,14 @@ class ViLTA(nn.Module):
     def mlm_logits(self, fused_text: Tensor) -> Tensor:
         """Fused states [..., D] -> logits [..., V]."""
         return self.mlm_decoder(self.mlm_head(fused_text))
+
+
+def _mean(text: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean of text states [B, L, D] over what `mask` bool [B, L] lets be read -> [B, D]."""
+    if mask is None:
+        return text.mean(dim=1)
+    kept = mask[..., None]
+    return (text * kept).sum(dim=1) / kept.sum(dim=1)
 
 
 def _initialise_as_bert(module: nn.Module) -> None:

@@ -84,6 +84,7 @@ def smoke(experiment: Experiment) -> Experiment:
     """The same experiment shrunk to seconds: the whole path runs, the numbers mean nothing."""
     small: dict[str, Any] = {
         "data.train_pairs": 256,
+        "warm_start.fusion": (),
         "data.eval_pairs": 48,
         "warm_start.steps": 8,
         "warm_start.batch_size": 16,

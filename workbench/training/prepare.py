@@ -20,6 +20,7 @@ from workbench.model.vilta import ViLTA
 from workbench.outage import never
 from workbench.randomness import key
 from workbench.stop import cut, saving
+from workbench.training.fused_start import fused_start, phase_steps
 from workbench.training.loop import Hooks
 from workbench.training.warm_start import new_model, start_fingerprint, start_weights, vision_digest, warm_start
 
@@ -95,13 +96,10 @@ def prepare(
     if shipped:
         weights = shipped.weights
     else:
-        hooks = Hooks(
-            lambda *_: None,
-            lambda step, losses: progress("warm start", step, steps, losses),
-            stop,
-            persist=partial(unhurried, stop),
-        )
+        hooks = training_hooks(progress, "warm start", steps, stop)
         weights = warm_start(settings, corpus, device, cache_dir, hooks, features.get("train"))
+        hooks = training_hooks(progress, "fused start", phase_steps(settings), stop)
+        weights = fused_start(settings, corpus, device, cache_dir, hooks, weights)
     if start:
         weights = start_weights(settings, corpus, weights, Path(start).expanduser())
     if frozen and not features:
@@ -110,6 +108,16 @@ def prepare(
             features = _stored_features(settings, corpus, weights, device, home, progress)
     corpus = with_noise(corpus, settings.data.caption_noise)  # the encoders are given, whatever the trials read
     return Prepared(corpus, weights, fingerprint, features, device, cache_dir)
+
+
+def training_hooks(progress: Progress, what: str, steps: int, stop: Callable[[], bool]) -> Hooks:
+    """How the training of a start speaks to whoever waits for it."""
+    return Hooks(
+        lambda *_: None,
+        lambda step, losses: progress(what, step, steps, losses),
+        stop,
+        persist=partial(unhurried, stop),
+    )
 
 
 def unhurried(stop: Callable[[], bool], action: Callable[[], None]) -> None:

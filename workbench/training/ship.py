@@ -1,9 +1,8 @@
 """The encoders of the package, trained by a recipe: the warm start at length, measured and written with their card."""
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,14 @@ from workbench.config.schema import Experiment, Settings
 from workbench.config.settings import apply
 from workbench.data.corpus import load_corpus
 from workbench.errors import UserError
-from workbench.evaluation.knowledge import encoder_knowledge
-from workbench.model.shipped import NAME, loaded, made_for, stored, write
+from workbench.evaluation.knowledge import encoder_knowledge, fused_knowledge
+from workbench.model.shipped import NAME, fusion_made_for, loaded, made_for, refuse_large_file, stored, write
 from workbench.outage import never
 from workbench.stop import cut
-from workbench.training.loop import Diverged, Hooks
-from workbench.training.prepare import Progress, pick_device, refuse_large_batches, unhurried
-from workbench.training.warm_start import SECONDS, new_model, start_fingerprint, warm_start
+from workbench.training.fused_start import fused_start, phase_steps
+from workbench.training.loop import Diverged
+from workbench.training.prepare import Progress, pick_device, refuse_large_batches, training_hooks
+from workbench.training.warm_start import SECONDS, name_besides, new_model, phase_names, warm_start
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,10 @@ def make_encoders(
     folder: Path,
     progress: Progress,
     stop: Callable[[], bool] = never,
+    overrides: Sequence[str] = (),
 ) -> Made:
-    """Trains both encoders as the recipe's `warm_start` says, and writes them with what they know. Same settings, machine and thread
-    count: the same bytes. Raises Stopped, with the state saved, and Diverged."""
+    """Trains both encoders as the recipe's `warm_start` says, and writes them with what they know; `overrides` are what the command
+    gave beside the recipe. Same settings, machine and thread count: the same bytes. Raises Stopped, with the state saved."""
     settings = apply(experiment.settings, {"warm_start.source": "train"})
     if settings.data.source != "scenes":
         raise UserError(f"{recipe}: the encoders of the package are of rendered scenes; set `data.source: scenes`.")
@@ -49,14 +50,11 @@ def make_encoders(
     with cut(stop):
         corpus = load_corpus(settings.data, cache_dir)
     refuse_large_batches(settings, corpus)
-    hooks = Hooks(
-        lambda *_: None,
-        lambda step, losses: progress("encoders", step, steps, losses),
-        stop,
-        persist=partial(unhurried, stop),
-    )
+    refuse_large_file(new_model(settings, corpus, settings.warm_start.seed).state_dict())
     try:
-        weights = warm_start(settings, corpus, device, cache_dir, hooks)
+        weights = warm_start(settings, corpus, device, cache_dir, training_hooks(progress, "encoders", steps, stop))
+        hooks = training_hooks(progress, "fused start", phase_steps(settings), stop)
+        weights = fused_start(settings, corpus, device, cache_dir, hooks, weights)
     except Diverged as diverged:
         raise UserError(f"{recipe}: {diverged}; lower the learning rates of `warm_start`.") from diverged
     model = new_model(settings, corpus, settings.warm_start.seed)
@@ -64,18 +62,24 @@ def make_encoders(
     progress("probes", 0, 1, {})
     with cut(stop):
         known = encoder_knowledge(model.to(device).eval(), corpus)
-    took = cache_dir / start_fingerprint(settings, corpus.fingerprint) / SECONDS
-    hours = round(float(took.read_text()) / 3600, 2) if took.exists() else None  # a warm start of before does not tell
+        if settings.warm_start.fusion:
+            known["words"] = fused_knowledge(model, corpus)
+    homes = [cache_dir / f"{name}{name_besides(settings)}" for name in phase_names(settings, corpus.fingerprint)]
+    hours = round(sum(float((home / SECONDS).read_text()) for home in homes) / 3600, 2)
     card = {
         "name": NAME,
         "recipe": recipe.name,
-        "command": f"wb pretrain {shlex.quote(recipe.name)}",
+        "command": shlex.join(
+            ["wb", "pretrain", recipe.name, *(part for each in overrides for part in ("--set", each))]
+        ),
         "seed": settings.warm_start.seed,
         "steps": steps,
         "hours": hours,
         "pairs": len(corpus.train),
         "data": corpus.fingerprint,
         "made_for": made_for(settings),
+        "fusion": fusion_made_for(settings),
+        "phases": [phase.model_dump(mode="json") for phase in settings.warm_start.fusion],
         "knows": known,
     }
     table = knowledge_table(known)
@@ -89,7 +93,11 @@ def knowledge_table(known: dict[str, Any]) -> str:
         f"| {probe['name']} | {probe['score']:.3f} | {probe['chance']:.3f} | {probe['cases']:,} |"
         for probe in known["probes"]
     ]
-    return "\n".join(["| probe | right | chance | cases |", "|---|---|---|---|", *rows])
+    words = [
+        f"| masked {word['name']} | {word['score']:.3f} | {word['chance']:.3f} | {word['cases']:,} |"
+        for word in known.get("words", [])
+    ]
+    return "\n".join(["| probe | right | chance | cases |", "|---|---|---|---|", *rows, *words])
 
 
 def _text(experiment: Experiment, settings: Settings, card: dict[str, Any], table: str) -> str:
@@ -103,7 +111,8 @@ Recipe `{card["recipe"]}` (`{card["command"]}`), seed {card["seed"]}: {card["ste
 {model.width} wide, with the tokeniser of its captions. Weights are kept as float16. Data {card["data"]}. SHA-256 {{sha256}}.
 
 What the vision encoder knows: linear probes (ridge regression) on the feature of the place where an object's centre lies, trained on
-training scenes and measured on validation scenes; `position` tells places with a centre from as many without.
+training scenes and measured on validation scenes; `position` tells places with a centre from as many without. What the fusion knows:
+masked words of each kind, those that mean the same counted as one; their chance is what it says to a grey picture.
 
 {table}
 

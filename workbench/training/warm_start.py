@@ -22,7 +22,7 @@ from workbench.data.loader import Order
 from workbench.data.masking import hide_tokens
 from workbench.data.text import SPECIAL, trim
 from workbench.errors import UserError
-from workbench.model.shipped import Shipped
+from workbench.model.shipped import OF_ENCODERS, Shipped
 from workbench.model.similarity import aligned_similarity
 from workbench.model.vilta import ViLTA
 from workbench.model.weights import at_resolution, file_digest, text_files, weights_file
@@ -36,6 +36,7 @@ from workbench.world import ALONE
 SAVED_EVERY = 60.0  # seconds
 SECONDS = "seconds"  # the file beside the weights that says how long their training took
 VERSION = 2  # raise it whenever a change alters the warm start's weights
+PHASE_VERSION = 1  # and this one for those of a fused start
 
 
 class Alignment(nn.Module):
@@ -61,7 +62,7 @@ def warm_start(
     `features` float16 [N, T, C]: the training pictures' stored features, where the vision encoder stays as it is. Raises Stopped, with
     the state saved beside the cache's entry, and Diverged.
     """
-    fingerprint = _recipe(settings, corpus.fingerprint) + _besides(settings)
+    fingerprint = phase_names(settings, corpus.fingerprint)[0] + name_besides(settings)
 
     def make(target: Path) -> None:
         weights, seconds = _train(settings, corpus, device, features, hooks, checkpoint)
@@ -80,8 +81,11 @@ def start_fingerprint(settings: Settings, data: str, shipped: Shipped | None = N
 
     Raises UserError where a file of weights that the settings name is missing.
     """
-    warm = f"package-{key(shipped.digest, data):016x}" if shipped else _recipe(settings, data)
-    besides, file = _besides(settings), settings.model.weights
+    if shipped:
+        warm = f"package-{key(shipped.digest, data, *([] if settings.warm_start.fused else ['encoders'])):016x}"
+    else:
+        warm = phase_names(settings, data)[-1]
+    besides, file = name_besides(settings), settings.model.weights
     if not file:
         return warm + besides
     path = Path(file).expanduser()
@@ -93,15 +97,23 @@ def start_fingerprint(settings: Settings, data: str, shipped: Shipped | None = N
 def _recipe(settings: Settings, data: str) -> str:
     """The fusion is not part of a warm start: arms that differ in it share one."""
     recipe = (
-        settings.model.model_dump_json(exclude={"fusion", "mlm_head", "weights"}),
-        settings.warm_start.model_dump_json(exclude={"source"}),
+        settings.model.model_dump_json(exclude={"fusion", "mlm_head", "weights", "text_pool"}),
+        settings.warm_start.model_dump_json(exclude={"source", "fusion", "fused"}),
         data,
         vision_digest(settings),
     )
     return f"warm-{key(VERSION, *recipe):016x}"
 
 
-def _besides(settings: Settings) -> str:
+def phase_names(settings: Settings, data: str) -> list[str]:
+    """The names of the encoders' start, and of the fused start after each of its phases, given the fingerprint of their data."""
+    names, fusion = [_recipe(settings, data)], settings.model.fusion.model_dump_json()
+    for phase in settings.warm_start.fusion if settings.warm_start.fused else ():
+        names.append(f"fused-{key(PHASE_VERSION, names[-1], fusion, phase.model_dump_json()):016x}")
+    return names
+
+
+def name_besides(settings: Settings) -> str:
     """What a local folder of text weights adds to a start's name, so that other files in it are another start; and the side of
     the pictures where the fingerprint of their data, which are prepared for any side, does not tell it."""
     where = settings.model.text.weights
@@ -155,9 +167,8 @@ def start_weights(settings: Settings, corpus: Corpus, warm: dict[str, Tensor], p
 
 def encoder_weights(model: ViLTA) -> dict[str, Tensor]:
     """What a warm start hands on: the encoders and the projections that align them, not the fusion and its heads."""
-    kept = ("vision.", "language.", "image_adapter.", "text_projection.")
     # Cloned, because the language model's head shares storage with its embeddings.
-    return {name: tensor.clone() for name, tensor in model.state_dict().items() if name.startswith(kept)}
+    return {name: tensor.clone() for name, tensor in model.state_dict().items() if name.startswith(OF_ENCODERS)}
 
 
 class _Aligned(nn.Module):
