@@ -42,6 +42,7 @@ fixed:
   objectives.mlm.soft_labels: none
   data.train_pairs: 128
   data.eval_pairs: 32
+  warm_start.source: train
   warm_start.steps: 2
   warm_start.batch_size: 16
   model.width: 32

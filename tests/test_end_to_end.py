@@ -319,7 +319,15 @@ def test_two_processes_train_one_model_and_its_run_is_reported(tmp_path: Path, p
             "`objectives.itm.negatives` is 'foil'",
         ),
         (
-            ["sweep", "experiments/ablation_itm.yaml", "--smoke", "--set", "model.vision.name=resnet_nowhere"],
+            [
+                "sweep",
+                "experiments/ablation_itm.yaml",
+                "--smoke",
+                "--set",
+                "warm_start.source=train",
+                "--set",
+                "model.vision.name=resnet_nowhere",
+            ],
             "timm cannot build `resnet_nowhere`",
         ),
     ],
@@ -361,7 +369,12 @@ def test_a_broken_picture_is_left_out_and_said(tmp_path: Path, pictures: Path) -
 
 
 def test_encoders_are_made_by_a_recipe_and_their_card_is_printed(tmp_path: Path) -> None:
-    sizes = ("data.train_pairs=64", "data.eval_pairs=32", "warm_start.steps=3")
+    sizes = (
+        "data.train_pairs=64",
+        "data.eval_pairs=32",
+        "warm_start.steps=3",
+        "warm_start.fusion=[{steps: 2, replaced: 0.5}]",
+    )
     done = inside(
         *("pretrain", "workbench/model/pretrained/tiny.yaml", "--out", str(tmp_path / "made"), "--json"),
         *("--workspace", str(tmp_path)),
@@ -373,7 +386,10 @@ def test_encoders_are_made_by_a_recipe_and_their_card_is_printed(tmp_path: Path)
     assert (tmp_path / "made" / "tiny.safetensors").stat().st_size == json.loads(
         (tmp_path / "made" / "tiny.json").read_text()
     )["bytes"]
-    assert "step 1 of 3" in done.stderr
+    assert card["phases"][0]["steps"] == 2
+    assert [word["name"] for word in card["knows"]["words"]] == ["kinds", "colours", "sizes", "textures", "relations"]
+    assert "--set 'warm_start.fusion=[{steps: 2, replaced: 0.5}]'" in card["command"]
+    assert "encoders: step 1 of 3" in done.stderr
     refused = inside("pretrain", "experiments/stamps.yaml", "--workspace", str(tmp_path))
     assert refused.returncode == 2
     assert "are of rendered scenes" in refused.stderr

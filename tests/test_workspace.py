@@ -43,6 +43,7 @@ preset: tiny
 fixed:
   data.train_pairs: 128
   data.eval_pairs: 24
+  warm_start.source: train
   warm_start.steps: 2
   warm_start.batch_size: 16
   optimisation.steps: 2

@@ -172,7 +172,7 @@ SWITCHES: list[dict] = [
     {"objectives.mlm.whole_word": True},
     {"objectives.mlm.mask_words": "content"},
     {"objectives.mlm.mask_words": "salient"},
-    {"objectives.itm.hard_ratio": 1.0, "objectives.itm.synthesis_words": "content"},
+    {"objectives.itm.hard_ratio": 1.0, "objectives.itm.synthesis_words": "any"},
     {"objectives.itm.hard_ratio": 1.0, "objectives.itm.synthesis_words": "salient"},
     {
         "objectives.itm.hard_ratio": 1.0,

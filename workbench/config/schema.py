@@ -289,7 +289,7 @@ class Itm(Block):
         0.25, description="share of a caption's eligible tokens that the language encoder writes anew, at least one"
     )
     synthesis_words: Words = Field(
-        "any",
+        "content",
         description="which words are written over: `content`, those of open classes (nouns, adjectives, verbs, numbers); "
         "`surprising`, in proportion to the entropy of the warm-started language encoder where the word is hidden; `salient`, "
         "in proportion to what the picture tells the momentum model of the word",
