@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from workbench.config.schema import Itm, Objectives, Settings
+from workbench.config.schema import Itm, Settings
 from workbench.config.settings import apply
 from workbench.data.masking import choose_positions, hide_tokens
 from workbench.data.text import MASK, SPECIAL, trim
@@ -139,7 +139,8 @@ def test_known_weights_are_not_measured_again(settings: Settings, prepared: Prep
     assert made.mask is table
     assert made.write is table
     assert companions.frozen is not None
-    assert weights_of(Objectives(), ids, companions, torch.empty(0)).mask is None
+    any_word = kinds_of(settings, "any").objectives
+    assert weights_of(any_word, ids, companions, torch.empty(0)).mask is None
 
 
 def rewritten(settings: Settings, prepared: Prepared, rounds: int) -> tuple[np.ndarray, np.ndarray]:
