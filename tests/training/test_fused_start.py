@@ -14,9 +14,10 @@ from workbench.errors import UserError
 from workbench.stop import Stopped
 from workbench.training.fused_start import Detecting, Words, fused_start, phase_losses, phase_steps
 from workbench.training.loop import Hooks
-from workbench.training.prepare import Prepared, prepare
+from workbench.training.prepare import Prepared, prepare, refuse_large_batches
 from workbench.training.pretrain import starting_model
 from workbench.training.warm_start import new_model, phase_names, start_fingerprint
+from workbench.trial.inputs import Inputs
 
 CPU = torch.device("cpu")
 PHASES = [
@@ -87,6 +88,23 @@ def test_each_phase_and_the_fusion_give_it_another_name(phased: Settings, settin
     longer = apply(phased, {"warm_start.fusion": [PHASES[0], PHASES[1] | {"steps": 5}]})
     assert phase_names(longer, "data")[:2] == names[:2]
     assert phase_names(longer, "data")[2] != names[2]
+
+
+def test_arms_that_differ_in_the_fusion_have_each_a_start(phased: Settings, settings: Settings, tmp_path: Path) -> None:
+    """Found out by one reader, which keeps what settings share."""
+    other = {"model.fusion.layers": 1}
+    inputs = Inputs(tmp_path)
+    (_, ours), (_, theirs) = inputs.read(phased), inputs.read(apply(phased, other))
+    assert ours != theirs
+    assert inputs.read(settings) == inputs.read(apply(settings, other))
+
+
+def test_a_batch_that_an_epoch_cannot_fill_is_refused(phased: Settings, prepared: Prepared) -> None:
+    refuse_large_batches(phased, prepared.corpus)
+    large = apply(phased, {"warm_start.fusion": [PHASES[0], PHASES[1] | {"batch_size": 5000}]})
+    with pytest.raises(UserError, match=r"`warm_start.fusion.1.batch_size` is 5000"):
+        refuse_large_batches(large, prepared.corpus)
+    refuse_large_batches(apply(large, {"warm_start.fused": False}), prepared.corpus)
 
 
 class Seen:

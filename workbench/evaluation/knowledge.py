@@ -12,6 +12,7 @@ from workbench.data import lexicon
 from workbench.data.corpus import Corpus, Pairs
 from workbench.data.masking import hide_tokens
 from workbench.data.text import MASK, trim
+from workbench.evaluation.matching import BLANK
 from workbench.evaluation.scores import auc
 from workbench.model.similarity import aligned_similarity
 from workbench.model.vilta import ViLTA
@@ -21,7 +22,6 @@ ATTRIBUTES: Final = ("kind", "colour", "size", "texture")
 RIDGE: Final = 1.0  # weight of the penalty, a training object's worth
 MASKED: Final = 0.15
 BATCH: Final = 256
-GREY: Final = 128
 WORDS: Final[dict[str, list[str]]] = {
     "kinds": [name for _, names in lexicon.KINDS.values() for name in names],
     "colours": [name for _, names in lexicon.COLOURS.values() for name in names],
@@ -62,7 +62,7 @@ def fused_knowledge(model: ViLTA, corpus: Corpus) -> list[dict[str, Any]]:
     pairs, tokeniser = corpus.val, corpus.tokeniser
     device = next(model.parameters()).device
     images = torch.from_numpy(np.array(pairs.images)).to(device)
-    grey = model.image_features(torch.full_like(images[:1], GREY))
+    grey = model.image_features(torch.full_like(images[:1], BLANK))
     features = torch.cat([model.image_features(part) for part in images.split(BATCH)]).float()
     means = torch.from_numpy(corpus.synonyms).to(device).amin(dim=1)
     ids = trim(pairs.token_ids.astype(np.int64))

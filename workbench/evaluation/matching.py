@@ -116,8 +116,9 @@ class Matching:
                 yield "paraphrase_shift", float(np.mean(np.abs(expit(scores) - expit(own[rows]))))
             else:
                 accuracy = pairwise_accuracy(own[rows], scores)
-                foils += [] if kind in SOLVED else [accuracy]
                 yield f"foil/{kind}", accuracy
+                if kind not in SOLVED:
+                    foils.append(accuracy)
         if foils:
             yield "foil_accuracy", float(np.mean(foils))
         seen, blank_own, blank_written = (np.array(scores) for scores in made["written captions"])

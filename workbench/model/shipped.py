@@ -71,13 +71,14 @@ def stored(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def refuse_large_file(weights: dict[str, Tensor]) -> None:
-    """Raises UserError where a model of these weights is larger than a package should carry."""
-    size = sum(tensor.nbytes for tensor in stored(weights).values())
-    if size > MOST_BYTES:
+def packed(weights: dict[str, Tensor], tokeniser: Tokeniser) -> bytes:
+    """The content of the file. Raises UserError where it would be larger than a package should carry."""
+    content = save(stored(weights), metadata={TOKENISER: tokeniser.inner.to_str()})
+    if len(content) > MOST_BYTES:
         raise UserError(
-            f"the encoders take {size / 1e6:.1f} MB, and the package carries at most {MOST_BYTES / 1e6:.0f} MB; make them smaller."
+            f"the encoders take {len(content) / 1e6:.1f} MB, and the package carries at most {MOST_BYTES / 1e6:.0f} MB; make them smaller."
         )
+    return content
 
 
 def loaded(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -86,8 +87,9 @@ def loaded(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def write(folder: Path, weights: dict[str, Tensor], tokeniser: Tokeniser, card: dict[str, Any], text: str) -> str:
-    """Writes the file (the same bytes for the same weights), the card as JSON and as `text` for people; gives the file's SHA-256."""
-    content = save(stored(weights), metadata={TOKENISER: tokeniser.inner.to_str()})
+    """Writes the file (the same bytes for the same weights), the card as JSON and as `text` for people; gives the file's SHA-256. Raises
+    UserError as `packed`."""
+    content = packed(weights, tokeniser)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{NAME}.safetensors"
     write_whole(file, content)

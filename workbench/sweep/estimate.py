@@ -28,7 +28,7 @@ def estimate(experiment: Experiment, workspace: Path, workers: int, cores: int) 
             "data": settings.data.model_copy(
                 update={"train_pairs": 4 * settings.optimisation.batch_size, "eval_pairs": 64}
             ),
-            "warm_start": settings.warm_start.model_copy(update={"steps": 4}),
+            "warm_start": settings.warm_start.model_copy(update={"steps": 4, "fusion": ()}),
         }
     )
     torch.set_num_threads(max(1, cores // workers))

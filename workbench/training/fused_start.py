@@ -11,24 +11,24 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from workbench.config.schema import Phase, Settings
-from workbench.data import cache, lexicon
+from workbench.data import lexicon
 from workbench.data.augment import resize
 from workbench.data.corpus import Corpus
 from workbench.data.loader import Order
 from workbench.data.masking import choose_positions
 from workbench.data.text import MASK, SPECIAL, Tokeniser, trim
 from workbench.errors import UserError
+from workbench.model.shipped import OF_ENCODERS
 from workbench.model.vilta import ViLTA
 from workbench.objectives.negatives import choose
 from workbench.randomness import RowRandom, generator, key
 from workbench.training.loop import Hooks, Losses, Training, backward, fit
 from workbench.training.schedule import adamw, every
-from workbench.training.state import TrainState, remove, restore, save
-from workbench.training.warm_start import SAVED_EVERY, SECONDS, name_besides, new_model, phase_names
+from workbench.training.state import TrainState, restore, save
+from workbench.training.warm_start import SAVED_EVERY, handed_on, new_model, phases, start_homes, trained_once
 from workbench.world import ALONE
 
 CHOSEN = 0.2  # of a caption's words
@@ -39,8 +39,8 @@ WEIGHT_DECAY = 0.02
 GENERATOR_WEIGHT = 0.5  # of the language encoder's own masked words, as in trials
 # What trials start from. Poolers and the heads of matching and contrast are not trained here.
 KEPT = (
-    *("language.", "image_adapter.", "text_projection.", "fusion.", "mlm_head.", "mlm_decoder."),
-    *("row_positions", "column_positions", "text_type", "image_type"),
+    *OF_ENCODERS,
+    *("fusion.", "mlm_head.", "mlm_decoder.", "row_positions", "column_positions", "text_type", "image_type"),
 )
 
 
@@ -54,7 +54,7 @@ class Detecting(nn.Module):
 
 def phase_steps(settings: Settings) -> int:
     """Steps of all phases."""
-    return sum(phase.steps for phase in settings.warm_start.fusion)
+    return sum(phase.steps for phase in phases(settings))
 
 
 def fused_start(
@@ -68,26 +68,11 @@ def fused_start(
     """`weights` of the encoders, trained further through all phases with the fusion, whose weights join them; each phase is
     cached by content. Raises Stopped, with the state saved beside the cache's entry, and Diverged."""
     done = 0
-    for phase, name in zip(settings.warm_start.fusion, phase_names(settings, corpus.fingerprint)[1:], strict=False):
-        checkpoint = cache_dir / f"{name}{name_besides(settings)}-state.pt"
+    homes = start_homes(settings, corpus.fingerprint, cache_dir)[1:]
+    for phase, home in zip(phases(settings), homes, strict=True):
         told = replace(hooks, progress=partial(_further, hooks, done))
-
-        def make(
-            target: Path,
-            phase: Phase = phase,
-            begin: dict[str, Tensor] = weights,
-            told: Hooks = told,
-            checkpoint: Path = checkpoint,
-        ) -> None:
-            trained, seconds = _train(settings, phase, corpus, device, begin, told, checkpoint)
-            (target / SECONDS).write_text(f"{seconds:.0f}")
-            save_file(
-                {name: tensor.contiguous().cpu() for name, tensor in trained.items()}, target / "model.safetensors"
-            )
-
-        home = cache.entry(cache_dir / f"{name}{name_besides(settings)}", make)
-        remove(checkpoint)
-        weights, done = load_file(home / "model.safetensors"), done + phase.steps
+        weights = trained_once(home, partial(_train, settings, phase, corpus, device, weights, told))
+        done += phase.steps
     return weights
 
 
@@ -138,9 +123,7 @@ def _train(
     )
     for _ in fit(state, training, hooks):
         pass
-    # Cloned, because the language model's head shares storage with its embeddings.
-    kept = {name: tensor.clone() for name, tensor in model.state_dict().items() if name.startswith(KEPT)}
-    return begin | kept, state.seconds
+    return handed_on(model, KEPT), state.seconds
 
 
 class Words:

@@ -22,7 +22,7 @@ from workbench.randomness import key
 from workbench.stop import cut, saving
 from workbench.training.fused_start import fused_start, phase_steps
 from workbench.training.loop import Hooks
-from workbench.training.warm_start import new_model, start_fingerprint, start_weights, vision_digest, warm_start
+from workbench.training.warm_start import new_model, phases, start_fingerprint, start_weights, vision_digest, warm_start
 
 Progress = Callable[[str, int, int, dict[str, float]], None]  # what, done, of how many, figures
 
@@ -131,6 +131,10 @@ def refuse_large_batches(settings: Settings, corpus: Corpus) -> None:
     sizes = {"optimisation.batch_size": settings.optimisation.batch_size}
     if settings.warm_start.steps and settings.warm_start.source == "train":
         sizes["warm_start.batch_size"] = settings.warm_start.batch_size
+    if settings.warm_start.source == "train":
+        sizes |= {
+            f"warm_start.fusion.{place}.batch_size": each.batch_size for place, each in enumerate(phases(settings))
+        }
     for name, size in sizes.items():
         if size > pairs:
             raise UserError(

@@ -11,13 +11,13 @@ from workbench.config.settings import apply
 from workbench.data.corpus import load_corpus
 from workbench.errors import UserError
 from workbench.evaluation.knowledge import encoder_knowledge, fused_knowledge
-from workbench.model.shipped import NAME, fusion_made_for, loaded, made_for, refuse_large_file, stored, write
+from workbench.model.shipped import NAME, OF_ENCODERS, fusion_made_for, loaded, made_for, packed, stored, write
 from workbench.outage import never
 from workbench.stop import cut
-from workbench.training.fused_start import fused_start, phase_steps
+from workbench.training.fused_start import KEPT, fused_start, phase_steps
 from workbench.training.loop import Diverged
 from workbench.training.prepare import Progress, pick_device, refuse_large_batches, training_hooks
-from workbench.training.warm_start import SECONDS, name_besides, new_model, phase_names, warm_start
+from workbench.training.warm_start import SECONDS, handed_on, new_model, phases, start_homes, warm_start
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,10 @@ def make_encoders(
     with cut(stop):
         corpus = load_corpus(settings.data, cache_dir)
     refuse_large_batches(settings, corpus)
-    refuse_large_file(new_model(settings, corpus, settings.warm_start.seed).state_dict())
+    fresh = new_model(settings, corpus, settings.warm_start.seed)
+    packed(
+        handed_on(fresh, KEPT if phases(settings) else OF_ENCODERS), corpus.tokeniser
+    )  # refused before it is trained
     try:
         weights = warm_start(settings, corpus, device, cache_dir, training_hooks(progress, "encoders", steps, stop))
         hooks = training_hooks(progress, "fused start", phase_steps(settings), stop)
@@ -62,9 +65,9 @@ def make_encoders(
     progress("probes", 0, 1, {})
     with cut(stop):
         known = encoder_knowledge(model.to(device).eval(), corpus)
-        if settings.warm_start.fusion:
+        if phases(settings):
             known["words"] = fused_knowledge(model, corpus)
-    homes = [cache_dir / f"{name}{name_besides(settings)}" for name in phase_names(settings, corpus.fingerprint)]
+    homes = start_homes(settings, corpus.fingerprint, cache_dir)
     hours = round(sum(float((home / SECONDS).read_text()) for home in homes) / 3600, 2)
     card = {
         "name": NAME,
@@ -79,7 +82,7 @@ def make_encoders(
         "data": corpus.fingerprint,
         "made_for": made_for(settings),
         "fusion": fusion_made_for(settings),
-        "phases": [phase.model_dump(mode="json") for phase in settings.warm_start.fusion],
+        "phases": [phase.model_dump(mode="json") for phase in phases(settings)],
         "knows": known,
     }
     table = knowledge_table(known)

@@ -4,6 +4,7 @@ It stands in for the pre-trained encoders that the paper starts from. The langua
 is the teacher of the soft labels.
 """
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from workbench.config.schema import Settings
+from workbench.config.schema import Phase, Settings
 from workbench.data import cache
 from workbench.data.augment import resize
 from workbench.data.corpus import Corpus
@@ -62,15 +63,21 @@ def warm_start(
     `features` float16 [N, T, C]: the training pictures' stored features, where the vision encoder stays as it is. Raises Stopped, with
     the state saved beside the cache's entry, and Diverged.
     """
-    fingerprint = phase_names(settings, corpus.fingerprint)[0] + name_besides(settings)
+    home = start_homes(settings, corpus.fingerprint, cache_dir)[0]
+    return trained_once(home, partial(_train, settings, corpus, device, features, hooks))
+
+
+def trained_once(home: Path, train: Callable[[Path], tuple[dict[str, Tensor], float]]) -> dict[str, Tensor]:
+    """The weights that `train(checkpoint)` gives, with the seconds that it took: made on first use, and kept in the folder `home`.
+    The checkpoint lies beside it until they are there."""
+    checkpoint = home.with_name(f"{home.name}-state.pt")
 
     def make(target: Path) -> None:
-        weights, seconds = _train(settings, corpus, device, features, hooks, checkpoint)
+        weights, seconds = train(checkpoint)
         (target / SECONDS).write_text(f"{seconds:.0f}")
         save_file({name: tensor.contiguous().cpu() for name, tensor in weights.items()}, target / "model.safetensors")
 
-    checkpoint = cache_dir / f"{fingerprint}-state.pt"
-    home = cache.entry(cache_dir / fingerprint, make)
+    cache.entry(home, make)
     remove(checkpoint)
     return load_file(home / "model.safetensors")
 
@@ -85,7 +92,7 @@ def start_fingerprint(settings: Settings, data: str, shipped: Shipped | None = N
         warm = f"package-{key(shipped.digest, data, *([] if settings.warm_start.fused else ['encoders'])):016x}"
     else:
         warm = phase_names(settings, data)[-1]
-    besides, file = name_besides(settings), settings.model.weights
+    besides, file = _besides(settings), settings.model.weights
     if not file:
         return warm + besides
     path = Path(file).expanduser()
@@ -105,15 +112,26 @@ def _recipe(settings: Settings, data: str) -> str:
     return f"warm-{key(VERSION, *recipe):016x}"
 
 
+def phases(settings: Settings) -> tuple[Phase, ...]:
+    """Those of the fused start, where trials start from one."""
+    return settings.warm_start.fusion if settings.warm_start.fused else ()
+
+
+def start_homes(settings: Settings, data: str, cache_dir: Path) -> list[Path]:
+    """The folders of the cache that hold the encoders' start, and the fused start after each of its phases."""
+    besides = _besides(settings)
+    return [cache_dir / f"{name}{besides}" for name in phase_names(settings, data)]
+
+
 def phase_names(settings: Settings, data: str) -> list[str]:
     """The names of the encoders' start, and of the fused start after each of its phases, given the fingerprint of their data."""
     names, fusion = [_recipe(settings, data)], settings.model.fusion.model_dump_json()
-    for phase in settings.warm_start.fusion if settings.warm_start.fused else ():
+    for phase in phases(settings):
         names.append(f"fused-{key(PHASE_VERSION, names[-1], fusion, phase.model_dump_json()):016x}")
     return names
 
 
-def name_besides(settings: Settings) -> str:
+def _besides(settings: Settings) -> str:
     """What a local folder of text weights adds to a start's name, so that other files in it are another start; and the side of
     the pictures where the fingerprint of their data, which are prepared for any side, does not tell it."""
     where = settings.model.text.weights
@@ -165,10 +183,11 @@ def start_weights(settings: Settings, corpus: Corpus, warm: dict[str, Tensor], p
     return warm | given
 
 
-def encoder_weights(model: ViLTA) -> dict[str, Tensor]:
-    """What a warm start hands on: the encoders and the projections that align them, not the fusion and its heads."""
+def handed_on(model: ViLTA, names: tuple[str, ...] = OF_ENCODERS) -> dict[str, Tensor]:
+    """What a start hands on, by how its names begin: of a warm start the encoders and the projections that align them, not the fusion
+    and its heads."""
     # Cloned, because the language model's head shares storage with its embeddings.
-    return {name: tensor.clone() for name, tensor in model.state_dict().items() if name.startswith(OF_ENCODERS)}
+    return {name: tensor.clone() for name, tensor in model.state_dict().items() if name.startswith(names)}
 
 
 class _Aligned(nn.Module):
@@ -239,4 +258,4 @@ def _train(
     )
     for _ in fit(state, training, hooks):
         pass
-    return encoder_weights(model), state.seconds
+    return handed_on(model), state.seconds

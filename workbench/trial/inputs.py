@@ -61,7 +61,7 @@ class Inputs:
 
     def _start(self, settings: Settings, data: str) -> str:
         asked = data + settings.model_dump_json(include={"warm_start"})
-        asked += settings.model.model_dump_json(exclude={"fusion", "mlm_head"})
+        asked += settings.model.model_dump_json(exclude={"mlm_head"})  # a fused start is of one form of fusion
         if asked not in self.known:
             self.known[asked] = start_fingerprint(settings, data, shipped_for(settings))
         return self.known[asked]
