@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -221,7 +221,8 @@ def _tokeniser(data: Data, home: Path) -> Tokeniser:
 def _facts(data: Data, split: str) -> Callable[[int], scenes.Scene] | None:
     if data.source != "scenes":
         return None
-    return lambda index: scenes.sample_scene(data.seed, split, index, data.most_things)
+    # Every validation asks for the same few hundred scenes.
+    return lru_cache(maxsize=4096)(lambda index: scenes.sample_scene(data.seed, split, index, data.most_things))
 
 
 def _open(home: Path, split: str, tokeniser: Tokeniser, scene: Callable[[int], scenes.Scene] | None) -> Pairs:
