@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,9 @@ def test_no_split_is_measured_twice_and_the_end_is_about_the_test_split(
             super().__init__(subject, split, count)
 
     class Robustness(measures.Robustness):
-        def __init__(self, model: Any, data: Any, size: int) -> None:
+        def __init__(self, model: Any, data: Any, *rest: Any, **more: Any) -> None:
             disturbed.append((data.pairs is prepared.corpus.test, len(data)))
-            super().__init__(model, data, size)
+            super().__init__(model, data, *rest, **more)
 
     monkeypatch.setattr(measures, "OnSplit", OnSplit)
     monkeypatch.setattr(measures, "Robustness", Robustness)
@@ -69,6 +70,31 @@ def test_no_split_is_measured_twice_and_the_end_is_about_the_test_split(
     again, _ = run(settings, prepared, tmp_path / "x.pt")
     assert measured == [("test", 40)]
     assert again == final
+
+
+def test_corrupted_pictures_are_encoded_once_for_all_trials_of_a_frozen_encoder(
+    settings: Settings, prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = apply(settings, {"evaluation.robustness_pairs": 8})
+    encoded: list[int] = []
+
+    class Robustness(measures.Robustness):
+        def _corrupted_features(self, kind: str, severity: int) -> torch.Tensor:
+            encoded.append(severity)
+            return super()._corrupted_features(kind, severity)
+
+    monkeypatch.setattr(measures, "Robustness", Robustness)
+    elsewhere = replace(prepared, cache_dir=tmp_path / "cache")
+    first, _ = run(settings, elsewhere, tmp_path / "first.pt")
+    assert len(encoded) == 20
+    again, _ = run(settings, elsewhere, tmp_path / "again.pt")
+    run(apply(settings, {"objectives.itm.hard_ratio": 1.0}), elsewhere, tmp_path / "other.pt")
+    assert len(encoded) == 20
+    assert again == first
+    monkeypatch.setattr(measures, "kept_by_trials", lambda *_: lambda _, make: make())
+    anew, _ = run(settings, elsewhere, tmp_path / "anew.pt")
+    assert len(encoded) == 40
+    assert anew == first
 
 
 @pytest.mark.parametrize("asked", [2, 5, 9, 14, 20, 28])

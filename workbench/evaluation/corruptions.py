@@ -18,6 +18,7 @@ from torchvision.transforms.v2.functional import jpeg
 
 from workbench.randomness import key
 
+VERSION: Final = 1  # raise it whenever a change alters the corrupted pictures
 SEVERITIES: Final = (1, 2, 3, 4, 5)
 REFERENCE_SIDE: Final = 224
 CORE: Final = ("gaussian_noise", "gaussian_blur", "contrast", "occlusion")  # measured at the end of every trial

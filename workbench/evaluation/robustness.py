@@ -17,6 +17,8 @@ from workbench.evaluation.scores import auc, expected_calibration_error
 from workbench.evaluation.sentences import Accept
 from workbench.model.vilta import ViLTA
 
+Keep = Callable[[str, Callable[[], torch.Tensor]], torch.Tensor]  # by name, what is made only where it is not kept yet
+
 CHUNK = 256  # pictures that are corrupted at once
 CLEAN, REWRITTEN = ("clean", 0), ("rewritten", 1)
 
@@ -39,13 +41,27 @@ class Robustness:
     """`robustness/<kind>/<severity>`: ITM AUC against random captions; `robustness/clean/0` is the undisturbed one.
 
     `whole` adds what the same scores tell besides: `calibration/<kind>/<severity>`, the expected calibration error of the matching
-    head, and for perturbations `consistency/<kind>/<level>`, the share of true pairs whose verdict stays the same.
+    head, and for perturbations `consistency/<kind>/<level>`, the share of true pairs whose verdict stays the same. `keep` may keep the
+    features of corrupted pictures for other models that have the same vision encoder.
     """
 
     def __init__(
-        self, model: ViLTA, data: HeldOut, batch_size: int, by: Disturbances = Disturbances(), whole: bool = False
+        self,
+        model: ViLTA,
+        data: HeldOut,
+        batch_size: int,
+        by: Disturbances = Disturbances(),
+        whole: bool = False,
+        keep: Keep = lambda _, make: make(),
     ) -> None:
-        self.model, self.data, self.batch_size, self.by, self.whole = model, data, batch_size, by, whole
+        self.model, self.data, self.batch_size, self.by, self.whole, self.keep = (
+            model,
+            data,
+            batch_size,
+            by,
+            whole,
+            keep,
+        )
         self.images = torch.from_numpy(np.array(data.pairs.images[: len(data)]))
         self.captions = data.pairs.captions["caption"].to_list()[: len(data)]
 
@@ -73,14 +89,18 @@ class Robustness:
     def _clean(self) -> Made:
         return self._scores()
 
-    @torch.no_grad()
     def _pictures(self, kind: str, severity: int) -> Made:
+        features = self.keep(f"{kind}-{severity}", partial(self._corrupted_features, kind, severity))
+        return self._scores(features=features)
+
+    @torch.no_grad()
+    def _corrupted_features(self, kind: str, severity: int) -> torch.Tensor:
         device = self.data.features.device
         parts = [
             self.model.image_features(corrupt(chunk.to(device), kind, severity, part)).float()
             for part, chunk in enumerate(self.images.split(CHUNK))
         ]
-        return self._scores(features=torch.cat(parts))
+        return torch.cat(parts)
 
     def _captions(self, kind: str, level: int) -> Made:
         return self._scores(captions=self._encoded(perturb(self.captions, kind, level, self.by.accept)))

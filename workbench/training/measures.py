@@ -1,27 +1,31 @@
 """What is measured on held-out pairs, during training and at its end."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from workbench.config.schema import Settings
+from workbench.data import cache
 from workbench.data.corpus import Pairs
 from workbench.data.noise import CaptionNoise
+from workbench.evaluation import corruptions
 from workbench.evaluation.contract import Evaluation, Made, Several
 from workbench.evaluation.examples import SHOWN, make_examples
 from workbench.evaluation.masked_lm import MaskedWords
 from workbench.evaluation.matching import BlankFoils, HeldOut, Matching, hold_out, negatives_truth
 from workbench.evaluation.noisy import RATE, NoisyCaptions
-from workbench.evaluation.robustness import Robustness
+from workbench.evaluation.robustness import Keep, Robustness
 from workbench.metrics import filed
 from workbench.model.vilta import ViLTA
 from workbench.objectives.companions import Companions
 from workbench.objectives.matching import written_captions
 from workbench.objectives.plan import plan_rewriting
 from workbench.objectives.words import word_weights
+from workbench.randomness import key
 from workbench.training.prepare import Prepared, picture_features
 
 
@@ -99,8 +103,24 @@ def at_the_end(subject: Subject) -> Evaluation:
     measured: dict[str, Evaluation] = {"test": OnSplit(subject, "test", evaluation.final_pairs)}
     if evaluation.robustness_pairs:
         data = held_out(subject.model, subject.prepared, "test", evaluation.robustness_pairs)
-        measured["robustness"] = Robustness(subject.model, data, evaluation.batch_size)
+        keep = kept_by_trials(subject.prepared, data)
+        measured["robustness"] = Robustness(subject.model, data, evaluation.batch_size, keep=keep)
     return Several(measured)
+
+
+def kept_by_trials(prepared: Prepared, data: HeldOut) -> Keep:
+    """Trials with the same frozen vision encoder make the features of the same corrupted pictures once; features that are larger than
+    the pictures are made anew, which is cheaper than to store them."""
+    images = data.pairs.images
+    if not prepared.features or data.features.nbytes > len(data) * images[0].nbytes:
+        return lambda _, make: make()
+    home = prepared.cache_dir / f"corrupted-{key(corruptions.VERSION, prepared.fingerprint, len(data)):016x}"
+
+    def keep(name: str, make: Callable[[], Tensor]) -> Tensor:
+        file = cache.entry(home / name, lambda target: np.save(target / "features.npy", make().cpu().numpy()))
+        return torch.from_numpy(np.load(file / "features.npy")).to(prepared.device)
+
+    return keep
 
 
 def examples(subject: Subject) -> dict[str, Any]:
