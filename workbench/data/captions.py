@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import polars as pl
 
+from workbench.data.image_files import files_below
 from workbench.data.pictures import SUFFIXES
 from workbench.data.reading import Place, Reading, is_leftover
 from workbench.data.shards import read_tars
@@ -308,7 +309,7 @@ def _columns(file: Path, header: list[str]) -> list[int | None]:
 def _from_text_files(folder: Path) -> Reading:
     """A `.txt` beside each picture, whose first line is the caption."""
     reading = Reading("folder")
-    files = _files(folder, reading)
+    files = sorted(files_below(folder, lambda below, why: reading.broken.append((str(below), why))))
     beside = {*files}
     for picture in files:
         text = picture.with_suffix(".txt")
@@ -323,40 +324,6 @@ def _from_text_files(folder: Path) -> Reading:
             lines = data.decode(encoding_of(data), errors="replace").splitlines()
             reading.add(str(picture.relative_to(folder)), lines[:1], "train", Place(picture))
     return reading
-
-
-def _files(folder: Path, reading: Reading) -> list[Path]:
-    """All files below a folder, sorted; linked folders are followed, each folder once, so that a loop ends."""
-    found: list[Path] = []
-    seen: set[tuple[int, int]] = set()
-    pending, linked = [folder], list[Path]()
-    # What lies in the folder itself comes first, so that it is named by its own path and not by that of a link.
-    while pending or linked:
-        here = pending.pop() if pending else linked.pop(0)
-        try:
-            facts = here.stat()
-            if (facts.st_dev, facts.st_ino) in seen:
-                continue
-            seen.add((facts.st_dev, facts.st_ino))
-            entries = sorted(os.scandir(here), key=lambda entry: entry.name)
-        except OSError as error:
-            reading.broken.append((str(here), f"the folder cannot be read ({error.strerror})"))
-            continue
-        for entry in entries:
-            if is_leftover(entry.name):
-                continue
-            if _is_folder(entry):
-                (linked if entry.is_symlink() else pending).append(Path(entry.path))
-            else:
-                found.append(Path(entry.path))
-    return sorted(found)
-
-
-def _is_folder(entry: "os.DirEntry[str]") -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
 
 
 def _under(images: Path | None, name: str = "") -> list[Path]:

@@ -1,0 +1,116 @@
+"""Where the image files lie that a published file names: in a documented layout below one of several folders, or anywhere below them."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+from workbench.data.pictures import SUFFIXES
+from workbench.data.reading import is_leftover
+from workbench.errors import UserError
+
+Refused = Callable[[Path, str], None]  # hears of a folder that cannot be read, and why
+
+
+@dataclass(frozen=True)
+class ImageFolders:
+    """Folders below which images lie. A folder is listed once, however many images are looked up in it."""
+
+    roots: tuple[Path, ...]
+    _listed: dict[str, frozenset[str]] = field(default_factory=dict, compare=False, repr=False)
+
+    @classmethod
+    def of(cls, roots: Sequence[Path], option: str = "--images") -> "ImageFolders":
+        """Raises UserError, which names the `option`, where one of them is no folder."""
+        expanded = tuple(root.expanduser() for root in roots)
+        for root in expanded:
+            if not root.is_dir():
+                raise UserError(f"{option}: there is no folder {root}.")
+        return cls(expanded)
+
+    def find(self, *names: str) -> Path:
+        """The file that has one of these `names`, which are paths relative to a root, the documented one first.
+
+        Each name is tried as it is; then without its first folders, since a list may hold the paths of its author's machine; last, any
+        file below the roots whose path ends like one of the names. Gives the first root's path of the first name, which does not exist,
+        where there is no such file, or where several are equally good.
+        """
+        tails = [PurePosixPath(name).parts for name in names]
+        for drop in range(max(map(len, tails))):
+            for root in self.roots:
+                for tail in tails:
+                    if drop < len(tail) and self._holds(path := os.path.join(root, *tail[drop:])):
+                        return Path(path)
+        return self._anywhere(tails) or self.roots[0].joinpath(*_relative(tails[0]))
+
+    def _holds(self, path: str) -> bool:
+        folder, name = os.path.split(path)
+        if folder not in self._listed:
+            try:
+                self._listed[folder] = frozenset(os.listdir(folder))
+            except OSError:
+                self._listed[folder] = frozenset()
+        return name in self._listed[folder]
+
+    def _anywhere(self, tails: Sequence[tuple[str, ...]]) -> Path | None:
+        """The file below the roots that has most of the last parts of a name in common with it; of several, the one nearest to its root."""
+        best: dict[tuple[int, int], set[str]] = {}
+        for tail in tails:
+            for depth, path in self._by_name.get(tail[-1], []):
+                best.setdefault((_common(PurePosixPath(path).parts, tail), -depth), set()).add(path)
+        nearest = best[max(best)] if best else set()
+        return Path(nearest.pop()) if len(nearest) == 1 else None
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[tuple[int, str]]]:
+        """File name -> (folders between root and file, path) of each image below the roots."""
+        found: dict[str, list[tuple[int, str]]] = {}
+        for root in self.roots:
+            for path in files_below(root):
+                if os.path.splitext(path)[1].lower() in SUFFIXES:
+                    depth = len(path.relative_to(root).parts)
+                    found.setdefault(path.name, []).append((depth, str(path)))
+        return found
+
+
+def _relative(parts: tuple[str, ...]) -> tuple[str, ...]:
+    return parts[1:] if parts and parts[0] == "/" else parts
+
+
+def _common(path: tuple[str, ...], tail: tuple[str, ...]) -> int:
+    """How many of the last parts are equal."""
+    pairs = zip(reversed(path), reversed(tail), strict=False)
+    return next((count for count, (one, other) in enumerate(pairs) if one != other), min(len(path), len(tail)))
+
+
+def files_below(folder: Path, refused: Refused = lambda folder, why: None) -> Iterator[Path]:
+    """All files below a folder; linked folders are followed, each folder once, so that a loop ends."""
+    seen: set[tuple[int, int]] = set()
+    pending, linked = [folder], list[Path]()
+    # What lies in the folder itself comes first, so that it is named by its own path and not by that of a link.
+    while pending or linked:
+        here = pending.pop() if pending else linked.pop(0)
+        try:
+            facts = here.stat()
+            if (facts.st_dev, facts.st_ino) in seen:
+                continue
+            seen.add((facts.st_dev, facts.st_ino))
+            entries = sorted(os.scandir(here), key=lambda entry: entry.name)
+        except OSError as error:
+            refused(here, f"the folder cannot be read ({error.strerror})")
+            continue
+        for entry in entries:
+            if is_leftover(entry.name):
+                continue
+            if _is_folder(entry):
+                (linked if entry.is_symlink() else pending).append(Path(entry.path))
+            else:
+                yield Path(entry.path)
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
