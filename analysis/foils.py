@@ -1,6 +1,7 @@
 """Foils and published suites by kind, and what the text gives away without an image."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import polars as pl
@@ -11,11 +12,12 @@ from analysis.runs import Runs
 from analysis.section import Plot, Row, Section, Table
 from analysis.style import SOFT, STYLE, colour_of, legend
 from analysis.wording import listed, number
-from workbench.metrics import spaced
+from workbench.metrics import metric, spaced
 
 PREFIX, BLANK = "compositional/", "blank_image/"
 SCENES = "scenes"  # the suite of the embedded foils
-CHANCE = 0.5
+CHANCE = 0.5  # of a pair of captions
+PARTIAL = "†"  # marks a score that is not about all of a suite's items
 NEAR = 0.05  # as near to chance as a kind must be shown to be, to count as guessed
 SUITE = {
     "arm": pl.String,
@@ -25,6 +27,10 @@ SUITE = {
     "low": pl.Float64,
     "high": pl.Float64,
     "blank_image": pl.Float64,
+    "chance": pl.Float64,
+    "items": pl.Int64,
+    "missing": pl.Int64,
+    "identical": pl.Int64,
     "difference": pl.Float64,
     "all_low": pl.Float64,
     "all_high": pl.Float64,
@@ -33,7 +39,7 @@ SUITE = {
 }
 CAPTION = (
     "Mean over seeds with 95 % intervals; the bar behind each point is the score with a grey image: what the text gives away. The dashed line is "
-    "the chance of a pair."
+    "chance."
 )
 
 
@@ -56,14 +62,19 @@ def _section(runs: Runs, suite: str) -> Section:
         if guessed
         else []
     )
-    named = "Foils by kind" if suite == SCENES else suite.replace("_", " ").title()
+    base, _, part = suite.partition("-")
+    published = base.replace("_", " ").title() + (f" ({part.replace('-', ' ')})" if part else "")
     return Section(
         f"suite_{suite}",
-        named,
+        "Foils by kind" if suite == SCENES else published,
         [text[0].upper() + text[1:] for text in lead],
         tables=[_scores(table, runs, guessed)],
         plots=[Plot(f"suite_{suite}", CAPTION, suite_figure(table, runs.arms))],
-        notes=[BOLD.replace("Bold", "*").replace("a bold row", "a *"), "(…) the score with a grey image."],
+        notes=[
+            BOLD.replace("Bold", "*").replace("a bold row", "a *"),
+            "(…) the score with a grey image.",
+            *_of_items(table),
+        ],
         split="test" if suite == SCENES else "as published",
         frames={f"suite_{suite}": table},
     )
@@ -79,25 +90,50 @@ def suite_table(runs: Runs, suite: str) -> pl.DataFrame:
         kind = name.removeprefix(prefix)
         for (arm,), group in runs.final(f"{BLANK}{suite}/{kind}").group_by("arm"):
             blank[arm, kind] = float(group["value"].mean())  # type: ignore[arg-type]
-    rows = [
-        row
-        | {
-            "kind": row["metric"].removeprefix(prefix),
-            "blank_image": blank.get((row["arm"], row["metric"].removeprefix(prefix))),
-        }
-        for row in frame.iter_rows(named=True)
-    ]
+    counts = {name: count_of(runs, suite, name) for name in ("items", "missing", "identical")}
+    rows = []
+    for row in frame.iter_rows(named=True):
+        kind = row["metric"].removeprefix(prefix)
+        of = {name: known.get(kind, known.get(kind.rpartition("/")[0])) for name, known in counts.items()}
+        grey = {"blank_image": blank.get((row["arm"], kind)), "chance": metric(row["metric"]).chance}
+        rows.append(row | {"kind": kind} | grey | of)
     return pl.DataFrame([{name: row[name] for name in SUITE} for row in rows], schema=SUITE)
 
 
-def at_chance(table: pl.DataFrame, chance: float = CHANCE) -> list[str]:
+def count_of(runs: Runs, suite: str, what: str) -> dict[str, int]:
+    """Kind -> how many items each trial was measured on at least, or how many were missing or identical at most; empty where no trial
+    says so, as for the embedded foils."""
+    prefix = f"suite_{what}/{suite}/"
+    worst = min if what == "items" else max
+    return {
+        name.removeprefix(prefix): int(worst(runs.final(name)["value"].to_list()))
+        for name in runs.names(prefix)
+        if not runs.final(name).is_empty()
+    }
+
+
+def _of_items(table: pl.DataFrame) -> list[str]:
+    """What the column of items means, where there is one."""
+    if table["items"].is_null().all():
+        return []
+    notes = ["Items: those that the score is about."]
+    if (table["missing"] > 0).any():
+        notes.append(f"{PARTIAL} The other items had no image that could be read: the score is not that of the suite.")
+    if (table["identical"] > 0).any():
+        notes.append(
+            "Left out of the items: those whose captions read the same to the model, so that nothing tells them apart."
+        )
+    return notes
+
+
+def at_chance(table: pl.DataFrame) -> list[str]:
     """The kinds of which every arm's 95 % interval holds chance and stays within `NEAR` of it: shown to be guessed, not merely not shown to
     be more."""
     guessed = (
-        (pl.col("low") <= chance)
-        & (pl.col("high") >= chance)
-        & (pl.col("low") >= chance - NEAR)
-        & (pl.col("high") <= chance + NEAR)
+        (pl.col("low") <= pl.col("chance"))
+        & (pl.col("high") >= pl.col("chance"))
+        & (pl.col("low") >= pl.col("chance") - NEAR)
+        & (pl.col("high") <= pl.col("chance") + NEAR)
     )
     by_kind = table.group_by("kind").agg(guessed.fill_null(False).all().alias("guessed"))
     return sorted(by_kind.filter("guessed")["kind"])
@@ -108,9 +144,10 @@ def _scores(table: pl.DataFrame, runs: Runs, guessed: Sequence[str]) -> Table:
     known = {(row["arm"], row["kind"]): row for row in table.iter_rows(named=True)}
     arms = [arm for arm in runs.arms if arm in table["arm"].to_list()]
     kinds = [kind for kind in sorted(set(table["kind"])) if kind not in guessed] + list(guessed)
+    items = not table["items"].is_null().all()
     rows = []
     for kind in kinds:
-        cells = []
+        cells = [_items_cell(table.filter(pl.col("kind") == kind).row(0, named=True))] if items else []
         for arm in arms:
             row = known.get((arm, kind))
             if row is None:
@@ -119,7 +156,15 @@ def _scores(table: pl.DataFrame, runs: Runs, guessed: Sequence[str]) -> Table:
             grey = f" ({number(row['blank_image'])})" if row["blank_image"] is not None else ""
             cells.append(number(row["mean"]) + ("*" if row["verdict"] != BASELINE and sure(row) else "") + grey)
         rows.append(Row([spaced(kind) + (" (at chance)" if kind in guessed else ""), *cells]))
-    return Table("Score by kind", ("kind", *arms), rows)
+    return Table("Score by kind", ("kind", *(["items"] if items else []), *arms), rows)
+
+
+def _items_cell(row: dict[str, Any]) -> str:
+    if row["items"] is None:
+        return "–"
+    if not row["missing"]:
+        return f"{row['items']:,}"
+    return f"{row['items']:,} of {row['items'] + row['missing']:,} {PARTIAL}"
 
 
 def suite_figure(table: pl.DataFrame, arms: Sequence[str]) -> Figure:
@@ -137,8 +182,16 @@ def suite_figure(table: pl.DataFrame, arms: Sequence[str]) -> Figure:
             # A single seed has no interval.
             spread = [(part[a] - part[b]).fill_null(0.0).to_list() for a, b in (("mean", "low"), ("high", "mean"))]
             axis.errorbar(x, part["mean"].to_list(), yerr=spread, fmt=marker, color=colour, label=arm, ms=4, lw=1.2)
-        axis.set_xticks(range(len(kinds)), [spaced(kind) for kind in kinds], rotation=25, ha="right")
-        axis.axhline(CHANCE, color=SOFT, linestyle="--", linewidth=1)
+        facts = {row["kind"]: row for row in table.iter_rows(named=True)}
+        marks = [f" {PARTIAL}" if facts[kind]["missing"] else "" for kind in kinds]
+        names = [f"{spaced(kind)}{mark}" for kind, mark in zip(kinds, marks, strict=True)]
+        axis.set_xticks(range(len(kinds)), names, rotation=25, ha="right")
+        chances = [facts[kind]["chance"] for kind in kinds]
+        if set(chances) == {CHANCE}:
+            axis.axhline(CHANCE, color=SOFT, linestyle="--", linewidth=1)
+        else:
+            places = range(len(kinds))
+            axis.hlines(chances, [x - 0.45 for x in places], [x + 0.45 for x in places], SOFT, "--", linewidth=1)
         axis.set_ylabel("score (bar: grey image)")
         axis.set_ylim(0.0, 1.02)
         legend(figure, axis)

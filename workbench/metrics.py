@@ -4,6 +4,7 @@ A metric is logged as `<split>/<name>` (`val/itm_auc`), or under a prefix of its
 name ends in `/` stands for a family: all metrics that begin with it.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -77,6 +78,11 @@ METRICS = (
     Metric("retrieval/image_r5", "image retrieval R@5", chance=0.0),
     Metric("retrieval/image_r10", "image retrieval R@10", chance=0.0),
     Metric("seconds", "seconds of training", "lower", "s", bounds=POSITIVE),
+    # Suites whose chance is not that of two captions.
+    *(Metric(f"compositional/aro/{kind}_order", f"aro, {kind} order", chance=1 / 5) for kind in ("coco", "flickr30k")),
+    Metric("compositional/winoground/text", "winoground, text", chance=1 / 4),
+    Metric("compositional/winoground/image", "winoground, image", chance=1 / 4),
+    Metric("compositional/winoground/group", "winoground, group", chance=1 / 6),
     # Families.
     Metric("foil/", "foils, {}", chance=0.5, needs="scenes", filed="compositional/scenes/"),
     Metric(
@@ -85,6 +91,9 @@ METRICS = (
     Metric("reliability/", "reliability, {}", "neither", filed="reliability/"),
     Metric("compositional/", "{}", chance=0.5),
     Metric("blank_image/", "{} with a grey image", "neither", chance=0.5),
+    Metric("suite_items/", "items measured, {}", "neither", "items", bounds=POSITIVE),
+    Metric("suite_missing/", "items without an image, {}", "lower", "items", bounds=POSITIVE),
+    Metric("suite_identical/", "items left out as undecidable, {}", "neither", "items", bounds=POSITIVE),
     Metric("robustness_loss/", "loss under {}", "lower", bounds=ANY),
     Metric("robustness/", "matching AUC under {}", chance=0.5),
     Metric("robustness_all/", "matching AUC under {}", chance=0.5),
@@ -92,6 +101,7 @@ METRICS = (
     Metric("perf/", "{}", "neither", "", bounds=POSITIVE),
     Metric("train/", "training: {}", "neither", "", bounds=ANY),
 )
+PART = re.compile(r"-(first-\d+|max-\d+|all)(?=[-/])")  # in the name of a metric of a part of a suite
 _ROWS = {row.name: row for row in METRICS}
 _FAMILIES = tuple(row for row in METRICS if row.name.endswith("/"))
 
@@ -100,12 +110,26 @@ def metric(logged: str) -> Metric:
     """The row of a metric by its logged name, with or without its split; of a family with the title of its member. A name that has no
     row gets one without chance level, bounds or direction."""
     name = bare(logged)
+    if part := PART.search(name):
+        whole = metric(name.replace(part[0], "", 1))
+        return replace(whole, name=name, title=f"{whole.title} ({part[1].replace('-', ' ')})")
     if name in _ROWS:
         return _ROWS[name]
     for row in _FAMILIES:
         if name.startswith(row.name):
             return replace(row, name=name, title=row.title.format(spaced(name.removeprefix(row.name))))
     return Metric(name, spaced(name), "neither", "", bounds=ANY)
+
+
+def of_first(name: str, limit: int | None) -> str:
+    """The name of a metric of the first `limit` examples alone, which must not look like that of all: `retrieval-first-100/text_r1`."""
+    if not limit:
+        return name
+    family, _, rest = name.partition("/")
+    if family != "downstream":
+        return f"{family}-first-{limit}/{rest}"
+    task, _, rest = rest.partition("/")
+    return f"{family}/{task}-first-{limit}/{rest}"
 
 
 def bare(logged: str) -> str:

@@ -107,6 +107,7 @@ def test_a_kind_is_not_called_guessed_for_want_of_seeds() -> None:
             "kind": ["wide", "wide", "near", "near"],
             "low": [0.3, 0.4, 0.48, 0.47],
             "high": [0.9, 0.8, 0.52, 0.51],
+            "chance": [0.5] * 4,
         }
     )
     assert at_chance(table) == ["near"]

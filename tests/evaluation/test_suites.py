@@ -10,10 +10,12 @@ from PIL import Image
 from scipy.stats import binom
 
 from workbench.config.schema import Settings
+from workbench.data.image_files import ImageFolders
 from workbench.errors import UserError
 from workbench.evaluation.compositional import Reader, score_examples, suite_metrics
-from workbench.evaluation.published import READERS, Example, limited, read_suite, shuffles
+from workbench.evaluation.published import SUITES, Example, limited, read_suite
 from workbench.evaluation.retrieval import recalls
+from workbench.evaluation.word_order import shuffles
 from workbench.training.prepare import Prepared
 from workbench.training.warm_start import new_model
 
@@ -90,7 +92,7 @@ WRITERS: dict[str, Callable[[Path, int], None]] = {
 
 def examples_of(suite: str, folder: Path, count: int) -> list[Example]:
     WRITERS[suite](folder, count)
-    return read_suite(suite, folder, folder)
+    return read_suite(suite, folder, ImageFolders.of([folder])).examples
 
 
 def chance(suite: str, kind: str) -> float:
@@ -100,7 +102,7 @@ def chance(suite: str, kind: str) -> float:
     return {"text": 1 / 4, "image": 1 / 4, "group": 1 / 6}.get(kind, 1 / 2) if suite == "winoground" else 1 / 2
 
 
-@pytest.mark.parametrize("suite", READERS)
+@pytest.mark.parametrize("suite", SUITES)
 def test_a_scorer_that_knows_nothing_gets_chance_and_one_that_knows_all_gets_everything(
     suite: str, tmp_path: Path
 ) -> None:
@@ -121,6 +123,7 @@ def test_a_scorer_that_knows_nothing_gets_chance_and_one_that_knows_all_gets_eve
 
 
 def test_sugarcrepe_by_hand(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "0.jpg")
     examples = examples_of("sugarcrepe", tmp_path, 4)
     right = {"add_att": [1, 1, 0, 1], "swap_obj": [0, 0, 0, 1]}
     scores = {e.id: np.array([float(right[e.kind][int(e.id[-1])]), 0.5]) for e in examples}
@@ -151,11 +154,13 @@ def test_aro_by_hand(tmp_path: Path) -> None:
 
 def test_aros_shuffles_keep_the_words() -> None:
     caption = "a big brown dog is running over the small green hill"
-    content, others, within, trigrams = shuffles(caption)
+    made = shuffles(caption)
+    assert made is not None
+    content, others, within, trigrams = made
     words = caption.split()
-    for made in (content, others, within, trigrams):
-        assert sorted(made.split()) == sorted(words)
-        assert made != caption
+    for shuffled in made:
+        assert sorted(shuffled.split()) == sorted(words)
+        assert shuffled != caption
     kept = [place for place, word in enumerate(words) if word in ("a", "is", "running", "over", "the")]
     assert [content.split()[place] for place in kept] == [words[place] for place in kept]
     assert [word for place, word in enumerate(others.split()) if place not in kept] == [
@@ -198,15 +203,15 @@ def test_winoground_by_hand(tmp_path: Path) -> None:
 
 
 def test_missing_pictures_are_named(tmp_path: Path, settings: Settings, prepared: Prepared) -> None:
-    examples = examples_of("sugarcrepe", tmp_path, 3)
     Image.new("RGB", (50, 40), (200, 0, 0)).save(tmp_path / "0.jpg")
     (tmp_path / "1.jpg").write_bytes(b"broken")
+    examples = examples_of("sugarcrepe", tmp_path, 3)
     model = new_model(settings, prepared.corpus, 0).eval()
     tokeniser = prepared.corpus.tokeniser
     seen, blank, missing = score_examples(Reader(model, tokeniser, 64, "pad", 2), examples)
     assert set(seen) == set(blank) == {"add_att/0", "swap_obj/0"}
-    assert missing["add_att/2"] == "the picture is missing"
-    assert missing["swap_obj/1"].startswith("the picture cannot be read")
+    assert missing["add_att/2"] == f"{tmp_path}/val2017/2.jpg: the picture is missing"
+    assert missing["swap_obj/1"].startswith(f"{tmp_path}/1.jpg: the picture cannot be read")
     assert not np.allclose(seen["add_att/0"], blank["add_att/0"])
 
 
@@ -221,9 +226,9 @@ def test_missing_pictures_are_named(tmp_path: Path, settings: Settings, prepared
 def test_what_is_no_suite_is_named(tmp_path: Path, suite: str, name: str, content: object, said: str) -> None:
     write(tmp_path, name, content)
     with pytest.raises(UserError, match=said):
-        read_suite(suite, tmp_path, tmp_path)
-    with pytest.raises(UserError, match="--images: there is no folder"):
-        read_suite(suite, tmp_path, tmp_path / "nowhere")
+        read_suite(suite, tmp_path, ImageFolders.of([tmp_path]))
+    with pytest.raises(UserError, match="--annotations: there is no folder"):
+        read_suite(suite, tmp_path / "nowhere", ImageFolders.of([tmp_path]))
 
 
 def test_recall_by_hand_with_ties_against_the_true_one() -> None:

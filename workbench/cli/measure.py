@@ -27,8 +27,22 @@ def evaluate(
     run_id: Annotated[str, typer.Option(help="A sweep (all of its finished trials), a trial, or a single training.")],
     suite: Annotated[Suite, typer.Option(help="What to measure.")],
     annotations: Annotated[Path | None, typer.Option(help="Folder of the suite's files as published.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of the suite's pictures.")] = None,
-    limit: Annotated[int | None, typer.Option(help="At most so many examples of each kind.", min=1)] = None,
+    images: Annotated[
+        list[Path] | None, typer.Option(help="Folder of the suite's images; may be given several times.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="The first so many items of each kind, logged under a name that says so.", min=1)
+    ] = None,
+    allow_partial: Annotated[
+        bool, typer.Option(help="Log the scores of a suite though more than 1 % of a kind's items lack their image.")
+    ] = False,
+    tagger: Annotated[
+        Literal["words", "spacy"], typer.Option(help="aro: what finds nouns and adjectives; `spacy` as published.")
+    ] = "words",
+    max_num: Annotated[
+        int,
+        typer.Option(help="vl_checklist: texts of each list, true and false ones, as its MAX_NUM; 0 for all.", min=0),
+    ] = 2000,
     shortlist: Annotated[int, typer.Option(help="retrieval: candidates of each query that ITM ranks.", min=10)] = 128,
     sentence_encoder: Annotated[
         str | None,
@@ -46,15 +60,15 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Measure a finished run on a suite; the results land in the run. Stopped, the same command goes on."""
+    from workbench.evaluation.published import Protocol
     from workbench.progress import counted
     from workbench.runs import evaluate as suites
     from workbench.tracking.runs import Tracker
     from workbench.tracking.store import open_store
 
-    published = suite not in ("robustness", "retrieval")
-    if published and (annotations is None or images is None):
+    if suite not in ("robustness", "retrieval") and (annotations is None or not images):
         raise UserError(
-            f"--suite {suite}: give the folder of its files, --annotations, and that of its pictures, --images."
+            f"--suite {suite}: give the folder of its files, --annotations, and that of its images, --images."
         )
     tracker = Tracker(open_store(workspace, new=False), workspace)
     console, stop = console_for(as_json), current.get()
@@ -73,11 +87,14 @@ def evaluate(
             else:
                 assert annotations is not None
                 assert images is not None
-                files = suites.Published(suite, annotations, images)
-                made = suites.evaluate_published(trained, files, limit, how)
-        results.append({"run_id": trial, "suite": suite} | _land(tracker, trained, made, limit is not None, as_json))
+                files = suites.Published(suite, annotations, tuple(images))
+                protocol = Protocol(tagger, max_num, limit)
+                made = suites.evaluate_published(trained, files, protocol, how)
+        results.append({"run_id": trial, "suite": suite} | _land(tracker, trained, made, allow_partial, as_json))
     if as_json:
         print_json(results)
+    if refused := [result["partial"] for result in results if not result["logged"]]:
+        raise UserError(f"--images: {refused[0]}. Nothing was logged; give the rest, or log it with --allow-partial.")
 
 
 @app.command(
@@ -141,7 +158,7 @@ def finetune(
     given: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
     given |= {"image_size": image_size, "micro_batches": micro_batches}
     recipe = replace(TINY if annotations is None else METER[task], **{n: v for n, v in given.items() if v is not None})
-    files = None if annotations is None or images is None else Published(task, annotations, images)
+    files = None if annotations is None or images is None else Published(task, annotations, (images,))
     tuning = Tuning(task, recipe, seed, limit, files)
     results = []
     stop = current.get()
@@ -161,25 +178,33 @@ def finetune(
                 )
                 made = finetune_run(trained, tuning, workspace, hooks, lambda *_: None, world)
             if first:
-                told = _land(tracker, trained, made, limit is not None, as_json)
+                told = _land(tracker, trained, made, True, as_json)
                 results.append({"run_id": trial, "task": task} | told)
     if as_json and results:
         print_json(results)
 
 
-def _land(tracker: "Tracker", trained: "Trained", made: "Result", limited: bool, as_json: bool) -> dict[str, Any]:
-    """Logs a result to its run, unless only some examples were measured, and tells it to people."""
-    if not limited:
+def _land(tracker: "Tracker", trained: "Trained", made: "Result", allow_partial: bool, as_json: bool) -> dict[str, Any]:
+    """Logs a result to its run, unless it is of a part and would look like that of the whole; and tells it to people."""
+    logged = made.partial is None or allow_partial
+    if logged:
         tracker.log(trained.run_id, made.metrics, trained.settings.optimisation.steps)
     if not as_json:
-        _tell(trained.run_id, made, limited)
-    return asdict(made)
+        _tell(trained.run_id, made)
+    return asdict(made) | {"logged": logged}
 
 
-def _tell(trial: str, made: "Result", limited: bool) -> None:
+def _tell(trial: str, made: "Result") -> None:
+    counts = {name: value for name, value in made.metrics.items() if name.startswith("suite_")}
     for name, value in made.metrics.items():
-        typer.echo(f"{name:<52} {value:.4f}")
-    typer.echo(f"run {trial}: {made.examples} examples" + (" (limited; not logged to the run)" if limited else ""))
-    if made.missing:
+        if name not in counts:
+            typer.echo(f"{name:<52} {value:.4f}")
+    for name, value in counts.items():
+        if value and not name.startswith("suite_items/"):
+            typer.echo(f"{name:<52} {value:,.0f}")
+    typer.echo(f"run {trial}: {made.examples:,} items")
+    for note in made.notes:
+        typer.echo(note, err=True)
+    if made.missing and not made.notes:
         named = "; ".join(f"{id}: {why}" for id, why in list(made.missing.items())[:5])
-        typer.echo(f"{len(made.missing)} left out: {named}" + (" ..." if len(made.missing) > 5 else ""), err=True)
+        typer.echo(f"{len(made.missing):,} left out: {named}" + (" ..." if len(made.missing) > 5 else ""), err=True)

@@ -1,21 +1,23 @@
-"""Scores on the compositional benchmarks: does the true caption of a picture score above a false one?
+"""Scores on the compositional benchmarks: does the true caption of an image score above a false one?
 
-Beside each score stands the same with a grey picture, since a model may win on language alone.
+Beside each score stands the same with a grey image, since a model may win on language alone.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from workbench.data.pictures import BrokenPicture, Fit, decode
+from workbench.data.pictures import Box, BrokenPicture, Fit, decode
 from workbench.data.text import Tokeniser
 from workbench.evaluation.contract import Made, Part
 from workbench.evaluation.matching import BLANK, match_scores
-from workbench.evaluation.published import Example
+from workbench.evaluation.published import Example, SuiteItems
 from workbench.model.vilta import ViLTA
 from workbench.randomness import key
 
@@ -37,64 +39,113 @@ class Reader:
 
 @torch.no_grad()
 def score_examples(reader: Reader, examples: Sequence[Example]) -> tuple[Scores, Scores, dict[str, str]]:
-    """Scores of the examples with their pictures and with a grey one, and the reason for each whose picture cannot be read."""
+    """Scores of the examples with their images and with a grey one, and the reason for each whose image cannot be read."""
     model, side = reader.model, reader.side
     device = next(model.parameters()).device
+    images = list(dict.fromkeys((e.picture, e.box) for e in examples))
 
-    def read(example: Example) -> np.ndarray | str:
+    def read(image: tuple[Path, Box | None]) -> np.ndarray | str:
         try:
-            return decode(example.picture, side, reader.fit, example.box)
+            return decode(image[0], side, reader.fit, image[1])
         except BrokenPicture as error:
-            return str(error)
+            return f"{image[0]}: {error}"
 
     with ThreadPoolExecutor(4) as pool:
-        pictures = list(pool.map(read, examples))
-    unread = {e.id: made for e, made in zip(examples, pictures, strict=True) if isinstance(made, str)}
-    whole = [(e, made) for e, made in zip(examples, pictures, strict=True) if not isinstance(made, str)]
-    if not whole:
+        read_images = dict(zip(images, pool.map(read, images), strict=True))
+    whole = {image: made for image, made in read_images.items() if not isinstance(made, str)}
+    unread = {e.id: str(read_images[e.picture, e.box]) for e in examples if (e.picture, e.box) not in whole}
+    read_examples = [e for e in examples if e.id not in unread]
+    if not read_examples:
         return {}, {}, unread
-    stacked = torch.from_numpy(np.stack([made for _, made in whole])).to(device)
+    stacked = torch.from_numpy(np.stack(list(whole.values()))).to(device)
     grey = torch.full((1, 3, side, side), BLANK, dtype=torch.uint8, device=device)
     features, blank = model.image_features(stacked).float(), model.image_features(grey).float()
-    counts = [len(example.captions) for example, _ in whole]
-    rows = np.repeat(np.arange(len(whole)), counts)
-    token_ids = reader.tokeniser.encode([caption for example, _ in whole for caption in example.captions])
+    row_of = {image: row for row, image in enumerate(whole)}
+    counts = [len(e.captions) for e in read_examples]
+    rows = np.repeat([row_of[e.picture, e.box] for e in read_examples], counts)
+    token_ids = reader.tokeniser.encode([caption for e in read_examples for caption in e.captions])
     seen, unseen = (
         np.split(match_scores(model, image, at, token_ids, reader.batch_size), np.cumsum(counts)[:-1])
         for image, at in ((features, rows), (blank, np.zeros_like(rows)))
     )
-    ids = [example.id for example, _ in whole]
+    ids = [e.id for e in read_examples]
     return dict(zip(ids, seen, strict=True)), dict(zip(ids, unseen, strict=True)), unread
 
 
-class Suite:
-    """A compositional suite: `compositional/<suite>/<kind>`, and `blank_image/<suite>/<kind>` with a grey picture."""
+def told_apart(items: SuiteItems, tokeniser: Tokeniser) -> SuiteItems:
+    """Without the items of which a false caption has the true one's tokens: unknown words, or words after the last that is read."""
+    ids = tokeniser.encode([caption for e in items.examples for caption in e.captions])
+    starts = np.cumsum([0, *(len(e.captions) for e in items.examples)])
+    identical = [
+        example
+        for example, start, end in zip(items.examples, starts, starts[1:], strict=False)
+        if (ids[start + 1 : end] == ids[start]).all(axis=1).any()
+    ]
+    return items.without(identical)
 
-    def __init__(self, reader: Reader, suite: str, examples: Sequence[Example]) -> None:
-        self.reader, self.suite, self.examples = reader, suite, examples
+
+class Suite:
+    """A compositional suite, logged as `name`: `compositional/<name>/<kind>`, and `blank_image/<name>/<kind>` with a grey image; how many
+    items these are about, `suite_items/<name>/<kind>`, how many have no image that can be read, `suite_missing/...`, and how many were left
+    out because no scorer can tell their captions apart, `suite_identical/...`."""
+
+    def __init__(self, reader: Reader, name: str, items: SuiteItems) -> None:
+        self.reader, self.name, self.items = reader, name, items
+        # Examples of one image together, so that it is read once.
+        self.examples = sorted(items.examples, key=lambda e: (str(e.picture), e.box or (), e.id))
 
     def parts(self) -> list[Part]:
-        chunks = [list(self.examples[start : start + CHUNK]) for start in range(0, len(self.examples), CHUNK)]
+        chunks = [self.examples[start : start + CHUNK] for start in range(0, len(self.examples), CHUNK)]
         return [Part(_name(chunk), partial(self._chunk, chunk)) for chunk in chunks]
 
     def metrics(self, made: Mapping[str, Made]) -> Iterator[tuple[str, float]]:
+        measured: set[str] = set()
         for place, of in enumerate(("compositional", "blank_image")):
             scores = {id: np.array(row) for part in made.values() for id, row in part[place].items()}
-            for kind, value in suite_metrics(self.suite, self.examples, scores).items():
-                yield f"{of}/{self.suite}/{kind}", value
+            measured |= set(scores)
+            for kind, value in suite_metrics(self.items.suite, self.items.examples, scores).items():
+                yield f"{of}/{self.name}/{kind}", value
+        for kind, counts in count_items(self.items, measured).items():
+            for what, count in asdict(counts).items():
+                yield f"suite_{what}/{self.name}/{kind}", float(count)
 
     def _chunk(self, chunk: Sequence[Example]) -> Made:
         seen, blank, unread = score_examples(self.reader, chunk)
         return [{id: list(row) for id, row in scores.items()} for scores in (seen, blank)] + [unread]
 
 
+@dataclass(frozen=True)
+class Counts:
+    """Of a kind: the `items` that were measured, those `missing` an image, and those whose captions are `identical`."""
+
+    items: int
+    missing: int
+    identical: int
+
+
+def count_items(items: SuiteItems, measured: Collection[str]) -> dict[str, Counts]:
+    """By kind; of Winoground pairs, for each of its three scores."""
+    identical = Counter(e.kind for e in items.identical)
+    there = Counter(e.kind for e in items.examples)
+    whole = Counter(e.kind for e in items.examples if e.id in measured)
+    if items.suite == "winoground":
+        pairs = Counter(e.group for e in items.examples if e.id in measured)
+        complete = sum(count == 2 for count in pairs.values())
+        counts = Counts(complete, there["winoground"] // 2 - complete, identical["winoground"] // 2)
+        return dict.fromkeys(("text", "image", "group"), counts)
+    return {
+        kind: Counts(whole[kind], there[kind] - whole[kind], identical[kind])
+        for kind in dict.fromkeys([*there, *identical])
+    }
+
+
 def _name(chunk: Sequence[Example]) -> str:
-    """Another text or picture is another part."""
+    """Another text or image is another part."""
     return f"{chunk[0].id} and on, {key('part', *(f'{e.id}{e.picture}{e.captions}' for e in chunk)):016x}"
 
 
 def broken(made: Iterable[Made]) -> dict[str, str]:
-    """Of what parts gave: example id -> why its picture could not be read."""
+    """Of what parts gave: example id -> why its image could not be read."""
     return {id: why for part in made for id, why in part[2].items()}
 
 

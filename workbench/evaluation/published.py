@@ -1,20 +1,20 @@
 """Readers of the compositional benchmarks' files as they are published: SugarCrepe, ARO, VALSE, VL-CheckList, Winoground.
 
-Every reader gives `Example`s: a picture and captions of which the first is true of it. Formats: the benchmarks' own repositories.
+Every reader gives `Example`s: an image and captions of which the first is true of it. Formats: the benchmarks' own repositories.
 """
 
 import json
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from importlib import resources
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
+from workbench.data.image_files import ImageFolders
 from workbench.data.pictures import Box
-from workbench.data.word_classes import FUNCTION_WORDS
 from workbench.errors import UserError, first_line
-from workbench.randomness import generator
+from workbench.evaluation.word_order import Tagger, shuffles
 
 
 @dataclass(frozen=True)
@@ -30,20 +30,54 @@ class Example:
     group: str = ""
 
 
-def read_suite(suite: str, annotations: Path, images: Path) -> list[Example]:
-    """The examples of a suite. Raises UserError where a folder is missing, or no file of the suite is in it."""
-    for option, folder in (("--annotations", annotations), ("--images", images)):
-        if not folder.is_dir():
-            raise UserError(f"{option}: there is no folder {folder}.")
-    reader, wanted = READERS[suite]
+@dataclass(frozen=True)
+class Protocol:
+    """What a suite's protocol lets one choose. `tagger`: of ARO's word orders. `most_texts`: of each list of VL-CheckList, whose
+    `MAX_NUM` counts true and false texts, so that 2,000 are 1,000 items; 0 takes all. `limit`: the first so many items of each kind."""
+
+    tagger: Tagger = "words"
+    most_texts: int = 2000
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class SuiteItems:
+    """A suite as it was read. `identical`: the items of which no scorer can tell the captions apart, which are not among `examples`;
+    `absent`: files of the suite that are not there; `layout`: where the suite's images are expected."""
+
+    suite: str
+    examples: list[Example]
+    identical: list[Example]
+    absent: list[str]
+    layout: str
+
+    def without(self, identical: Sequence[Example]) -> "SuiteItems":
+        """Some examples moved to those that cannot be told apart; of Winoground the other one of the pair with them."""
+        apart = {self._item(e) for e in identical}
+        kept = [e for e in self.examples if self._item(e) not in apart]
+        moved = [e for e in self.examples if self._item(e) in apart]
+        return replace(self, examples=kept, identical=[*self.identical, *moved])
+
+    def _item(self, example: Example) -> str:
+        return example.group if self.suite == "winoground" else example.id
+
+
+def read_suite(suite: str, annotations: Path, images: ImageFolders, protocol: Protocol = Protocol()) -> SuiteItems:
+    """The items of a suite. Raises UserError where a folder is missing, or no file of the suite is in it."""
+    annotations = annotations.expanduser()
+    if not annotations.is_dir():
+        raise UserError(f"--annotations: there is no folder {annotations}.")
+    form = SUITES[suite]
     examples: list[Example] = []
     try:
-        examples.extend(reader(annotations, images))
-    except (KeyError, TypeError, IndexError, ValueError) as error:
+        examples.extend(form.read(annotations, images, protocol))
+    except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
         raise UserError(f"{annotations}: a file is not {suite}'s as published ({first_line(error)}).") from error
     if not examples:
-        raise UserError(f"--annotations {annotations}: holds no file of {suite}; it should hold {wanted}.")
-    return examples
+        raise UserError(f"--annotations {annotations}: holds no file of {suite}; it should hold {form.wanted}.")
+    absent = [" or ".join(names) for names in form.files if not any((annotations / name).is_file() for name in names)]
+    read = SuiteItems(suite, limited(examples, protocol.limit), [], absent, form.layout)
+    return read.without([e for e in read.examples if e.captions[0] in e.captions[1:]])
 
 
 def _load(file: Path) -> Any:
@@ -53,15 +87,23 @@ def _load(file: Path) -> Any:
 SUGARCREPE: Final = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
 
 
-def _sugarcrepe(annotations: Path, images: Path) -> Iterator[Example]:
+def _sugarcrepe(annotations: Path, images: ImageFolders, protocol: Protocol) -> Iterator[Example]:
     for kind in SUGARCREPE:
         file = annotations / f"{kind}.json"
         for id, item in (_load(file) if file.is_file() else {}).items():
             captions = (item["caption"], item["negative_caption"])
-            yield Example(f"{kind}/{id}", kind, images / item["filename"], captions)
+            name = item["filename"]
+            picture = images.find(f"val2017/{name}", f"images/val2017/{name}", name)
+            yield Example(f"{kind}/{id}", kind, picture, captions)
 
 
-def _aro(annotations: Path, images: Path) -> Iterator[Example]:
+ORDER: Final = {
+    "coco_order": ("coco_karpathy_test.json", "coco_order.json"),
+    "flickr30k_order": ("flickr30k_test.json", "flickr30k_order.json"),
+}
+
+
+def _aro(annotations: Path, images: ImageFolders, protocol: Protocol) -> Iterator[Example]:
     # Relations whose two captions may both be true; ARO leaves them out.
     listed = resources.files("workbench.evaluation") / "aro_symmetric_relations.txt"
     symmetric = set(listed.read_text(encoding="utf-8").splitlines())
@@ -73,16 +115,18 @@ def _aro(annotations: Path, images: Path) -> Iterator[Example]:
                 continue
             box = (int(item["bbox_x"]), int(item["bbox_y"]), int(item["bbox_w"]), int(item["bbox_h"]))
             captions = (item["true_caption"], item["false_caption"])
-            yield Example(f"{kind}/{place}", kind, images / item["image_path"], captions, box, group)
-    for kind, names in (
-        ("coco_order", ("coco_karpathy_test.json", "coco_order.json")),
-        ("flickr30k_order", ("flickr30k_test.json", "flickr30k_order.json")),
-    ):
+            path = item["image_path"]
+            picture = images.find(f"images/{path}", path, f"VG_100K/{path}", f"VG_100K_2/{path}")
+            yield Example(f"{kind}/{place}", kind, picture, captions, box, group)
+    for kind, names in ORDER.items():
         file = next((annotations / name for name in names if (annotations / name).is_file()), annotations / names[0])
         for place, item in enumerate(_load(file) if file.is_file() else []):
-            for which, caption in enumerate(item["caption"][:5]):
+            picture = images.find(item["image"], PurePosixPath(item["image"]).name)
+            for which, caption in enumerate(item["caption"]):
                 plain = _plain(caption)
-                yield Example(f"{kind}/{place}/{which}", kind, images / item["image"], (plain, *shuffles(plain)))
+                # Without a false caption the true one stands for it: `read_suite` counts the item as one that cannot be told.
+                false = shuffles(plain, protocol.tagger) or (plain,)
+                yield Example(f"{kind}/{place}/{which}", kind, picture, (plain, *false))
 
 
 def _plain(caption: str) -> str:
@@ -91,36 +135,22 @@ def _plain(caption: str) -> str:
     return " ".join(cleaned.split()[:30])
 
 
-def shuffles(caption: str) -> tuple[str, str, str, str]:
-    """ARO's four: nouns and adjectives among themselves; all but these; within trigrams; the trigrams. Keyed by the caption.
-
-    ARO finds nouns and adjectives with spaCy's tagger; here they are the words that are neither of the closed classes nor end
-    like verbs and adverbs (`ing`, `ly`).
-    """
-    words = caption.split()
-    content = [word not in FUNCTION_WORDS and not word.endswith(("ing", "ly")) for word in words]
-
-    def among(chosen: list[bool], name: str) -> str:
-        places = [place for place, take in enumerate(chosen) if take]
-        made = list(words)
-        order = generator("aro", name, caption).permutation(len(places))
-        for place, source in zip(places, order, strict=True):
-            made[place] = words[places[source]]
-        return " ".join(made)
-
-    trigrams = [words[start : start + 3] for start in range(0, len(words), 3)]
-    rng = generator("aro", "trigrams", caption)
-    within = [[part[k] for k in rng.permutation(len(part))] for part in trigrams]
-    order = generator("aro", "trigram order", caption).permutation(len(trigrams))
-    return (
-        among(content, "content"),
-        among([not take for take in content], "others"),
-        " ".join(word for part in within for word in part),
-        " ".join(word for k in order for word in trigrams[k]),
-    )
+VALSE: Final = (
+    *("existence", "plurals", "counting-small-quant", "counting-hard", "counting-adversarial", "relations"),
+    *("action-replacement", "actant-swap", "coreference-standard", "coreference-hard", "foil-it"),
+)
+# VALSE names the datasets that its images are from; these are the folders that they are unpacked to.
+VALSE_FOLDERS: Final = {
+    "coco2017": ("val2017", "coco2017", "coco_2017", "coco"),
+    "coco_2017": ("val2017", "coco_2017", "coco2017", "coco"),
+    "FOIL dataset": ("val2014", "FOIL dataset", "foil", "coco"),
+    "SWiG": ("images_512", "SWiG", "swig"),
+    "visual7w": ("images", "visual7w", "visual7w_images"),
+    "VisDial_v1.0": ("VisualDialog_val2018", "train2014", "VisDial_v1.0", "visdial"),
+}
 
 
-def _valse(annotations: Path, images: Path) -> Iterator[Example]:
+def _valse(annotations: Path, images: ImageFolders, protocol: Protocol) -> Iterator[Example]:
     for file in sorted(annotations.glob("*.json")):
         content = _load(file)
         if not isinstance(content, dict) or not all(isinstance(v, dict) and "foil" in v for v in content.values()):
@@ -129,47 +159,90 @@ def _valse(annotations: Path, images: Path) -> Iterator[Example]:
             # Two of three annotators must have found that the caption alone is true.
             if item["mturk"]["caption"] < 2:
                 continue
-            nested = images / item["dataset"] / item["image_file"]
-            picture = nested if nested.exists() else images / item["image_file"]
+            dataset, name = item["dataset"], item["image_file"]
+            folders = (dataset, *VALSE_FOLDERS.get(dataset, ()))
+            picture = images.find(*(f"{folder}/{name}" for folder in folders), name)
             yield Example(f"{file.stem}/{id}", file.stem, picture, (item["caption"], item["foil"]))
 
 
-def _vl_checklist(annotations: Path, images: Path) -> Iterator[Example]:
+VL_ROOTS: Final = {"vg": "vg", "vaw": "vg", "swig": "swig", "hake": "hake"}  # a list's images, by a word of its path
+
+
+def _vl_checklist(annotations: Path, images: ImageFolders, protocol: Protocol) -> Iterator[Example]:
     for file in sorted(annotations.rglob("*.json")):
         content = _load(file)
         if not isinstance(content, list) or not content or not isinstance(content[0], list):
             continue
         kind = str(file.relative_to(annotations).with_suffix(""))
-        for place, (picture, texts) in enumerate(content):
-            yield Example(f"{kind}/{place}", kind, images / picture, (texts["POS"][0], texts["NEG"][0]))
+        root = next((VL_ROOTS[word] for word in re.split(r"[/_]", kind) if word in VL_ROOTS), None)
+        for place, (path, texts) in enumerate(content[: protocol.most_texts // 2 or None]):
+            picture = images.find(*([f"{root}/{path}"] if root else []), path)
+            yield Example(f"{kind}/{place}", kind, picture, (texts["POS"][0], texts["NEG"][0]))
 
 
-def _winoground(annotations: Path, images: Path) -> Iterator[Example]:
+def _winoground(annotations: Path, images: ImageFolders, protocol: Protocol) -> Iterator[Example]:
     file = annotations / "examples.jsonl"
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     for item in map(json.loads, filter(str.strip, lines)):
         captions = (item["caption_0"], item["caption_1"])
         for which in (0, 1):
             stem = item[f"image_{which}"]
-            picture = images / (stem if Path(stem).suffix else f"{stem}.png")
+            name = stem if PurePosixPath(stem).suffix else f"{stem}.png"
             own = captions if which == 0 else captions[::-1]
+            picture = images.find(name, f"images/{name}")
             yield Example(f"{item['id']}/{which}", "winoground", picture, own, group=str(item["id"]))
 
 
-READERS: Final[dict[str, tuple[Callable[[Path, Path], Iterator[Example]], str]]] = {
-    "sugarcrepe": (_sugarcrepe, "add_att.json, ..., swap_obj.json"),
-    "aro": (
-        _aro,
-        "visual_genome_relation.json, visual_genome_attribution.json, coco_karpathy_test.json or flickr30k_test.json",
+@dataclass(frozen=True)
+class SuiteForm:
+    """`files`: what belongs to the suite, each with the names that it may have; `wanted` and `layout`, for messages."""
+
+    read: Callable[[Path, ImageFolders, Protocol], Iterator[Example]]
+    files: tuple[tuple[str, ...], ...]
+    wanted: str
+    layout: str
+
+
+def _each(names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    return tuple((f"{name}.json",) for name in names)
+
+
+SUITES: Final[dict[str, SuiteForm]] = {
+    "sugarcrepe": SuiteForm(
+        _sugarcrepe,
+        _each(SUGARCREPE),
+        "add_att.json, ..., swap_obj.json",
+        "COCO's val2017/<id>.jpg, or its images alone",
     ),
-    "valse": (_valse, "existence.json, ..., foil-it.json"),
-    "vl_checklist": (_vl_checklist, "lists of [picture, {POS, NEG}]"),
-    "winoground": (_winoground, "examples.jsonl"),
+    "aro": SuiteForm(
+        _aro,
+        (*_each(("visual_genome_relation", "visual_genome_attribution")), *ORDER.values()),
+        "visual_genome_relation.json, visual_genome_attribution.json, coco_karpathy_test.json or flickr30k_test.json",
+        "images/<id>.jpg of Visual Genome, val2014/ and test2014/ of COCO, flickr30k-images/",
+    ),
+    "valse": SuiteForm(
+        _valse,
+        _each(VALSE),
+        "existence.json, ..., foil-it.json",
+        "a folder for each dataset (coco2017, SWiG, visual7w, VisDial_v1.0, FOIL dataset) or those of their archives "
+        "(val2017, images_512, images, VisualDialog_val2018, train2014, val2014)",
+    ),
+    "vl_checklist": SuiteForm(
+        _vl_checklist,
+        (),
+        "lists of [picture, {POS, NEG}]",
+        "vg/VG_100K/, vg/VG_100K_2/, swig/ and hake/ below one folder",
+    ),
+    "winoground": SuiteForm(
+        _winoground, (("examples.jsonl",),), "examples.jsonl", "<image>.png, or images/<image>.png"
+    ),
 }
 
 
-def limited(examples: list[Example], limit: int) -> list[Example]:
-    """The first `limit` examples of each kind; of Winoground's both of a pair."""
+def limited(examples: list[Example], limit: int | None) -> list[Example]:
+    """The first `limit` examples of each kind; of Winoground both of a pair."""
+    if not limit:
+        return examples
     taken: dict[str, list[Example]] = {}
     for example in examples:
         taken.setdefault(example.kind, []).append(example)

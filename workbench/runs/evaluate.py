@@ -1,8 +1,9 @@
 """A finished run, measured on suites that training does not measure; the results land in the run."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,21 @@ from safetensors.torch import load_file
 from workbench.config.schema import Settings
 from workbench.config.settings import as_recorded
 from workbench.data.corpus import Corpus
+from workbench.data.image_files import ImageFolders
 from workbench.data.mixture import stores_of
 from workbench.data.pictures import Fit
 from workbench.data.sheet import write_sheet
 from workbench.data.store import Pictures, Store
 from workbench.errors import UserError
 from workbench.evaluation import corruptions
-from workbench.evaluation.compositional import Reader, Suite, broken
+from workbench.evaluation.compositional import Counts, Reader, Suite, broken, count_items, told_apart
 from workbench.evaluation.contract import Evaluation, Kept, Show, evaluate
 from workbench.evaluation.matching import hold_out
-from workbench.evaluation.published import limited, read_suite
+from workbench.evaluation.published import ORDER, Protocol, SuiteItems, read_suite
 from workbench.evaluation.retrieval import Gallery, Retrieval
 from workbench.evaluation.robustness import ALL, Robustness
 from workbench.evaluation.sentences import meaning_kept, rewriter
+from workbench.metrics import of_first
 from workbench.model.vilta import ViLTA
 from workbench.model.weights import at_resolution
 from workbench.outage import never
@@ -35,6 +38,8 @@ from workbench.training.prepare import corpus_of, pick_device, picture_features,
 from workbench.training.warm_start import new_model
 from workbench.trial.checkpoints import weights_of
 from workbench.workspace import Workspace
+
+WHOLE = 0.99  # of the items of a kind, to stand for the suite's
 
 
 @dataclass(frozen=True)
@@ -56,20 +61,27 @@ class Trained:
 
 @dataclass(frozen=True)
 class Result:
-    """`metrics` by their names in the run; `missing`: examples whose picture could not be read, and why."""
+    """`metrics` by their names in the run; `missing`: examples whose image could not be read, and why; `notes`: sentences that belong
+    to the scores; `partial`: why the scores must not stand for those of the whole, where they must not."""
 
     metrics: dict[str, float]
     examples: int
     missing: dict[str, str]
+    notes: list[str] = field(default_factory=list)
+    partial: str | None = None
 
 
 @dataclass(frozen=True)
 class Published:
-    """A suite or a task as it is published: the folder of its files, and that of its pictures."""
+    """A suite or a task as it is published: the folder of its files, and those of its images."""
 
     name: str
     annotations: Path
-    images: Path
+    images: tuple[Path, ...]
+
+    @property
+    def shown(self) -> str:
+        return " ".join(f"--images {folder}" for folder in self.images)
 
 
 @dataclass(frozen=True)
@@ -141,12 +153,11 @@ def check_data(run_id: str, then: str, now: str, packaged: bool, say: Callable[[
     )
 
 
-def evaluate_published(trained: Trained, files: Published, limit: int | None, how: How) -> Result:
+def evaluate_published(trained: Trained, files: Published, protocol: Protocol, how: How) -> Result:
     """A compositional suite, read from its published files."""
-    suite = files.name
-    examples = read_suite(suite, files.annotations, files.images)
-    if limit:
-        examples = limited(examples, limit)
+    images = ImageFolders.of(files.images)
+    read = read_suite(files.name, files.annotations, images, protocol)
+    items = told_apart(read, trained.corpus.tokeniser)
     settings = trained.settings
     reader = Reader(
         trained.model,
@@ -155,15 +166,67 @@ def evaluate_published(trained: Trained, files: Published, limit: int | None, ho
         trained.fit,
         settings.evaluation.batch_size,
     )
-    kept = how.kept(suite)
-    for name in [name for name, made in kept.made.items() if broken([made])]:
-        del kept.made[name]  # a picture that was missing may be there now
-    metrics = how.measure(trained, Suite(reader, suite, examples), kept)
-    missing = broken(kept.made.values())
-    if len(missing) == len(examples):
-        name, why = next(iter(missing.items()))
-        raise UserError(f"--images {files.images}: none of the {len(examples)} pictures can be read; {name}: {why}.")
-    return Result(metrics, len(examples) - len(missing), missing)
+    name = logged_name(files.name, protocol)
+    kept = how.kept(name)
+    for part in [part for part, made in kept.made.items() if broken([made])]:
+        del kept.made[part]  # an image that was missing may be there now
+    metrics = how.measure(trained, Suite(reader, name, items), kept)
+    missing = broken(kept.made[part.name] for part in Suite(reader, name, items).parts())
+    if len(missing) == len(items.examples):
+        raise UserError(
+            f"{files.shown}: none of the {len(items.examples):,} images can be read; {where(items, missing)}."
+        )
+    measured = {e.id for e in items.examples} - set(missing)
+    counts = count_items(items, measured)
+    notes = suite_notes(read, items, missing, protocol)
+    return Result(metrics, len(measured), missing, notes, not_whole(items, counts, missing))
+
+
+def logged_name(suite: str, protocol: Protocol) -> str:
+    """A part of a suite has a name of its own."""
+    name = suite
+    if suite == "vl_checklist" and protocol.most_texts != Protocol.most_texts:
+        name += f"-max-{protocol.most_texts}" if protocol.most_texts else "-all"
+    return name + (f"-first-{protocol.limit}" if protocol.limit else "")
+
+
+def suite_notes(read: SuiteItems, items: SuiteItems, missing: Mapping[str, str], protocol: Protocol) -> list[str]:
+    """What whoever reads the scores must know of them, a sentence each."""
+    notes = [f"{items.suite}: {' and '.join(items.absent)} not found, so these kinds are not measured"] * bool(
+        items.absent
+    )
+    if read.identical:
+        notes.append(
+            f"left out, since their captions read the same: {_by_kind(Counter(e.kind for e in read.identical))}"
+        )
+    if cut := Counter(e.kind for e in items.identical) - Counter(e.kind for e in read.identical):
+        notes.append(f"left out, since their captions have the same tokens for this model: {_by_kind(cut)}")
+    if missing:
+        kinds = {e.id: e.kind for e in items.examples}
+        notes.append(f"without an image: {_by_kind(Counter(kinds[id] for id in missing))}; {where(items, missing)}")
+    if items.suite == "aro" and any(e.kind in ORDER for e in items.examples):
+        notes.append(f"nouns and adjectives by the tagger `{protocol.tagger}`")
+    return notes
+
+
+def where(items: SuiteItems, missing: Mapping[str, str]) -> str:
+    return f"such as {next(iter(missing.values()))}; --images should hold {items.layout}"
+
+
+def not_whole(items: SuiteItems, counts: Mapping[str, Counts], missing: Mapping[str, str]) -> str | None:
+    """Why the scores must not stand for the suite's: of some kind too few items were measured."""
+    few = {
+        kind: f"{count.items:,} of {count.items + count.missing:,}"
+        for kind, count in counts.items()
+        if count.items < WHOLE * (count.items + count.missing)
+    }
+    if not few:
+        return None
+    return f"only a part of {items.suite} was measured ({_by_kind(few)}); {where(items, missing)}"
+
+
+def _by_kind(counts: Mapping[str, object]) -> str:
+    return ", ".join(f"{kind} {count}" for kind, count in counts.items())
 
 
 def evaluate_all_robustness(trained: Trained, limit: int | None, sentences: Sentences, how: How) -> Result:
@@ -179,7 +242,8 @@ def evaluate_all_robustness(trained: Trained, limit: int | None, sentences: Sent
     asked = f"{key('robustness', count, str(sentences.encoder), str(sentences.rewriter), sentences.prompt):016x}"
     robustness = Robustness(trained.model, data, trained.settings.evaluation.batch_size, disturbances, whole=True)
     metrics = how.measure(trained, robustness, how.kept(f"robustness-{asked}"))
-    return Result({name.replace("robustness/", "robustness_all/"): value for name, value in metrics.items()}, count, {})
+    named = {name.replace("robustness/", "robustness_all/"): value for name, value in metrics.items()}
+    return Result({of_first(name, limit): value for name, value in named.items()}, count, {})
 
 
 def corruption_sheet(trained: Trained, path: Path) -> None:
@@ -234,4 +298,4 @@ def evaluate_retrieval(trained: Trained, limit: int | None, shortlist: int, how:
         images = Gallery(features, shown.token_ids, shown.picture_of)
         retrieval = Retrieval(trained.model, images, shortlist, trained.settings.evaluation.batch_size)
     metrics = how.measure(trained, retrieval, how.kept(f"retrieval-{count}-{shortlist}"))
-    return Result({f"retrieval/{name}": value for name, value in metrics.items()}, count, {})
+    return Result({of_first(f"retrieval/{name}", limit): value for name, value in metrics.items()}, count, {})

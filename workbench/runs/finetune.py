@@ -94,7 +94,7 @@ def _task_splits(trained: Trained, tuning: Tuning, workspace: Path) -> dict[str,
     task, limit, files = tuning.task, tuning.limit, tuning.files
     if files is not None:
         side = trained.settings.data.image_size
-        return published(task, files.annotations, files.images, side, trained.fit, limit)
+        return published(task, files.annotations, files.images[0], side, trained.fit, limit)
     prepared = prepare(trained.settings, Workspace(workspace).cache, lambda *_: None)
     splits = {}
     for split in ("train", "val"):
