@@ -162,9 +162,9 @@ def _scores(table: pl.DataFrame, runs: Runs, guessed: Sequence[str]) -> Table:
 def _items_cell(row: dict[str, Any]) -> str:
     if row["items"] is None:
         return "–"
-    if not row["missing"]:
-        return f"{row['items']:,}"
-    return f"{row['items']:,} of {row['items'] + row['missing']:,} {PARTIAL}"
+    total = row["items"] + (row["missing"] or 0) + (row["identical"] or 0)
+    of = f" of {total:,}" if total > row["items"] else ""
+    return f"{row['items']:,}{of}{f' {PARTIAL}' if row['missing'] else ''}"
 
 
 def suite_figure(table: pl.DataFrame, arms: Sequence[str]) -> Figure:

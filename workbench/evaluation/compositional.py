@@ -16,7 +16,7 @@ import torch
 from workbench.data.pictures import Box, BrokenPicture, Fit, decode
 from workbench.data.text import Tokeniser
 from workbench.evaluation.contract import Made, Part
-from workbench.evaluation.matching import BLANK, match_scores
+from workbench.evaluation.matching import BLANK, match_scores_of_each
 from workbench.evaluation.published import Example, SuiteItems
 from workbench.model.vilta import ViLTA
 from workbench.randomness import key
@@ -64,9 +64,10 @@ def score_examples(reader: Reader, examples: Sequence[Example]) -> tuple[Scores,
     counts = [len(e.captions) for e in read_examples]
     rows = np.repeat([row_of[e.picture, e.box] for e in read_examples], counts)
     token_ids = reader.tokeniser.encode([caption for e in read_examples for caption in e.captions])
+    images_of_each = [(features, rows), (blank, np.zeros_like(rows))]
     seen, unseen = (
-        np.split(match_scores(model, image, at, token_ids, reader.batch_size), np.cumsum(counts)[:-1])
-        for image, at in ((features, rows), (blank, np.zeros_like(rows)))
+        np.split(scores, np.cumsum(counts)[:-1])
+        for scores in match_scores_of_each(model, images_of_each, token_ids, reader.batch_size)
     )
     ids = [e.id for e in read_examples]
     return dict(zip(ids, seen, strict=True)), dict(zip(ids, unseen, strict=True)), unread

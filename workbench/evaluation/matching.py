@@ -1,6 +1,6 @@
 """Image-text matching on held-out pairs: against random captions, foils, and captions that the model wrote itself."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -53,20 +53,28 @@ def hold_out(pairs: Pairs, features: Tensor) -> HeldOut:
     return HeldOut(pairs, features, token_ids, shuffled)
 
 
-@torch.no_grad()
 def match_scores(
     model: ViLTA, features: Tensor, rows: np.ndarray, token_ids: np.ndarray, batch_size: int
 ) -> np.ndarray:
-    """How much more likely than not picture `rows[i]` matches caption i: log odds, float64 [M]."""
-    device = features.device
-    scores = []
-    for start in range(0, len(rows), batch_size):
+    """How much more likely than not image `rows[i]` matches caption i: log odds, float64 [M]."""
+    return match_scores_of_each(model, [(features, rows)], token_ids, batch_size)[0]
+
+
+@torch.no_grad()
+def match_scores_of_each(
+    model: ViLTA, images: Sequence[tuple[Tensor, np.ndarray]], token_ids: np.ndarray, batch_size: int
+) -> list[np.ndarray]:
+    """As `match_scores`, the same captions with each of several `images` (features, rows), the captions encoded once."""
+    device = images[0][0].device
+    scores: list[list[np.ndarray]] = [[np.empty(0)] for _ in images]
+    for start in range(0, len(token_ids), batch_size):
         ids = torch.from_numpy(trim(token_ids[start : start + batch_size])).to(device)
-        image = model.adapt_image(features[torch.from_numpy(rows[start : start + batch_size]).to(device)])
-        _, pooled = model.fuse(model.encode_text(ids), image, ids)
-        logits = model.itm_logits(pooled).double()
-        scores.append((logits[:, 1] - logits[:, 0]).cpu().numpy())
-    return np.concatenate(scores) if scores else np.empty(0)
+        states = model.encode_text(ids)
+        for made, (features, rows) in zip(scores, images, strict=True):
+            image = model.adapt_image(features[torch.from_numpy(rows[start : start + batch_size]).to(device)])
+            logits = model.itm_logits(model.fuse(states, image, ids)[1]).double()
+            made.append((logits[:, 1] - logits[:, 0]).cpu().numpy())
+    return [np.concatenate(made) for made in scores]
 
 
 def random_caption_scores(
