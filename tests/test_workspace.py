@@ -323,7 +323,7 @@ PREPARE = """
 from pathlib import Path
 from workbench.data.captions import read_source
 from workbench.data.prepare import prepare_source
-reading = read_source(Path(sys.argv[2]) / "pictures", None, "whole")
+reading = read_source(Path(sys.argv[2]) / "pictures")
 print(prepare_source(reading, Path(sys.argv[2]) / "data" / "some[1]", 32, "crop", 1, lambda *_: None).fingerprint)
 """
 

@@ -109,6 +109,70 @@ def test_a_wrong_row_is_listed_and_the_others_go_on(tmp_path: Path) -> None:
     ]
 
 
+RAW = ['"Stop" says the sign', '6" pipe', '"6 pipe', '"Go"', '"a ""b"" c"', 'a "b"', "x"]
+READ = ('"Stop" says the sign', '6" pipe', '"6 pipe', "Go", 'a "b" c', 'a "b"', "x")
+
+
+@pytest.mark.parametrize("name", ["captions.tsv", "captions.csv"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_between_tabs_a_quote_may_be_text(tmp_path: Path, name: str, end: str) -> None:
+    picture(tmp_path / "a.png")
+    (tmp_path / name).write_bytes(end.join(["file\tcaption", *(f"a.png\t{row}" for row in RAW), ""]).encode())
+    assert read(tmp_path) == [("a.png", READ, "train")]
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ('a.png\t"one\ttwo"\nb.png\tthree\n', {"a.png": "one two", "b.png": "three"}),
+        ('a.png\t"one\ntwo"\nb.png\tthree\n', {"a.png": "one two", "b.png": "three"}),
+        ('a.png\t"one\nb.png\ttwo"\n', {"a.png": '"one', "b.png": 'two"'}),
+        ('a.png\t"one\nb.png\ttwo\nwrong\n', {"a.png": '"one', "b.png": "two"}),
+        ('a.png\t"one\ntwo"\nwrong\nb.png\tthree\n', {"a.png": "one two", "b.png": "three"}),
+    ],
+)
+def test_between_tabs_quotes_are_read_so_that_the_columns_agree(
+    tmp_path: Path, rows: str, told: dict[str, str]
+) -> None:
+    (tmp_path / "captions.tsv").write_text(f"file\tcaption\n{rows}")
+    reading = read_source(tmp_path)
+    assert {each.id: each.captions[0] for each in reading.found} == told
+    assert len(reading.broken) == rows.count("wrong")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "line"),
+    [
+        ("list.json", '[{"image": "a.png", "caption": "one"},\n {"image": "b.png", "cap', 2),
+        ("list.json", '[{"image": "a.png", "caption": "one"},\n {"image": "b.png"', 2),
+        ("captions_val.json", '{"images": [],\n"annotations": [\n', 2),
+        ("captions.jsonl", '{"file": "a.png", "caption": "one"}\n{"file": "b.png", "capt', 2),
+        ("captions.csv", 'file,caption\na.png,one\nb.png,"two\nand', 3),
+        ("captions.csv", 'file,caption\na.png,"one"\nb.png,"two\n', 3),
+        ("captions.csv", "file,caption\na.png,one\nb.p", 3),
+        ("captions.tsv", "file\tcaption\na.png\tone\nb.p", 3),
+        ("captions.txt", "image,caption\na.png,one\nb.p", 3),
+        ("x.token", "a.png#0\tone\nb.png#", 2),
+    ],
+)
+def test_a_file_that_is_cut_off_is_named_with_its_line(tmp_path: Path, name: str, text: str, line: int) -> None:
+    (tmp_path / name).write_text(text)
+    for path in (tmp_path / name, tmp_path):
+        with pytest.raises(UserError) as caught:
+            read_source(path)
+        assert str(caught.value).startswith(f"{tmp_path / name}:{line}: ")
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["captions.csv", "captions.jsonl", "x.json", "x.parquet", "x.token"])
+def test_a_file_that_may_not_be_read_is_one_sentence(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).symlink_to(tmp_path / name)  # nobody can read it, not even who may read everything
+    with pytest.raises(UserError, match=rf"{name}: .*(read|no file)"):
+        read_source(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "data", "said"),
     [

@@ -89,7 +89,7 @@ def test_karpathy_counts_restval_as_train(tmp_path: Path, name: str) -> None:
         entry["sentences"] = [{"raw": f"A {split} picture.", "tokens": []}, {"raw": RIGHT_TO_LEFT, "tokens": []}]
         entries.append(entry)
     (tmp_path / name).write_text(json.dumps({"dataset": "x", "images": entries}))
-    store = prepared(tmp_path / name, tmp_path / "out", images=tmp_path / "images")
+    store = prepared(tmp_path / name, tmp_path / "out", images=[tmp_path / "images"])
     assert [split for split, _ in captions(store).values()] == ["train", "train", "val", "test"]
     assert captions(store)["1"][1] == ["A restval picture.", RIGHT_TO_LEFT]
     assert "its split `other` is unknown" in reasons(store).values()
@@ -127,6 +127,233 @@ def test_albefs_lists(tmp_path: Path) -> None:
     (tmp_path / "sbu.json").write_text(json.dumps(entries))
     store = prepared(tmp_path / "sbu.json", tmp_path / "out")
     assert captions(store) == {"a/1.jpg": ("train", ["one", "eins"]), "a/2.jpg": ("train", ["two", "deux"])}
+
+
+def found_at(path: Path, **options: object) -> dict[str, Path]:
+    return {each.id: each.place.path for each in read_source(path, **options).found}  # type: ignore[arg-type]
+
+
+def test_paths_of_the_authors_machine_are_matched_by_their_end(tmp_path: Path) -> None:
+    """As in ALBEF's list of pairs: one list, images of two corpora."""
+    there = [jpeg(tmp_path / "coco" / folder / "7.jpg") for folder in ("train2014", "val2014")]
+    there.append(jpeg(tmp_path / "vg" / "VG_100K_2" / "8.jpg"))
+    names = ["/export/them/coco/images/train2014/7.jpg", "/export/them/coco/images/val2014/7.jpg"]
+    names += ["/export/them/visual-genome/image/8.jpg", "/export/them/visual-genome/image/9.jpg"]
+    file = tmp_path / "pairs.json"
+    file.write_text(json.dumps([{"image": name, "caption": f"of {name}"} for name in names]))
+    roots = [tmp_path / "coco", tmp_path / "vg"]
+    expected = dict(zip(names, [*there, Path(names[3])], strict=True))
+    assert found_at(file, images=roots) == expected
+    store = prepared(file, tmp_path / "out", images=roots)
+    assert store.pairs["id"].to_list() == names[:3]
+    assert reasons(store) == {names[3]: "the picture is missing"}
+    with pytest.raises(UserError, match="--images: there is no folder"):
+        read_source(file, [tmp_path / "coco", tmp_path / "nowhere"])
+
+
+def test_paths_of_the_authors_machine_are_found_beside_the_list(tmp_path: Path) -> None:
+    there = jpeg(tmp_path / "images" / "train2014" / "7.jpg")
+    (tmp_path / "pairs.json").write_text('[{"image": "/export/them/images/train2014/7.jpg", "caption": "one"}]')
+    assert list(found_at(tmp_path).values()) == [there]
+
+
+def test_a_missing_image_is_not_replaced_by_another_of_its_name(tmp_path: Path) -> None:
+    jpeg(tmp_path / "a" / "1.jpg")
+    jpeg(tmp_path / "old" / "2.jpg")
+    (tmp_path / "captions.csv").write_text("file,caption\na/1.jpg,one\na/2.jpg,two\n")
+    store = prepared(tmp_path, tmp_path / "out")
+    assert captions(store) == {"a/1.jpg": ("train", ["one"])}
+    assert reasons(store) == {"a/2.jpg": "the picture is missing"}
+
+
+@pytest.mark.parametrize("file", ["region_descriptions.json", "annotations/region_descriptions.json"])
+@pytest.mark.parametrize("given", [False, True])
+def test_visual_genome_as_meter_lays_it_out(tmp_path: Path, file: str, given: bool) -> None:
+    there = [jpeg(tmp_path / "images" / "VG_100K" / "1.jpg"), jpeg(tmp_path / "images" / "VG_100K_2" / "2.jpg")]
+    regions = [{"id": id, "regions": [{"region_id": id, "phrase": f"part of {id}"}]} for id in (1, 2)]
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(json.dumps(regions))
+    made = found_at(tmp_path / file, images=[tmp_path]) if given else found_at(tmp_path)
+    assert made == {"1": there[0], "2": there[1]}
+
+
+def test_visual_genomes_two_folders_may_be_given_each(tmp_path: Path) -> None:
+    there = [jpeg(tmp_path / "one" / "1.jpg"), jpeg(tmp_path / "two" / "2.jpg")]
+    regions = [{"id": id, "regions": [{"region_id": id, "phrase": f"part of {id}"}]} for id in (1, 2)]
+    (tmp_path / "region_descriptions.json").write_text(json.dumps(regions))
+    made = found_at(tmp_path / "region_descriptions.json", images=[tmp_path / "one", tmp_path / "two"])
+    assert list(made.values()) == there
+
+
+def test_karpathys_splits_in_a_folder_beside_the_images(tmp_path: Path) -> None:
+    there = [jpeg(tmp_path / "train2014" / "1.jpg"), jpeg(tmp_path / "val2014" / "2.jpg")]
+    images = [
+        {"filename": path.name, "filepath": path.parent.name, "split": "train", "sentences": [{"raw": "one"}]}
+        for path in there
+    ]
+    (tmp_path / "karpathy").mkdir()
+    (tmp_path / "karpathy" / "dataset_coco.json").write_text(json.dumps({"images": images}))
+    assert list(found_at(tmp_path).values()) == there
+
+
+FLICKR = {
+    "results_20130124.token": "".join(f"{k}.jpg#{n}\tNumber {n}, of {k}\n" for k in (1, 2) for n in range(5)),
+    "Flickr8k.token.txt": "".join(f"{k}.jpg#{n}\tNumber {n}, of {k}\n" for k in (1, 2) for n in range(5)),
+    "captions.txt": "image,caption\n" + "".join(f"{k}.jpg,Number {n}, of {k}\n" for k in (1, 2) for n in range(5)),
+    "results.csv": "image_name| comment_number| comment\n"
+    + "".join(f"{k}.jpg| {n}| Number {n}, of {k}\n" for k in (1, 2) for n in range(5)),
+}
+FLICKR_QUOTED = "image,caption\n" + "".join(f'{k}.jpg,"Number {n}, of {k}"\n' for k in (1, 2) for n in range(5))
+
+
+@pytest.mark.parametrize(("name", "text"), [*FLICKR.items(), ("captions.txt", FLICKR_QUOTED)])
+@pytest.mark.parametrize("images", [".", "Images", "flickr30k-images", "Flicker8k_Dataset", "some/where"])
+def test_flickr_has_five_captions_an_image(tmp_path: Path, name: str, text: str, images: str) -> None:
+    there = [jpeg(tmp_path / images / f"{k}.jpg") for k in (1, 2)]
+    (tmp_path / name).write_text(text)
+    for path in (tmp_path, tmp_path / name):
+        found = read_source(path).found
+        assert [each.id for each in found] == ["1.jpg", "2.jpg"]
+        assert [each.captions for each in found] == [tuple(f"Number {n}, of {k}" for n in range(5)) for k in (1, 2)]
+        assert [each.place.path for each in found] == there
+
+
+def test_flickrs_row_without_a_separator_is_read(tmp_path: Path) -> None:
+    jpeg(tmp_path / "1.jpg")
+    rows = FLICKR["results.csv"].replace("1.jpg| 4| Number 4, of 1", "1.jpg| 4   A horse trots over the sand .")
+    (tmp_path / "results.csv").write_text(rows + '3.jpg| 0| 4 dogs "at" play | run\n4.jpg\n')
+    reading = read_source(tmp_path)
+    assert reading.found[0].captions[4] == "A horse trots over the sand ."
+    assert reading.found[2].captions == ('4 dogs "at" play | run',)
+    assert [what for what, _ in reading.broken] == ["results.csv, line 13"]
+
+
+def test_captions_with_quotes_of_their_own_in_flickrs_text(tmp_path: Path) -> None:
+    jpeg(tmp_path / "1.jpg")
+    rows = ['"Stop", says the sign', '"a dog, a ""cat"""', 'a 6" pipe, wet', "plain"]
+    (tmp_path / "captions.txt").write_text("image,caption\n" + "".join(f"1.jpg,{row}\n" for row in rows))
+    (found,) = read_source(tmp_path).found
+    assert found.captions == ('"Stop", says the sign', 'a dog, a "cat"', 'a 6" pipe, wet', "plain")
+
+
+def test_a_text_that_only_has_a_name_of_flickrs_is_the_caption_of_an_image(tmp_path: Path) -> None:
+    for name in ("captions", "b"):
+        jpeg(tmp_path / f"{name}.jpg").with_suffix(".txt").write_text(f"of {name}")
+    (tmp_path / "results.csv").write_text("step,loss\n1,2\n")
+    assert list(found_at(tmp_path)) == ["b.jpg", "captions.jpg"]
+
+
+def downloaded(home: Path, shard: str, tar: bool = False) -> None:
+    """Two images and two failures as img2dataset leaves them."""
+    rows = []
+    members = []
+    picture = jpeg(home / "p.tmp").read_bytes()
+    for place, error in enumerate((None, "HTTP Error 404: Not Found", None, None)):
+        key = f"{shard}{place:04d}"
+        status = "failed_to_download" if error else "failed_to_resize" if place == 3 else "success"
+        record = {"url": "https://some.where/x", "caption": f"of {key}", "key": key, "status": status}
+        record |= {"error_message": error, "width": 60}  # type: ignore[dict-item]
+        rows.append(record)
+        if status == "success":
+            told = json.dumps(record).encode()
+            members += [(f"{key}.jpg", picture), (f"{key}.txt", f"of {key}".encode()), (f"{key}.json", told)]
+    (home / "p.tmp").unlink()
+    pl.DataFrame(rows).write_parquet(home / f"{shard}.parquet")
+    (home / f"{shard}_stats.json").write_text(json.dumps({"count": 4, "successes": 2, "status_dict": {"success": 2}}))
+    if tar:
+        tar_of(home / f"{shard}.tar", members)
+    for name, content in [] if tar else members:
+        (home / shard).mkdir(exist_ok=True)
+        (home / shard / name).write_bytes(content)
+
+
+def test_img2datasets_files_are_a_folder(tmp_path: Path) -> None:
+    for shard in ("00000", "00001"):
+        downloaded(tmp_path, shard)
+    (tmp_path / "00001" / "000010009.json").write_text('{"status": "failed_to_download", "error_message": "timed out"}')
+    store = prepared(tmp_path, tmp_path / "out")
+    assert store.facts["form"] == "folder"
+    assert captions(store) == {
+        f"{shard}/{shard}{place:04d}.jpg": ("train", [f"of {shard}{place:04d}"])
+        for shard in ("00000", "00001")
+        for place in (0, 2)
+    }
+    failures = {"0001": "it has no picture (HTTP Error 404: Not Found)", "0003": "it has no picture (failed_to_resize)"}
+    told = {f"{shard}/{shard}{key}": why for shard in ("00000", "00001") for key, why in failures.items()}
+    assert reasons(store) == told | {"00001/000010009": "it has no picture (timed out)"}
+    # A shard alone, which has a record beside each image.
+    assert list(found_at(tmp_path / "00000")) == ["000000000.jpg", "000000002.jpg"]
+    with pytest.raises(UserError, match=r"00000\.parquet: img2dataset's record .* names no files; give the folder"):
+        read_source(tmp_path / "00000.parquet")
+
+
+def test_img2datasets_tars_have_their_failures_beside(tmp_path: Path) -> None:
+    downloaded(tmp_path, "00000", tar=True)
+    reading = read_source(tmp_path)
+    assert [each.id for each in reading.found] == ["00000/000000000", "00000/000000002"]
+    assert dict(reading.broken) == {
+        "00000/000000001": "it has no picture (HTTP Error 404: Not Found)",
+        "00000/000000003": "it has no picture (failed_to_resize)",
+    }
+
+
+STRAYS = {
+    "package.json": '{"name": "x"}',
+    "list.json": "[1, 2]",
+    "metadata.json": '{"licence": "x"}',
+    "dataset_info.json": '{"features": {}}',
+    "results.csv": "step,loss\n1,2\n",
+}
+
+
+def test_other_files_beside_images_with_captions_are_passed_by(tmp_path: Path) -> None:
+    jpeg(tmp_path / "a.jpg").with_suffix(".txt").write_text("one")
+    pl.DataFrame({"x": [1]}).write_parquet(tmp_path / "numbers.parquet")
+    for name, text in STRAYS.items():
+        (tmp_path / name).write_text(text)
+    reading = read_source(tmp_path)
+    assert (reading.form, [each.id for each in reading.found], reading.broken) == ("folder", ["a.jpg"], [])
+    (tmp_path / "notes.json").write_text('[{"image": "a.jpg", "capt')
+    ((what, why),) = read_source(tmp_path).broken
+    assert what == "notes.json"
+    assert f"{tmp_path}/notes.json:1: not readable as JSON" in why
+    (tmp_path / "list.json").write_text('[{"image": "a.jpg", "caption": "of the list"}]')
+    # Beside annotations that are whole, broken ones would be missed.
+    with pytest.raises(UserError, match=r"notes\.json:1: not readable as JSON"):
+        read_source(tmp_path)
+    (tmp_path / "notes.json").unlink()
+    assert [each.captions for each in read_source(tmp_path).found] == [("of the list",)]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("captions.csv", 'file,caption\na.jpg,"one\n', r"captions\.csv:2: not a readable csv"),
+        ("captions.csv", "name,words\na.jpg,one\n", "column `file` is missing"),
+        ("captions_x.json", '{"annotations": [', r"captions_x\.json:1: not readable"),
+        ("metadata.jsonl", "{\n", r"metadata\.jsonl:1: not a readable jsonl"),
+    ],
+)
+def test_broken_annotations_that_were_meant_are_named(tmp_path: Path, name: str, text: str, said: str) -> None:
+    jpeg(tmp_path / "a.jpg").with_suffix(".txt").write_text("one")
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=said):
+        read_source(tmp_path)
+
+
+def test_repeated_captions_are_counted(tmp_path: Path) -> None:
+    jpeg(tmp_path / "a.jpg")
+    jpeg(tmp_path / "b.jpg")
+    (tmp_path / "captions.csv").write_text("file,caption\na.jpg,one\na.jpg,two\na.jpg,one \na.jpg,one\nb.jpg,one\n")
+    told = describe(prepared(tmp_path, tmp_path / "out"))
+    assert told.facts["repeated_captions"] == 2
+    assert "repeated captions of an image, dropped: 2" in told.text
+    facts = json.loads((tmp_path / "out" / "prepared.json").read_text())
+    del facts["repeated_captions"]  # as it was before they were counted
+    (tmp_path / "out" / "prepared.json").write_text(json.dumps(facts))
+    older = describe(open_store(tmp_path / "out"))
+    assert older.facts["repeated_captions"] is None
+    assert "repeated captions" not in older.text
 
 
 @pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "parquet"])

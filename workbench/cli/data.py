@@ -35,11 +35,14 @@ def data_prepare(
         Path,
         typer.Option(
             "--from",
-            help="COCO's, Karpathy's or Visual Genome's JSON, a list of {image, caption}, a .csv / .jsonl / .parquet, a tar or folder of "
-            "tars, or a folder that holds one of these, or pictures with a .txt beside each.",
+            help="COCO's, Karpathy's or Visual Genome's JSON, a list of {image, caption}, Flickr's .token, a .csv / "
+            ".jsonl / .parquet, a tar or folder of tars, or a folder that holds one of these, or pictures with a .txt "
+            "beside each.",
         ),
     ],
-    images: Annotated[Path | None, typer.Option(help="Where the pictures lie, if not beside.")] = None,
+    images: Annotated[
+        list[Path] | None, typer.Option(help="A folder in which the pictures lie, if not beside; may be given again.")
+    ] = None,
     side: Annotated[
         int, typer.Option(help="Stored side in pixels; a little more than the model's.", min=16, max=1024)
     ] = 256,
@@ -70,7 +73,7 @@ def data_prepare(
     if "/" in name or name.startswith("."):
         raise UserError(f"{name}: a name has no slash and does not start with a dot.")
     console = console_for(as_json)
-    reading = read_source(source, images, regions)
+    reading = read_source(source, images or (), regions)
     with counted(console, "pictures") as show:
         made = prepare_source(
             reading,

@@ -44,8 +44,8 @@ def find_pairs(folder: Path, exclude: str | None = None) -> list[CaptionedFile]:
 
 
 def read_pictures(pictures: Iterable[Path], into: np.ndarray) -> dict[int, str]:
-    """Puts the pictures one after another into uint8 [N, 3, side, side], whole, centred on white; turned as their EXIF says. Gives, by its
-    place among `pictures`, why one is left out that is missing or broken."""
+    """Puts the pictures one after another into uint8 [N, 3, side, side], whole, centred on white; turned as their EXIF
+    says. Gives, by its place among `pictures`, why one is left out that is missing or broken."""
     broken: dict[int, str] = {}
     for place, path in enumerate(pictures):
         try:

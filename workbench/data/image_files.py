@@ -1,4 +1,5 @@
-"""Where the image files lie that a published file names: in a documented layout below one of several folders, or anywhere below them."""
+"""Where the image files lie that a published file names: in a documented layout below one of several folders, or
+anywhere below them."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -30,31 +31,41 @@ class ImageFolders:
         return cls(expanded)
 
     def find(self, *names: str) -> Path:
+        """As `search`; where there is no such file, the first root's path of the first name, which does not exist."""
+        return self.search(*names) or self.roots[0].joinpath(*_relative(PurePosixPath(names[0]).parts))
+
+    def search(self, *names: str) -> Path | None:
         """The file that has one of these `names`, which are paths relative to a root, the documented one first.
 
-        Each name is tried as it is; then without its first folders, since a list may hold the paths of its author's machine; last, any
-        file below the roots whose path ends like one of the names. Gives the first root's path of the first name, which does not exist,
-        where there is no such file, or where several are equally good.
+        Each name is tried as it is; then without its first folders, since a list may hold the paths of its author's
+        machine; last, any file below the roots whose path ends like one of the names. None where there is no such file,
+        or where several are equally good.
         """
-        tails = [PurePosixPath(name).parts for name in names]
-        for drop in range(max(map(len, tails))):
+        tails = [tail for name in names if (tail := PurePosixPath(name).parts)]
+        for drop in range(max(map(len, tails), default=0)):
             for root in self.roots:
                 for tail in tails:
                     if drop < len(tail) and self._holds(path := os.path.join(root, *tail[drop:])):
                         return Path(path)
-        return self._anywhere(tails) or self.roots[0].joinpath(*_relative(tails[0]))
+        return self._anywhere(tails)
+
+    def exactly(self, *names: str) -> Path | None:
+        """The first root's file of the first of these names that has one."""
+        paths = (os.path.join(root, name) for name in names for root in self.roots)
+        return next((Path(path) for path in paths if self._holds(path)), None)
 
     def _holds(self, path: str) -> bool:
         folder, name = os.path.split(path)
         if folder not in self._listed:
             try:
                 self._listed[folder] = frozenset(os.listdir(folder))
-            except OSError:
+            except (OSError, ValueError):  # no such folder, or no name that a folder can have
                 self._listed[folder] = frozenset()
         return name in self._listed[folder]
 
     def _anywhere(self, tails: Sequence[tuple[str, ...]]) -> Path | None:
-        """The file below the roots that has most of the last parts of a name in common with it; of several, the one nearest to its root."""
+        """The file below the roots that has most of the last parts of a name in common with it; of several, the one
+        nearest to its root."""
         best: dict[tuple[int, int], set[str]] = {}
         for tail in tails:
             for depth, path in self._by_name.get(tail[-1], []):
@@ -72,6 +83,29 @@ class ImageFolders:
                     depth = len(path.relative_to(root).parts)
                     found.setdefault(path.name, []).append((depth, str(path)))
         return found
+
+
+def ranked(names: Sequence[str], folders: Sequence[Path]) -> list[Path]:
+    """The folders, those first below which most of the first images are."""
+    some = names[:50]
+    # Where columns are swapped a caption is asked for, which is longer than a name may be.
+    return sorted(folders, key=lambda folder: -sum(os.path.exists(folder / name) for name in some))
+
+
+def places_of(
+    wanted: Sequence[Sequence[str]], folders: Sequence[Path], images: ImageFolders, beside: Path
+) -> list[Path]:
+    """Where each image lies, by its names, the documented one first.
+
+    That is below one of the documented `folders`; else where `images` (given by hand) finds it; where none was given
+    and not one image lies as documented, where it is found below the folder `beside`. An image that nobody has gets its
+    first name below the first folder.
+    """
+    documented = ImageFolders(tuple(folders))
+    exact = [documented.exactly(*names) for names in wanted]
+    # Where some lie as documented the others are missing, and a file elsewhere of such a name is another image.
+    search = images if images.roots else ImageFolders(() if any(exact) else (beside,))
+    return [path or search.search(*names) or folders[0] / names[0] for path, names in zip(exact, wanted, strict=True)]
 
 
 def _relative(parts: tuple[str, ...]) -> tuple[str, ...]:

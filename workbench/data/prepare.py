@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from workbench.data.archives import Archives, Packed
 from workbench.data.cache import alone, new_array
-from workbench.data.pictures import BrokenPicture, Fit
+from workbench.data.pictures import BrokenPicture, Fit, decode
 from workbench.data.reading import Found, Reading
 from workbench.data.store import FACTS, Store, checksum, open_store
 from workbench.errors import UserError
@@ -29,6 +30,7 @@ from workbench.stop import end_with_parent
 VERSION = 1  # raise it whenever a change alters the pixels
 SHARD = 256  # pictures of a shard at least, ...
 SHARDS = 400  # ... and shards of a corpus at most, since each is an open file
+ARCHIVES = Archives()  # of this process: a shard goes on in the tar in which the one before it ended
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,17 @@ def prepare_source(
     progress: Callable[[int, int], None],
     in_place: bool = False,
 ) -> Store:
-    """Writes the pictures and captions of `reading` to the folder `home`; `progress(done, of how many)` counts pictures.
+    """Writes the pictures and captions of `reading` to the folder `home`; `progress(done, of how many)` counts them.
 
-    `in_place`: every picture is looked at, but left where it is and decoded anew whenever it is read. A picture that cannot be read is listed with its reason and left out. Raises UserError where `home` is taken, the disk is
-    too small, or no picture at all can be read.
+    `in_place`: every picture is looked at, but left where it is and decoded anew whenever it is read. A picture that
+    cannot be read is listed with its reason and left out. Raises UserError where `home` is taken, the disk is too
+    small, a compressed archive is to be read in place, or no picture at all can be read.
     """
+    packed = next((picture.place for picture in reading.found if isinstance(picture.place, Packed)), None)
+    if in_place and packed is not None:
+        raise UserError(
+            f"{packed.path}: in a compressed archive no picture can be read alone; unpack it, or leave --in-place away."
+        )
     fingerprint = f"{key('prepared', VERSION, side, fit, str(in_place), *_content(reading)):016x}"
     if (made := _made(home, fingerprint)) is not None:
         return made
@@ -109,14 +117,17 @@ def _prepared(
     free = shutil.disk_usage(half).free
     if not in_place and (needed := pictures * 3 * side**2) > free:
         raise UserError(
-            f"{home}: {pictures:,} pictures of {side} px need {needed / 1e9:,.1f} GB and {free / 1e9:,.1f} GB are free; make room "
-            "take a smaller --side, or --in-place."
+            f"{home}: {pictures:,} pictures of {side} px need {needed / 1e9:,.1f} GB and {free / 1e9:,.1f} GB are "
+            "free; make room, take a smaller --side, or --in-place."
         )
     done = len(reading.found) - pictures
     progress(done, len(reading.found))
-    for finished in _run(todo, workers):
-        done += finished
-        progress(done, len(reading.found))
+    try:
+        for finished in _run(todo, workers):
+            done += finished
+            progress(done, len(reading.found))
+    finally:
+        ARCHIVES.close()
     _finish(
         half,
         shards,
@@ -174,27 +185,42 @@ def _ignore_interrupt() -> None:
 
 
 def write_shard(shard: Shard) -> int:
-    """Decodes the pictures of a shard and writes its file, then its facts. The place of a broken picture stays black."""
-    kept, broken = [], []
+    """Decodes the pictures of a shard and writes its file, then its facts. Of a broken one the pixels stay black."""
+    kept, broken = [], {}
     half = shard.file.with_suffix(".half")
     pixels = None if shard.in_place else new_array(half, (len(shard.found), 3, shard.side, shard.side))
-    for place, picture in enumerate(shard.found):
+    for place in _as_they_lie(shard.found):
+        picture = shard.found[place]
         try:
-            made = picture.place.picture(shard.side, shard.fit, picture.box)
+            made = _decoded(picture, shard.side, shard.fit)
             kept.append(place)
             if pixels is not None:
                 pixels[place] = made
         except (BrokenPicture, OSError) as error:
-            broken.append((picture.id, str(error)))
+            broken[place] = (picture.id, str(error))
     facts: dict[str, Any] = {"file": None, "rows": len(shard.found)}
     if pixels is not None:
         pixels.flush()
         facts |= {"file": shard.file.name, "bytes": half.stat().st_size, "checksum": checksum(half)}
         os.replace(half, shard.file)
     written = shard.facts.with_suffix(".half")
-    written.write_text(json.dumps(facts | {"kept": kept, "broken": broken}))
+    written.write_text(
+        json.dumps(facts | {"kept": sorted(kept), "broken": [broken[place] for place in sorted(broken)]})
+    )
     os.replace(written, shard.facts)
     return len(shard.found)
+
+
+def _as_they_lie(found: Sequence[Found]) -> list[int]:
+    """The pictures' places in a list, archive by archive, from the front of each to its back."""
+    archives = {path: number for number, path in enumerate(dict.fromkeys(picture.place.path for picture in found))}
+    return sorted(range(len(found)), key=lambda k: (archives[found[k].place.path], found[k].place.offset))
+
+
+def _decoded(picture: Found, side: int, fit: Fit) -> np.ndarray:
+    """uint8 [3, side, side]; raises BrokenPicture or OSError."""
+    place = picture.place
+    return decode(place.path if place.size is None else ARCHIVES.read(place), side, fit, picture.box)
 
 
 def _finish(half: Path, shards: list[Shard], reading: Reading, facts: dict[str, Any]) -> None:
@@ -232,7 +258,7 @@ def _finish(half: Path, shards: list[Shard], reading: Reading, facts: dict[str, 
         {name: entry[name] for name in ("file", "rows", "bytes", "checksum")} for entry in entries if entry["file"]
     ]
     whole = f"{key('store', captions, *(entry['checksum'] for entry in listed)):016x}"
-    counts = {"pictures": len(kept), "broken": len(broken)}
+    counts = {"pictures": len(kept), "broken": len(broken), "repeated_captions": reading.repeated}
     text = json.dumps(facts | counts | {"captions": captions, "checksum": whole, "shards": listed}, indent=1)
     (half / FACTS).write_text(text, encoding="utf-8")
     for shard in shards:

@@ -1,15 +1,24 @@
-"""What a reader of published captions gives: pictures, each by the place of its bytes, with their captions; and what it left out."""
+"""What a reader of published captions gives: pictures, each by the place of its bytes, with their captions; and what
+it left out."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from workbench.data.pictures import Box, Fit, decode
+from workbench.errors import UserError
+from workbench.files import decoded
 
+Regions = Literal["whole", "crop"]  # of Visual Genome: captions of the whole image, or of parts that are cut out
+SPLITS = {"train": "train", "restval": "train", "val": "val", "validation": "val", "test": "test"}
 LEFTOVERS = ("._", "__MACOSX")  # how the names begin of what macOS leaves beside files and in archives
+
+
+class UnknownForm(UserError):
+    """A file that is whole, but holds no captions of a known form."""
 
 
 @dataclass(frozen=True)
@@ -43,27 +52,30 @@ class Found:
 
 @dataclass
 class Reading:
-    """What a source holds. `broken`: (what, why it is left out)."""
+    """What a source holds. `broken`: (what, why it is left out); `repeated`: captions that an image had already."""
 
     form: str
     found: list[Found] = field(default_factory=list)
     broken: list[tuple[str, str]] = field(default_factory=list)
+    repeated: int = 0
 
     def add(self, id: str, captions: Iterable[Any], split: str, place: Place, box: Box | None = None) -> None:
         """Takes a picture with its captions, white space made single, empty and repeated ones left out."""
-        texts = dict.fromkeys(" ".join(_whole(text).split()) for text in captions if isinstance(text, str))
-        kept = tuple(text for text in texts if text)
+        texts = [" ".join(_whole(text).split()) for text in captions if isinstance(text, str)]
+        told = [text for text in texts if text]
+        kept = tuple(dict.fromkeys(told))
         if _whole(f"{id}{place.path}") != f"{id}{place.path}":
             self.broken.append((_whole(id), "its name is no UTF-8 text; rename it"))
         elif kept:
             self.found.append(Found(id, kept, split, place, box))
+            self.repeated += len(told) - len(kept)
         else:
             self.broken.append((id, "it has no caption"))
 
     def without_repeats(self) -> "Reading":
         """The first picture of each id, the others listed as broken."""
         seen: set[str] = set()
-        first = Reading(self.form, broken=list(self.broken))
+        first = Reading(self.form, broken=list(self.broken), repeated=self.repeated)
         for picture in self.found:
             if picture.id in seen:
                 first.broken.append((picture.id, "its id occurs twice; the first one is kept"))
@@ -76,6 +88,18 @@ class Reading:
 def is_leftover(name: str) -> bool:
     """A file or folder that macOS leaves behind, which has a picture's name and no picture's content."""
     return name.startswith(LEFTOVERS)
+
+
+def text_of(file: Path) -> str:
+    """The text of a file. Raises UserError where it cannot be read or is no text."""
+    try:
+        return decoded(file.read_bytes(), file)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}).") from error
+
+
+def cut_off(file: Path, line: int, why: str) -> UserError:
+    return UserError(f"{file}:{line}: the file ends in the middle of an entry ({why}); get it again, it is cut off.")
 
 
 def _whole(text: str) -> str:

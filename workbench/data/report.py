@@ -40,6 +40,9 @@ def describe(store: Store) -> Description:
         "captions": len(words),
         "pairs_by_split": dict(pairs.group_by("split").len().sort("split").iter_rows()),
         "captions_per_picture": {"mean": captions.mean(), "least": fewest, "most": most},
+        "repeated_captions": store.facts.get(
+            "repeated_captions"
+        ),  # none where it was prepared before they were counted
         "words_per_caption": {"mean": words.mean(), "median": words.median(), "most": words.max()},
         "side": store.side,
         "fit": store.facts["fit"],
@@ -50,7 +53,8 @@ def describe(store: Store) -> Description:
     }
     splits = ", ".join(f"{count:,} {split}" for split, count in facts["pairs_by_split"].items())
     lines = [
-        f"{store.name}: {facts['pictures']:,} pictures ({splits}) with {facts['captions']:,} captions, form: {facts['form']}",
+        f"{store.name}: {facts['pictures']:,} pictures ({splits}) with {facts['captions']:,} captions, "
+        f"form: {facts['form']}",
         f"captions per picture: {len(words) / len(pairs):.2f} on average, {fewest} to {most}",
         f"read as: {store.side} x {store.side} px ({facts['fit']}), "
         + (
@@ -66,6 +70,8 @@ def describe(store: Store) -> Description:
             "all captions are equal: every pair is a true one, so matching has nothing but false negatives to learn "
             "from"
         )
+    if facts["repeated_captions"]:
+        lines.append(f"repeated captions of an image, dropped: {facts['repeated_captions']:,}")
     if len(store.broken):
         lines.append(f"left out: {len(store.broken):,}, all of them listed in {store.home / 'broken.parquet'}")
         for row in reasons.head(SHOWN).iter_rows(named=True):

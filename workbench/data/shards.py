@@ -1,69 +1,103 @@
 """Webdataset tars as img2dataset writes them (CC3M, SBU, CC12M): `KEY.jpg`, `KEY.txt`, `KEY.json` one after the other.
 
-Nothing is extracted: a picture is the bytes at its place in the tar.
+Nothing is extracted: a picture is the bytes at its place in the tar. Texts are read on the way, from the same open
+file.
 """
 
-import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import IO
 
+from workbench.data.archives import BUFFER, DAMAGES, Packed, stem, unpacked
 from workbench.data.pictures import SUFFIXES
 from workbench.data.reading import Place, Reading, is_leftover
+from workbench.data.sources.downloads import facts_of, failed, reason
+
+TEXTS = (".txt", ".json")
 
 
-def read_tars(tars: list[Path]) -> Reading:
-    """The pictures of all tars, in their order. A tar that is cut short gives what is whole in it."""
+@dataclass
+class Sample:
+    """The members with one key, by their suffix."""
+
+    key: str
+    images: dict[str, Place] = field(default_factory=dict)
+    texts: dict[str, bytes] = field(default_factory=dict)
+
+
+def read_tars(tars: Sequence[Path], home: Path) -> Reading:
+    """The pictures of all tars, in their order, named after the tars' places below `home`.
+
+    A tar that is cut short gives what is whole in it. What could not be downloaded is told in a .parquet beside.
+    """
     reading = Reading("webdataset")
     for tar in tars:
-        for key, members in _samples(tar, reading):
-            id = f"{tar.stem}/{key}"
-            pictures = [place for suffix, place in members.items() if suffix in SUFFIXES]
-            facts = _facts(members.get(".json"))
-            if not pictures:
-                status = facts.get("error_message") or facts.get("status") or "no picture beside its caption"
-                reading.broken.append((id, f"it has no picture ({status})"))
-                continue
-            text = members[".txt"].read().decode("utf-8", "replace") if ".txt" in members else facts.get("caption")
-            reading.add(id, [text], "train", pictures[0])
+        name = (tar.parent / stem(tar)).relative_to(home)
+        keys = set()
+        for sample in _samples(tar, str(tar.relative_to(home)), reading):
+            keys.add(sample.key)
+            _add(reading, f"{name}/{sample.key}", sample)
+        lost = failed(tar.with_name(f"{stem(tar)}.parquet"))
+        reading.broken += [(f"{name}/{key}", why) for key, why in lost if key not in keys]
     return reading
 
 
-def _samples(tar: Path, reading: Reading) -> Iterator[tuple[str, dict[str, Place]]]:
-    """(key, suffix -> place) of each run of members with one key; what cannot be used goes to `reading.broken`."""
-    key = ""
-    members: dict[str, Place] = {}
-    size = tar.stat().st_size
+def _add(reading: Reading, id: str, sample: Sample) -> None:
+    facts = facts_of(sample.texts.get(".json"))
+    if not sample.images:
+        reading.broken.append((id, reason(facts)))
+        return
+    text = sample.texts.get(".txt")
+    caption = facts.get("caption") if text is None else text.decode("utf-8", "replace")
+    reading.add(id, [caption], "train", next(iter(sample.images.values())))
+
+
+def _samples(tar: Path, label: str, reading: Reading) -> Iterator[Sample]:
+    """Each run of members with one key; what cannot be used goes to `reading.broken`."""
+    sample: Sample | None = None
     try:
-        with tarfile.open(tar, "r:") as opened:
-            for member in opened:
+        with (
+            open(tar, "rb", buffering=BUFFER) as file,
+            unpacked(file) as stream,
+            tarfile.open(fileobj=stream, mode="r:") as members,
+        ):
+            place = Place if stream is file else Packed
+            size = tar.stat().st_size if stream is file else None
+            for member in members:
                 name = PurePosixPath(member.name)
                 if name.is_absolute() or ".." in name.parts:
-                    reading.broken.append((f"{tar.name}: {member.name}", "its name leads out of the archive"))
+                    reading.broken.append((f"{label}: {member.name}", "its name leads out of the archive"))
                     continue
                 if not member.isfile() or any(map(is_leftover, name.parts)):
                     continue
-                if member.offset_data + member.size > size:
-                    reading.broken.append((f"{tar.name}: {member.name}", "the archive is cut short within it"))
+                suffix = name.suffix.lower()
+                text = _text(stream, member) if suffix in TEXTS else b""
+                if _is_cut(stream, member, size):
+                    reading.broken.append((f"{label}: {member.name}", "the archive is cut short within it"))
                     break
-                stem = str(name.with_suffix(""))
-                if stem != key and members:
-                    yield key, members
-                    members = {}
-                key = stem
-                members[name.suffix.lower()] = Place(tar, member.offset_data, member.size)
-    except (tarfile.TarError, OSError, EOFError) as error:
-        reading.broken.append((tar.name, f"the archive cannot be read on ({error})"))
-    if members:
-        yield key, members
+                key = str(name.with_suffix(""))
+                if sample is not None and key != sample.key:
+                    yield sample
+                    sample = None
+                sample = sample or Sample(key)
+                if suffix in TEXTS:
+                    sample.texts[suffix] = text
+                elif suffix in SUFFIXES:
+                    sample.images[suffix] = place(tar, member.offset_data, member.size)
+    except DAMAGES as error:
+        reading.broken.append((label, f"the archive cannot be read on ({error})"))
+    if sample is not None:
+        yield sample
 
 
-def _facts(place: Place | None) -> dict[str, str]:
-    """img2dataset's record of a download, empty where it is missing or broken."""
-    if place is None:
-        return {}
-    try:
-        loaded = json.loads(place.read())
-    except ValueError:
-        return {}
-    return loaded if isinstance(loaded, dict) else {}
+def _text(stream: IO[bytes], member: tarfile.TarInfo) -> bytes:
+    stream.seek(member.offset_data)
+    return stream.read(member.size)
+
+
+def _is_cut(stream: IO[bytes], member: tarfile.TarInfo, size: int | None) -> bool:
+    """Whether the archive ends within a member; `size` is None where only unpacking tells how long it is."""
+    end = member.offset_data + member.size
+    return end > size if size is not None else stream.seek(end) < end

@@ -127,8 +127,8 @@ class InPlace:
 class Pictures:
     """Chosen pictures of several stores, read like an array: `pictures[rows]` is uint8 [n, 3, side, side].
 
-    `rows[k]` are rows of the index of store k, in the order in which they follow each other here; the stores have one side,
-    from which the pictures are resized where another is asked for.
+    `rows[k]` are rows of the index of store k, in the order in which they follow each other here; the stores have one
+    side, from which the pictures are resized where another is asked for.
     """
 
     def __init__(self, stores: Sequence[Store], rows: Sequence[np.ndarray], side: int) -> None:
