@@ -166,6 +166,23 @@ def test_a_missing_image_is_not_replaced_by_another_of_its_name(tmp_path: Path) 
     assert reasons(store) == {"a/2.jpg": "the picture is missing"}
 
 
+def test_an_image_is_that_of_one_name_alone(tmp_path: Path) -> None:
+    """Numbered files, of which each folder has the same: what one folder lacks is not taken from another."""
+    for name in ("a/1.jpg", "a/2.jpg", "b/1.jpg", "deep/c/3.jpg"):
+        jpeg(tmp_path / "root" / name)
+
+    def there(*names: str) -> list[str]:
+        (tmp_path / "list.json").write_text(json.dumps([{"image": name, "caption": "x"} for name in names]))
+        made = found_at(tmp_path / "list.json", images=[tmp_path / "root"])
+        return [str(path.relative_to(tmp_path / "root")) if path.exists() else "" for path in made.values()]
+
+    assert there("a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg") == ["a/1.jpg", "a/2.jpg", "b/1.jpg", ""]
+    assert there("/x/a/2.jpg", "/x/b/2.jpg") == ["a/2.jpg", ""]
+    assert there("a/2.jpg", "/x/other/2.jpg") == ["a/2.jpg", ""]
+    assert there("/x/3.jpg", "/y/3.jpg") == ["", ""]  # either may be meant
+    assert there("/x/3.jpg") == ["deep/c/3.jpg"]
+
+
 @pytest.mark.parametrize("file", ["region_descriptions.json", "annotations/region_descriptions.json"])
 @pytest.mark.parametrize("given", [False, True])
 def test_visual_genome_as_meter_lays_it_out(tmp_path: Path, file: str, given: bool) -> None:

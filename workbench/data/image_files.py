@@ -97,15 +97,30 @@ def places_of(
 ) -> list[Path]:
     """Where each image lies, by its names, the documented one first.
 
-    That is below one of the documented `folders`; else where `images` (given by hand) finds it; where none was given
-    and not one image lies as documented, where it is found below the folder `beside`. An image that nobody has gets its
-    first name below the first folder.
+    That is below one of the documented `folders`, else where `images` (given by hand) finds it; where none was given and
+    not one image lies as documented, where it is found below the folder `beside`. A file is the image of one name alone.
+    An image that nobody has gets its first name below the first folder.
     """
     documented = ImageFolders(tuple(folders))
     exact = [documented.exactly(*names) for names in wanted]
-    # Where some lie as documented the others are missing, and a file elsewhere of such a name is another image.
-    search = images if images.roots else ImageFolders(() if any(exact) else (beside,))
-    return [path or search.search(*names) or folders[0] / names[0] for path, names in zip(exact, wanted, strict=True)]
+    # Where others of its folder lie as documented an image is missing, and a file elsewhere of its name is another image.
+    complete = {os.path.dirname(names[0]) for path, names in zip(exact, wanted, strict=True) if path}
+    search = images if images.roots else ImageFolders(() if complete else (beside,))
+    lost = [k for k, path in enumerate(exact) if path is None and os.path.dirname(wanted[k][0]) not in complete]
+    found = {k: path for k in lost if (path := search.search(*wanted[k]))}
+    taken = {*exact}
+    own = _without_rivals({k: path for k, path in found.items() if path not in taken}, wanted)
+    return [path or own.get(k) or folders[0] / wanted[k][0] for k, path in enumerate(exact)]
+
+
+def _without_rivals(found: dict[int, Path], wanted: Sequence[Sequence[str]]) -> dict[int, Path]:
+    """Of the names that led to one file, that alone which has most of the last parts in common with it."""
+    claims: dict[Path, list[tuple[int, int]]] = {}
+    for k, path in found.items():
+        common = max(_common(path.parts, PurePosixPath(name).parts) for name in wanted[k])
+        claims.setdefault(path, []).append((common, k))
+    best = {path: max(claim) for path, claim in claims.items()}
+    return {k: path for path, (common, k) in best.items() if sum(common == other for other, _ in claims[path]) == 1}
 
 
 def _relative(parts: tuple[str, ...]) -> tuple[str, ...]:
