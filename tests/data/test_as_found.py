@@ -165,9 +165,7 @@ def test_a_file_that_is_cut_off_is_named_with_its_line(tmp_path: Path, name: str
 
 
 @pytest.mark.parametrize("name", ["captions.csv", "captions.jsonl", "x.json", "x.parquet", "x.token"])
-def test_a_file_that_may_not_be_read_is_one_sentence(
-    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_may_not_be_read_is_one_sentence(tmp_path: Path, name: str) -> None:
     (tmp_path / name).symlink_to(tmp_path / name)  # nobody can read it, not even who may read everything
     with pytest.raises(UserError, match=rf"{name}: .*(read|no file)"):
         read_source(tmp_path)

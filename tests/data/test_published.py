@@ -9,7 +9,9 @@ import numpy as np
 import polars as pl
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from workbench.cli import app
 from workbench.data import prepare as prepare_module
 from workbench.data.captions import read_source
 from workbench.data.pictures import BrokenPicture, decode
@@ -151,6 +153,19 @@ def test_paths_of_the_authors_machine_are_matched_by_their_end(tmp_path: Path) -
         read_source(file, [tmp_path / "coco", tmp_path / "nowhere"])
 
 
+def test_the_command_takes_several_folders_of_images(tmp_path: Path) -> None:
+    jpeg(tmp_path / "coco" / "1.jpg")
+    jpeg(tmp_path / "vg" / "2.jpg")
+    entries = [{"image": f"/export/them/{k}.jpg", "caption": "twice"} for k in (1, 2, 2)]
+    (tmp_path / "pairs.json").write_text(json.dumps(entries))
+    folders = [option for name in ("coco", "vg") for option in ("--images", str(tmp_path / name))]
+    given = ["--from", str(tmp_path / "pairs.json"), *folders, "--workspace", str(tmp_path / "w"), "--side", "16"]
+    ended = CliRunner().invoke(app, ["data", "prepare", "both", *given, "--workers", "1", "--json"])
+    assert ended.exit_code == 0, ended.output
+    told = json.loads(ended.stdout)
+    assert (told["pictures"], told["left_out"], told["repeated_captions"]) == (2, 0, 1)
+
+
 def test_paths_of_the_authors_machine_are_found_beside_the_list(tmp_path: Path) -> None:
     there = jpeg(tmp_path / "images" / "train2014" / "7.jpg")
     (tmp_path / "pairs.json").write_text('[{"image": "/export/them/images/train2014/7.jpg", "caption": "one"}]')
@@ -228,6 +243,7 @@ FLICKR_QUOTED = "image,caption\n" + "".join(f'{k}.jpg,"Number {n}, of {k}"\n' fo
 def test_flickr_has_five_captions_an_image(tmp_path: Path, name: str, text: str, images: str) -> None:
     there = [jpeg(tmp_path / images / f"{k}.jpg") for k in (1, 2)]
     (tmp_path / name).write_text(text)
+    (tmp_path / "Flickr8k.lemma.token.txt").write_text("1.jpg#0\tnumber be\n")  # the same captions, their words reduced
     for path in (tmp_path, tmp_path / name):
         found = read_source(path).found
         assert [each.id for each in found] == ["1.jpg", "2.jpg"]

@@ -97,13 +97,13 @@ def places_of(
 ) -> list[Path]:
     """Where each image lies, by its names, the documented one first.
 
-    That is below one of the documented `folders`, else where `images` (given by hand) finds it; where none was given and
-    not one image lies as documented, where it is found below the folder `beside`. A file is the image of one name alone.
-    An image that nobody has gets its first name below the first folder.
+    That is below one of the documented `folders`, else where `images` (given by hand) finds it; where none was given
+    and not one image lies as documented, where it is found below the folder `beside`. A file is the image of one name
+    alone. An image that nobody has gets its first name below the first folder.
     """
     documented = ImageFolders(tuple(folders))
     exact = [documented.exactly(*names) for names in wanted]
-    # Where others of its folder lie as documented an image is missing, and a file elsewhere of its name is another image.
+    # Where others of its folder lie as documented an image is missing; a file elsewhere of its name is another one.
     complete = {os.path.dirname(names[0]) for path, names in zip(exact, wanted, strict=True) if path}
     search = images if images.roots else ImageFolders(() if complete else (beside,))
     lost = [k for k, path in enumerate(exact) if path is None and os.path.dirname(wanted[k][0]) not in complete]
