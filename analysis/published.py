@@ -23,7 +23,9 @@ OWN = "this sweep"
 OURS = {
     "vqa_dev": ("downstream/vqa/accuracy", None),
     "nlvr2_dev": ("downstream/nlvr2/accuracy", None),
+    "nlvr2_test": ("downstream/nlvr2/test/accuracy", None),
     "snli_ve_dev": ("downstream/snli_ve/accuracy", None),
+    "snli_ve_test": ("downstream/snli_ve/test/accuracy", None),
     "coco_tr1": ("downstream/retrieval/text_r1", "coco"),
     "coco_ir1": ("downstream/retrieval/image_r1", "coco"),
     "flickr_tr1": ("downstream/retrieval/text_r1", "flickr"),

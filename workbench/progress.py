@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 
 from rich.console import Console
@@ -121,15 +122,24 @@ def _bars(console: Console, told: str) -> Progress:
 @contextmanager
 def counted(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar with rate and time left for work that counts: `show(done, of how many)`."""
-    bars = _bars(console, "rate")
-    task = bars.add_task(what, total=None, rate="")
-    started: list[tuple[float, int]] = []
+    with counting(console, what) as show:
+        yield partial(show, what)
 
-    def show(done: int, total: int) -> None:
-        started.append((time.monotonic(), done))
-        seconds, before = time.monotonic() - started[0][0], started[0][1]
+
+@contextmanager
+def counting(console: Console, first: str) -> Iterator[Callable[[str, int, int], None]]:
+    """The same for several kinds of work, the `first` of which has its bar from the start: `show(what, done, of how many)`."""
+    bars = _bars(console, "rate")
+    tasks = {first: bars.add_task(first, total=None, rate="")}
+    started: dict[str, tuple[float, int]] = {}
+
+    def show(what: str, done: int, total: int) -> None:
+        if what not in tasks:
+            tasks[what] = bars.add_task(what, total=total, rate="")
+        began, before = started.setdefault(what, (time.monotonic(), done))
+        seconds = time.monotonic() - began
         rate = f"{(done - before) / seconds:.0f} {what}/s" if seconds > 0.5 and done > before else ""
-        bars.update(task, completed=done, total=total, rate=rate)
+        bars.update(tasks[what], completed=done, total=total, rate=rate)
 
     with bars:
         yield show

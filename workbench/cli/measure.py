@@ -110,7 +110,9 @@ def finetune(
     annotations: Annotated[
         Path | None, typer.Option(help="Folder of the task's files as published; without it, rendered scenes.")
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of the task's pictures.")] = None,
+    images: Annotated[
+        list[Path] | None, typer.Option(help="Folder below which the task's images lie; may be given several times.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Default: METER's; 4 on rendered scenes.", min=1)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Default: METER's; 64 on rendered scenes.", min=4)] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of the encoders.", min=0)] = None,
@@ -137,7 +139,7 @@ def finetune(
     from dataclasses import replace
     from functools import partial
 
-    from workbench.progress import counted
+    from workbench.progress import counting
     from workbench.runs.evaluate import Published, load_trained
     from workbench.runs.finetune import Tuning, finetune_run
     from workbench.tracking.runs import Tracker
@@ -153,12 +155,12 @@ def finetune(
         raise UserError(
             "--image-size is for published files; rendered scenes and the run's own pictures have the run's size."
         )
-    if (annotations is None) != (images is None):
+    if (annotations is None) == bool(images):
         raise UserError("--annotations and --images go together; without both, the run's rendered scenes are taken.")
     given: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
     given |= {"image_size": image_size, "micro_batches": micro_batches}
     recipe = replace(TINY if annotations is None else METER[task], **{n: v for n, v in given.items() if v is not None})
-    files = None if annotations is None or images is None else Published(task, annotations, (images,))
+    files = None if annotations is None else Published(task, annotations, tuple(images or ()))
     tuning = Tuning(task, recipe, seed, limit, files)
     results = []
     stop = current.get()
@@ -169,14 +171,16 @@ def finetune(
         for trial in tracker.trials_of(run_id):
             trained = load_trained(tracker, trial, workspace, recipe.image_size)
             with ExitStack() as bars:
-                show = bars.enter_context(counted(console, task)) if first else lambda *_: None
+                show = bars.enter_context(counting(console, task)) if first else lambda *_: None
                 hooks = Hooks(
                     log=lambda *_: None,
-                    progress=lambda step, figures, show=show: show(step, int(figures["steps"])),  # type: ignore[misc]
+                    progress=lambda step, figures, show=show: show(task, step, int(figures["steps"])),  # type: ignore[misc]
                     stop=stop,
+                    say=tracker.say if first else lambda _: None,
                     persist=partial(unhurried, stop),
                 )
-                made = finetune_run(trained, tuning, workspace, hooks, lambda *_: None, world)
+                checking = partial(show, "images")
+                made = finetune_run(trained, tuning, workspace, hooks, lambda *_: None, world, checking)
             if first:
                 told = _land(tracker, trained, made, True, as_json)
                 results.append({"run_id": trial, "task": task} | told)

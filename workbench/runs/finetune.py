@@ -2,13 +2,17 @@
 
 import shutil
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+from workbench.data.image_check import broken_images
 from workbench.errors import UserError
 from workbench.evaluation.contract import Show
 from workbench.evaluation.downstream.tasks import TaskSplit, of_scenes, published
+from workbench.evaluation.downstream.vqa import LEAST
 from workbench.randomness import key
 from workbench.runs.evaluate import How, Published, Result, Trained, evaluate_retrieval, gallery
+from workbench.stop import cut
 from workbench.training.distributed import in_turn
 from workbench.training.finetune import Answers, Course, Recipe, finetune, finetune_retrieval
 from workbench.training.loop import Diverged, Hooks
@@ -35,10 +39,17 @@ class Tuning:
 
 
 def finetune_run(
-    trained: Trained, tuning: Tuning, workspace: Path, hooks: Hooks, show: Show, world: World = ALONE
+    trained: Trained,
+    tuning: Tuning,
+    workspace: Path,
+    hooks: Hooks,
+    show: Show,
+    world: World = ALONE,
+    checking: Show = lambda *_: None,
 ) -> Result:
     """Fine-tunes a finished run's model on a task and scores it on the task's validation split (retrieval: the run's
-    test split). Every process of the world must call this; the first one alone scores, the others get no metrics.
+    test split), and on its test split where that is among the files. `checking` hears of how many of its images were
+    looked at. Every process of the world must call this; the first one alone scores, the others get no metrics.
     Raises Stopped, to go on from there, and UserError where the loss is no longer a number."""
     settings, task, device = trained.settings, tuning.task, pick_device()
     if settings.model.vision.frozen:
@@ -52,7 +63,7 @@ def finetune_run(
         move(workspace, trained.study, f"{task}-{name}")
     course = Course(tuning.recipe, tuning.seed, checkpoint, hooks, device, settings.optimisation.precision, world)
     how = How(checkpoint.with_suffix(""), hooks.stop, show)
-    tune = _retrieval if task == "retrieval" else _classified
+    tune = _retrieval if task == "retrieval" else partial(_classified, checking=checking)
     try:
         result = tune(trained, tuning, workspace, course, how)
     except Diverged as end:
@@ -79,23 +90,38 @@ def _retrieval(trained: Trained, tuning: Tuning, workspace: Path, course: Course
     return replace(found, metrics=metrics)
 
 
-def _classified(trained: Trained, tuning: Tuning, workspace: Path, course: Course, how: How) -> Result:
-    splits = in_turn(course.world, lambda: _task_splits(trained, tuning, workspace))
-    tokeniser, val = trained.corpus.tokeniser, splits["val"]
-    tuned = finetune(trained.model, tokeniser, tuning.task, splits["train"], course)
-    missing = splits["train"].missing | val.missing
+def _classified(trained: Trained, tuning: Tuning, workspace: Path, course: Course, how: How, checking: Show) -> Result:
+    hooks = course.hooks
+    with cut(hooks.stop):
+        splits = in_turn(course.world, lambda: _task_splits(trained, tuning, workspace, hooks, checking))
+    tokeniser, train = trained.corpus.tokeniser, splits.pop("train")
+    if tuning.files is not None:
+        course = replace(course, made_from=train.digest)
+        if tuning.task == "vqa" and course.world.rank == 0:
+            hooks.say(f"vqa: {len(train.classes):,} answers, each the most common one of at least {LEAST} questions")
+    tuned = finetune(trained.model, tokeniser, tuning.task, train, course)
+    missing = {f"train {id}": why for id, why in train.missing.items()}
+    missing |= {f"{name} {id}": why for name, split in splits.items() for id, why in split.missing.items()}
+    metrics: dict[str, float] = {}
     if course.world.rank > 0:
-        return Result({}, 0, missing)
-    metrics = how.measure(trained, Answers(tuned, tokeniser, tuning.task, val, course), how.kept("answers"))
-    return Result(metrics, len(val), missing)
+        return Result(metrics, 0, missing)
+    for name, split in splits.items():
+        if len(split):
+            answers = Answers(tuned, tokeniser, tuning.task, split, course)
+            found = how.measure(trained, answers, how.kept(f"{name} answers"))
+            metrics |= {metric if name == "val" else f"{name}/{metric}": value for metric, value in found.items()}
+    return Result(metrics, len(splits["val"]), missing)
 
 
-def _task_splits(trained: Trained, tuning: Tuning, workspace: Path) -> dict[str, TaskSplit]:
-    task, limit, files = tuning.task, tuning.limit, tuning.files
+def _task_splits(
+    trained: Trained, tuning: Tuning, workspace: Path, hooks: Hooks, checking: Show
+) -> dict[str, TaskSplit]:
+    task, limit, files, cache = tuning.task, tuning.limit, tuning.files, Workspace(workspace).cache
     if files is not None:
         side = trained.settings.data.image_size
-        return published(task, files.annotations, files.images[0], side, trained.fit, limit)
-    prepared = prepare(trained.settings, Workspace(workspace).cache, lambda *_: None)
+        check = partial(broken_images, cache=cache, show=checking, stop=hooks.stop)
+        return published(task, files.annotations, files.images, side, trained.fit, limit, check)
+    prepared = prepare(trained.settings, cache, lambda *_: None)
     splits = {}
     for split in ("train", "val"):
         pairs = getattr(prepared.corpus, split)

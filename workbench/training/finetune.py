@@ -16,7 +16,7 @@ from workbench.data.loader import Order
 from workbench.data.text import Tokeniser, trim
 from workbench.evaluation.contract import Made, Part
 from workbench.evaluation.downstream.tasks import TaskSplit
-from workbench.evaluation.downstream.vqa import vqa_accuracy
+from workbench.evaluation.downstream.vqa import Version, vqa_accuracy
 from workbench.model.vilta import ViLTA
 from workbench.randomness import generator, key
 from workbench.training.distributed import check_parts, spread
@@ -50,7 +50,8 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Course:
-    """How a fine-tuning runs: by which recipe, from which seed, where its state is kept, who hears of it, and on what."""
+    """How a fine-tuning runs: by which recipe, from which seed, where its state is kept, who hears of it, and on what. `made_from`
+    names the examples, so that no state goes on with others."""
 
     recipe: Recipe
     seed: int
@@ -59,6 +60,7 @@ class Course:
     device: torch.device
     precision: str = "auto"
     world: World = ALONE
+    made_from: str = ""
 
 
 # METER (Dou et al. 2022), from its public code.
@@ -105,12 +107,11 @@ def finetune(model: ViLTA, tokeniser: Tokeniser, task: str, train: TaskSplit, co
     torch.manual_seed(key("classifier", course.seed, task))
     tuned = FineTuned(model, train.rows.shape[1], len(train.classes)).to(device)
     token_ids = tokeniser.encode(train.texts)
-    targets = torch.from_numpy(train.targets)
 
     def loss(rows: np.ndarray, step: int, part: slice) -> Tensor:
         own = rows[part]
         logits = tuned(read_pictures(train, own, device), torch.from_numpy(trim(token_ids[own])).to(device)).float()
-        wanted = targets[torch.from_numpy(own)].to(device)
+        wanted = torch.from_numpy(train.targets.dense(own)).to(device)
         if task == "vqa":
             return F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum") / len(rows)
         return len(own) / len(rows) * F.cross_entropy(logits, wanted)
@@ -164,7 +165,7 @@ def _train(
     groups = [(head, base * recipe.head_rate), (fusion, base * recipe.fusion_rate), (encoders, base)]
     order = Order(((examples, 1.0),), recipe.batch_size, course.seed)
     check_parts(order.size, recipe.micro_batches, world)
-    state = TrainState(module, adamw(groups, recipe.weight_decay))
+    state = TrainState(module, adamw(groups, recipe.weight_decay), made_from=course.made_from)
     restore(state, checkpoint, hooks.say)
     call = spread(module, world)
     steps = recipe.epochs * (examples // order.size)
@@ -205,16 +206,16 @@ def _counting(hooks: Hooks, steps: int) -> Progress:
 
 
 class Answers:
-    """What a fine-tuned model answers on a split: `accuracy` (VQA: the official one), and `majority`, what always giving the most frequent
-    answer reaches; `examples` counts them."""
+    """What a fine-tuned model answers on a split: `accuracy` (VQA: the official one of today, and beside it `accuracy_2017`), and
+    `majority`, what always giving the most frequent answer reaches; `examples` counts them, and VQA's `answers` those to choose from."""
 
     def __init__(self, tuned: FineTuned, tokeniser: Tokeniser, task: str, split: TaskSplit, course: Course) -> None:
         tuned.eval()
         self.tuned, self.task, self.split, self.course = tuned, task, split, course
         self.token_ids = tokeniser.encode(split.texts)
-        # Kept answers are those of these weights and no others.
+        # Kept answers are those of these weights to these examples, and no others.
         weights = b"".join(tensor.detach().cpu().numpy().tobytes() for tensor in tuned.classifier.parameters())
-        self.digest = hashlib.sha256(weights).hexdigest()[:16]
+        self.digest = hashlib.sha256(weights + split.digest.encode()).hexdigest()[:16]
 
     def parts(self) -> list[Part]:
         size = min(self.course.recipe.batch_size, ANSWERED)
@@ -223,8 +224,11 @@ class Answers:
 
     def metrics(self, made: Mapping[str, Made]) -> Iterator[tuple[str, float]]:
         answers = np.concatenate([np.array(part, dtype=np.int64) for part in made.values()])
-        most = int(self.split.targets.sum(axis=0).argmax())
+        most = int(self.split.targets.totals().argmax())
         yield "accuracy", self._accuracy(answers)
+        if self.task == "vqa":
+            yield "accuracy_2017", self._accuracy(answers, "2017")
+            yield "answers", float(len(self.split.classes))
         yield "majority", self._accuracy(np.full_like(answers, most))
         yield "examples", float(len(self.split))
 
@@ -235,11 +239,11 @@ class Answers:
         with precision(self.course.device, self.course.precision):
             return self.tuned(read_pictures(self.split, rows, self.course.device), ids).argmax(dim=-1).tolist()
 
-    def _accuracy(self, picked: np.ndarray) -> float:
+    def _accuracy(self, picked: np.ndarray, version: Version = "2021") -> float:
         if self.task == "vqa":
             pairs = zip(picked, self.split.given, strict=True)
-            return float(np.mean([vqa_accuracy(self.split.classes[answer], given) for answer, given in pairs]))
-        return float(np.mean(picked == self.split.targets.argmax(axis=1)))
+            return float(np.mean([vqa_accuracy(self.split.classes[answer], given, version) for answer, given in pairs]))
+        return float(np.mean(picked == self.split.targets.dense(np.arange(len(picked))).argmax(axis=1)))
 
 
 def read_pictures(split: TaskSplit, rows: np.ndarray, device: torch.device) -> list[Tensor]:

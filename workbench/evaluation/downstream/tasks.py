@@ -1,40 +1,53 @@
-"""Downstream tasks as one form: pictures, a text, and a target over classes. Read from the published files, or made of the facts of
+"""Downstream tasks as one form: images, a text, and a target over classes. Read from the published files, or made of the facts of
 rendered scenes, so that every path can be run without a download."""
 
+import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from workbench.data.corpus import Pairs
+from workbench.data.image_check import Check, broken_images
+from workbench.data.image_files import ImageFolders
 from workbench.data.lexicon import COLOURS, KINDS
 from workbench.data.pictures import BrokenPicture, Fit, decode
-from workbench.errors import UserError, first_line
-from workbench.evaluation.downstream.vqa import answer_vocabulary, soft_scores
+from workbench.errors import UserError
+from workbench.evaluation.downstream.files import ENTAILMENT, TRUTH, Examples, Names, read_task
+from workbench.evaluation.downstream.targets import Targets
 from workbench.randomness import generator
 
 TASKS: Final = ("vqa", "nlvr2", "snli_ve")
-ENTAILMENT: Final = ("entailment", "neutral", "contradiction")
 
 
 @dataclass(frozen=True)
 class TaskSplit:
-    """`rows` int64 [N, P]: the pictures of each example (P = 2 for NLVR2), rows of `pictures`. `targets` float32 [N, C] over
-    `classes`. `given`: the people's answers (VQA). `missing`: examples left out, and why."""
+    """`rows` int64 [N, P]: the images of each example (P = 2 for NLVR2), rows of `pictures`. `targets` [N, C] over `classes`.
+    `given`: the people's answers (VQA). `missing`: examples left out, and why. `ids`: the examples' names in the published file."""
 
     pictures: Any
     rows: np.ndarray
     texts: list[str]
-    targets: np.ndarray
+    targets: Targets
     classes: list[str]
     given: list[list[str]]
     missing: dict[str, str]
+    ids: list[str]
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    @cached_property
+    def digest(self) -> str:
+        """Tells the list of examples from any other: what they are called, what they ask, and what is right."""
+        sha = hashlib.sha256(json.dumps([self.classes, self.ids, self.texts]).encode())
+        for part in (self.targets.starts, self.targets.columns, self.targets.values):
+            sha.update(part.tobytes())
+        return sha.hexdigest()[:16]
 
 
 class PictureFiles:
@@ -56,119 +69,61 @@ class PictureFiles:
         return np.stack(made)
 
 
-@dataclass(frozen=True)
-class Found:
-    """An example of a published file."""
-
-    id: str
-    pictures: tuple[Path, ...]
-    text: str
-    target: dict[str, float]
-    given: tuple[str, ...] = ()
-
-
 def published(
-    task: str, annotations: Path, images: Path, side: int, fit: Fit, limit: int | None
+    task: str,
+    annotations: Path,
+    images: Sequence[Path],
+    side: int,
+    fit: Fit,
+    limit: int | None,
+    check: Check = broken_images,
 ) -> dict[str, TaskSplit]:
-    """The task's train and val splits. Raises UserError where a file is missing or not as published."""
-    for option, folder in (("--annotations", annotations), ("--images", images)):
-        if not folder.is_dir():
-            raise UserError(f"{option}: there is no folder {folder}.")
-    try:
-        found = {split: READERS[task](annotations, images, split) for split in ("train", "val")}
-    except FileNotFoundError as error:
-        raise UserError(f"--annotations {annotations}: {error.filename} is missing; {task} needs it.") from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{annotations}: a file is not {task}'s as published ({first_line(error)}).") from error
-    if task == "vqa":
-        common = answer_vocabulary(max(e.target, key=e.target.__getitem__) for e in found["train"])
-        if not common:
-            raise UserError(f"--annotations {annotations}: too few answers; none occurs nine times.")
-    classes = {"vqa": common if task == "vqa" else [], "nlvr2": ["False", "True"], "snli_ve": list(ENTAILMENT)}[task]
-    return {split: _split(examples[: limit or None], classes, side, fit) for split, examples in found.items()}
+    """The task's train and val splits, and its test split where the file is there. The images lie below any of the folders `images`;
+    examples with one that is missing, or that `check` finds broken, are left out.
+
+    Raises UserError where a file is missing or not as published, or no image of train or val can be read.
+    """
+    folders = ImageFolders.of(images)
+    read = read_task(task, annotations, limit)
+    names = dict.fromkeys(one for examples in read.splits.values() for each in examples.images for one in each)
+    place_of = {each: folders.find(*each) for each in names}
+    broken = check(place_of.values())
+    files = {each: path for each, path in place_of.items() if path not in broken}
+    reasons = {each: broken[path] for each, path in place_of.items() if path in broken}
+    made = {}
+    for split, examples in read.splits.items():
+        made[split] = _split(examples, files, reasons, read.classes, side, fit)
+        if not len(made[split]) and split != "test":
+            why = next(iter(made[split].missing.values()), "")
+            raise UserError(f"--images: none of the {len(examples)} examples has its pictures ({why}).")
+    return made
 
 
-def _split(examples: Sequence[Found], classes: list[str], side: int, fit: Fit) -> TaskSplit:
-    missing = {e.id: f"{picture} is missing" for e in examples for picture in e.pictures if not picture.exists()}
-    kept = [e for e in examples if e.id not in missing]
-    if not kept:
-        raise UserError(
-            f"--images: none of the {len(examples)} examples has its pictures ({next(iter(missing.values()), '')})."
-        )
-    files = sorted({picture for e in kept for picture in e.pictures})
-    place = {picture: number for number, picture in enumerate(files)}
-    column = {name: number for number, name in enumerate(classes)}
-    targets = np.zeros((len(kept), len(classes)), np.float32)
-    for row, example in enumerate(kept):
-        for answer, score in example.target.items():
-            if answer in column:
-                targets[row, column[answer]] = score
-    rows = np.array([[place[picture] for picture in e.pictures] for e in kept])
+def _split(
+    examples: Examples,
+    files: Mapping[Names, Path],
+    reasons: Mapping[Names, str],
+    classes: list[str],
+    side: int,
+    fit: Fit,
+) -> TaskSplit:
+    """The examples whose images are all among the `files`; `reasons` tell of the others."""
+    faults = [next((reasons[one] for one in each if one in reasons), "") for each in examples.images]
+    kept = [place for place, fault in enumerate(faults) if not fault]
+    shown = [examples.images[place] for place in kept]
+    paths = sorted({files[one] for each in shown for one in each})
+    row_of = {path: row for row, path in enumerate(paths)}
+    left_out = {name: fault for name, fault in zip(examples.ids, faults, strict=True) if fault}
     return TaskSplit(
-        PictureFiles(files, side, fit),
-        rows,
-        [e.text for e in kept],
-        targets,
+        PictureFiles(paths, side, fit),
+        np.array([[row_of[files[one]] for one in each] for each in shown], np.int64),
+        [examples.texts[place] for place in kept],
+        examples.targets.take(np.array(kept, np.int64)),
         classes,
-        [list(e.given) for e in kept],
-        missing,
+        [examples.given[place] for place in kept],
+        examples.left_out | left_out,
+        [examples.ids[place] for place in kept],
     )
-
-
-def _lines(file: Path) -> Iterable[dict[str, Any]]:
-    return (json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
-
-
-def _vqa(annotations: Path, images: Path, split: str) -> list[Found]:
-    """VQAv2: `v2_OpenEnded_mscoco_<split>2014_questions.json`, `v2_mscoco_<split>2014_annotations.json`."""
-    asked = json.loads((annotations / f"v2_OpenEnded_mscoco_{split}2014_questions.json").read_text(encoding="utf-8"))
-    told = json.loads((annotations / f"v2_mscoco_{split}2014_annotations.json").read_text(encoding="utf-8"))
-    questions = {item["question_id"]: item["question"] for item in asked["questions"]}
-    made = []
-    for item in told["annotations"]:
-        name = f"COCO_{split}2014_{item['image_id']:012d}.jpg"
-        nested = images / f"{split}2014" / name
-        given = tuple(answer["answer"] for answer in item["answers"])
-        picture = nested if nested.exists() else images / name
-        made.append(
-            Found(str(item["question_id"]), (picture,), questions[item["question_id"]], soft_scores(given), given)
-        )
-    return made
-
-
-def _nlvr2(annotations: Path, images: Path, split: str) -> list[Found]:
-    """NLVR2: `train.json`, `dev.json`, a JSON object a line; pictures `<split>-<set>-<k>-img0.png` and `-img1.png`."""
-    name = {"train": "train", "val": "dev"}[split]
-    made = []
-    for item in _lines(annotations / f"{name}.json"):
-        stem = item["identifier"].rsplit("-", 1)[0]
-        folder = images / "images" / name / str(item["directory"]) if "directory" in item else images / name
-        pair = [f"{stem}-img{k}.png" for k in (0, 1)]
-        places = tuple(
-            next((p for p in (folder / one, images / name / one, images / one) if p.exists()), images / one)
-            for one in pair
-        )
-        made.append(Found(item["identifier"], places, item["sentence"], {str(item["label"]): 1.0}))
-    return made
-
-
-def _snli_ve(annotations: Path, images: Path, split: str) -> list[Found]:
-    """SNLI-VE: `snli_ve_train.jsonl`, `snli_ve_dev.jsonl`; pictures of Flickr30K."""
-    name = {"train": "train", "val": "dev"}[split]
-    return [
-        Found(
-            str(item["pairID"]), (images / f"{item['Flickr30K_ID']}.jpg",), item["sentence2"], {item["gold_label"]: 1.0}
-        )
-        for item in _lines(annotations / f"snli_ve_{name}.jsonl")
-        if item["gold_label"] in ENTAILMENT
-    ]
-
-
-READERS: Final[dict[str, Callable[[Path, Path, str], list[Found]]]] = {
-    "vqa": _vqa,
-    "nlvr2": _nlvr2,
-    "snli_ve": _snli_ve,
-}
 
 
 def of_scenes(task: str, pairs: Pairs, pictures: Any, limit: int | None) -> TaskSplit:
@@ -181,15 +136,15 @@ def of_scenes(task: str, pairs: Pairs, pictures: Any, limit: int | None) -> Task
         made.append(SCENE_TASKS[task](pairs, row, generator("downstream", task, row)))
     classes = {
         "vqa": sorted(COLOURS) + sorted(KINDS) + ["2", "3"],
-        "nlvr2": ["False", "True"],
+        "nlvr2": list(TRUTH),
         "snli_ve": list(ENTAILMENT),
     }[task]
     column = {name: number for number, name in enumerate(classes)}
-    targets = np.zeros((len(made), len(classes)), np.float32)
-    targets[np.arange(len(made)), [column[answer] for _, _, answer in made]] = 1.0
+    targets = Targets.of(([(column[answer], 1.0)] for _, _, answer in made), len(classes))
     given = [[answer] * 10 for _, _, answer in made]
     rows = np.array([rows for rows, _, _ in made])
-    return TaskSplit(pictures, rows, [text for _, text, _ in made], targets, classes, given, {})
+    texts, ids = [text for _, text, _ in made], [str(row) for row in range(len(made))]
+    return TaskSplit(pictures, rows, texts, targets, classes, given, {}, ids)
 
 
 def _scene_vqa(pairs: Pairs, row: int, rng: np.random.Generator) -> tuple[list[int], str, str]:

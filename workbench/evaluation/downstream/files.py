@@ -1,0 +1,190 @@
+"""The published files of the downstream tasks, read without their images."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+from workbench.errors import UserError, first_line
+from workbench.evaluation.downstream.targets import Targets
+from workbench.evaluation.downstream.vqa import LEAST, answer_vocabulary, soft_scores
+
+ENTAILMENT: Final = ("entailment", "neutral", "contradiction")
+TRUTH: Final = ("False", "True")
+UNDECIDED: Final = "-"
+# Task -> split -> its files. VQAv2's test splits have no public answers. The test splits of the others may be absent.
+FILES: Final[dict[str, dict[str, tuple[str, ...]]]] = {
+    "vqa": {
+        split: (f"v2_OpenEnded_mscoco_{split}2014_questions.json", f"v2_mscoco_{split}2014_annotations.json")
+        for split in ("train", "val")
+    },
+    "nlvr2": {"train": ("train.json",), "val": ("dev.json",), "test": ("test1.json",)},
+    "snli_ve": {"train": ("snli_ve_train.jsonl",), "val": ("snli_ve_dev.jsonl",), "test": ("snli_ve_test.jsonl",)},
+}
+Names = tuple[str, ...]  # where an image may lie, as `ImageFolders.find` takes it
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A split, whatever images there are. `images`: those of each example; `given`: the people's answers (VQA, else none);
+    `left_out`: examples that have no target, and why."""
+
+    ids: list[str]
+    images: list[tuple[Names, ...]]
+    texts: list[str]
+    targets: Targets
+    given: list[list[str]]
+    left_out: dict[str, str]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Task:
+    classes: list[str]
+    splits: dict[str, Examples]
+
+
+def read_task(task: str, folder: Path, limit: int | None) -> Task:
+    """The task's train and val splits, and its test split where it is there; at most `limit` examples of each.
+
+    VQA's classes are the most common answers of at least nine questions of train and val, whatever the limit, as in METER. What was read
+    last is kept, for the next trial. Raises UserError where a file is missing or not as published.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--annotations: there is no folder {folder}.")
+    try:
+        return _read(task, folder, limit, tuple(_versions(task, folder)))
+    except FileNotFoundError as error:
+        raise UserError(f"--annotations {folder}: {error.filename} is missing; {task} needs it.") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder}: a file is not {task}'s as published ({first_line(error)}).") from error
+
+
+def _versions(task: str, folder: Path) -> Iterator[tuple[str, Path, int, int]]:
+    """(split, path, size, modification time in ns) of each file."""
+    for split, names in FILES[task].items():
+        for path in (folder / name for name in names):
+            if split != "test" or path.exists():
+                facts = path.stat()
+                yield split, path, facts.st_size, facts.st_mtime_ns
+
+
+@lru_cache(1)
+def _read(task: str, folder: Path, limit: int | None, versions: tuple[tuple[str, Path, int, int], ...]) -> Task:
+    splits = dict.fromkeys(split for split, *_ in versions)
+    if task == "vqa":
+        return _vqa(folder, splits, limit)
+    read, classes = (_nlvr2, TRUTH) if task == "nlvr2" else (_snli_ve, ENTAILMENT)
+    return Task(list(classes), {split: read(folder / FILES[task][split][0], limit) for split in splits})
+
+
+@dataclass(frozen=True)
+class Questions:
+    """VQAv2's questions of a split, those that are to be answered; `common`: the most common answer of every one."""
+
+    ids: list[str]
+    images: list[tuple[Names, ...]]
+    texts: list[str]
+    given: list[list[str]]
+    common: list[str]
+
+
+def _vqa(folder: Path, splits: Iterable[str], limit: int | None) -> Task:
+    """VQAv2."""
+    read = {split: _questions(folder, split, limit) for split in splits}
+    classes = answer_vocabulary(answer for questions in read.values() for answer in questions.common)
+    if not classes:
+        raise UserError(f"--annotations {folder}: too few answers; none is the most common one of {LEAST} questions.")
+    column = {answer: place for place, answer in enumerate(classes)}
+
+    def targets(given: Iterable[list[str]]) -> Targets:
+        scores = ([(column[a], s) for a, s in soft_scores(answers).items() if a in column] for answers in given)
+        return Targets.of(scores, len(classes))
+
+    made = {split: Examples(q.ids, q.images, q.texts, targets(q.given), q.given, {}) for split, q in read.items()}
+    return Task(classes, made)
+
+
+def _questions(folder: Path, split: str, limit: int | None) -> Questions:
+    asked, told = (folder / name for name in FILES["vqa"][split])
+    known: dict[str, str] = {}
+
+    def lean(item: dict[str, Any]) -> Any:
+        """A person's answer as its text alone, each text once: as they are written, the answers would fill gigabytes."""
+        return known.setdefault(item["answer"], item["answer"]) if "answer" in item else item
+
+    @cache
+    def image(number: int) -> tuple[Names, ...]:
+        return ((f"{split}2014/COCO_{split}2014_{number:012d}.jpg",),)
+
+    annotations = json.loads(told.read_text(encoding="utf-8"), object_hook=lean)["annotations"]
+    questions = {
+        item["question_id"]: item["question"] for item in json.loads(asked.read_text(encoding="utf-8"))["questions"]
+    }
+    chosen = annotations[: limit or None]
+    return Questions(
+        [str(item["question_id"]) for item in chosen],
+        [image(item["image_id"]) for item in chosen],
+        [questions[item["question_id"]] for item in chosen],
+        [item["answers"] for item in chosen],
+        [item["multiple_choice_answer"] for item in annotations],
+    )
+
+
+def _nlvr2(file: Path, limit: int | None) -> Examples:
+    """NLVR2, a JSON object a line. Its images are `<split>-<set>-<k>-img0.png` and `-img1.png`."""
+    lines = list(islice(_lines(file), limit or None))
+    images: list[tuple[Names, ...]] = []
+    for item in lines:
+        stem = item["identifier"].rsplit("-", 1)[0]
+        folder = f"images/{file.stem}/{item['directory']}" if "directory" in item else file.stem
+        images.append(tuple((f"{folder}/{stem}-img{k}.png",) for k in (0, 1)))
+    targets = _one_each([str(item["label"]) for item in lines], TRUTH)
+    ids, texts = [item["identifier"] for item in lines], [item["sentence"] for item in lines]
+    return Examples(ids, images, texts, targets, [[] for _ in lines], {})
+
+
+def _snli_ve(file: Path, limit: int | None) -> Examples:
+    """SNLI-VE, a JSON object a line, in its form of today and that of 2019. Its images are Flickr30K's."""
+    lines: list[dict[str, Any]] = []
+    left_out: dict[str, str] = {}
+    for item in _lines(file):
+        if limit and len(lines) == limit:
+            break
+        if item["gold_label"] == UNDECIDED:
+            left_out[str(item["pairID"])] = "its people agreed on no label"
+        else:
+            lines.append(item)
+    return Examples(
+        [str(item["pairID"]) for item in lines],
+        [_of_flickr(str(item["Flickr30K_ID"] if "Flickr30K_ID" in item else item["Flikr30kID"])) for item in lines],
+        [item["sentence2"] for item in lines],
+        _one_each([item["gold_label"] for item in lines], ENTAILMENT),
+        [[] for _ in lines],
+        left_out,
+    )
+
+
+def _of_flickr(number: str) -> tuple[Names, ...]:
+    name = f"{number.removesuffix('.jpg')}.jpg"
+    return ((name, f"flickr30k-images/{name}"),)
+
+
+def _one_each(labels: Sequence[str], classes: Sequence[str]) -> Targets:
+    """Raises ValueError where a label is none of the classes."""
+    column = {name: place for place, name in enumerate(classes)}
+    if strange := set(labels) - set(classes):
+        raise ValueError(f"the label `{min(strange)}` is none of {', '.join(classes)}")
+    return Targets.of(([(column[label], 1.0)] for label in labels), len(classes))
+
+
+def _lines(file: Path) -> Iterator[dict[str, Any]]:
+    with open(file, encoding="utf-8") as opened:
+        for line in opened:
+            if line.strip():
+                yield json.loads(line)
