@@ -42,8 +42,8 @@ def image(home: Path, stem: str, which: int) -> Path:
 class Command:
     """One command, given again and again; notes what it says and the steps that it takes."""
 
-    def __init__(self, home: Path, settings: Settings, prepared: Prepared) -> None:
-        self.home, self.settings, self.prepared = home, settings, prepared
+    def __init__(self, home: Path, settings: Settings, prepared: Prepared, task: str = "nlvr2") -> None:
+        self.home, self.settings, self.prepared, self.task = home, settings, prepared, task
         self.said: list[str] = []
         self.steps: list[int] = []
         self.checked: list[tuple[int, int]] = []
@@ -52,8 +52,8 @@ class Command:
         self.said, self.steps, self.checked = [], [], []
         model = starting_model(self.settings, 0, self.prepared)
         trained = Trained("run", "study", self.settings, self.prepared.corpus, model, "squash", [])
-        files = Published("nlvr2", self.home, (self.home,))
-        tuning = Tuning("nlvr2", Recipe(EPOCHS, BATCH, 1e-4, 2.0), files=files)
+        files = Published(self.task, self.home, (self.home,))
+        tuning = Tuning(self.task, Recipe(EPOCHS, BATCH, 1e-4, 2.0), files=files)
         hooks = Hooks(lambda *_: None, lambda step, _: self.steps.append(step), stop, self.said.append)
 
         def checking(done: int, total: int) -> None:
@@ -99,3 +99,27 @@ def test_a_check_of_images_can_be_stopped(command: Command) -> None:
         command(stop=lambda: True)
     assert (command.checked, command.steps) == ([], [])
     assert command().examples == EXAMPLES + 1
+
+
+def test_vqa_says_how_many_answers_there_are_to_choose_from(
+    tmp_path: Path, settings: Settings, prepared: Prepared
+) -> None:
+    for split in ("train", "val"):
+        told = [
+            {
+                "question_id": k,
+                "image_id": 0,
+                "answers": [{"answer": "two", "answer_id": m} for m in range(9)] + [{"answer": "2", "answer_id": 9}],
+                "multiple_choice_answer": "two",
+            }
+            for k in range(5)
+        ]
+        asked = [{"question_id": k, "image_id": 0, "question": "how many are there?"} for k in range(5)]
+        (tmp_path / f"v2_OpenEnded_mscoco_{split}2014_questions.json").write_text(json.dumps({"questions": asked}))
+        (tmp_path / f"v2_mscoco_{split}2014_annotations.json").write_text(json.dumps({"annotations": told}))
+        Image.new("RGB", (32, 32)).save(tmp_path / f"COCO_{split}2014_{0:012d}.jpg")
+    command = Command(tmp_path, settings, prepared, "vqa")
+    made = command()
+    assert command.said == ["vqa: 1 answers, each the most common one of at least 9 questions"]
+    found = {name: made.metrics[f"downstream/vqa/{name}"] for name in ("answers", "accuracy", "accuracy_2017")}
+    assert found == {"answers": 1.0, "accuracy": 1.0, "accuracy_2017": pytest.approx(0.3)}
