@@ -16,9 +16,10 @@ from workbench.data.text import train_tokeniser
 from workbench.errors import UserError
 from workbench.evaluation.contract import evaluate
 from workbench.evaluation.downstream import files
-from workbench.evaluation.downstream.files import read_task
+from workbench.evaluation.downstream.files import read_task, soft_targets
 from workbench.evaluation.downstream.targets import Targets
 from workbench.evaluation.downstream.tasks import TASKS, TaskSplit, published
+from workbench.evaluation.downstream.vqa import soft_scores
 from workbench.training.finetune import Answers, Course, FineTuned, Recipe
 from workbench.training.loop import Hooks
 
@@ -95,6 +96,18 @@ def test_sparse_targets_are_those_that_dense_ones_would_be() -> None:
     assert made.totals() == pytest.approx(dense.sum(axis=0))
     empty = Targets.of([], 7)
     assert (len(empty), empty.dense(np.arange(0)).shape, empty.totals().tolist()) == (0, (0, 7), [0.0] * 7)
+
+
+def test_the_targets_of_all_questions_are_the_scores_of_each() -> None:
+    rng = np.random.default_rng(0)
+    classes = ["2", "dog", "", "don't know"]
+    pool = np.array(["two", "2", "a dog", "Dog!", "the", "", "dont know", "cat", "a cat"], dtype=object)
+    given = [[str(text) for text in rng.choice(pool, int(rng.integers(0, 11)))] for _ in range(300)]
+    made = soft_targets(given, classes).dense(np.arange(len(given)))
+    expected = [[soft_scores(answers).get(name, 0.0) for name in classes] for answers in given]
+    assert made == pytest.approx(np.array(expected, np.float32))
+    assert len(np.unique(made)) == 5
+    assert soft_targets([], classes).dense(np.arange(0)).shape == (0, 4)
 
 
 def test_the_vocabulary_counts_the_files_most_common_answers_of_train_and_val(tmp_path: Path) -> None:

@@ -46,20 +46,20 @@ class Command:
         self.home, self.settings, self.prepared, self.task = home, settings, prepared, task
         self.said: list[str] = []
         self.steps: list[int] = []
-        self.checked: list[tuple[int, int]] = []
+        self.shown: dict[str, list[tuple[int, int]]] = {}
 
     def __call__(self, stop: Callable[[], bool] = never) -> Result:
-        self.said, self.steps, self.checked = [], [], []
+        self.said, self.steps, self.shown = [], [], {}
         model = starting_model(self.settings, 0, self.prepared)
         trained = Trained("run", "study", self.settings, self.prepared.corpus, model, "squash", [])
         files = Published(self.task, self.home, (self.home,))
         tuning = Tuning(self.task, Recipe(EPOCHS, BATCH, 1e-4, 2.0), files=files)
         hooks = Hooks(lambda *_: None, lambda step, _: self.steps.append(step), stop, self.said.append)
 
-        def checking(done: int, total: int) -> None:
-            self.checked.append((done, total))
+        def show(what: str, done: int, total: int) -> None:
+            self.shown.setdefault(what, []).append((done, total))
 
-        return finetune_run(trained, tuning, self.home / "workspace", hooks, lambda *_: None, checking=checking)
+        return finetune_run(trained, tuning, self.home / "workspace", hooks, show)
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_the_test_split_is_scored_beside_dev_and_what_is_left_out_is_named(comma
     assert made.metrics["downstream/nlvr2/examples"] == EXAMPLES + 1 == made.examples
     assert made.metrics["downstream/nlvr2/test/examples"] == EXAMPLES
     assert set(made.missing) == {"train train-8-0-0", "test test1-8-0-0"}
-    assert command.checked[-1] == (53, 53)  # of 54, one of which is missing
+    assert command.shown["images"][-1] == (53, 53)  # of 54, one of which is missing
     assert len(command.steps) == EPOCHS * EXAMPLES // BATCH
 
 
@@ -86,7 +86,7 @@ def test_a_stopped_training_goes_on_but_not_with_other_examples(command: Command
         command(stop=lambda: len(command.steps) == 3)
     with pytest.raises(Stopped):
         command(stop=lambda: len(command.steps) == 1)
-    assert (command.steps, command.said, command.checked) == ([4], [], [])
+    assert (command.steps, command.said, command.shown) == ([4], [], {})
     (command.home / "train" / "train-8-0-img1.png").unlink()
     command()
     assert command.steps == list(range(1, 1 + EPOCHS * EXAMPLES // BATCH))
@@ -97,7 +97,7 @@ def test_a_stopped_training_goes_on_but_not_with_other_examples(command: Command
 def test_a_check_of_images_can_be_stopped(command: Command) -> None:
     with pytest.raises(Stopped):
         command(stop=lambda: True)
-    assert (command.checked, command.steps) == ([], [])
+    assert (command.shown, command.steps) == ({}, [])
     assert command().examples == EXAMPLES + 1
 
 

@@ -179,8 +179,7 @@ def finetune(
                     say=tracker.say if first else lambda _: None,
                     persist=partial(unhurried, stop),
                 )
-                checking = partial(show, "images")
-                made = finetune_run(trained, tuning, workspace, hooks, lambda *_: None, world, checking)
+                made = finetune_run(trained, tuning, workspace, hooks, show, world)
             if first:
                 told = _land(tracker, trained, made, True, as_json)
                 results.append({"run_id": trial, "task": task} | told)

@@ -43,7 +43,7 @@ def broken_images(
     With a `cache` folder, what was found is kept there and not looked at again while size and modification time stay. `workers` threads
     decode side by side, by default one a core. Raises Stopped where `stop()`; what was found until then is kept.
     """
-    distinct = sorted(set(paths))
+    distinct = dict.fromkeys(paths)
     versions = {path: version for path in distinct if (version := _version(path)) is not None}
     broken = {path: f"{path} is missing" for path in distinct if path not in versions}
     kept = cache and cache / KEPT

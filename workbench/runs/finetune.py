@@ -1,13 +1,13 @@
 """A finished run, fine-tuned on a downstream task; the score lands in the run."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from workbench.data.image_check import broken_images
 from workbench.errors import UserError
-from workbench.evaluation.contract import Show
 from workbench.evaluation.downstream.tasks import TaskSplit, of_scenes, published
 from workbench.evaluation.downstream.vqa import LEAST
 from workbench.randomness import key
@@ -23,6 +23,7 @@ from workbench.trial.run import keep_weights
 from workbench.workspace import Workspace
 from workbench.world import ALONE, World
 
+ShowWork = Callable[[str, int, int], None]  # of what, how many are done, of how many
 SHORTLIST = 128  # candidates of each query that ITM ranks
 
 
@@ -43,13 +44,12 @@ def finetune_run(
     tuning: Tuning,
     workspace: Path,
     hooks: Hooks,
-    show: Show,
+    show: ShowWork,
     world: World = ALONE,
-    checking: Show = lambda *_: None,
 ) -> Result:
     """Fine-tunes a finished run's model on a task and scores it on the task's validation split (retrieval: the run's
-    test split), and on its test split where that is among the files. `checking` hears of how many of its images were
-    looked at. Every process of the world must call this; the first one alone scores, the others get no metrics.
+    test split), and on its test split where that is among the files. `show` hears of how many of its images are looked
+    at, and then answered. Every process of the world must call this; the first one alone scores, the others get no metrics.
     Raises Stopped, to go on from there, and UserError where the loss is no longer a number."""
     settings, task, device = trained.settings, tuning.task, pick_device()
     if settings.model.vision.frozen:
@@ -62,8 +62,8 @@ def finetune_run(
     if world.rank == 0:
         move(workspace, trained.study, f"{task}-{name}")
     course = Course(tuning.recipe, tuning.seed, checkpoint, hooks, device, settings.optimisation.precision, world)
-    how = How(checkpoint.with_suffix(""), hooks.stop, show)
-    tune = _retrieval if task == "retrieval" else partial(_classified, checking=checking)
+    how = How(checkpoint.with_suffix(""), hooks.stop, partial(show, "answers"))
+    tune = _retrieval if task == "retrieval" else partial(_classified, show=show)
     try:
         result = tune(trained, tuning, workspace, course, how)
     except Diverged as end:
@@ -90,10 +90,10 @@ def _retrieval(trained: Trained, tuning: Tuning, workspace: Path, course: Course
     return replace(found, metrics=metrics)
 
 
-def _classified(trained: Trained, tuning: Tuning, workspace: Path, course: Course, how: How, checking: Show) -> Result:
+def _classified(trained: Trained, tuning: Tuning, workspace: Path, course: Course, how: How, show: ShowWork) -> Result:
     hooks = course.hooks
     with cut(hooks.stop):
-        splits = in_turn(course.world, lambda: _task_splits(trained, tuning, workspace, hooks, checking))
+        splits = in_turn(course.world, lambda: _task_splits(trained, tuning, workspace, hooks, show))
     tokeniser, train = trained.corpus.tokeniser, splits.pop("train")
     if tuning.files is not None:
         course = replace(course, made_from=train.digest)
@@ -114,12 +114,12 @@ def _classified(trained: Trained, tuning: Tuning, workspace: Path, course: Cours
 
 
 def _task_splits(
-    trained: Trained, tuning: Tuning, workspace: Path, hooks: Hooks, checking: Show
+    trained: Trained, tuning: Tuning, workspace: Path, hooks: Hooks, show: ShowWork
 ) -> dict[str, TaskSplit]:
     task, limit, files, cache = tuning.task, tuning.limit, tuning.files, Workspace(workspace).cache
     if files is not None:
         side = trained.settings.data.image_size
-        check = partial(broken_images, cache=cache, show=checking, stop=hooks.stop)
+        check = partial(broken_images, cache=cache, show=partial(show, "images"), stop=hooks.stop)
         return published(task, files.annotations, files.images, side, trained.fit, limit, check)
     prepared = prepare(trained.settings, cache, lambda *_: None)
     splits = {}

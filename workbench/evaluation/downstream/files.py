@@ -8,9 +8,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from workbench.errors import UserError, first_line
 from workbench.evaluation.downstream.targets import Targets
-from workbench.evaluation.downstream.vqa import LEAST, answer_vocabulary, soft_scores
+from workbench.evaluation.downstream.vqa import LEAST, SCORES, answer_vocabulary, plain
 
 ENTAILMENT: Final = ("entailment", "neutral", "contradiction")
 TRUTH: Final = ("False", "True")
@@ -100,14 +102,24 @@ def _vqa(folder: Path, splits: Iterable[str], limit: int | None) -> Task:
     classes = answer_vocabulary(answer for questions in read.values() for answer in questions.common)
     if not classes:
         raise UserError(f"--annotations {folder}: too few answers; none is the most common one of {LEAST} questions.")
-    column = {answer: place for place, answer in enumerate(classes)}
-
-    def targets(given: Iterable[list[str]]) -> Targets:
-        scores = ([(column[a], s) for a, s in soft_scores(answers).items() if a in column] for answers in given)
-        return Targets.of(scores, len(classes))
-
-    made = {split: Examples(q.ids, q.images, q.texts, targets(q.given), q.given, {}) for split, q in read.items()}
+    made = {
+        split: Examples(q.ids, q.images, q.texts, soft_targets(q.given, classes), q.given, {})
+        for split, q in read.items()
+    }
     return Task(classes, made)
+
+
+def soft_targets(given: Sequence[Sequence[str]], classes: Sequence[str]) -> Targets:
+    """The `soft_scores` of each question's answers that are among the classes, of all questions at once."""
+    column = {answer: place for place, answer in enumerate(classes)}
+    column_of = {text: column.get(plain(text), -1) for text in {text for answers in given for text in answers}}
+    columns = np.array([column_of[text] for answers in given for text in answers], np.int64)
+    rows = np.repeat(np.arange(len(given)), np.array([len(answers) for answers in given], np.int64))
+    known = columns >= 0
+    places, counts = np.unique(rows[known] * len(classes) + columns[known], return_counts=True)
+    starts = np.searchsorted(places, np.arange(len(given) + 1) * len(classes))
+    values = np.array(SCORES, np.float32)[np.minimum(counts, len(SCORES) - 1)]
+    return Targets(starts, (places % len(classes)).astype(np.int32), values, len(classes))
 
 
 def _questions(folder: Path, split: str, limit: int | None) -> Questions:

@@ -111,12 +111,11 @@ def _split(
     faults = [next((reasons[one] for one in each if one in reasons), "") for each in examples.images]
     kept = [place for place, fault in enumerate(faults) if not fault]
     shown = [examples.images[place] for place in kept]
-    paths = sorted({files[one] for each in shown for one in each})
-    row_of = {path: row for row, path in enumerate(paths)}
+    row_of = {one: row for row, one in enumerate(dict.fromkeys(one for each in shown for one in each))}
     left_out = {name: fault for name, fault in zip(examples.ids, faults, strict=True) if fault}
     return TaskSplit(
-        PictureFiles(paths, side, fit),
-        np.array([[row_of[files[one]] for one in each] for each in shown], np.int64),
+        PictureFiles([files[one] for one in row_of], side, fit),
+        np.array([[row_of[one] for one in each] for each in shown], np.int64),
         [examples.texts[place] for place in kept],
         examples.targets.take(np.array(kept, np.int64)),
         classes,

@@ -148,6 +148,7 @@ PERIOD: Final = re.compile(r"\.(?!\d)")
 PERIODS: Final = 32  # dropped at most: the official code gives a flag of this value where the number is expected
 THOUSANDS: Final = re.compile(r"\d,\d")
 LEAST: Final = 9  # an answer that is given less often is left out of the vocabulary; on VQAv2 3,129 remain
+SCORES: Final = (0.0, 0.3, 0.6, 0.9, 1.0)  # of an answer by how many of ten people gave it; more are as good as four
 DISTINCT: Final = 1 << 19  # answers whose normal form is remembered; VQAv2 has fewer
 
 
@@ -208,4 +209,4 @@ def answer_vocabulary(answers: Iterable[str], least: int = LEAST) -> list[str]:
 def soft_scores(given: Iterable[str]) -> dict[str, float]:
     """answer -> 0, .3, .6, .9 or 1 by how many of ten people gave it (Anderson et al. 2018, METER)."""
     counts = Counter(map(plain, given))
-    return {answer: (0.0, 0.3, 0.6, 0.9)[count] if count < 4 else 1.0 for answer, count in counts.items()}
+    return {answer: SCORES[min(count, len(SCORES) - 1)] for answer, count in counts.items()}
