@@ -108,7 +108,7 @@ def _classified(trained: Trained, tuning: Tuning, workspace: Path, course: Cours
     for name, split in splits.items():
         if len(split):
             answers = Answers(tuned, tokeniser, tuning.task, split, course)
-            found = how.measure(trained, answers, how.kept(f"{name} answers"))
+            found = how.measure(trained, answers, how.kept(f"answers-{name}"))
             metrics |= {metric if name == "val" else f"{name}/{metric}": value for metric, value in found.items()}
     return Result(metrics, len(splits["val"]), missing)
 
