@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from workbench.config.schema import Settings
+from workbench.errors import UserError
 from workbench.outage import never
 from workbench.runs.evaluate import Published, Result, Trained
 from workbench.runs.finetune import Tuning, finetune_run
@@ -48,12 +49,12 @@ class Command:
         self.steps: list[int] = []
         self.shown: dict[str, list[tuple[int, int]]] = {}
 
-    def __call__(self, stop: Callable[[], bool] = never) -> Result:
+    def __call__(self, stop: Callable[[], bool] = never, allow_partial: bool = False) -> Result:
         self.said, self.steps, self.shown = [], [], {}
         model = starting_model(self.settings, 0, self.prepared)
         trained = Trained("run", "study", self.settings, self.prepared.corpus, model, "squash", [])
         files = Published(self.task, self.home, (self.home,))
-        tuning = Tuning(self.task, Recipe(EPOCHS, BATCH, 1e-4, 2.0), files=files)
+        tuning = Tuning(self.task, Recipe(EPOCHS, BATCH, 1e-4, 2.0), files=files, allow_partial=allow_partial)
         hooks = Hooks(lambda *_: None, lambda step, _: self.steps.append(step), stop, self.said.append)
 
         def show(what: str, done: int, total: int) -> None:
@@ -71,13 +72,18 @@ def command(tmp_path: Path, settings: Settings, prepared: Prepared) -> Command:
 def test_the_test_split_is_scored_beside_dev_and_what_is_left_out_is_named(command: Command) -> None:
     (command.home / "train" / "train-8-0-img1.png").write_text("<html>404</html>")
     (command.home / "test1" / "test1-8-0-img0.png").unlink()
-    made = command()
-    names = ("accuracy", "majority", "examples")
+    with pytest.raises(UserError, match="nlvr2's test split has whole images for 8 of its 9"):
+        command()
+    assert command.shown["images"][-1] == (53, 53)  # of 54, one of which is missing
+    assert command.steps == []
+    made = command(allow_partial=True)
+    names = ("accuracy", "majority", "examples", "missing")
     assert set(made.metrics) == {f"downstream/nlvr2/{way}{name}" for way in ("", "test/") for name in names}
     assert made.metrics["downstream/nlvr2/examples"] == EXAMPLES + 1 == made.examples
     assert made.metrics["downstream/nlvr2/test/examples"] == EXAMPLES
+    assert made.metrics["downstream/nlvr2/test/missing"] == 1
+    assert made.metrics["downstream/nlvr2/missing"] == 0
     assert set(made.missing) == {"train train-8-0-0", "test test1-8-0-0"}
-    assert command.shown["images"][-1] == (53, 53)  # of 54, one of which is missing
     assert len(command.steps) == EPOCHS * EXAMPLES // BATCH
 
 

@@ -121,7 +121,13 @@ def finetune(
         typer.Option(help="Pixels; default: METER's for the task on published files, else the run's.", min=16),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of classifier and order.", min=0)] = 0,
-    limit: Annotated[int | None, typer.Option(help="At most so many examples of each split.", min=4)] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(help="The first so many examples of each split, scored under a name that says so.", min=4),
+    ] = None,
+    allow_partial: Annotated[
+        bool, typer.Option(help="Score a split though more than 1 % of its examples lack an image.")
+    ] = False,
     micro_batches: Annotated[
         int, typer.Option(help="Parts into which a batch is cut, where it does not fit the memory.", min=1)
     ] = 1,
@@ -161,7 +167,7 @@ def finetune(
     given |= {"image_size": image_size, "micro_batches": micro_batches}
     recipe = replace(TINY if annotations is None else METER[task], **{n: v for n, v in given.items() if v is not None})
     files = None if annotations is None else Published(task, annotations, tuple(images or ()))
-    tuning = Tuning(task, recipe, seed, limit, files)
+    tuning = Tuning(task, recipe, seed, limit, files, allow_partial)
     results = []
     stop = current.get()
     with joined() as world, stop.asking():

@@ -290,6 +290,12 @@ def gallery(trained: Trained, split: str, limit: int | None) -> Shown:
 
 
 def evaluate_retrieval(trained: Trained, limit: int | None, shortlist: int, how: How) -> Result:
+    """As `measure_retrieval`, with the metrics by their names in the run."""
+    made = measure_retrieval(trained, limit, shortlist, how)
+    return replace(made, metrics={of_first(f"retrieval/{name}", limit): value for name, value in made.metrics.items()})
+
+
+def measure_retrieval(trained: Trained, limit: int | None, shortlist: int, how: How) -> Result:
     """Recall at 1, 5 and 10 both ways on the test split."""
     shown = gallery(trained, "test", limit)
     count = int(shown.picture_of[-1]) + 1
@@ -297,5 +303,4 @@ def evaluate_retrieval(trained: Trained, limit: int | None, shortlist: int, how:
     with trained.precisely():
         images = Gallery(features, shown.token_ids, shown.picture_of)
         retrieval = Retrieval(trained.model, images, shortlist, trained.settings.evaluation.batch_size)
-    metrics = how.measure(trained, retrieval, how.kept(f"retrieval-{count}-{shortlist}"))
-    return Result({of_first(f"retrieval/{name}", limit): value for name, value in metrics.items()}, count, {})
+    return Result(how.measure(trained, retrieval, how.kept(f"retrieval-{count}-{shortlist}")), count, {})

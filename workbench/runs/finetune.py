@@ -10,8 +10,9 @@ from workbench.data.image_check import broken_images
 from workbench.errors import UserError
 from workbench.evaluation.downstream.tasks import TaskSplit, of_scenes, published
 from workbench.evaluation.downstream.vqa import LEAST
+from workbench.metrics import of_first
 from workbench.randomness import key
-from workbench.runs.evaluate import How, Published, Result, Trained, evaluate_retrieval, gallery
+from workbench.runs.evaluate import WHOLE, How, Published, Result, Trained, gallery, measure_retrieval
 from workbench.stop import cut
 from workbench.training.distributed import in_turn
 from workbench.training.finetune import Answers, Course, Recipe, finetune, finetune_retrieval
@@ -30,13 +31,15 @@ SHORTLIST = 128  # candidates of each query that ITM ranks
 @dataclass(frozen=True)
 class Tuning:
     """What is asked for. `files`: the task's, None for what the facts of the run's rendered scenes give (`retrieval`:
-    the run's own pairs); `seed`: of classifier and order; `limit`: at most so many examples of each split."""
+    the run's own pairs); `seed`: of classifier and order; `limit`: the first so many examples of each split, scored under
+    a name that says so; `allow_partial`: score a split of which more than 1 % of the examples lack an image."""
 
     task: str
     recipe: Recipe
     seed: int = 0
     limit: int | None = None
     files: Published | None = None
+    allow_partial: bool = False
 
 
 def finetune_run(
@@ -72,7 +75,7 @@ def finetune_run(
         keep_weights(checkpoint)
         remove(checkpoint)
         shutil.rmtree(how.home, ignore_errors=True)
-    metrics = {f"downstream/{task}/{name}": value for name, value in result.metrics.items()}
+    metrics = {of_first(f"downstream/{task}/{name}", tuning.limit): value for name, value in result.metrics.items()}
     return replace(result, metrics=metrics)
 
 
@@ -85,9 +88,7 @@ def _retrieval(trained: Trained, tuning: Tuning, workspace: Path, course: Course
     finetune_retrieval(trained.model, pictures, shown.token_ids, shown.picture_of, course)
     if course.world.rank > 0:
         return Result({}, 0, {})
-    found = evaluate_retrieval(replace(trained, model=trained.model.eval()), tuning.limit, SHORTLIST, how)
-    metrics = {name.removeprefix("retrieval/"): value for name, value in found.metrics.items()}
-    return replace(found, metrics=metrics)
+    return measure_retrieval(replace(trained, model=trained.model.eval()), tuning.limit, SHORTLIST, how)
 
 
 def _classified(trained: Trained, tuning: Tuning, workspace: Path, course: Course, how: How, show: ShowWork) -> Result:
@@ -95,6 +96,10 @@ def _classified(trained: Trained, tuning: Tuning, workspace: Path, course: Cours
     with cut(hooks.stop):
         splits = in_turn(course.world, lambda: _task_splits(trained, tuning, workspace, hooks, show))
     tokeniser, train = trained.corpus.tokeniser, splits.pop("train")
+    if not tuning.allow_partial:
+        # Before hours of training.
+        for name, split in splits.items():
+            refuse_part(f"{tuning.task}'s {name} split", split)
     if tuning.files is not None:
         course = replace(course, made_from=train.digest)
         if tuning.task == "vqa" and course.world.rank == 0:
@@ -109,8 +114,20 @@ def _classified(trained: Trained, tuning: Tuning, workspace: Path, course: Cours
         if len(split):
             answers = Answers(tuned, tokeniser, tuning.task, split, course)
             found = how.measure(trained, answers, how.kept(f"answers-{name}"))
+            found["missing"] = float(split.imageless)
             metrics |= {metric if name == "val" else f"{name}/{metric}": value for metric, value in found.items()}
     return Result(metrics, len(splits["val"]), missing)
+
+
+def refuse_part(what: str, split: TaskSplit) -> None:
+    """Raises UserError where a score would be of too few examples to stand for the split's."""
+    total = len(split) + split.imageless
+    if len(split) and len(split) < WHOLE * total:
+        id, why = next(reversed(split.missing.items()))
+        raise UserError(
+            f"--images: {what} has whole images for {len(split):,} of its {total:,} examples (without: {id}, {why}); give the "
+            "rest, or score this part with --allow-partial."
+        )
 
 
 def _task_splits(

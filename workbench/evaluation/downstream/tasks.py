@@ -27,7 +27,8 @@ TASKS: Final = ("vqa", "nlvr2", "snli_ve")
 @dataclass(frozen=True)
 class TaskSplit:
     """`rows` int64 [N, P]: the images of each example (P = 2 for NLVR2), rows of `pictures`. `targets` [N, C] over `classes`.
-    `given`: the people's answers (VQA). `missing`: examples left out, and why. `ids`: the examples' names in the published file."""
+    `given`: the people's answers (VQA). `missing`: examples left out, and why; `imageless` of them for want of an image. `ids`: the
+    examples' names in the published file."""
 
     pictures: Any
     rows: np.ndarray
@@ -37,6 +38,7 @@ class TaskSplit:
     given: list[list[str]]
     missing: dict[str, str]
     ids: list[str]
+    imageless: int = 0
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -122,6 +124,7 @@ def _split(
         [examples.given[place] for place in kept],
         examples.left_out | left_out,
         [examples.ids[place] for place in kept],
+        len(left_out),
     )
 
 
