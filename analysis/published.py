@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 import yaml
 
+from analysis.foils import PARTIAL
 from analysis.runs import Runs
 from analysis.section import Cell, Row, Section, Table
 
@@ -51,12 +52,15 @@ def section(runs: Runs) -> Section:
         cells: list[Cell | str] = [str(row["name"]), str(row["images"])]
         for key in peers.columns:
             value, provenance = row.get(key, (None, ""))
+            mark = f" {PARTIAL}" if provenance.startswith("measured on") else ""
             cells.append(
-                "–" if value is None else Cell(f"{value:.2f}", title=provenance, italic=provenance == "recalled")
+                "–" if value is None else Cell(f"{value:.2f}{mark}", title=provenance, italic=provenance == "recalled")
             )
         rows.append(Row(cells))
     heads = ("model", "images", *peers.columns.values())
     note = "In per cent. Italics: recalled from memory and unchecked; upright: read in a copy of the source, or measured here."
+    if any(PARTIAL in str(getattr(cell, "text", cell)) for row in rows for cell in row.cells):
+        note += f" {PARTIAL} of a part of the split: the other examples have no image."
     return Section(
         "published",
         "Published numbers",
@@ -95,8 +99,17 @@ def _measured(runs: Runs, arm: str, data: dict[str, Any]) -> dict[str, tuple[flo
     for column, (metric, corpus) in OURS.items():
         values = runs.final(metric).filter(pl.col("arm") == arm)["value"]
         if len(values) and (corpus is None or corpus in names):
-            found[column] = (100 * float(values.mean()), "measured")  # type: ignore[arg-type]
+            found[column] = (100 * float(values.mean()), _measured_on(runs, arm, metric.rpartition("/")[0]))  # type: ignore[arg-type]
     return found
+
+
+def _measured_on(runs: Runs, arm: str, split: str) -> str:
+    """`measured`, or on how many of the split's examples, where some trial lacks images."""
+    counts = [runs.final(f"{split}/{name}").filter(pl.col("arm") == arm)["value"] for name in ("examples", "missing")]
+    if not all(map(len, counts)) or not (missing := int(counts[1].to_numpy().max())):
+        return "measured"
+    examples = int(counts[0].to_numpy().min())
+    return f"measured on {examples:,} of {examples + missing:,} examples"
 
 
 def _caution(data: dict[str, Any], measured: bool) -> str:

@@ -5,8 +5,10 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
+from analysis import published
 from analysis.foils import at_chance, sections, suite_figure, suite_table
 from analysis.runs import Runs
+from analysis.section import Cell
 from tests.analysis.toy import toy_findings_runs
 
 
@@ -16,7 +18,9 @@ def with_suite(metrics: dict[str, float]) -> Runs:
     last = runs.metrics.filter(pl.col("metric") == "compositional/scenes/swap_arguments")
     apart = 0.01 * (pl.int_range(pl.len()) % 2) - 0.005
     added = [
-        last.with_columns(metric=pl.lit(name), value=value + (pl.lit(0.0) if name.startswith("suite_") else apart))
+        last.with_columns(
+            metric=pl.lit(name), value=value + (pl.lit(0.0) if name.startswith(("suite_", "downstream")) else apart)
+        )
         for name, value in metrics.items()
     ]
     return replace(runs, metrics=pl.concat([runs.metrics, *(frame.select(runs.metrics.columns) for frame in added)]))
@@ -78,3 +82,14 @@ def test_a_part_of_a_suite_is_named_as_one() -> None:
     runs = with_suite({name.replace("sugarcrepe", "sugarcrepe-first-100"): value for name, value in SUGARCREPE.items()})
     section = next(each for each in sections(runs) if each.name == "suite_sugarcrepe-first-100")
     assert section.title == "Sugarcrepe (first 100)"
+
+
+@pytest.mark.parametrize(("missing", "shown"), [(0, "70.00"), (700, "70.00 †")])
+def test_a_downstream_score_of_a_part_is_marked_beside_the_published_ones(missing: int, shown: str) -> None:
+    values = {"accuracy": 0.7, "examples": 6282, "missing": missing}
+    section = published.section(with_suite({f"downstream/nlvr2/{name}": value for name, value in values.items()}))
+    cells = section.tables[0].rows[0].cells
+    (cell,) = [cell for cell in cells if isinstance(cell, Cell) and cell.text.startswith("70")]
+    assert cell.text == shown
+    assert ("6,282 of 6,982" in cell.title) == bool(missing)
+    assert ("part of the split" in section.tables[0].note) == bool(missing)
