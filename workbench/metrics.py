@@ -102,6 +102,8 @@ METRICS = (
     Metric("train/", "training: {}", "neither", "", bounds=ANY),
 )
 PART = re.compile(r"-(first-\d+|max-\d+|all)(?=[-/])")  # in the name of a metric of a part of a suite
+AFTERWARDS = {"retrieval", "robustness_all", "calibration", "consistency", "downstream"}
+AFTERWARDS |= {"suite_items", "suite_missing", "suite_identical"}
 _ROWS = {row.name: row for row in METRICS}
 _FAMILIES = tuple(row for row in METRICS if row.name.endswith("/"))
 
@@ -130,6 +132,14 @@ def of_first(name: str, limit: int | None) -> str:
         return f"{family}-first-{limit}/{rest}"
     task, _, rest = rest.partition("/")
     return f"{family}/{task}-first-{limit}/{rest}"
+
+
+def measured_afterwards(name: str) -> bool:
+    """Whether a metric is of an evaluation of a finished run (`wb eval`, `wb finetune`), which its training has not logged."""
+    family, _, rest = name.partition("/")
+    if family in ("compositional", "blank_image"):
+        return not rest.startswith("scenes/")
+    return PART.sub("", f"{family}/")[:-1] in AFTERWARDS
 
 
 def bare(logged: str) -> str:

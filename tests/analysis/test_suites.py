@@ -1,7 +1,9 @@
 """How the report shows scores of published suites: beside how many items they are about, and marked where these are not all."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
+import matplotlib.pyplot as plt
 import polars as pl
 import pytest
 
@@ -10,6 +12,12 @@ from analysis.foils import at_chance, sections, suite_figure, suite_table
 from analysis.runs import Runs
 from analysis.section import Cell
 from tests.analysis.toy import toy_findings_runs
+
+
+@pytest.fixture(autouse=True)
+def closed_figures() -> Iterator[None]:
+    yield
+    plt.close("all")
 
 
 def with_suite(metrics: dict[str, float]) -> Runs:

@@ -16,7 +16,7 @@ from workbench.evaluation import word_order
 from workbench.evaluation.compositional import count_items, suite_metrics, told_apart
 from workbench.evaluation.published import Example, Protocol, SuiteItems, read_suite
 from workbench.evaluation.word_order import shuffles
-from workbench.metrics import metric, of_first
+from workbench.metrics import measured_afterwards, metric, of_first
 from workbench.model.vilta import ViLTA
 from workbench.runs.evaluate import How, Published, Result, Trained, evaluate_published
 from workbench.training.prepare import Prepared
@@ -353,3 +353,21 @@ def test_images_are_found_in_the_layout_that_each_suite_documents(
     folders = ImageFolders.of([tmp_path / "other", root])
     made = read_suite(suite, tmp_path / "annotations", folders)
     assert [e.picture for e in [*made.examples, *made.identical]] == [root / image]
+
+
+@pytest.mark.parametrize(
+    ("name", "later"),
+    [
+        ("test/foil_accuracy", False),
+        ("compositional/scenes/swap_objects", False),
+        ("robustness/contrast/1", False),
+        ("compositional/sugarcrepe/add_att", True),
+        ("blank_image/aro-first-9/relation", True),
+        ("robustness_all-first-9/fog/1", True),
+        ("retrieval/text_r1", True),
+        ("downstream/vqa-first-9/accuracy", True),
+        ("suite_items/valse/existence", True),
+    ],
+)
+def test_metrics_that_a_training_logs_are_told_from_those_of_later_evaluations(name: str, later: bool) -> None:
+    assert measured_afterwards(name) == later

@@ -13,7 +13,7 @@ from workbench.config.schema import Experiment
 from workbench.config.settings import as_recorded
 from workbench.errors import UserError
 from workbench.events import Emit, Said, preparation
-from workbench.metrics import on_validation
+from workbench.metrics import measured_afterwards, on_validation
 from workbench.outage import Patience, never
 from workbench.tracking.provenance import provenance
 from workbench.tracking.runs import Tracker
@@ -118,5 +118,6 @@ def _primary(metrics: dict[str, float]) -> str:
 
 
 def _values(tracker: Tracker, run_id: str) -> dict[tuple[str, int], float]:
-    names = [name for name in tracker.client.get_run(run_id).data.metrics if not name.startswith(UNREPEATABLE)]
+    logged = tracker.client.get_run(run_id).data.metrics
+    names = [name for name in logged if not name.startswith(UNREPEATABLE) and not measured_afterwards(name)]
     return {(n, each.step): each.value for n in names for each in tracker.client.get_metric_history(run_id, n)}
