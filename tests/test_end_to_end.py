@@ -243,8 +243,17 @@ def measure(run_id: str, workspace: Path, pictures: Path) -> None:
     names = {f"{way}/sugarcrepe/{kind}" for way in ("compositional", "blank_image") for kind in ("add_att", "swap_obj")}
     assert {name for name in first["metrics"] if not name.startswith("suite_")} == names
     assert first["metrics"]["suite_missing/sugarcrepe/add_att"] == 1
+    refused = inside(*suite)
+    assert refused.returncode == 2
+    assert "add_att 3 of 4, swap_obj 3 of 4" in refused.stderr
     (limited,) = json.loads(inside(*suite, "--limit", "2").stdout)
     assert limited["examples"] == 4
+    assert {name.split("/")[1] for name in limited["metrics"]} == {"sugarcrepe-first-2"}
+    with sqlite3.connect(workspace / "mlflow.db") as connection:
+        tags = connection.execute("SELECT value FROM tags WHERE key = 'evaluation.sugarcrepe'").fetchall()
+        logged = {name for (name,) in connection.execute("SELECT DISTINCT key FROM latest_metrics")}
+    assert "add_obj.json" in tags[0][0]
+    assert {"compositional/sugarcrepe/add_att", "compositional/sugarcrepe-first-2/add_att"} <= logged
     (recall,) = json.loads(inside("eval", "--suite", "retrieval", *common).stdout)
     assert 0 <= recall["metrics"]["retrieval/text_r1"] <= recall["metrics"]["retrieval/text_r10"] <= 1
     sheet = workspace / "sheet.png"

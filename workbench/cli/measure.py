@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from workbench.runs.evaluate import Result, Trained
     from workbench.tracking.runs import Tracker
 
+LONGEST = 2000  # letters of a tag
 Suite = Literal["sugarcrepe", "aro", "valse", "vl_checklist", "winoground", "robustness", "retrieval"]
 
 
@@ -90,7 +91,10 @@ def evaluate(
                 files = suites.Published(suite, annotations, tuple(images))
                 protocol = Protocol(tagger, max_num, limit)
                 made = suites.evaluate_published(trained, files, protocol, how)
-        results.append({"run_id": trial, "suite": suite} | _land(tracker, trained, made, allow_partial, as_json))
+        told = _land(tracker, trained, made, allow_partial, as_json)
+        if told["logged"] and made.notes:
+            tracker.tag(trial, {f"evaluation.{suite}": "; ".join(made.notes)[:LONGEST]})
+        results.append({"run_id": trial, "suite": suite} | told)
     if as_json:
         print_json(results)
     if refused := [result["partial"] for result in results if not result["logged"]]:

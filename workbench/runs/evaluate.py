@@ -170,8 +170,9 @@ def evaluate_published(trained: Trained, files: Published, protocol: Protocol, h
     kept = how.kept(name)
     for part in [part for part, made in kept.made.items() if broken([made])]:
         del kept.made[part]  # an image that was missing may be there now
-    metrics = how.measure(trained, Suite(reader, name, items), kept)
-    missing = broken(kept.made[part.name] for part in Suite(reader, name, items).parts())
+    suite = Suite(reader, name, items)
+    metrics = how.measure(trained, suite, kept)
+    missing = broken(kept.made[part.name] for part in suite.parts())
     if len(missing) == len(items.examples):
         raise UserError(
             f"{files.shown}: none of the {len(items.examples):,} images can be read; {where(items, missing)}."
