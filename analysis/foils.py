@@ -69,7 +69,7 @@ def _section(runs: Runs, suite: str) -> Section:
         "Foils by kind" if suite == SCENES else published,
         [text[0].upper() + text[1:] for text in lead],
         tables=[_scores(table, runs, guessed)],
-        plots=[Plot(f"suite_{suite}", CAPTION, suite_figure(table, runs.arms))],
+        plots=[Plot(f"suite_{suite}", CAPTION + _mark_told(table), suite_figure(table, runs.arms))],
         notes=[
             BOLD.replace("Bold", "*").replace("a bold row", "a *"),
             "(…) the score with a grey image.",
@@ -110,6 +110,10 @@ def count_of(runs: Runs, suite: str, what: str) -> dict[str, int]:
         for name in runs.names(prefix)
         if not runs.final(name).is_empty()
     }
+
+
+def _mark_told(table: pl.DataFrame) -> str:
+    return f" {PARTIAL} of a part of the items." if (table["missing"] > 0).any() else ""
 
 
 def _of_items(table: pl.DataFrame) -> list[str]:

@@ -56,6 +56,7 @@ def test_a_score_of_a_part_is_marked_in_table_and_figure() -> None:
     assert [row.cells[1] for row in table.rows] == ["201 of 692 †", "242 of 245"]
     assert any(note.startswith("†") for note in section.notes)
     assert any("read the same" in note for note in section.notes)
+    assert section.plots[0].caption.endswith("† of a part of the items.")
     figure = suite_figure(suite_table(runs, "sugarcrepe"), runs.arms)
     assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["add att †", "swap obj"]
 

@@ -208,16 +208,24 @@ def _land(tracker: "Tracker", trained: "Trained", made: "Result", allow_partial:
 
 
 def _tell(trial: str, made: "Result") -> None:
-    counts = {name: value for name, value in made.metrics.items() if name.startswith("suite_")}
     for name, value in made.metrics.items():
-        if name not in counts:
-            typer.echo(f"{name:<52} {value:.4f}")
-    for name, value in counts.items():
-        if value and not name.startswith("suite_items/"):
-            typer.echo(f"{name:<52} {value:,.0f}")
+        if not name.startswith("suite_"):
+            typer.echo(f"{name:<52} {value:.4f}{_items(name, made.metrics)}")
     typer.echo(f"run {trial}: {made.examples:,} items")
     for note in made.notes:
         typer.echo(note, err=True)
     if made.missing and not made.notes:
         named = "; ".join(f"{id}: {why}" for id, why in list(made.missing.items())[:5])
         typer.echo(f"{len(made.missing):,} left out: {named}" + (" ..." if len(made.missing) > 5 else ""), err=True)
+
+
+def _items(name: str, metrics: dict[str, float]) -> str:
+    """Of how many of its items the score of a suite is; nothing for another metric."""
+    kind = name.partition("/")[2]
+    # A kind of VALSE and VL-CheckList has several scores.
+    of = next((each for each in (kind, kind.rpartition("/")[0]) if f"suite_items/{each}" in metrics), None)
+    if of is None:
+        return ""
+    items, missing, identical = (int(metrics[f"suite_{what}/{of}"]) for what in ("items", "missing", "identical"))
+    total = items + missing + identical
+    return f"   {items:,} items" if items == total else f"   {items:,} of {total:,} items"
