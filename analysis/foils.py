@@ -12,7 +12,7 @@ from analysis.runs import Runs
 from analysis.section import Plot, Row, Section, Table
 from analysis.style import SOFT, STYLE, colour_of, legend
 from analysis.wording import listed, number
-from workbench.metrics import metric, spaced
+from workbench.metrics import counted_as, metric, spaced
 
 PREFIX, BLANK = "compositional/", "blank_image/"
 SCENES = "scenes"  # the suite of the embedded foils
@@ -94,7 +94,8 @@ def suite_table(runs: Runs, suite: str) -> pl.DataFrame:
     rows = []
     for row in frame.iter_rows(named=True):
         kind = row["metric"].removeprefix(prefix)
-        of = {name: known.get(kind, known.get(kind.rpartition("/")[0])) for name, known in counts.items()}
+        counted = counted_as(kind, counts["items"])
+        of = {name: known.get(counted) if counted else None for name, known in counts.items()}
         grey = {"blank_image": blank.get((row["arm"], kind)), "chance": metric(row["metric"]).chance}
         rows.append(row | {"kind": kind} | grey | of)
     return pl.DataFrame([{name: row[name] for name in SUITE} for row in rows], schema=SUITE)

@@ -5,7 +5,7 @@ name ends in `/` stands for a family: all metrics that begin with it.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -132,6 +132,11 @@ def of_first(name: str, limit: int | None) -> str:
         return f"{family}-first-{limit}/{rest}"
     task, _, rest = rest.partition("/")
     return f"{family}/{task}-first-{limit}/{rest}"
+
+
+def counted_as(kind: str, counted: Collection[str]) -> str | None:
+    """The kind whose items a score of a suite is about: VALSE's and VL-CheckList's kinds have several scores, `existence/p_c`."""
+    return next((each for each in (kind, kind.rpartition("/")[0]) if each in counted), None)
 
 
 def measured_afterwards(name: str) -> bool:

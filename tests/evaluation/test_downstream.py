@@ -10,12 +10,12 @@ from workbench.config.schema import Settings
 from workbench.data.lexicon import COLOURS, KINDS
 from workbench.errors import UserError
 from workbench.evaluation.contract import evaluate
+from workbench.evaluation.downstream.files import soft_targets
 from workbench.evaluation.downstream.tasks import TASKS, of_scenes, published
 from workbench.evaluation.downstream.vqa import (
     CONTRACTIONS,
     answer_vocabulary,
     normalised,
-    soft_scores,
     vqa_accuracy,
     without_punctuation,
 )
@@ -72,7 +72,8 @@ def test_what_all_agree_on_is_compared_as_it_is() -> None:
 def test_vocabulary_and_soft_scores() -> None:
     assert answer_vocabulary(["Red."] * 9 + ["blue"] * 10 + ["rare"] * 8) == ["blue", "red"]
     given = ["red"] * 4 + ["Red "] * 1 + ["blue"] * 3 + ["a rose", "pink"]
-    assert soft_scores(given) == {"red": 1.0, "blue": 0.9, "rose": 0.3, "pink": 0.3}
+    scores = soft_targets([given], ["red", "blue", "rose", "pink", "green"]).dense(np.arange(1))
+    assert scores.tolist() == np.array([[1.0, 0.9, 0.3, 0.3, 0.0]], np.float32).tolist()
 
 
 def picture(path: Path, shade: int) -> None:

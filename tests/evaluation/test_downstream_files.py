@@ -1,6 +1,7 @@
 """The published files of the downstream tasks: miniatures with ties, duplicates, gaps, and texts that are empty or too long."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from workbench.evaluation.downstream import files
 from workbench.evaluation.downstream.files import read_task, soft_targets
 from workbench.evaluation.downstream.targets import Targets
 from workbench.evaluation.downstream.tasks import TASKS, TaskSplit, published
-from workbench.evaluation.downstream.vqa import soft_scores
+from workbench.evaluation.downstream.vqa import plain
 from workbench.training.finetune import Answers, Course, FineTuned, Recipe
 from workbench.training.loop import Hooks
 
@@ -104,7 +105,9 @@ def test_the_targets_of_all_questions_are_the_scores_of_each() -> None:
     pool = np.array(["two", "2", "a dog", "Dog!", "the", "", "dont know", "cat", "a cat"], dtype=object)
     given = [[str(text) for text in rng.choice(pool, int(rng.integers(0, 11)))] for _ in range(300)]
     made = soft_targets(given, classes).dense(np.arange(len(given)))
-    expected = [[soft_scores(answers).get(name, 0.0) for name in classes] for answers in given]
+    counts = [Counter(map(plain, answers)) for answers in given]
+    scores = {0: 0.0, 1: 0.3, 2: 0.6, 3: 0.9}
+    expected = [[scores.get(count[name], 1.0) for name in classes] for count in counts]
     assert made == pytest.approx(np.array(expected, np.float32))
     assert len(np.unique(made)) == 5
     assert soft_targets([], classes).dense(np.arange(0)).shape == (0, 4)

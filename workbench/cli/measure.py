@@ -9,6 +9,7 @@ import typer
 
 from workbench.cli.options import DEFAULT, Debug, Json, Workspace, app, console_for, current, print_json
 from workbench.errors import UserError
+from workbench.metrics import counted_as
 from workbench.workspace import Workspace as Folders
 
 if TYPE_CHECKING:
@@ -221,9 +222,8 @@ def _tell(trial: str, made: "Result") -> None:
 
 def _items(name: str, metrics: dict[str, float]) -> str:
     """Of how many of its items the score of a suite is; nothing for another metric."""
-    kind = name.partition("/")[2]
-    # A kind of VALSE and VL-CheckList has several scores.
-    of = next((each for each in (kind, kind.rpartition("/")[0]) if f"suite_items/{each}" in metrics), None)
+    prefix = "suite_items/"
+    of = counted_as(name.partition("/")[2], {each.removeprefix(prefix) for each in metrics if each.startswith(prefix)})
     if of is None:
         return ""
     items, missing, identical = (int(metrics[f"suite_{what}/{of}"]) for what in ("items", "missing", "identical"))

@@ -139,14 +139,14 @@ VALSE: Final = (
     *("existence", "plurals", "counting-small-quant", "counting-hard", "counting-adversarial", "relations"),
     *("action-replacement", "actant-swap", "coreference-standard", "coreference-hard", "foil-it"),
 )
-# VALSE names the datasets that its images are from; these are the folders that they are unpacked to.
+# VALSE names the datasets that its images are from; these are other folders in which people have them.
 VALSE_FOLDERS: Final = {
-    "coco2017": ("val2017", "coco2017", "coco_2017", "coco"),
-    "coco_2017": ("val2017", "coco_2017", "coco2017", "coco"),
-    "FOIL dataset": ("val2014", "FOIL dataset", "foil", "coco"),
-    "SWiG": ("images_512", "SWiG", "swig"),
-    "visual7w": ("images", "visual7w", "visual7w_images"),
-    "VisDial_v1.0": ("VisualDialog_val2018", "train2014", "VisDial_v1.0", "visdial"),
+    "coco2017": ("val2017", "coco_2017", "coco"),
+    "coco_2017": ("val2017", "coco2017", "coco"),
+    "FOIL dataset": ("val2014", "foil", "coco"),
+    "SWiG": ("images_512", "swig"),
+    "visual7w": ("images", "visual7w_images"),
+    "VisDial_v1.0": ("VisualDialog_val2018", "train2014", "visdial"),
 }
 
 

@@ -110,7 +110,8 @@ def _vqa(folder: Path, splits: Iterable[str], limit: int | None) -> Task:
 
 
 def soft_targets(given: Sequence[Sequence[str]], classes: Sequence[str]) -> Targets:
-    """The `soft_scores` of each question's answers that are among the classes, of all questions at once."""
+    """Of each question's answers that are among the classes: 0, .3, .6, .9 or 1 by how many of ten people gave it (Anderson et al. 2018,
+    METER)."""
     column = {answer: place for place, answer in enumerate(classes)}
     column_of = {text: column.get(plain(text), -1) for text in {text for answers in given for text in answers}}
     columns = np.array([column_of[text] for answers in given for text in answers], np.int64)

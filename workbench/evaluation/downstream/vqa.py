@@ -204,9 +204,3 @@ def answer_vocabulary(answers: Iterable[str], least: int = LEAST) -> list[str]:
     """The answers that occur at least so often (each is a question's most common one), the most frequent first."""
     counts = Counter(map(plain, answers))
     return [answer for answer, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if count >= least]
-
-
-def soft_scores(given: Iterable[str]) -> dict[str, float]:
-    """answer -> 0, .3, .6, .9 or 1 by how many of ten people gave it (Anderson et al. 2018, METER)."""
-    counts = Counter(map(plain, given))
-    return {answer: SCORES[min(count, len(SCORES) - 1)] for answer, count in counts.items()}
