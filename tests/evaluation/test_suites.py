@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from scipy.stats import binom
 from workbench.config.schema import Settings
 from workbench.data.image_files import ImageFolders
 from workbench.errors import UserError
+from workbench.evaluation import compositional
 from workbench.evaluation.compositional import Reader, score_examples, suite_metrics
+from workbench.evaluation.matching import match_scores_of_each
 from workbench.evaluation.published import SUITES, Example, limited, read_suite
 from workbench.evaluation.retrieval import recalls
 from workbench.evaluation.word_order import shuffles
@@ -213,6 +216,37 @@ def test_missing_pictures_are_named(tmp_path: Path, settings: Settings, prepared
     assert missing["add_att/2"] == f"{tmp_path}/val2017/2.jpg: the picture is missing"
     assert missing["swap_obj/1"].startswith(f"{tmp_path}/1.jpg: the picture cannot be read")
     assert not np.allclose(seen["add_att/0"], blank["add_att/0"])
+
+
+def test_a_caption_that_items_of_an_image_share_is_scored_once(
+    tmp_path: Path, settings: Settings, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for k, colour in enumerate([(200, 0, 0), (0, 0, 200)]):
+        Image.new("RGB", (50, 40), colour).save(tmp_path / f"{k}.png")
+    texts = [
+        (0, "a circle", "a square"),
+        (1, "a circle", "a star"),
+        (0, "a circle", "a square"),
+        (0, "a star", "a circle"),
+    ]
+    items = [
+        Example(f"{k}", "add_att", tmp_path / f"{image}.png", (true, false))
+        for k, (image, true, false) in enumerate(texts)
+    ]
+    reader = Reader(new_model(settings, prepared.corpus, 0).eval(), prepared.corpus.tokeniser, 64, "pad", 2)
+    alone = [score_examples(reader, [item]) for item in items]
+    scored: list[np.ndarray] = []
+
+    def counted(*given: Any) -> list[np.ndarray]:
+        scored.append(given[2])
+        return match_scores_of_each(*given)
+
+    monkeypatch.setattr(compositional, "match_scores_of_each", counted)
+    seen, blank, _ = score_examples(reader, items)
+    assert len(scored[0]) == 5
+    for k, (own_seen, own_blank, _) in enumerate(alone):
+        np.testing.assert_allclose(seen[f"{k}"], own_seen[f"{k}"], atol=1e-5)
+        np.testing.assert_allclose(blank[f"{k}"], own_blank[f"{k}"], atol=1e-5)
 
 
 @pytest.mark.parametrize(

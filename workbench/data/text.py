@@ -31,12 +31,13 @@ class Tokeniser:
     def encode(self, captions: Sequence[str]) -> np.ndarray:
         """Token ids int64 [B, max_length]: `<s>` ... `</s>`, then padding; longer captions are cut."""
         rows = np.full((len(captions), self.max_length), PAD, dtype=np.int64)
-        for row, encoding in zip(rows, self.inner.encode_batch(list(captions)), strict=True):
-            ids = [self._swap(token) for token in encoding.ids[: self.max_length]]
+        for row, encoding in zip(rows, self.inner.encode_batch_fast(list(captions)), strict=True):
+            ids = encoding.ids[: self.max_length]
             if len(encoding.ids) > self.max_length:
                 ids[-1] = END
             row[: len(ids)] = ids
-        return rows
+        swapped = np.where(rows == MASK, self.mask_id, rows)
+        return np.where(rows == self.mask_id, MASK, swapped)
 
     def decode(self, ids: Sequence[int], special: bool = False) -> str:
         """A caption's text; `special` keeps tokens such as `<mask>`."""

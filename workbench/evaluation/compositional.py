@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -61,28 +62,24 @@ def score_examples(reader: Reader, examples: Sequence[Example]) -> tuple[Scores,
     grey = torch.full((1, 3, side, side), BLANK, dtype=torch.uint8, device=device)
     features, blank = model.image_features(stacked).float(), model.image_features(grey).float()
     row_of = {image: row for row, image in enumerate(whole)}
-    counts = [len(e.captions) for e in read_examples]
-    rows = np.repeat([row_of[e.picture, e.box] for e in read_examples], counts)
-    token_ids = reader.tokeniser.encode([caption for e in read_examples for caption in e.captions])
+    # Items of one image often share its true caption, which is scored once.
+    pairs = {e.id: [(row_of[e.picture, e.box], caption) for caption in e.captions] for e in read_examples}
+    place_of = {pair: place for place, pair in enumerate(dict.fromkeys(chain.from_iterable(pairs.values())))}
+    rows = np.array([row for row, _ in place_of])
+    token_ids = reader.tokeniser.encode([caption for _, caption in place_of])
     images_of_each = [(features, rows), (blank, np.zeros_like(rows))]
     seen, unseen = (
-        np.split(scores, np.cumsum(counts)[:-1])
+        {id: scores[[place_of[pair] for pair in own]] for id, own in pairs.items()}
         for scores in match_scores_of_each(model, images_of_each, token_ids, reader.batch_size)
     )
-    ids = [e.id for e in read_examples]
-    return dict(zip(ids, seen, strict=True)), dict(zip(ids, unseen, strict=True)), unread
+    return seen, unseen, unread
 
 
 def told_apart(items: SuiteItems, tokeniser: Tokeniser) -> SuiteItems:
     """Without the items of which a false caption has the true one's tokens: unknown words, or words after the last that is read."""
-    ids = tokeniser.encode([caption for e in items.examples for caption in e.captions])
-    starts = np.cumsum([0, *(len(e.captions) for e in items.examples)])
-    identical = [
-        example
-        for example, start, end in zip(items.examples, starts, starts[1:], strict=False)
-        if (ids[start + 1 : end] == ids[start]).all(axis=1).any()
-    ]
-    return items.without(identical)
+    captions = list(dict.fromkeys(caption for e in items.examples for caption in e.captions))
+    ids = {caption: row.tobytes() for caption, row in zip(captions, tokeniser.encode(captions), strict=True)}
+    return items.without([e for e in items.examples if ids[e.captions[0]] in (ids[false] for false in e.captions[1:])])
 
 
 class Suite:

@@ -1,11 +1,12 @@
 """Scores of scores: ranking quality and calibration. Plain arrays in, plain numbers out."""
 
 import numpy as np
-from scipy.stats import rankdata
 
 
 def auc(positive: np.ndarray, negative: np.ndarray) -> float:
     """Probability that a positive outranks a negative, ties counted half (Mann-Whitney); `nan` without either."""
+    from scipy.stats import rankdata  # takes a second, which not every command needs to spend
+
     if len(positive) == 0 or len(negative) == 0:
         return float("nan")
     ranks = rankdata(np.concatenate([positive, negative]))[: len(positive)].sum()
