@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from workbench.config.schema import Settings
 from workbench.config.settings import apply, read_preset
-from workbench.data.text import END, PAD, SPECIAL, START
+from workbench.data.text import END, PAD, SPECIAL, START, Vocabulary
 from workbench.model.vilta import ViLTA
 from workbench.objectives.companions import Companions
 from workbench.objectives.plan import plan_step
@@ -28,7 +28,7 @@ from workbench.training.distributed import speed_up
 from workbench.training.prepare import pick_device, precision
 from workbench.training.pretrain import optimiser_for, train_mode
 
-VOCABULARY = 50265  # roberta-base
+VOCABULARY = Vocabulary.plain(50265)  # as many tokens as roberta-base
 LENGTH = 22  # tokens of a caption, as COCO's are in the mean with their marks, and some to spare
 OFFLINE = {"data.tokeniser": None, "model.text.weights": None, "model.vision.pretrained": False}
 METHOD = {"objectives.mlm.soft_labels": "frozen_lm", "objectives.itm.negatives": "synthesized"}
@@ -50,9 +50,10 @@ def large_model(changes: dict[str, Any]) -> tuple[Settings, ViLTA, Companions]:
         frozen=teacher,
         ema=None,
         queue=None,
-        unigram=torch.zeros(VOCABULARY, device=device),
-        synonyms=torch.arange(VOCABULARY, device=device)[:, None],
-        word_starts=np.ones(VOCABULARY, dtype=bool),
+        unigram=torch.zeros(VOCABULARY.size, device=device),
+        synonyms=torch.arange(VOCABULARY.size, device=device)[:, None],
+        vocabulary=VOCABULARY,
+        special=torch.tensor(VOCABULARY.special, device=device),
     )
     return settings, model, companions
 
@@ -60,7 +61,7 @@ def large_model(changes: dict[str, Any]) -> tuple[Settings, ViLTA, Companions]:
 def step_of(settings: Settings, model: ViLTA, companions: Companions, batch: int) -> Callable[[int], Tensor]:
     """A whole training step, to be called with its number; gives the loss."""
     device, rng = pick_device(), np.random.default_rng(0)
-    token_ids = rng.integers(len(SPECIAL), VOCABULARY, size=(batch, LENGTH))
+    token_ids = rng.integers(len(SPECIAL), VOCABULARY.size, size=(batch, LENGTH))
     token_ids[:, 0], token_ids[:, LENGTH - 2], token_ids[:, LENGTH - 1] = START, END, PAD
     side = settings.data.image_size
     images = torch.from_numpy(rng.integers(0, 256, size=(batch, 3, side, side), dtype=np.uint8)).to(device)
@@ -76,7 +77,6 @@ def step_of(settings: Settings, model: ViLTA, companions: Companions, batch: int
             None,
             settings.objectives,
             VOCABULARY,
-            companions.word_starts,
             np.arange(batch),
             seed=0,
             epoch=0,

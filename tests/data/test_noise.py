@@ -7,7 +7,7 @@ from workbench.config.schema import Settings
 from workbench.config.settings import apply
 from workbench.data.corpus import load_corpus, with_noise
 from workbench.data.noise import CaptionNoise
-from workbench.data.text import END, PAD, SPECIAL, START
+from workbench.data.text import END, PAD, SPECIAL, START, Vocabulary
 from workbench.training.batches import FoilTable
 from workbench.training.prepare import Prepared, prepare
 
@@ -16,7 +16,7 @@ STARTS = np.ones(60, dtype=bool)
 
 
 def noise_of(rate: float, starts: np.ndarray = STARTS) -> CaptionNoise:
-    return CaptionNoise(rate, np.arange(40, 60), starts, "test")
+    return CaptionNoise(rate, np.arange(40, 60), replace(Vocabulary.plain(60), word_starts=starts), "test")
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.2, 0.6])

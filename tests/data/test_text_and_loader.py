@@ -24,7 +24,7 @@ def test_synonyms_start_with_the_token_itself() -> None:
     table = tokeniser.synonyms([("plane", "aircraft", "unheard"), ("red",)])
     plane, aircraft, red = (tokeniser.word_id(word) for word in ("plane", "aircraft", "red"))
     assert set(table[plane]) == {plane, aircraft}
-    assert (table[:, 0] == np.arange(tokeniser.vocabulary)).all()
+    assert (table[:, 0] == np.arange(tokeniser.size)).all()
     assert set(table[red]) == {red}
 
 

@@ -1,7 +1,7 @@
 import polars as pl
 import pytest
 
-from workbench.data.text import Tokeniser, train_tokeniser, trim
+from workbench.data.text import Tokeniser, train_tokeniser
 from workbench.data.word_classes import FUNCTION_WORDS, ContentWords, closed_class
 
 ENGLISH = [
@@ -14,7 +14,7 @@ ENGLISH = [
 
 def content_of(tokeniser: Tokeniser, captions: list[str], closed: frozenset[str]) -> list[str]:
     """What is left of each caption without the words of closed classes."""
-    ids = trim(tokeniser.encode(captions))
+    ids = tokeniser.vocabulary.trim(tokeniser.encode(captions))
     chosen = ContentWords.of(tokeniser, closed).of_captions(ids)
     return [tokeniser.decode(row[kept].tolist()) for row, kept in zip(ids, chosen, strict=True)]
 

@@ -109,7 +109,7 @@ def test_the_method_is_shown_as_the_settings_have_it(
             assert len(row["label"]) == mlm.top_k
             assert sum(share for _, share in row["label"]) == pytest.approx(1.0, abs=1e-4)
         if mlm.soft_labels == "smoothing":
-            assert {share for _, share in row["label"]} == {round(1 / prepared.corpus.tokeniser.vocabulary, 6)}
+            assert {share for _, share in row["label"]} == {round(1 / prepared.corpus.tokeniser.size, 6)}
     assert len(method["written"]) == (0 if itm.negatives != "synthesized" else 3)
     assert len({method["caption"].lower(), *method["written"]}) == 1 + len(method["written"])
 

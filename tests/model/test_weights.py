@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from workbench.config.schema import Model, Vision
+from workbench.data.text import Vocabulary
 from workbench.errors import UserError
 from workbench.model import weights
 from workbench.model.encoders import VisionEncoder
@@ -92,7 +93,7 @@ def test_position_embeddings_are_interpolated_to_another_resolution() -> None:
     vit = {"name": "test_vit", "tokens": "final", "stage": 0}
     for vision, plain in ((vit, {"image_positions": False}), ({"name": "test_byobnet"}, {})):
         config = Model.model_validate({"vision": vision} | plain)
-        small, large = (ViLTA(config, side, 90, 16).eval() for side in (64, 128))
+        small, large = (ViLTA(config, side, Vocabulary.plain(90), 16).eval() for side in (64, 128))
         fitted = at_resolution(small.state_dict(), large.state_dict(), large.vision.prefix_tokens)
         large.load_state_dict(fitted)
         changed = {name for name, tensor in fitted.items() if tensor.shape != small.state_dict()[name].shape}

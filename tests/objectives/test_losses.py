@@ -59,7 +59,9 @@ def test_late_interaction_takes_each_words_best_token() -> None:
 
 def test_words_loss_counts_every_distinct_word_once() -> None:
     logits = torch.zeros(1, 8)
-    assert words_loss(logits, torch.tensor([[0, 6, 6, 7, 1]]), special=5).item() == pytest.approx(8 * math.log(2))
+    assert words_loss(logits, torch.tensor([[0, 6, 6, 7, 1]]), ordinary=torch.arange(8) >= 5).item() == pytest.approx(
+        8 * math.log(2)
+    )
     sure = torch.full((1, 8), -30.0)
     sure[0, [6, 7]] = 30.0
-    assert words_loss(sure, torch.tensor([[0, 6, 6, 7, 1]]), special=5).item() < 1e-6
+    assert words_loss(sure, torch.tensor([[0, 6, 6, 7, 1]]), ordinary=torch.arange(8) >= 5).item() < 1e-6

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from tokenizers import Tokenizer, models
 from workbench.config.schema import Mlm, Settings
 from workbench.config.settings import apply
 from workbench.data.masking import choose_positions, hide_tokens, mask_tokens
-from workbench.data.text import MASK, SPECIAL, Tokeniser, trim
+from workbench.data.text import MASK, PAD, SPECIAL, Tokeniser, Vocabulary, trim
 from workbench.model.vilta import ViLTA
 from workbench.objectives.companions import Companions, make_companions
 from workbench.objectives.losses import likeliest, mlm_loss
@@ -25,7 +26,7 @@ IDS = np.array([[0, 10, 11, 12, 13, 14, 15, 16, 17, 2, 1, 1]] * 2000)
 
 
 def test_masking_takes_the_stated_share_of_ordinary_tokens_80_10_10() -> None:
-    masked = mask_tokens(IDS, 0.25, 100, generator("t"))
+    masked = mask_tokens(IDS, 0.25, generator("t"), Vocabulary.plain(100))
     chosen = masked.positions.numpy()
     assert (chosen.sum(axis=1) == 2).all()
     assert not chosen[:, [0, 9, 10, 11]].any()
@@ -36,7 +37,7 @@ def test_masking_takes_the_stated_share_of_ordinary_tokens_80_10_10() -> None:
 
 
 def test_a_caption_of_one_word_still_loses_it() -> None:
-    hidden = hide_tokens(np.array([[0, 9, 2, 1]]), 0.1, generator("t"))
+    hidden = hide_tokens(np.array([[0, 9, 2, 1]]), 0.1, generator("t"), Vocabulary.plain(100))
     assert hidden.token_ids.tolist() == [[0, MASK, 2, 1]]
 
 
@@ -47,7 +48,7 @@ def test_a_written_word_is_never_special_never_the_original_never_banned() -> No
     banned = torch.arange(vocabulary)[:, None].repeat(1, 2)
     banned[6, 1], banned[7, 1] = 8, 9
     draws = torch.rand(6000, generator=torch.Generator().manual_seed(0))
-    written = synthesize(torch.zeros(6000, vocabulary), original, positions, 1.0, banned, draws)
+    written = synthesize(torch.zeros(6000, vocabulary), original, positions, 1.0, banned, torch.arange(5), draws)
     assert (written[:, [0, 3]] == original[:, [0, 3]]).all()
     assert set(written[:, 1].tolist()) == set(range(len(SPECIAL), vocabulary)) - {6, 8}
     assert set(written[:, 2].tolist()) == set(range(len(SPECIAL), vocabulary)) - {7, 9}
@@ -70,6 +71,7 @@ def test_sampling_follows_the_temperature() -> None:
             torch.ones(4000, 1, dtype=torch.bool),
             temperature,
             torch.arange(9)[:, None],
+            torch.arange(5),
             torch.rand(4000, generator=torch.Generator().manual_seed(0)),
         )
         odds = np.exp(1 / temperature)
@@ -84,10 +86,7 @@ def features(prepared: Prepared) -> torch.Tensor:
 def part_of(settings: Settings, prepared: Prepared, foil_ids: np.ndarray | None = None) -> Part:
     """The plan of step 3 for the first 16 pairs, in one piece."""
     pairs, vocabulary = prepared.corpus.train, prepared.corpus.tokeniser.vocabulary
-    starts = prepared.corpus.tokeniser.word_starts()
-    return plan_step(
-        pairs.token_ids[:16], foil_ids, settings.objectives, vocabulary, starts, np.arange(16), 0, 0, 3
-    ).part()
+    return plan_step(pairs.token_ids[:16], foil_ids, settings.objectives, vocabulary, np.arange(16), 0, 0, 3).part()
 
 
 def companions_of(settings: Settings, prepared: Prepared, model: ViLTA) -> Companions:
@@ -121,7 +120,7 @@ def test_a_larger_ratio_turns_more_of_the_same_negatives_into_hard_ones(
     settings: Settings, prepared: Prepared, features: torch.Tensor
 ) -> None:
     model = new_model(settings, prepared.corpus, 0).eval()
-    token_ids = torch.from_numpy(trim(prepared.corpus.train.token_ids[:16]))
+    token_ids = torch.from_numpy(trim(prepared.corpus.train.token_ids[:16], PAD))
     hard_rows = {}
     for ratio in (0.25, 0.5, 1.0):
         changed = apply(settings, {"objectives.itm.hard_ratio": ratio})
@@ -155,7 +154,7 @@ def rewritten(settings: Settings, prepared: Prepared, **itm: object) -> tuple[np
     model.load_state_dict(prepared.weights, strict=False)
     companions = companions_of(changed, prepared, model.eval())
     captions = prepared.corpus.train.token_ids[:256]
-    rewriting = plan_rewriting(captions, changed.objectives.itm, np.arange(256), 0, 0)
+    rewriting = plan_rewriting(captions, changed.objectives.itm, np.arange(256), 0, 0, companions.vocabulary)
     written = written_captions(model, torch.from_numpy(captions), rewriting, changed.objectives, companions)
     return captions, written.numpy()
 
@@ -229,7 +228,7 @@ def test_the_momentum_model_follows_by_hand_computed_averages(settings: Settings
 
 def test_soft_labels_are_what_their_kind_says(settings: Settings, prepared: Prepared, features: torch.Tensor) -> None:
     made = {}
-    token_ids = torch.from_numpy(trim(prepared.corpus.train.token_ids[:16]))
+    token_ids = torch.from_numpy(trim(prepared.corpus.train.token_ids[:16], PAD))
     positions = token_ids > 4
     for kind in ("frozen_lm", "ema", "smoothing", "unigram"):
         changed = apply(settings, {"objectives.mlm.soft_labels": kind})
@@ -242,7 +241,7 @@ def test_soft_labels_are_what_their_kind_says(settings: Settings, prepared: Prep
             assert torch.allclose(made[kind], model.mlm_logits(fused[positions]), atol=1e-5)
         if kind == "frozen_lm":
             assert torch.allclose(made[kind], model.predict_words(model.encode_text(token_ids)[positions]), atol=1e-5)
-    vocabulary = prepared.corpus.tokeniser.vocabulary
+    vocabulary = prepared.corpus.tokeniser.size
     assert torch.allclose(made["smoothing"].softmax(-1), torch.tensor(1 / vocabulary))
     counts = np.bincount(prepared.corpus.train.token_ids.ravel(), minlength=vocabulary)[5:] + 1
     assert torch.allclose(
@@ -279,7 +278,7 @@ def test_in_batch_hard_negatives_are_wrong_captions_and_wrong_pictures_by_turns(
     changed = apply(settings, {"objectives.itm.negatives": "in_batch_hard", "objectives.itm.hard_ratio": 1.0})
     model = new_model(changed, prepared.corpus, 0).eval()
     companions = companions_of(changed, prepared, model)
-    token_ids = torch.from_numpy(trim(prepared.corpus.train.token_ids[:16]))
+    token_ids = torch.from_numpy(trim(prepared.corpus.train.token_ids[:16], PAD))
     made = match_batch(model, features, part_of(changed, prepared), changed.objectives, companions, ALONE)
     own, false_rows, false_text = made.image_rows[:8], made.image_rows[8:], made.token_ids[8:]
     assert (false_rows[::2] == own[::2]).all()
@@ -307,17 +306,20 @@ def test_whole_words_are_masked_whole(tokens: list[str], starts: list[int]) -> N
     ids = np.array([[0, 10, 11, 12, 13, 2, 1]] * 400)
     table = np.zeros(20, dtype=bool)
     table[ids[0]] = np.array(starts, dtype=bool)
-    chosen = choose_positions(ids, 0.5, generator("t"), table)
+    chosen = choose_positions(
+        ids, 0.5, generator("t"), replace(Vocabulary.plain(20), word_starts=table), whole_words=True
+    )
     patterns = {tuple(row) for row in chosen[:, 1:5].tolist()}
     assert patterns == {(True, True, True, False), (False, False, False, True)}
     assert not chosen[:, [0, 5, 6]].any()
 
 
-def test_word_starts_of_both_kinds_of_tokeniser() -> None:
+def test_word_starts_of_all_kinds_of_tokeniser() -> None:
     for vocabulary, expected in (
         ({"<s>": 0, "cat": 1, "##s": 2}, [True, True, False]),
         ({"<s>": 0, "cat": 1, "Ġcat": 2}, [False, False, True]),
+        ({"<s>": 0, "un": 1, "▁cat": 2}, [False, False, True]),
         ({"<s>": 0, "cat": 1}, [True, True]),
     ):
         inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<s>"))
-        assert Tokeniser(inner, 8).word_starts().tolist() == expected
+        assert Tokeniser(inner, 8, special=(0,)).vocabulary.word_starts.tolist() == expected

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from workbench.config.schema import Objectives
+from workbench.data.text import Vocabulary
 from workbench.objectives.plan import BLOCK, HARD_CAPTION, Plan, plan_step
 from workbench.world import World
 
@@ -10,7 +11,7 @@ def plan_of(rows: int, ratio: float, step: int = 0) -> Plan:
     token_ids = np.tile(np.array([[0, 7, 8, 9, 10, 2, 1, 1]]), (rows, 1))
     token_ids[:, 1] += np.arange(rows)
     objectives = Objectives.model_validate({"itm": {"hard_ratio": ratio}})
-    return plan_step(token_ids, None, objectives, 200, np.ones(200, dtype=bool), np.arange(rows), 0, 0, step)
+    return plan_step(token_ids, None, objectives, Vocabulary.plain(200), np.arange(rows), 0, 0, step)
 
 
 @pytest.mark.parametrize("rows", [4, 16, 21, 64])
@@ -46,15 +47,15 @@ def test_the_parts_are_the_whole() -> None:
 
 def test_masks_belong_to_the_pair_and_not_to_its_batch() -> None:
     token_ids = np.tile(np.array([[0, 7, 8, 9, 10, 11, 12, 2]]), (6, 1))
-    words, about = np.ones(200, dtype=bool), Objectives()
-    one = plan_step(token_ids, None, about, 200, words, np.array([5, 6, 7, 8, 9, 4]), 0, 2, 30)
+    words, about = Vocabulary.plain(200), Objectives()
+    one = plan_step(token_ids, None, about, words, np.array([5, 6, 7, 8, 9, 4]), 0, 2, 30)
     wide = np.pad(token_ids[:4], ((0, 0), (0, 4)), constant_values=1)
-    two = plan_step(wide, None, about, 200, words, np.array([7, 5, 3, 2]), 0, 2, 99)
+    two = plan_step(wide, None, about, words, np.array([7, 5, 3, 2]), 0, 2, 99)
     assert (one.masked.token_ids[[2, 0]] == two.masked.token_ids[:2, :8]).all()
     assert one.rewriting is not None
     assert two.rewriting is not None
     assert (one.rewriting.draws[[2, 0]] == two.rewriting.draws[:2, :8]).all()
-    later = plan_step(token_ids, None, about, 200, words, np.array([5, 6, 7, 8, 9, 4]), 0, 3, 30)
+    later = plan_step(token_ids, None, about, words, np.array([5, 6, 7, 8, 9, 4]), 0, 3, 30)
     assert (one.masked.token_ids != later.masked.token_ids).any()
 
 

@@ -1,5 +1,7 @@
 """Which words are masked and written over."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch
 from workbench.config.schema import Itm, Settings
 from workbench.config.settings import apply
 from workbench.data.masking import choose_positions, hide_tokens
-from workbench.data.text import MASK, SPECIAL, trim
+from workbench.data.text import MASK, PAD, SPECIAL, Vocabulary, trim
 from workbench.objectives.companions import make_companions
 from workbench.objectives.matching import written_captions
 from workbench.objectives.plan import plan_rewriting
@@ -16,12 +18,13 @@ from workbench.randomness import RowRandom, generator
 from workbench.training.prepare import Prepared
 from workbench.training.pretrain import starting_model
 
+VOCABULARY = Vocabulary.plain(30)
 IDS = np.array([[0, 10, 11, 12, 13, 14, 15, 16, 17, 2, 1, 1]] * 2000)
 
 
 def test_equal_weights_choose_what_no_weights_choose() -> None:
     plain, equal = (
-        choose_positions(IDS, 0.25, RowRandom(np.arange(2000), "t"), weights=weights)
+        choose_positions(IDS, 0.25, RowRandom(np.arange(2000), "t"), VOCABULARY, weights=weights)
         for weights in (None, np.full(IDS.shape, 3.0))
     )
     assert (plain == equal).all()
@@ -35,7 +38,7 @@ def test_the_ratio_counts_the_tokens_that_have_a_weight() -> None:
     weights[:, [2, 4, 6]] = 1.0
     weights[:, 0] = 9.0  # never a special token
     for ratio, count in ((0.01, 1), (0.5, 2), (1.0, 3)):
-        chosen = choose_positions(IDS, ratio, generator("t"), weights=weights)
+        chosen = choose_positions(IDS, ratio, generator("t"), VOCABULARY, weights=weights)
         assert (chosen.sum(axis=1) == count).all()
         assert not chosen[:, [0, 1, 3, 5, 7, 8, 9, 10, 11]].any()
 
@@ -43,7 +46,7 @@ def test_the_ratio_counts_the_tokens_that_have_a_weight() -> None:
 def test_a_caption_without_an_eligible_token_takes_any() -> None:
     weights = np.zeros((2, 12))
     weights[0, 3] = 1.0
-    chosen = choose_positions(IDS[:2], 0.25, generator("t"), weights=weights)
+    chosen = choose_positions(IDS[:2], 0.25, generator("t"), VOCABULARY, weights=weights)
     assert chosen[0].nonzero()[0].tolist() == [3]
     assert chosen[1, 1:9].sum() == 2
 
@@ -51,9 +54,9 @@ def test_a_caption_without_an_eligible_token_takes_any() -> None:
 def test_weights_are_odds() -> None:
     weights = np.zeros(IDS.shape)
     weights[:, 1], weights[:, 2], weights[:, 3] = 1.0, 2.0, 5.0
-    first = choose_positions(IDS, 0.01, generator("t"), weights=weights).mean(axis=0)
+    first = choose_positions(IDS, 0.01, generator("t"), VOCABULARY, weights=weights).mean(axis=0)
     assert first[1:4] == pytest.approx([1 / 8, 2 / 8, 5 / 8], abs=0.03)
-    pairs = choose_positions(IDS, 0.7, generator("t"), weights=weights)
+    pairs = choose_positions(IDS, 0.7, generator("t"), VOCABULARY, weights=weights)
     # Without replacement: the two heavier ones are drawn in either order.
     assert np.mean(pairs[:, 2] & pairs[:, 3]) == pytest.approx(2 / 8 * 5 / 6 + 5 / 8 * 2 / 3, abs=0.03)
 
@@ -63,7 +66,7 @@ def test_a_word_weighs_as_much_as_its_heaviest_piece() -> None:
     starts[[11, 12]] = False
     weights = np.zeros(IDS.shape)
     weights[:, 3] = 1.0
-    chosen = choose_positions(IDS, 0.5, generator("t"), starts, weights)
+    chosen = choose_positions(IDS, 0.5, generator("t"), replace(VOCABULARY, word_starts=starts), True, weights)
     assert (chosen[:, 1:9] == [True, True, True, False, False, False, False, False]).all()
 
 
@@ -79,7 +82,7 @@ def test_content_words_of_scenes_are_written_over_and_others_stay(settings: Sett
     companions = make_companions(changed.objectives, model, corpus)
     captions = corpus.train.token_ids[:200]
     weights = word_weights("content", captions, companions, torch.empty(0))
-    rewriting = plan_rewriting(captions, changed.objectives.itm, np.arange(200), 0, 0, weights)
+    rewriting = plan_rewriting(captions, changed.objectives.itm, np.arange(200), 0, 0, companions.vocabulary, weights)
     written = written_captions(model, torch.from_numpy(captions), rewriting, changed.objectives, companions).numpy()
     kept = corpus.tokeniser.decode([token for row in captions[written == captions].reshape(-1, 1) for token in row])
     function = "a an the one there is are picture of to and with near beside above below over under beneath atop"
@@ -90,8 +93,8 @@ def test_content_words_of_scenes_are_written_over_and_others_stay(settings: Sett
 
 def test_entropies_are_those_of_each_word_hidden(settings: Settings, prepared: Prepared) -> None:
     model = starting_model(settings, 0, prepared).eval()
-    ids = trim(prepared.corpus.train.token_ids[:3])
-    made = entropies(model.language, ids)
+    ids = trim(prepared.corpus.train.token_ids[:3], PAD)
+    made = entropies(model.language, ids, prepared.corpus.tokeniser.vocabulary)
     assert (made[ids < len(SPECIAL)] == 0).all()
     for row, column in ((0, 1), (2, 4)):
         hidden = torch.from_numpy(ids[row : row + 1].copy())
@@ -103,22 +106,22 @@ def test_entropies_are_those_of_each_word_hidden(settings: Settings, prepared: P
 
 def test_salience_is_what_a_grey_picture_takes_away(settings: Settings, prepared: Prepared) -> None:
     model = starting_model(settings, 0, prepared).eval()
-    ids = trim(prepared.corpus.train.token_ids[:6])
+    ids, words = trim(prepared.corpus.train.token_ids[:6], PAD), prepared.corpus.tokeniser.vocabulary
     features = torch.from_numpy(np.array(prepared.features["train"][:6])).float()
     with torch.no_grad():  # a fusion that heeds the picture
         for parameter in model.mlm_decoder.parameters():
             parameter.mul_(30)
-    made = salience(model, features, ids, np.arange(6))
+    made = salience(model, features, ids, np.arange(6), words)
     assert (made[ids < len(SPECIAL)] == 0).all()
     assert (made[ids >= len(SPECIAL)] >= LEAST_DROP).all()
     assert made.max() > LEAST_DROP
     # Of the picture itself no grey one takes anything away.
     side = settings.data.image_size
     grey = model.image_features(torch.full((1, 3, side, side), 128, dtype=torch.uint8)).detach()
-    none = salience(model, grey.expand(6, -1, -1), ids, np.arange(6))
+    none = salience(model, grey.expand(6, -1, -1), ids, np.arange(6), words)
     assert np.unique(none).tolist() == pytest.approx([0, LEAST_DROP])
     # A batch in parts has the same numbers.
-    parts = [salience(model, features[at : at + 2], ids[at : at + 2], np.arange(at, at + 2)) for at in (0, 2, 4)]
+    parts = [salience(model, features[at : at + 2], ids[at : at + 2], np.arange(at, at + 2), words) for at in (0, 2, 4)]
     assert (np.concatenate(parts) == made).all()
     with torch.no_grad():
         hidden = torch.from_numpy(ids[:1].copy())
@@ -134,7 +137,7 @@ def test_salience_is_what_a_grey_picture_takes_away(settings: Settings, prepared
 def test_known_weights_are_not_measured_again(settings: Settings, prepared: Prepared) -> None:
     changed = kinds_of(settings, "surprising")
     companions = make_companions(changed.objectives, starting_model(changed, 0, prepared), prepared.corpus)
-    ids, table = trim(prepared.corpus.train.token_ids[:4]), np.full((4, 12), 7.0)
+    ids, table = trim(prepared.corpus.train.token_ids[:4], PAD), np.full((4, 12), 7.0)
     made = weights_of(changed.objectives, ids, companions, torch.empty(0), {"surprising": table})
     assert made.mask is table
     assert made.write is table
@@ -148,7 +151,7 @@ def rewritten(settings: Settings, prepared: Prepared, rounds: int) -> tuple[np.n
     model = starting_model(changed, 0, prepared).eval()
     companions = make_companions(changed.objectives, model, prepared.corpus)
     captions = prepared.corpus.train.token_ids[:64]
-    rewriting = plan_rewriting(captions, changed.objectives.itm, np.arange(64), 0, 0)
+    rewriting = plan_rewriting(captions, changed.objectives.itm, np.arange(64), 0, 0, companions.vocabulary)
     written = written_captions(model, torch.from_numpy(captions), rewriting, changed.objectives, companions)
     return rewriting.hidden.positions.numpy(), written.numpy()
 
@@ -180,7 +183,9 @@ def test_every_round_writes_its_part_knowing_those_before(
 
 
 def test_rounds_split_the_hidden_places_evenly() -> None:
-    rewriting = plan_rewriting(IDS[:50], Itm(synthesis_mask_ratio=0.75, synthesis_rounds=3), np.arange(50), 0, 0)
+    rewriting = plan_rewriting(
+        IDS[:50], Itm(synthesis_mask_ratio=0.75, synthesis_rounds=3), np.arange(50), 0, 0, VOCABULARY
+    )
     for row, places in zip(rewriting.rounds, rewriting.hidden.positions, strict=True):
         assert torch.bincount(row[places], minlength=3).tolist() == [2, 2, 2]
     assert (
@@ -193,6 +198,6 @@ def test_rounds_split_the_hidden_places_evenly() -> None:
         > 5
     )
     assert (
-        hide_tokens(IDS[:50], 0.75, RowRandom(np.arange(50), "synthesis masks", 0, 0)).positions
+        hide_tokens(IDS[:50], 0.75, RowRandom(np.arange(50), "synthesis masks", 0, 0), VOCABULARY).positions
         == rewriting.hidden.positions
     ).all()

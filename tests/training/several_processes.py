@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from workbench.config.schema import Settings
 from workbench.config.settings import apply
+from workbench.data.text import Vocabulary
 from workbench.evaluation.downstream.tasks import of_scenes
 from workbench.model.vilta import ViLTA
 from workbench.stop import Stopped
@@ -107,9 +108,9 @@ def main() -> None:
     base = Settings.model_validate_json(Path(sys.argv[1]).read_text())
     cache, out = Path(sys.argv[2]), Path(sys.argv[3])
     with joined() as world:
-        spread = spread_over(ViLTA(base.model, 64, 100, 16), "fsdp", world)
+        spread = spread_over(ViLTA(base.model, 64, Vocabulary.plain(100), 16), "fsdp", world)
         assert all(isinstance(parameter, DTensor) for parameter in spread.parameters())
-        copied = spread_over(ViLTA(base.model, 64, 100, 16), "ddp", world)
+        copied = spread_over(ViLTA(base.model, 64, Vocabulary.plain(100), 16), "ddp", world)
         assert isinstance(copied, DistributedDataParallel)
         made = {name: curve(variant(base, name, world), cache, out / f"{name}.pt", world) for name in VARIANTS}
         for name in RESUMED:

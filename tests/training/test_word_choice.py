@@ -10,6 +10,7 @@ from torch import Tensor
 from workbench.config.schema import Settings
 from workbench.config.settings import apply
 from workbench.data.loader import Order
+from workbench.data.text import Vocabulary
 from workbench.objectives.companions import make_companions
 from workbench.objectives.plan import HARD_CAPTION, plan_step
 from workbench.objectives.words import LEAST_DROP, entropies, salience
@@ -48,7 +49,7 @@ def test_uncertainty_is_measured_once_and_belongs_to_the_caption(
     assert made.companions.frozen is not None
     assert weights.mask is not None
     assert weights.mask is weights.write
-    assert weights.mask == pytest.approx(entropies(made.companions.frozen, ids), rel=2e-3)
+    assert weights.mask == pytest.approx(entropies(made.companions.frozen, ids, made.companions.vocabulary), rel=2e-3)
     assert np.ptp(weights.mask[ids > 4]) > 1e-4
     monkeypatch.setattr(module, "entropies", lambda *_: pytest.fail("measured again"))
     assert (chooser(apply(settings, SURPRISING), here).weigh(rows, 0, 0, 5, nothing, ids).mask == weights.mask).all()
@@ -76,7 +77,7 @@ def test_salience_is_measured_by_the_momentum_model_however_the_batch_is_cut(
 
     model = made.companions.ema
     assert model is not None
-    assert (cut(1) == salience(model, features, ids, rows)).all()
+    assert (cut(1) == salience(model, features, ids, rows, made.companions.vocabulary)).all()
     assert (cut(4) == cut(1)).all()
 
 
@@ -87,7 +88,7 @@ def test_only_what_is_written_over_is_looked_at(settings: Settings, prepared: Pr
     ids = prepared.corpus.train.texts(rows, 0, 0)
     features = torch.from_numpy(np.array(prepared.features["train"][rows])).float()
     weights = made.weigh(rows, 0, 0, 5, lambda: iter([(slice(0, 16), features)]), ids)
-    plan = plan_step(ids, None, made.settings.objectives, 500, np.ones(500, bool), rows, 0, 0, 5, weights)
+    plan = plan_step(ids, None, made.settings.objectives, Vocabulary.plain(500), rows, 0, 0, 5, weights)
     written = set(plan.chosen[plan.negatives == HARD_CAPTION].tolist())
     assert weights.mask is None
     assert weights.write is not None
@@ -97,7 +98,9 @@ def test_only_what_is_written_over_is_looked_at(settings: Settings, prepared: Pr
     with torch.no_grad():
         for parameter in model.mlm_decoder.parameters():
             parameter.mul_(50)
-    even, odd = (salience(model, features, ids, rows + turn) > LEAST_DROP for turn in (0, 1))
+    even, odd = (
+        salience(model, features, ids, rows + turn, made.companions.vocabulary) > LEAST_DROP for turn in (0, 1)
+    )
     assert even.any()
     assert odd.any()
     assert not (even & odd).any()

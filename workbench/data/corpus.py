@@ -14,7 +14,7 @@ from workbench.data import cache, folder, lexicon, mixture, scene_captions, scen
 from workbench.data.loader import Shares
 from workbench.data.noise import CaptionNoise
 from workbench.data.store import Pictures, Store
-from workbench.data.text import Tokeniser, load_tokeniser, pretrained_tokeniser, save_tokeniser, train_tokeniser, trim
+from workbench.data.text import Tokeniser, load_tokeniser, pretrained_tokeniser, save_tokeniser, train_tokeniser
 from workbench.data.word_classes import ContentWords, closed_class
 from workbench.errors import UserError
 from workbench.randomness import RowRandom, key
@@ -158,17 +158,22 @@ def _read_by(given: Tokeniser | None) -> str:
 
 
 def _of_scenes(data: Data) -> str:
-    return f"scenes-{key(scenes.VERSION, data.model_dump_json(exclude={'augment', 'workers'})):016x}"
+    return f"scenes-{key(scenes.VERSION, data.model_dump_json(exclude={'augment', 'workers'})):016x}{own_ids(data)}"
 
 
 def _of_folder(data: Data, files: dict[str, list[folder.CaptionedFile]]) -> str:
     about = data.model_dump_json(exclude={"augment", "workers"})
-    return f"folder-{key(about, *map(_content, files.values())):016x}"
+    return f"folder-{key(about, *map(_content, files.values())):016x}{own_ids(data)}"
 
 
 def _of_mix(data: Data, stores: list[Store]) -> str:
     about = data.model_dump_json(exclude={"augment", "workers", "mix", "image_size"})
-    return f"mixed-{key(mixture.VERSION, about, *(store.fingerprint for store in stores)):016x}"
+    return f"mixed-{key(mixture.VERSION, about, *(store.fingerprint for store in stores)):016x}{own_ids(data)}"
+
+
+def own_ids(data: Data) -> str:
+    """What tells a corpus with the ids of a pre-trained tokeniser from one of earlier versions, where `<mask>` had another id."""
+    return "-own-ids" if data.tokeniser else ""
 
 
 def _stores(data: Data, cache_dir: Path) -> list[Store]:
@@ -200,7 +205,7 @@ def _mixed(data: Data, cache_dir: Path) -> Corpus:
         frame = pl.DataFrame({"caption": part.captions(stores).list.first()})
         is_train = split == "train"
         firsts = np.load(home / "firsts.npy", mmap_mode="r") if is_train else None
-        ids = trim(tokeniser.encode(frame["caption"].to_list())) if firsts is None else firsts
+        ids = _encoded(tokeniser, frame) if firsts is None else firsts
         # A random view is cut from the stored picture; everything else reads pictures of the model's size.
         side = stores[0].side if is_train and data.augment != "none" else data.image_size
         splits[split] = Pairs(Pictures(stores, part.rows, side), ids, frame, tokeniser)
@@ -227,8 +232,12 @@ def _facts(data: Data, split: str) -> Callable[[int], scenes.Scene] | None:
 
 def _open(home: Path, split: str, tokeniser: Tokeniser, scene: Callable[[int], scenes.Scene] | None) -> Pairs:
     captions = pl.read_parquet(home / f"{split}.parquet", glob=False)
-    ids = tokeniser.encode(captions["caption"].to_list())
-    return Pairs(np.load(home / f"{split}.npy", mmap_mode="r"), trim(ids), captions, tokeniser, scene)
+    images = np.load(home / f"{split}.npy", mmap_mode="r")
+    return Pairs(images, _encoded(tokeniser, captions), captions, tokeniser, scene)
+
+
+def _encoded(tokeniser: Tokeniser, captions: pl.DataFrame) -> np.ndarray:
+    return tokeniser.vocabulary.trim(tokeniser.encode(captions["caption"].to_list()))
 
 
 def _prepare_scenes(data: Data, target: Path) -> None:

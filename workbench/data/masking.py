@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.data.text import MASK, SPECIAL
+from workbench.data.text import Vocabulary
 from workbench.randomness import Random
 
 
@@ -22,21 +22,22 @@ def choose_positions(
     token_ids: np.ndarray,
     ratio: float,
     rng: Random,
-    word_starts: np.ndarray | None = None,
+    vocabulary: Vocabulary,
+    whole_words: bool = False,
     weights: np.ndarray | None = None,
 ) -> np.ndarray:
     """bool [B, L]: `ratio` of each caption's ordinary tokens, at least one where there is any.
 
-    With `word_starts` (bool [V]: tokens that begin a word) it is `ratio` of the words, each with all of its tokens. With `weights`
+    With `whole_words` it is `ratio` of the words, each with all of its tokens. With `weights`
     (float [B, L]) only tokens of a weight above 0 are counted and chosen, one after another with a probability in proportion to
     it; a caption that has none of them is treated as without weights.
     """
-    ordinary = token_ids >= len(SPECIAL)
+    ordinary = vocabulary.ordinary[token_ids]
     if weights is not None:
         weights = np.where(ordinary, weights, 0.0)
         weights = np.where(weights.any(axis=1, keepdims=True), weights, ordinary)
-    if word_starts is not None:
-        return _choose_words(token_ids, ordinary, ratio, rng, word_starts, weights)
+    if whole_words:
+        return _choose_words(token_ids, ordinary, ratio, rng, vocabulary, weights)
     return _choose(ordinary.astype(float) if weights is None else weights, ratio, rng)
 
 
@@ -54,12 +55,12 @@ def _choose(weights: np.ndarray, ratio: float, rng: Random) -> np.ndarray:
     return chosen
 
 
-def word_begins(token_ids: np.ndarray, word_starts: np.ndarray) -> np.ndarray:
-    """bool [B, L]: the tokens that begin a word, with `word_starts` bool [V] of the tokeniser."""
-    ordinary = token_ids >= len(SPECIAL)
+def word_begins(token_ids: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
+    """bool [B, L]: the tokens that begin a word."""
+    ordinary = vocabulary.ordinary[token_ids]
     # A caption's first token begins a word even where the tokeniser marks only words after a space (RoBERTa's BPE).
     after_special = np.pad(~ordinary, ((0, 0), (1, 0)), constant_values=True)[:, :-1]
-    begins: np.ndarray = ordinary & (word_starts[token_ids] | after_special)
+    begins: np.ndarray = ordinary & (vocabulary.word_starts[token_ids] | after_special)
     return begins
 
 
@@ -68,10 +69,10 @@ def _choose_words(
     ordinary: np.ndarray,
     ratio: float,
     rng: Random,
-    word_starts: np.ndarray,
+    vocabulary: Vocabulary,
     weights: np.ndarray | None,
 ) -> np.ndarray:
-    begins = word_begins(token_ids, word_starts)
+    begins = word_begins(token_ids, vocabulary)
     word = (begins.cumsum(axis=1) - 1).clip(min=0)
     if weights is None:
         of_words = (np.arange(token_ids.shape[1]) < begins.sum(axis=1)[:, None]).astype(float)
@@ -85,16 +86,17 @@ def _choose_words(
 def mask_tokens(
     token_ids: np.ndarray,
     ratio: float,
-    vocabulary: int,
     rng: Random,
-    word_starts: np.ndarray | None = None,
+    vocabulary: Vocabulary,
+    whole_words: bool = False,
     weights: np.ndarray | None = None,
 ) -> Masked:
     """BERT's masking: of the chosen tokens 80 % become <mask>, 10 % a random token, 10 % stay."""
-    positions = choose_positions(token_ids, ratio, rng, word_starts, weights)
+    positions = choose_positions(token_ids, ratio, rng, vocabulary, whole_words, weights)
     fate = rng.random(token_ids.shape)
-    random_ids = rng.integers(len(SPECIAL), vocabulary, size=token_ids.shape)
-    replaced = np.where(positions & (fate < 0.8), MASK, token_ids)
+    specials = vocabulary.size - len(vocabulary.ordinary_ids)
+    random_ids = vocabulary.ordinary_ids[rng.integers(specials, vocabulary.size, size=token_ids.shape) - specials]
+    replaced = np.where(positions & (fate < 0.8), vocabulary.mask, token_ids)
     replaced = np.where(positions & (fate >= 0.9), random_ids, replaced)
     return Masked(torch.from_numpy(replaced), torch.from_numpy(positions))
 
@@ -103,9 +105,10 @@ def hide_tokens(
     token_ids: np.ndarray,
     ratio: float,
     rng: Random,
-    word_starts: np.ndarray | None = None,
+    vocabulary: Vocabulary,
+    whole_words: bool = False,
     weights: np.ndarray | None = None,
 ) -> Masked:
     """Every chosen token becomes <mask>: the form that evaluation and synthesis use."""
-    positions = choose_positions(token_ids, ratio, rng, word_starts, weights)
-    return Masked(torch.from_numpy(np.where(positions, MASK, token_ids)), torch.from_numpy(positions))
+    positions = choose_positions(token_ids, ratio, rng, vocabulary, whole_words, weights)
+    return Masked(torch.from_numpy(np.where(positions, vocabulary.mask, token_ids)), torch.from_numpy(positions))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from workbench.data.masking import word_begins
-from workbench.data.text import PAD, SPECIAL
+from workbench.data.text import Vocabulary
 from workbench.data.word_classes import ContentWords
 from workbench.randomness import RowRandom
 
@@ -16,30 +16,31 @@ MISSING = 0.5  # share of the disturbed words that are dropped; the others becom
 @dataclass(frozen=True)
 class CaptionNoise:
     """Each word is, with probability `rate`, dropped or replaced by one of `words` (token ids of content words that are one token
-    each, int64 [K]). `word_starts` bool [V]; `what` tells noise of one purpose from that of another."""
+    each, int64 [K]). `what` tells noise of one purpose from that of another."""
 
     rate: float
     words: np.ndarray
-    word_starts: np.ndarray
+    vocabulary: Vocabulary
     what: str
 
     @classmethod
     def of(cls, rate: float, content: ContentWords, captions: np.ndarray, what: str) -> "CaptionNoise":
         """Wrong words are drawn from the content words of `captions` int64 [N, L], each as often as any other."""
         captions = captions[:READ]
-        begins = word_begins(captions, content.word_starts)
-        goes_on = np.pad((captions >= len(SPECIAL)) & ~begins, ((0, 0), (0, 1)))[:, 1:]
+        vocabulary = content.vocabulary
+        begins = word_begins(captions, vocabulary)
+        goes_on = np.pad(vocabulary.ordinary[captions] & ~begins, ((0, 0), (0, 1)))[:, 1:]
         known = np.unique(captions[begins & ~goes_on])
         # A first word without a space before it, as byte-level BPE has it, would not begin a word elsewhere.
-        words = known[content.open_token[known] & content.word_starts[known]]
-        return cls(rate, words.astype(np.int64), content.word_starts, what)
+        words = known[content.open_token[known] & vocabulary.word_starts[known]]
+        return cls(rate, words.astype(np.int64), vocabulary, what)
 
     def disturb(self, token_ids: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Captions int64 [B, L] with their noise, which belongs to each caption's number int64 [B] and never changes, and which of
         the tokens are wrong, bool [B, L]. A caption keeps one word at least."""
         rng = RowRandom(numbers, "caption noise", self.what)
-        begins = word_begins(token_ids, self.word_starts)
-        ordinary = token_ids >= len(SPECIAL)
+        begins = word_begins(token_ids, self.vocabulary)
+        ordinary = self.vocabulary.ordinary[token_ids]
         word = (begins.cumsum(axis=1) - 1).clip(min=0)  # the words' numbers draw, so that padding changes nothing
 
         def of_word(drawn: np.ndarray) -> np.ndarray:
@@ -60,5 +61,5 @@ class CaptionNoise:
         order = np.argsort(gone, axis=1, kind="stable")  # what is left moves up
         changed, wrong = (np.take_along_axis(made, order, axis=1) for made in (changed, wrong))
         left = token_ids.shape[1] - gone.sum(axis=1)
-        changed[np.arange(token_ids.shape[1]) >= left[:, None]] = PAD
+        changed[np.arange(token_ids.shape[1]) >= left[:, None]] = self.vocabulary.pad
         return changed, wrong

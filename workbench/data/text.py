@@ -1,9 +1,11 @@
-"""Tokenisers trained on the corpus, in RoBERTa's layout of special tokens."""
+"""Tokenisers: captions to token ids and back, and what the ids mean."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,64 +14,102 @@ from torch import Tensor
 
 from workbench.errors import UserError, first_line
 
+# Of tokenisers that are trained on the captions; pre-trained ones have their own.
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 START, PAD, END, UNKNOWN, MASK = range(len(SPECIAL))
+WORD_MARKS = ("Ġ", "▁")  # before a token that begins a word, in byte-level BPE and in SentencePiece
+UNUSED = re.compile(r"\[unused\d+\]")  # BERT's spare tokens
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What the ids of a tokeniser mean: `size` of them, V; `special` are those that are no words, among them `pad` and `mask`;
+    `word_starts` bool [V]: the tokens that begin a word."""
+
+    size: int
+    pad: int
+    mask: int
+    special: tuple[int, ...]
+    word_starts: np.ndarray
+
+    @classmethod
+    def plain(cls, size: int) -> "Vocabulary":
+        """That of a tokeniser of so many tokens, trained on captions, each of whose tokens is a word."""
+        return cls(size, PAD, MASK, tuple(range(len(SPECIAL))), np.ones(size, dtype=bool))
+
+    @cached_property
+    def ordinary(self) -> np.ndarray:
+        """bool [V]: all tokens that are not special."""
+        made = np.ones(self.size, dtype=bool)
+        made[list(self.special)] = False
+        return made
+
+    @cached_property
+    def ordinary_ids(self) -> np.ndarray:
+        return np.flatnonzero(self.ordinary)
+
+    def trim(self, token_ids: np.ndarray) -> np.ndarray:
+        """Cuts the columns that are padding in every row of int64 [B, L]."""
+        return trim(token_ids, self.pad)
 
 
 @dataclass(frozen=True)
 class Tokeniser:
-    """Captions to padded token ids int64 [B, L] and back."""
+    """Captions to padded token ids int64 [B, L] and back. `special`: the ids of all tokens that are no words; of these `framing`
+    alone, such as `<s>` and padding, say nothing of the text."""
 
     inner: Tokenizer
     max_length: int
-    mask_id: int = MASK  # the inner tokeniser's; outside, <mask> and whatever it has as MASK change places
+    pad: int = PAD
+    mask: int = MASK
+    special: tuple[int, ...] = tuple(range(len(SPECIAL)))
+    framing: tuple[int, ...] = (START, PAD, END)
 
     @property
-    def vocabulary(self) -> int:
+    def size(self) -> int:
         return self.inner.get_vocab_size()
 
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary(self.size, self.pad, self.mask, self.special, self._word_starts())
+
     def encode(self, captions: Sequence[str]) -> np.ndarray:
-        """Token ids int64 [B, max_length]: `<s>` ... `</s>`, then padding; longer captions are cut."""
-        rows = np.full((len(captions), self.max_length), PAD, dtype=np.int64)
+        """Token ids int64 [B, max_length] with the tokeniser's own first and last token, then padding; longer captions are cut before
+        their last token."""
+        rows = np.full((len(captions), self.max_length), self.pad, dtype=np.int64)
         for row, encoding in zip(rows, self.inner.encode_batch_fast(list(captions)), strict=True):
             ids = encoding.ids[: self.max_length]
             if len(encoding.ids) > self.max_length:
-                ids[-1] = END
+                ids[-1] = encoding.ids[-1]
             row[: len(ids)] = ids
-        swapped = np.where(rows == MASK, self.mask_id, rows)
-        return np.where(rows == self.mask_id, MASK, swapped)
+        return rows
 
     def decode(self, ids: Sequence[int], special: bool = False) -> str:
-        """A caption's text; `special` keeps tokens such as `<mask>`."""
-        return str(
-            self.inner.decode([self._swap(int(token)) for token in ids], skip_special_tokens=not special).strip()
-        )
-
-    def _swap(self, token: int) -> int:
-        return self.mask_id if token == MASK else MASK if token == self.mask_id else token
+        """A caption's text; `special` keeps tokens such as `<mask>`, but for those that frame a caption."""
+        shown = [token for token in map(int, ids) if not special or token not in self.framing]
+        return str(self.inner.decode(shown, skip_special_tokens=not special).strip())
 
     def word_id(self, word: str) -> int | None:
         """The id of a word that is one token of the vocabulary, else None."""
-        for form in (f"Ġ{word.lower()}", word.lower()):
+        for form in (*(f"{mark}{word.lower()}" for mark in WORD_MARKS), word.lower()):
             found: int | None = self.inner.token_to_id(form)
             if found is not None:
-                return self._swap(found)
+                return found
         return None
 
-    def word_starts(self) -> np.ndarray:
-        """bool [vocabulary]: the tokens that begin a word, for WordPiece (`##` goes on) and byte-level BPE (`Ġ` begins)."""
-        tokens = [self.inner.id_to_token(self._swap(token)) or "" for token in range(self.vocabulary)]
-        if any(token.startswith("##") for token in tokens):
-            return np.array([not token.startswith("##") for token in tokens])
-        if any(token.startswith("Ġ") for token in tokens):
-            return np.array([token.startswith("Ġ") for token in tokens])
-        return np.ones(len(tokens), dtype=bool)
+    def _word_starts(self) -> np.ndarray:
+        """bool [V], for WordPiece (`##` goes on), byte-level BPE and SentencePiece (a mark begins)."""
+        tokens = [self.inner.id_to_token(token) or "" for token in range(self.size)]
+        for mark in WORD_MARKS:
+            if any(token.startswith(mark) for token in tokens):
+                return np.array([token.startswith(mark) for token in tokens])
+        return np.array([not token.startswith("##") for token in tokens])
 
     def synonyms(self, sets: Iterable[Sequence[str]]) -> np.ndarray:
         """int64 [vocabulary, K]: the ids that mean the same as each token, itself first, padded by itself."""
         groups = [[i for i in map(self.word_id, names) if i is not None] for names in sets]
         widest = max([1, *map(len, groups)])
-        table = np.tile(np.arange(self.vocabulary)[:, None], (1, widest))
+        table = np.tile(np.arange(self.size)[:, None], (1, widest))
         for group in groups:
             for token in group:
                 others = [other for other in group if other != token]
@@ -114,34 +154,52 @@ def read_tokeniser(text: str, max_length: int) -> Tokeniser:
     return Tokeniser(Tokenizer.from_str(text), max_length)
 
 
-def padding_mask(token_ids: Tensor) -> Tensor | None:
+def padding_mask(token_ids: Tensor, pad: int) -> Tensor | None:
     """bool [B, L]: what may be read of padded captions int64 [B, L]; None where nothing is padded, which attention is faster
     without."""
-    mask = token_ids != PAD
+    mask = token_ids != pad
     return None if bool(mask.all()) else mask
 
 
-def trim(token_ids: np.ndarray) -> np.ndarray:
+def trim(token_ids: np.ndarray, pad: int) -> np.ndarray:
     """Cuts the columns that are padding in every row of int64 [B, L]."""
-    return token_ids[:, : int((token_ids != PAD).sum(axis=1).max())]
+    return token_ids[:, : int((token_ids != pad).sum(axis=1).max())]
 
 
 def pretrained_tokeniser(where: str, max_length: int) -> Tokeniser:
-    """RoBERTa's tokeniser from a folder or the hub. Its <mask> is its last token, ours is the fifth: the two change places,
-    here and in the rows of pre-trained weights (`model/encoders.py`)."""
+    """The tokeniser of a masked language model from a folder or the hub, with its own special tokens.
+
+    Raises UserError where there is none, or it has no token for padding or for a masked word.
+    """
     from transformers import AutoTokenizer
 
     try:
-        inner: Tokenizer = AutoTokenizer.from_pretrained(os.path.expanduser(where)).backend_tokenizer
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"`data.tokeniser`: no tokeniser can be read from `{where}` ({first_line(error)}); give a folder that holds one, or a "
-            "name on a hub that can be reached."
-        ) from error
+        given = AutoTokenizer.from_pretrained(os.path.expanduser(where))
+        inner: Tokenizer = given.backend_tokenizer
+    except (OSError, ValueError, AttributeError, ImportError) as error:
+        raise UserError(f"`data.tokeniser`: {unread('tokeniser', where, error)}") from error
     inner.no_padding()
     inner.no_truncation()
-    expected = dict(zip(SPECIAL[:MASK], range(MASK), strict=True))
-    mask = inner.token_to_id("<mask>")
-    if mask is None or any(inner.token_to_id(token) != place for token, place in expected.items()):
-        raise UserError(f"`data.tokeniser`: `{where}` does not have RoBERTa's special tokens {', '.join(SPECIAL)}.")
-    return Tokeniser(inner, max_length, mask)
+    if given.pad_token_id is None or given.mask_token_id is None:
+        raise UserError(
+            f"`data.tokeniser`: `{where}` has no special tokens for padding and masked words; give the tokeniser of a masked "
+            "language model."
+        )
+    words = inner.get_vocab()
+    added = {token for token, content in given.added_tokens_decoder.items() if content.special}
+    unused = {token for word, token in words.items() if UNUSED.fullmatch(word)}
+    framing = {given.pad_token_id, *inner.encode("").ids}
+    special = {*given.all_special_ids, *added, *unused}
+    return Tokeniser(
+        inner, max_length, given.pad_token_id, given.mask_token_id, tuple(sorted(special)), tuple(sorted(framing))
+    )
+
+
+def unread(what: str, where: str, error: Exception) -> str:
+    """Why something of transformers cannot be read from a folder or a name on the hub, and how to get it."""
+    if os.path.isdir(os.path.expanduser(where)):
+        return f"no {what} can be read from the folder `{where}` ({first_line(error)}); give one that transformers has saved."
+    return (
+        f"no {what} can be read from `{where}` ({first_line(error)}); give a folder that holds one, or fetch it where the hub can be "
+        f"reached: hf download {where}"
+    )

@@ -9,7 +9,7 @@ import polars as pl
 
 from workbench.data.lexicon import COLOURS, KINDS, RELATIONS, SIZES, TEXTURES
 from workbench.data.masking import word_begins
-from workbench.data.text import SPECIAL, Tokeniser
+from workbench.data.text import Tokeniser, Vocabulary
 
 _FUNCTION = """
 a an the this that these those some any each every no one two three of in on at by for with from to into onto over under above below
@@ -50,31 +50,29 @@ def _named() -> frozenset[str]:
 @dataclass(frozen=True)
 class ContentWords:
     """Which tokens of a caption belong to words of open classes. `open_token` bool [V]: of words that are one token;
-    `closed_pieces`: closed words that are several; `word_starts` and `letters` bool [V]: tokens that begin a word, and those that
-    are no mere punctuation."""
+    `closed_pieces`: closed words that are several; `letters` bool [V]: tokens that are no mere punctuation."""
 
     open_token: np.ndarray
     closed_pieces: frozenset[tuple[int, ...]]
-    word_starts: np.ndarray
+    vocabulary: Vocabulary
     letters: np.ndarray
 
     @classmethod
     def of(cls, tokeniser: Tokeniser, closed: Iterable[str]) -> "ContentWords":
-        names = sorted(closed)
+        names, vocabulary = sorted(closed), tokeniser.vocabulary
         # Byte-level BPE has other tokens after a space, and for capitals.
         forms = [form for name in names for form in (name, name.capitalize(), f" {name}", f" {name.capitalize()}")]
-        pieces = [tuple(row[row >= len(SPECIAL)].tolist()) for row in tokeniser.encode(forms)]
-        texts = [tokeniser.decode([token]) for token in range(tokeniser.vocabulary)]
+        pieces = [tuple(row[vocabulary.ordinary[row]].tolist()) for row in tokeniser.encode(forms)]
+        texts = [tokeniser.decode([token]) for token in range(vocabulary.size)]
         letters = np.array([any(map(str.isalnum, text)) for text in texts])
-        open_token = letters.copy()
-        open_token[: len(SPECIAL)] = False
+        open_token = letters & vocabulary.ordinary
         open_token[[ids[0] for ids in pieces if len(ids) == 1]] = False
-        return cls(open_token, frozenset(ids for ids in pieces if len(ids) > 1), tokeniser.word_starts(), letters)
+        return cls(open_token, frozenset(ids for ids in pieces if len(ids) > 1), vocabulary, letters)
 
     def of_captions(self, token_ids: np.ndarray) -> np.ndarray:
         """bool [B, L]: the tokens of content words; a word's pieces all are or none, but for punctuation that is written to it."""
-        begins = word_begins(token_ids, self.word_starts)
-        inside = (token_ids >= len(SPECIAL)) & ~begins
+        begins = word_begins(token_ids, self.vocabulary)
+        inside = self.vocabulary.ordinary[token_ids] & ~begins
         chosen: np.ndarray = self.open_token[token_ids]
         for row in np.flatnonzero(inside.any(axis=1)):
             ids = token_ids[row]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from workbench.config.schema import Mlm, Settings
 from workbench.data.masking import hide_tokens
-from workbench.data.text import SPECIAL, Tokeniser, trim
+from workbench.data.text import Tokeniser, Vocabulary
 from workbench.evaluation.matching import HeldOut, match_scores
 from workbench.model.vilta import ViLTA
 from workbench.objectives.companions import Companions
@@ -91,11 +91,11 @@ def _method(
     model: ViLTA, data: HeldOut, pictures: list[str], settings: Settings, companions: Companions
 ) -> dict[str, Any]:
     mlm, device, tokeniser = settings.objectives.mlm, data.features.device, data.pairs.tokeniser
-    row = int(np.minimum(_words(data.token_ids, None), SEVERAL).argmax())
-    caption_ids = trim(data.token_ids[row : row + 1]).astype(np.int64)
-    word_starts = companions.word_starts if mlm.whole_word else None
-    ratio = min(1.0, max(mlm.mask_ratio, MASKED / max(1, int(_words(caption_ids, word_starts)[0]))))
-    hidden = hide_tokens(caption_ids, ratio, RowRandom(np.array([row]), "example masks"), word_starts)
+    vocabulary = companions.vocabulary
+    row = int(np.minimum(_words(data.token_ids, vocabulary), SEVERAL).argmax())
+    caption_ids = vocabulary.trim(data.token_ids[row : row + 1]).astype(np.int64)
+    ratio = min(1.0, max(mlm.mask_ratio, MASKED / max(1, int(_words(caption_ids, vocabulary, mlm.whole_word)[0]))))
+    hidden = hide_tokens(caption_ids, ratio, RowRandom(np.array([row]), "example masks"), vocabulary, mlm.whole_word)
     token_ids = torch.from_numpy(caption_ids).to(device)
     masked_ids, positions = hidden.token_ids.to(device), hidden.positions.to(device)
     features = data.features[row : row + 1]
@@ -143,29 +143,28 @@ def _written(
         return []
     repeated = np.repeat(caption_ids, ATTEMPTS, axis=0)
     weights = word_weights(itm.synthesis_words, repeated, companions, features.expand(ATTEMPTS, -1, -1))
-    rewriting = plan_rewriting(repeated, itm, np.arange(ATTEMPTS), seed=-1, epoch=0, weights=weights)
+    rewriting = plan_rewriting(repeated, itm, np.arange(ATTEMPTS), -1, 0, companions.vocabulary, weights)
     original = torch.from_numpy(repeated).to(companions.unigram.device)
     made = written_captions(model, original, rewriting, settings.objectives, companions).tolist()
-
-    def text(token_ids: list[int]) -> str:
-        return tokeniser.decode([token for token in token_ids if token >= len(SPECIAL)])
-
-    distinct = dict.fromkeys(map(text, made))
-    distinct.pop(text(caption_ids[0].tolist()), None)
+    distinct = dict.fromkeys(map(tokeniser.decode, made))
+    distinct.pop(tokeniser.decode(caption_ids[0].tolist()), None)
     return list(distinct)[:WRITTEN]
 
 
-def _words(token_ids: np.ndarray, word_starts: np.ndarray | None) -> np.ndarray:
-    """How many ordinary tokens each caption int64 [B, L] has, or with `word_starts` [V] how many of them begin a word."""
-    counted = token_ids >= len(SPECIAL)
-    return (counted if word_starts is None else counted & word_starts[token_ids]).sum(axis=1)
+def _words(token_ids: np.ndarray, vocabulary: Vocabulary, whole: bool = False) -> np.ndarray:
+    """How many ordinary tokens each caption int64 [B, L] has, or how many `whole` words, by the tokens that begin one."""
+    counted = vocabulary.ordinary[token_ids]
+    return (counted & vocabulary.word_starts[token_ids] if whole else counted).sum(axis=1)
 
 
 def _likeliest(tokeniser: Tokeniser, probabilities: Tensor) -> list[list[Any]]:
     """The likeliest words of a distribution [V], special tokens left out; of equals the first."""
-    ordered, words = probabilities[len(SPECIAL) :].sort(descending=True, stable=True)
+    ordinary = tokeniser.vocabulary.ordinary_ids
+    ordered, places = probabilities[torch.from_numpy(ordinary).to(probabilities.device)].sort(
+        descending=True, stable=True
+    )
     return [
-        [tokeniser.decode([word + len(SPECIAL)]), round(probability, 6)]
-        for probability, word in zip(ordered[:LIKELIEST].tolist(), words[:LIKELIEST].tolist(), strict=True)
+        [tokeniser.decode([int(ordinary[place])]), round(probability, 6)]
+        for probability, place in zip(ordered[:LIKELIEST].tolist(), places[:LIKELIEST].tolist(), strict=True)
         if probability > 0
     ]

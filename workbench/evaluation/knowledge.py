@@ -11,7 +11,6 @@ from torch import Tensor
 from workbench.data import lexicon
 from workbench.data.corpus import Corpus, Pairs
 from workbench.data.masking import hide_tokens
-from workbench.data.text import MASK, trim
 from workbench.evaluation.matching import BLANK
 from workbench.evaluation.scores import auc
 from workbench.model.similarity import aligned_similarity
@@ -65,7 +64,8 @@ def fused_knowledge(model: ViLTA, corpus: Corpus) -> list[dict[str, Any]]:
     grey = model.image_features(torch.full_like(images[:1], BLANK))
     features = torch.cat([model.image_features(part) for part in images.split(BATCH)]).float()
     means = torch.from_numpy(corpus.synonyms).to(device).amin(dim=1)
-    ids = trim(pairs.token_ids.astype(np.int64))
+    vocabulary = tokeniser.vocabulary
+    ids = vocabulary.trim(pairs.token_ids.astype(np.int64))
     found = []
     for name, words in WORDS.items():
         tokens = [token for token in map(tokeniser.word_id, words) if token is not None]
@@ -76,7 +76,7 @@ def fused_knowledge(model: ViLTA, corpus: Corpus) -> list[dict[str, Any]]:
             hidden, each = torch.from_numpy(ids[row]).to(device), torch.arange(len(row), device=device)
             at = torch.from_numpy(column).to(device)
             labels = hidden[each, at]
-            hidden[each, at] = MASK
+            hidden[each, at] = vocabulary.mask
             states = model.encode_text(hidden)
             for scores, seen in zip(right, (features[torch.from_numpy(row).to(device)], grey), strict=True):
                 image = model.adapt_image(seen.float()).expand(len(row), -1, -1)
@@ -138,14 +138,14 @@ def _objects(model: ViLTA, pairs: Pairs, count: int, grid: tuple[int, int]) -> d
 
 
 def _words(model: ViLTA, pairs: Pairs) -> dict[str, float]:
-    device = next(model.parameters()).device
+    device, vocabulary = next(model.parameters()).device, pairs.tokeniser.vocabulary
     losses: list[Tensor] = []
     right: list[Tensor] = []
     own, other = [], []
     for start in range(0, len(pairs), BATCH):
         rows = np.arange(start, min(start + BATCH, len(pairs)))
-        ids = trim(pairs.token_ids[rows].astype(np.int64))
-        hidden = hide_tokens(ids, MASKED, RowRandom(rows, "knowledge masks"))
+        ids = vocabulary.trim(pairs.token_ids[rows].astype(np.int64))
+        hidden = hide_tokens(ids, MASKED, RowRandom(rows, "knowledge masks"), vocabulary)
         labels = torch.from_numpy(ids).to(device)[hidden.positions.to(device)]
         states = model.encode_text(hidden.token_ids.to(device))
         logits = model.predict_words(states[hidden.positions.to(device)]).double()

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 
 from workbench.data.masking import hide_tokens
-from workbench.data.text import trim
 from workbench.evaluation.contract import Made, Part
 from workbench.evaluation.matching import HeldOut
 from workbench.evaluation.scores import calibration_floor, expected_calibration_error, reliability_metrics
@@ -62,9 +61,12 @@ class MaskedWords:
     def _batch(self, start: int) -> dict[str, torch.Tensor]:
         model, data, device = self.model, self.data, self.data.features.device
         rows = slice(start, start + self.batch_size)
-        token_ids = trim(data.token_ids[rows])
+        vocabulary = data.pairs.tokeniser.vocabulary
+        token_ids = vocabulary.trim(data.token_ids[rows])
         weights = None if self.weights is None else self.weights[rows, : token_ids.shape[1]]
-        hidden = hide_tokens(token_ids, self.mask_ratio, generator("evaluation masks", start), weights=weights)
+        hidden = hide_tokens(
+            token_ids, self.mask_ratio, generator("evaluation masks", start), vocabulary, weights=weights
+        )
         ids, positions = hidden.token_ids.to(device), hidden.positions.to(device)
         labels = torch.from_numpy(token_ids).to(device)[positions]
         states = model.encode_text(ids)

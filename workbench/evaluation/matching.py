@@ -12,7 +12,7 @@ from torch import Tensor
 from workbench.data.corpus import Pairs
 from workbench.data.scene_captions import SOLVED
 from workbench.data.scene_truth import says_nothing_false
-from workbench.data.text import SPECIAL, trim
+from workbench.data.text import trim
 from workbench.evaluation.contract import Made, Part
 from workbench.evaluation.scores import (
     auc,
@@ -68,7 +68,7 @@ def match_scores_of_each(
     device = images[0][0].device
     scores: list[list[np.ndarray]] = [[np.empty(0)] for _ in images]
     for start in range(0, len(token_ids), batch_size):
-        ids = torch.from_numpy(trim(token_ids[start : start + batch_size])).to(device)
+        ids = torch.from_numpy(trim(token_ids[start : start + batch_size], model.pad)).to(device)
         states = model.encode_text(ids)
         for made, (features, rows) in zip(scores, images, strict=True):
             image = model.adapt_image(features[torch.from_numpy(rows[start : start + batch_size]).to(device)])
@@ -189,10 +189,7 @@ def negatives_truth(data: HeldOut, written: np.ndarray) -> dict[str, float]:
     scene = data.pairs.scene
     if scene is not None and len(changed):
         decode = data.pairs.tokeniser.decode
-        truths = [
-            says_nothing_false(decode([token for token in written[row] if token >= len(SPECIAL)]), scene(int(row)))
-            for row in changed
-        ]
+        truths = [says_nothing_false(decode(written[row]), scene(int(row))) for row in changed]
         shares["false_negative_share"] = float(np.mean(truths))
     return shares
 

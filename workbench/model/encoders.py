@@ -1,16 +1,15 @@
-"""The two unimodal encoders: timm for pictures, transformers (RoBERTa form) for captions."""
+"""The vision encoder: a timm model. And whether both encoders of some settings can be built."""
 
-import os
 from typing import Any, cast
 
 import timm
 import torch
 from torch import Tensor, nn
-from transformers import RobertaConfig, RobertaForMaskedLM
 
-from workbench.config.schema import Settings, Text, Vision
-from workbench.data.text import END, MASK, PAD, START, padding_mask, pretrained_tokeniser
+from workbench.config.schema import Settings, Vision
+from workbench.data.text import PAD, pretrained_tokeniser
 from workbench.errors import UserError, first_line
+from workbench.model.language import read_text, text_encoder
 from workbench.model.weights import vision_weights
 
 
@@ -83,72 +82,6 @@ class VisionEncoder(nn.Module):
         return made.flatten(1, -2) if self.final else made.flatten(2).transpose(1, 2)
 
 
-def text_states(language: RobertaForMaskedLM, token_ids: Tensor) -> Tensor:
-    """Hidden states [B, L, D] of a language encoder for padded captions int64 [B, L]."""
-    states: Tensor = language.roberta(token_ids, attention_mask=padding_mask(token_ids)).last_hidden_state
-    return states
-
-
-def text_encoder(config: Text, width: int, vocabulary: int, max_length: int) -> RobertaForMaskedLM:
-    """A RoBERTa-form language encoder with its language-model head, pre-trained or newly initialised."""
-    if config.weights:
-        return _pretrained_text(config, width, vocabulary)
-    return RobertaForMaskedLM(
-        RobertaConfig(
-            vocab_size=vocabulary,
-            hidden_size=width,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            intermediate_size=4 * width,
-            hidden_dropout_prob=config.dropout,
-            attention_probs_dropout_prob=config.dropout,
-            max_position_embeddings=max_length + PAD + 1,
-            type_vocab_size=1,
-            bos_token_id=START,
-            pad_token_id=PAD,
-            eos_token_id=END,
-            tie_word_embeddings=True,
-        )
-    )
-
-
-def _read_text(config: Text) -> RobertaForMaskedLM:
-    try:
-        return RobertaForMaskedLM.from_pretrained(
-            os.path.expanduser(str(config.weights)),
-            num_hidden_layers=config.layers,
-            hidden_dropout_prob=config.dropout,
-            attention_probs_dropout_prob=config.dropout,
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"`model.text.weights`: no RoBERTa can be read from `{config.weights}` ({first_line(error)}); give a folder that holds one, or a "
-            "name on a hub that can be reached."
-        ) from error
-
-
-def _pretrained_text(config: Text, width: int, vocabulary: int) -> RobertaForMaskedLM:
-    language = _read_text(config)
-    for name, given, wanted in (
-        ("hidden_size", language.config.hidden_size, width),
-        ("vocab_size", language.config.vocab_size, vocabulary),
-    ):
-        if given != wanted:
-            raise UserError(
-                f"`model.text.weights`: `{config.weights}` has {name} {given}, the model and its tokeniser have {wanted}; "
-                "set `model.width` and `data.tokeniser` to its own."
-            )
-    swap_mask_row(language.roberta.embeddings.word_embeddings.weight)
-    swap_mask_row(language.lm_head.bias)
-    return language
-
-
-@torch.no_grad()
-def swap_mask_row(rows: Tensor) -> None:
-    """RoBERTa's <mask> is its last token, ours is the fifth: the two rows of [V, ...] change places."""
-    rows[[MASK, -1]] = rows[[-1, MASK]].clone()
-
-
 def check_encoders(settings: Settings) -> None:
     """Builds both encoders and lets them go. Raises UserError where weights are missing, damaged, or do not fit."""
     model, data = settings.model, settings.data
@@ -156,12 +89,13 @@ def check_encoders(settings: Settings) -> None:
         VisionEncoder(model.vision, data.image_size)
         # Whether text weights fit, only a tokeniser tells, which may be trained on the captions yet.
         if model.text.weights and not data.tokeniser:
-            _read_text(model.text)
+            read_text(model.text)
             return
-        vocabulary = data.vocabulary
+        vocabulary, pad = data.vocabulary, PAD
         if data.tokeniser:
-            vocabulary = pretrained_tokeniser(data.tokeniser, data.max_length).vocabulary
+            tokeniser = pretrained_tokeniser(data.tokeniser, data.max_length)
+            vocabulary, pad = tokeniser.size, tokeniser.pad
         try:
-            text_encoder(model.text, model.width, vocabulary, data.max_length)
+            text_encoder(model.text, model.width, vocabulary, data.max_length, pad)
         except ValueError as error:  # heads that do not divide the width
             raise UserError(f"`model.text`: transformers cannot build it ({first_line(error)}).") from error

@@ -10,9 +10,8 @@ from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor
 
 from workbench.config.schema import Settings
-from workbench.data.text import PAD
+from workbench.data.text import PAD, Vocabulary
 from workbench.errors import UserError
-from workbench.model.encoders import swap_mask_row
 from workbench.model.vilta import ViLTA
 
 # METER's names, in order of application -> ours. The two streams are named alike in both.
@@ -74,10 +73,7 @@ def from_meter(checkpoint: dict[str, Tensor], model: ViLTA) -> dict[str, Tensor]
     ):
         if names:
             raise UserError(f"This METER checkpoint {what} `{names[0]}` ({len(names)} such tensors in all).")
-    made = {name: tensor.detach().to(torch.float32).clone() for name, tensor in made.items()}
-    for name in ("language.roberta.embeddings.word_embeddings.weight", "mlm_decoder.weight", "mlm_decoder.bias"):
-        swap_mask_row(made[name])
-    return made
+    return {name: tensor.detach().to(torch.float32).clone() for name, tensor in made.items()}
 
 
 def _ours(name: str) -> str:
@@ -120,4 +116,6 @@ def sized_like(checkpoint: dict[str, Tensor], preset: Settings) -> ViLTA:
         ) from error
     bare: dict[str, Any] = {"vision": preset.model.vision.model_copy(update={"pretrained": False, "weights": None})}
     bare["text"] = preset.model.text.model_copy(update={"weights": None})
-    return ViLTA(preset.model.model_copy(update=bare), round(places**0.5) * patch, words, positions - PAD - 1)
+    return ViLTA(
+        preset.model.model_copy(update=bare), round(places**0.5) * patch, Vocabulary.plain(words), positions - PAD - 1
+    )

@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workbench.data.text import SPECIAL
 from workbench.model.vilta import ViLTA
 
 
@@ -23,7 +22,7 @@ def aligned_similarity(model: ViLTA, image_tokens: Tensor, states: Tensor, token
     return late_interaction(
         F.normalize(image_tokens, dim=-1),
         F.normalize(model.text_projection(states), dim=-1),
-        token_ids >= len(SPECIAL),
+        model.ordinary[token_ids],
     )
 
 

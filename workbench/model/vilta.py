@@ -8,22 +8,28 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workbench.config.schema import Itc, Model
-from workbench.data.text import padding_mask
-from workbench.model.encoders import VisionEncoder, text_encoder, text_states
+from workbench.data.text import Vocabulary, padding_mask
+from workbench.model.encoders import VisionEncoder
 from workbench.model.fusion import FUSIONS, CoAttention, Merged
+from workbench.model.language import encoder_layers, head_parts, text_encoder, text_states, word_logits
 
 
 class ViLTA(nn.Module):
-    """Every method takes and gives batches; `token_ids` int64 [B, L] is padded, masks are derived from it."""
+    """Every method takes and gives batches; `token_ids` int64 [B, L] is padded, masks are derived from it. `ordinary` bool [V]: the
+    tokens that are not special."""
+
+    ordinary: Tensor
 
     def __init__(
-        self, config: Model, image_size: int, vocabulary: int, max_length: int, itc: Itc | None = None
+        self, config: Model, image_size: int, vocabulary: Vocabulary, max_length: int, itc: Itc | None = None
     ) -> None:
         super().__init__()
         width = config.width
-        self.image_side = image_size
+        self.image_side, self.pad = image_size, vocabulary.pad
+        self.register_buffer("ordinary", torch.from_numpy(vocabulary.ordinary), persistent=False)
         self.vision = VisionEncoder(config.vision, image_size)
-        self.language = text_encoder(config.text, width, vocabulary, max_length)
+        self.language = text_encoder(config.text, width, vocabulary.size, max_length, self.pad)
+        text_width = self.language.config.hidden_size
         self.image_adapter = nn.Sequential(nn.Linear(self.vision.channels, width))
         if config.image_norm:
             self.image_adapter.append(nn.LayerNorm(width))
@@ -36,20 +42,20 @@ class ViLTA(nn.Module):
         self.row_positions = nn.Parameter(down * torch.randn(width), requires_grad=config.image_positions)
         self.column_positions = nn.Parameter(across * torch.randn(width), requires_grad=config.image_positions)
         self.text_type, self.image_type = (nn.Parameter(torch.zeros(width)) for _ in range(2))
-        self.text_projection = nn.Linear(width, width)
+        self.text_projection = nn.Linear(text_width, width)
         self.fusion = FUSIONS[config.fusion.kind](width, config.fusion)
         self.text_pooler, self.image_pooler = (nn.Sequential(nn.Linear(width, width), nn.Tanh()) for _ in range(2))
         self.itm_head = nn.Linear(2 * width, 2)
         norm = nn.LayerNorm(width, eps=config.fusion.norm_epsilon)
         self.mlm_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), norm)
-        self.mlm_decoder = nn.Linear(width, vocabulary)
+        self.mlm_decoder = nn.Linear(width, vocabulary.size)
         if config.fusion.initialisation == "bert":
             for name, module in self.named_children():
                 if name not in ("vision", "language"):
                     module.apply(_initialise_as_bert)
 
         if itc is not None and itc.weight > 0:
-            self.itc_image, self.itc_text = (nn.Linear(width, itc.width) for _ in range(2))
+            self.itc_image, self.itc_text = (nn.Linear(of, itc.width) for of in (width, text_width))
             self.itc_temperature = nn.Parameter(torch.tensor([itc.temperature]))  # FSDP2 shards no scalars
 
     def layers(self) -> Iterator[nn.Module]:
@@ -57,7 +63,7 @@ class ViLTA(nn.Module):
         for name, module in self.vision.backbone.named_modules():
             if name.rpartition(".")[2] == "blocks":
                 yield from module.children()
-        yield from self.language.roberta.encoder.layer
+        yield from encoder_layers(self.language)
         yield from cast(CoAttention | Merged, self.fusion).layers
 
     def contrast_features(self, image_tokens: Tensor, text_states: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,11 +75,9 @@ class ViLTA(nn.Module):
     @torch.no_grad()
     def copy_language_head(self) -> None:
         """The fused MLM head becomes a copy of the language encoder's own, which has the same form."""
-        own = self.language.lm_head
-        self.mlm_head[0].load_state_dict(own.dense.state_dict())
-        self.mlm_head[2].load_state_dict(own.layer_norm.state_dict())
-        self.mlm_decoder.weight.copy_(self.language.roberta.embeddings.word_embeddings.weight)
-        self.mlm_decoder.bias.copy_(own.bias)
+        dense, norm, decoder = head_parts(self.language)
+        for ours, theirs in ((self.mlm_head[0], dense), (self.mlm_head[2], norm), (self.mlm_decoder, decoder)):
+            ours.load_state_dict({"bias": theirs.weight.new_zeros(len(theirs.weight))} | theirs.state_dict())
 
     def image_features(self, images: Tensor) -> Tensor:
         """uint8 [B, 3, H, W] -> backbone features [B, N, C], before the adapter."""
@@ -89,13 +93,13 @@ class ViLTA(nn.Module):
 
     def predict_words(self, text_states: Tensor) -> Tensor:
         """The language encoder's own head: states [..., D] -> logits [..., V]; sees no picture."""
-        return self.language.lm_head(text_states)
+        return word_logits(self.language, text_states)
 
     def fuse(self, text_states: Tensor, image_tokens: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor]:
         """-> fused text states [B, L, D] and the pooled pair [B, 2 D] (tanh poolers of the text and of the image)."""
         if self.image_positions:
             image_tokens = image_tokens + (self.row_positions + self.column_positions).flatten(0, 1)
-        mask = padding_mask(token_ids)
+        mask = padding_mask(token_ids, self.pad)
         text, image = self.fusion(
             self.text_projection(text_states) + self.text_type, image_tokens + self.image_type, mask
         )

@@ -7,13 +7,13 @@ from typing import TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import RobertaForMaskedLM
+from transformers import PreTrainedModel
 
 from workbench.config.schema import Objectives
 from workbench.data.corpus import Corpus
-from workbench.data.text import SPECIAL
+from workbench.data.text import Vocabulary
 from workbench.data.word_classes import ContentWords
-from workbench.model.encoders import text_states
+from workbench.model.language import text_states, word_logits
 from workbench.model.vilta import ViLTA
 from workbench.world import whole
 
@@ -57,14 +57,15 @@ class Companions:
     """`frozen`: the language encoder as the warm start left it (ViLTA's teacher; it sees no picture). `ema`: the model's
     exponential moving average (ALBEF's momentum model; it sees the picture). `queue`: its features of past pairs (ITC).
     `unigram` [V]: log-probabilities of the training captions' words. `synonyms` int64 [V, K]: each token and what means
-    the same. `word_starts` bool [V]: the tokens that begin a word. `content`: those of content words."""
+    the same. `special` int64: the tokens that are no words. `content`: those of content words."""
 
-    frozen: RobertaForMaskedLM | None
+    frozen: PreTrainedModel | None
     ema: ViLTA | None
     queue: Queue | None
     unigram: Tensor
     synonyms: Tensor
-    word_starts: np.ndarray
+    vocabulary: Vocabulary
+    special: Tensor
     content: ContentWords | None = None
 
     @torch.no_grad()
@@ -88,23 +89,24 @@ def make_companions(objectives: Objectives, model: ViLTA, corpus: Corpus) -> Com
         or (written and (itm.generator == "frozen" or itm.false_negative_filter == "teacher"))
         or "surprising" in words
     )
-    itc = objectives.itc
+    itc, vocabulary = objectives.itc, corpus.tokeniser.vocabulary
     ema = mlm.soft_labels == "ema" or (written and itm.generator == "ema") or "salient" in words or itc.weight > 0
     return Companions(
         frozen=_still(model.language) if frozen else None,
         ema=_still(model) if ema else None,
         queue=Queue(itc.queue, itc.width).to(device) if itc.weight > 0 else None,
-        unigram=unigram(corpus.train.firsts(), corpus.tokeniser.vocabulary).to(device),
+        unigram=unigram(corpus.train.firsts(), vocabulary).to(device),
         synonyms=torch.from_numpy(corpus.synonyms).to(device),
-        word_starts=corpus.tokeniser.word_starts(),
+        vocabulary=vocabulary,
+        special=torch.tensor(vocabulary.special, device=device),
         content=corpus.content if "content" in words else None,
     )
 
 
-def unigram(token_ids: np.ndarray, vocabulary: int) -> Tensor:
+def unigram(token_ids: np.ndarray, vocabulary: Vocabulary) -> Tensor:
     """Log-probabilities [V] of ordinary tokens, each counted once more than it occurs; special tokens have none."""
-    counts = np.bincount(token_ids.ravel(), minlength=vocabulary)[:vocabulary] + 1.0
-    counts[: len(SPECIAL)] = 0.0
+    counts = np.bincount(token_ids.ravel(), minlength=vocabulary.size)[: vocabulary.size] + 1.0
+    counts[~vocabulary.ordinary] = 0.0
     return torch.from_numpy(counts / counts.sum()).log().float()
 
 
@@ -115,7 +117,6 @@ def _still(module: Module) -> Module:
 
 
 @torch.no_grad()
-def language_logits(language: RobertaForMaskedLM, token_ids: Tensor, positions: Tensor) -> Tensor:
+def language_logits(language: PreTrainedModel, token_ids: Tensor, positions: Tensor) -> Tensor:
     """Word logits [M, V] of a language encoder at `positions` (bool [B, L]) of captions int64 [B, L]; no picture."""
-    predicted: Tensor = language.lm_head(text_states(language, token_ids)[positions])
-    return predicted
+    return word_logits(language, text_states(language, token_ids)[positions])

@@ -71,9 +71,10 @@ def queue_contrast(
     return loss
 
 
-def words_loss(logits: Tensor, token_ids: Tensor, special: int) -> Tensor:
+def words_loss(logits: Tensor, token_ids: Tensor, ordinary: Tensor) -> Tensor:
     """The caption's words as classes of its picture (in the manner of SuperClass, Huang et al. 2024): binary
-    cross-entropy of every word of the vocabulary, summed over words. `logits` [B, V], `token_ids` int64 [B, L]."""
+    cross-entropy of every word of the vocabulary, summed over words. `logits` [B, V], `token_ids` int64 [B, L], `ordinary` bool [V]: the
+    tokens that are words."""
     present = torch.zeros_like(logits).scatter_(1, token_ids, 1.0)
-    present[:, :special] = 0.0
+    present[:, ~ordinary] = 0.0
     return F.binary_cross_entropy_with_logits(logits, present, reduction="sum") / len(logits)

@@ -97,7 +97,17 @@ def _written(
     for number in range(itm.synthesis_rounds):
         here = positions if itm.synthesis_rounds == 1 else positions & (rounds == number)
         logits = _generator_logits(model, read, here, itm.generator, companions)
-        made = synthesize(logits, original, here, itm.sampling_temperature, banned, draws[here], itm.top_k, itm.top_p)
+        made = synthesize(
+            logits,
+            original,
+            here,
+            itm.sampling_temperature,
+            banned,
+            companions.special,
+            draws[here],
+            itm.top_k,
+            itm.top_p,
+        )
         if itm.false_negative_filter == "teacher":
             assert companions.frozen is not None
             made = take_back(made, original, here, language_logits(companions.frozen, read, here), itm.filter_ratio)

@@ -5,7 +5,6 @@ import math
 import torch
 from torch import Tensor
 
-from workbench.data.text import SPECIAL
 from workbench.objectives.losses import likeliest
 
 
@@ -15,6 +14,7 @@ def synthesize(
     positions: Tensor,
     temperature: float,
     banned: Tensor,
+    special: Tensor,
     draws: Tensor,
     top_k: int | None = None,
     top_p: float = 1.0,
@@ -23,10 +23,11 @@ def synthesize(
 
     `logits` [M, V] of the generator at the M masked positions, `original` int64 [B, L],
     `positions` bool [B, L], `banned` int64 [V, K]: the ids that must not replace each original token (at least
-    itself; with the synonym filter, its synonyms as well), `draws` [M] uniform in [0, 1). Special tokens are never sampled.
+    itself; with the synonym filter, its synonyms as well), `special` int64: those that are never sampled, `draws` [M] uniform
+    in [0, 1).
     """
     picked = logits.float() / temperature
-    picked[:, : len(SPECIAL)] = -torch.inf
+    picked[:, special] = -torch.inf
     picked = picked.scatter(1, banned[original[positions]], -torch.inf)
     if top_k is not None:
         picked = likeliest(picked, top_k)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from workbench.config.schema import Itm, Objectives
 from workbench.data.masking import Masked, hide_tokens, mask_tokens
-from workbench.data.text import PAD
+from workbench.data.text import Vocabulary
 from workbench.randomness import RowRandom, generator
 from workbench.world import ALONE, World
 
@@ -63,6 +63,7 @@ class Plan:
     draws: np.ndarray
     rewriting: Rewriting | None
     foil_ids: np.ndarray | None
+    pad: int
 
     def part(self, micro_batch: int = 0, micro_batches: int = 1, world: World = ALONE) -> "Part":
         """What this process does in a micro-batch: the batch is cut into micro-batches, and each of them by rank."""
@@ -71,9 +72,9 @@ class Plan:
         start, size = rows.start, rows.stop - rows.start
         assert size == len(self.token_ids) or size % BLOCK == 0
         in_pool = slice(micro_batch * pool, (micro_batch + 1) * pool)
-        longest = int((self.token_ids[in_pool] != PAD).sum(axis=1).max())
+        longest = int((self.token_ids[in_pool] != self.pad).sum(axis=1).max())
         if self.foil_ids is not None:
-            longest = max(longest, int((self.foil_ids[in_pool] != PAD).sum(axis=1).max()))
+            longest = max(longest, int((self.foil_ids[in_pool] != self.pad).sum(axis=1).max()))
         columns = slice(0, longest)
 
         ours = (self.chosen >= start) & (self.chosen < start + size)
@@ -86,6 +87,7 @@ class Plan:
             draws=self.draws[rows],
             rewriting=self.rewriting and self.rewriting.cut(rows, columns),
             foil_ids=None if self.foil_ids is None else self.foil_ids[rows, columns],
+            pad=self.pad,
         )
         return Part(
             own,
@@ -117,8 +119,7 @@ def plan_step(
     token_ids: np.ndarray,
     foil_ids: np.ndarray | None,
     objectives: Objectives,
-    vocabulary: int,
-    word_starts: np.ndarray,
+    vocabulary: Vocabulary,
     rows: np.ndarray,
     seed: int,
     epoch: int,
@@ -136,9 +137,9 @@ def plan_step(
     masked = mask_tokens(
         token_ids,
         mlm.mask_ratio,
-        vocabulary,
         RowRandom(rows, "mlm masks", seed, epoch),
-        word_starts if mlm.whole_word else None,
+        vocabulary,
+        mlm.whole_word,
         weights.mask,
     )
     chosen, others, negatives = false_pairs(itm, len(token_ids), seed, step)
@@ -150,8 +151,9 @@ def plan_step(
         others,
         negatives,
         generator("hard pairs", seed, step).random((len(token_ids), 2), dtype=np.float32),
-        plan_rewriting(token_ids, itm, rows, seed, epoch, weights.write) if writes else None,
+        plan_rewriting(token_ids, itm, rows, seed, epoch, vocabulary, weights.write) if writes else None,
         foil_ids,
+        vocabulary.pad,
     )
 
 
@@ -168,12 +170,22 @@ def false_pairs(itm: Itm, rows: int, seed: int, step: int) -> tuple[np.ndarray, 
 
 
 def plan_rewriting(
-    token_ids: np.ndarray, itm: Itm, rows: np.ndarray, seed: int, epoch: int, weights: np.ndarray | None = None
+    token_ids: np.ndarray,
+    itm: Itm,
+    rows: np.ndarray,
+    seed: int,
+    epoch: int,
+    vocabulary: Vocabulary,
+    weights: np.ndarray | None = None,
 ) -> Rewriting:
     """Where captions int64 [B, L] of the pairs `rows` are written anew, drawn with `weights` float [B, L], and the numbers that choose
     the words."""
     hidden = hide_tokens(
-        token_ids, itm.synthesis_mask_ratio, RowRandom(rows, "synthesis masks", seed, epoch), weights=weights
+        token_ids,
+        itm.synthesis_mask_ratio,
+        RowRandom(rows, "synthesis masks", seed, epoch),
+        vocabulary,
+        weights=weights,
     )
     draws = RowRandom(rows, "synthesis", seed, epoch).random(token_ids.shape).astype(np.float32)
     rounds = np.zeros(token_ids.shape, dtype=np.int64)

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from workbench.config.schema import Mlm, Objectives
-from workbench.data.text import PAD
 from workbench.model.vilta import ViLTA
 from workbench.objectives.companions import Companions, language_logits
 from workbench.objectives.losses import itm_loss, likeliest, mlm_loss, queue_contrast
@@ -97,7 +96,7 @@ def read_pairs(
     if buckets == 1:
         states = model.encode_text(token_ids)
         return states, *model.fuse(states, image_tokens[image_rows], token_ids)
-    lengths = (token_ids != PAD).sum(dim=1)
+    lengths = (token_ids != model.pad).sum(dim=1)
     made = []
     order = lengths.argsort(stable=True)
     for rows in order.tensor_split(buckets):

@@ -3,11 +3,11 @@
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import RobertaForMaskedLM
+from transformers import PreTrainedModel
 
 from workbench.config.schema import Objectives, Words
-from workbench.data.text import MASK, SPECIAL, trim
-from workbench.model.encoders import text_states
+from workbench.data.text import Vocabulary
+from workbench.model.language import text_states, word_logits
 from workbench.model.vilta import ViLTA
 from workbench.objectives.companions import Companions
 from workbench.objectives.plan import Weights
@@ -38,11 +38,16 @@ def word_weights(
         return companions.content.of_captions(token_ids).astype(np.float32)
     if kind == "surprising":
         assert companions.frozen is not None
-        return entropies(companions.frozen, token_ids)
+        return entropies(companions.frozen, token_ids, companions.vocabulary)
     assert companions.ema is not None
     turns = np.arange(len(token_ids)) if turns is None else turns
     parts = [slice(start, start + PAIRS) for start in range(0, len(token_ids), PAIRS)]
-    return np.concatenate([salience(companions.ema, features[rows], token_ids[rows], turns[rows]) for rows in parts])
+    return np.concatenate(
+        [
+            salience(companions.ema, features[rows], token_ids[rows], turns[rows], companions.vocabulary)
+            for rows in parts
+        ]
+    )
 
 
 def weights_of(
@@ -70,26 +75,28 @@ def weights_of(
 
 
 @torch.no_grad()
-def entropies(language: RobertaForMaskedLM, token_ids: np.ndarray) -> np.ndarray:
+def entropies(language: PreTrainedModel, token_ids: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
     """float32 [B, L]: how uncertain (nats) a language encoder is of each token of captions int64 [B, L] when that one is hidden, and
     0 for special tokens."""
-    device = language.lm_head.bias.device
+    device = language.device
     made = np.zeros(token_ids.shape, dtype=np.float32)
-    rows, columns = np.nonzero(token_ids >= len(SPECIAL))
+    rows, columns = np.nonzero(vocabulary.ordinary[token_ids])
     for start in range(0, len(rows), ROWS):
         row, column = rows[start : start + ROWS], columns[start : start + ROWS]
-        hidden = trim(token_ids[row].astype(np.int64))
-        hidden[np.arange(len(row)), column] = MASK
+        hidden = vocabulary.trim(token_ids[row].astype(np.int64))
+        hidden[np.arange(len(row)), column] = vocabulary.mask
         states = text_states(language, torch.from_numpy(hidden).to(device))
         picked = states[torch.arange(len(row), device=device), torch.from_numpy(column).to(device)]
-        log_p = language.lm_head(picked).float().log_softmax(dim=-1)
+        log_p = word_logits(language, picked).float().log_softmax(dim=-1)
         entropy = -(log_p.exp() * log_p).sum(dim=-1)
         made[row, column] = entropy.clamp(min=LEAST_ENTROPY).cpu().numpy()
     return made
 
 
 @torch.no_grad()
-def salience(model: ViLTA, features: Tensor, token_ids: np.ndarray, turns: np.ndarray) -> np.ndarray:
+def salience(
+    model: ViLTA, features: Tensor, token_ids: np.ndarray, turns: np.ndarray, vocabulary: Vocabulary
+) -> np.ndarray:
     """float32 [B, L]: what the picture tells of each token of captions int64 [B, L]: how much less likely (nats) `model` finds the
     hidden word with a grey picture, and 0 for special tokens.
 
@@ -98,10 +105,10 @@ def salience(model: ViLTA, features: Tensor, token_ids: np.ndarray, turns: np.nd
     little as a word of which the picture tells nothing.
     """
     ids = torch.from_numpy(np.asarray(token_ids, dtype=np.int64)).to(features.device)
-    ordinary = ids >= len(SPECIAL)
+    ordinary = model.ordinary[ids]
     turn = torch.from_numpy(turns).to(features.device)
     hidden = ordinary & ((ordinary.cumsum(dim=1) + turn[:, None]) % 2 == 0)
-    read = torch.where(hidden, MASK, ids)
+    read = torch.where(hidden, vocabulary.mask, ids)
     states = model.encode_text(read)
     side = model.image_side
     grey = torch.full((1, 3, side, side), GREY, dtype=torch.uint8, device=features.device)

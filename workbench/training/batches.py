@@ -10,7 +10,6 @@ from workbench.config.schema import Settings
 from workbench.data.augment import augment
 from workbench.data.corpus import Pairs
 from workbench.data.loader import Order, read_ahead
-from workbench.data.text import PAD, trim
 from workbench.errors import UserError
 from workbench.objectives.companions import Companions
 from workbench.objectives.plan import Plan, Weights, plan_step
@@ -33,18 +32,17 @@ def plan_batch(
 ) -> Plan:
     """The plan of the pairs `rows` int64 [B] of `step`; `weigh` says of captions int64 [B, L] which words are chosen."""
     corpus = prepared.corpus
-    token_ids, foil_ids = trim(corpus.train.texts(rows, seed, epoch)), None
+    vocabulary = companions.vocabulary
+    token_ids, foil_ids = vocabulary.trim(corpus.train.texts(rows, seed, epoch)), None
     if foils is not None:
-        foil_ids = trim(foils.draw(rows, token_ids, seed, step))
+        foil_ids = vocabulary.trim(foils.draw(rows, token_ids, seed, step))
         length = max(token_ids.shape[1], foil_ids.shape[1])
-        token_ids, foil_ids = _widen(token_ids, length), _widen(foil_ids, length)
-    vocabulary = corpus.tokeniser.vocabulary
+        token_ids, foil_ids = (_widen(ids, length, vocabulary.pad) for ids in (token_ids, foil_ids))
     return plan_step(
         token_ids,
         foil_ids,
         settings.objectives,
         vocabulary,
-        companions.word_starts,
         rows,
         seed,
         epoch,
@@ -84,11 +82,12 @@ class FoilTable:
             raise UserError(
                 "`objectives.itm.negatives: foils` needs pairs whose facts are known: `data.source: scenes`."
             )
+        self.pad = pairs.tokeniser.pad
         length = max(pairs.token_ids.shape[1], *(ids.shape[1] for _, ids in kinds.values()))
-        self.token_ids = np.full((len(kinds), len(pairs), length), PAD, dtype=np.int32)
+        self.token_ids = np.full((len(kinds), len(pairs), length), self.pad, dtype=np.int32)
         self.present = np.zeros((len(kinds), len(pairs)), dtype=bool)
         for table, present, (rows, ids) in zip(self.token_ids, self.present, kinds.values(), strict=True):
-            table[rows] = _widen(ids, length)
+            table[rows] = _widen(ids, length, self.pad)
             present[rows] = True
 
     def draw(self, rows: np.ndarray, captions: np.ndarray, seed: int, step: int) -> np.ndarray:
@@ -96,10 +95,10 @@ class FoilTable:
         chance = generator("foil kinds", seed, step).random((len(self.present), len(rows)))
         kind = np.where(self.present[:, rows], chance, -1.0).argmax(axis=0)
         drawn = self.token_ids[kind, rows].astype(np.int64)
-        own = _widen(captions, max(captions.shape[1], drawn.shape[1]))
+        own = _widen(captions, max(captions.shape[1], drawn.shape[1]), self.pad)
         has_one = self.present[kind, rows]
-        return np.where(has_one[:, None], _widen(drawn, own.shape[1]), own)
+        return np.where(has_one[:, None], _widen(drawn, own.shape[1], self.pad), own)
 
 
-def _widen(token_ids: np.ndarray, length: int) -> np.ndarray:
-    return np.pad(token_ids, ((0, 0), (0, length - token_ids.shape[1])), constant_values=PAD)
+def _widen(token_ids: np.ndarray, length: int, pad: int) -> np.ndarray:
+    return np.pad(token_ids, ((0, 0), (0, length - token_ids.shape[1])), constant_values=pad)

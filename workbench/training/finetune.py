@@ -110,7 +110,9 @@ def finetune(model: ViLTA, tokeniser: Tokeniser, task: str, train: TaskSplit, co
 
     def loss(rows: np.ndarray, step: int, part: slice) -> Tensor:
         own = rows[part]
-        logits = tuned(read_pictures(train, own, device), torch.from_numpy(trim(token_ids[own])).to(device)).float()
+        logits = tuned(
+            read_pictures(train, own, device), torch.from_numpy(tokeniser.vocabulary.trim(token_ids[own])).to(device)
+        ).float()
         wanted = torch.from_numpy(train.targets.dense(own)).to(device)
         if task == "vqa":
             return F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum") / len(rows)
@@ -135,7 +137,7 @@ def finetune_retrieval(
         # Another caption of the same picture is no false one.
         own = torch.from_numpy(picture_of[texts] == picture_of[own_rows][:, None]).to(device)
         own[:, 0] = False
-        ids = torch.from_numpy(trim(token_ids[texts.ravel()])).to(device)
+        ids = torch.from_numpy(trim(token_ids[texts.ravel()], model.pad)).to(device)
         read = torch.from_numpy(np.array(pictures[picture_of[own_rows]])).to(device)
         features = read.float() if read.is_floating_point() else model.image_features(read)
         image = model.adapt_image(features).repeat_interleave(texts.shape[1], dim=0)
@@ -212,7 +214,7 @@ class Answers:
     def __init__(self, tuned: FineTuned, tokeniser: Tokeniser, task: str, split: TaskSplit, course: Course) -> None:
         tuned.eval()
         self.tuned, self.task, self.split, self.course = tuned, task, split, course
-        self.token_ids = tokeniser.encode(split.texts)
+        self.token_ids, self.vocabulary = tokeniser.encode(split.texts), tokeniser.vocabulary
         # Kept answers are those of these weights to these examples, and no others.
         weights = b"".join(tensor.detach().cpu().numpy().tobytes() for tensor in tuned.classifier.parameters())
         self.digest = hashlib.sha256(weights + split.digest.encode()).hexdigest()[:16]
@@ -235,7 +237,7 @@ class Answers:
     @torch.no_grad()
     def _answers(self, start: int, end: int) -> Made:
         rows = np.arange(start, min(end, len(self.split)))
-        ids = torch.from_numpy(trim(self.token_ids[rows])).to(self.course.device)
+        ids = torch.from_numpy(self.vocabulary.trim(self.token_ids[rows])).to(self.course.device)
         with precision(self.course.device, self.course.precision):
             return self.tuned(read_pictures(self.split, rows, self.course.device), ids).argmax(dim=-1).tolist()
 

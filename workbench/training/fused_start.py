@@ -19,7 +19,7 @@ from workbench.data.augment import resize
 from workbench.data.corpus import Corpus
 from workbench.data.loader import Order
 from workbench.data.masking import choose_positions
-from workbench.data.text import MASK, SPECIAL, Tokeniser, trim
+from workbench.data.text import Tokeniser, Vocabulary
 from workbench.errors import UserError
 from workbench.model.shipped import OF_ENCODERS
 from workbench.model.vilta import ViLTA
@@ -107,7 +107,7 @@ def _train(
     def losses(step: int) -> Losses:
         torch.manual_seed(key("fused start", seed, step))
         epoch, rows = order.at(step)
-        ids = trim(corpus.train.texts(rows, seed, epoch)).astype(np.int64)
+        ids = words.vocabulary.trim(corpus.train.texts(rows, seed, epoch)).astype(np.int64)
         with torch.no_grad():
             pictures = torch.from_numpy(np.array(corpus.train.images[rows])).to(device)
             features = model.image_features(resize(pictures, settings.data.image_size))
@@ -130,8 +130,9 @@ class Words:
     """Which tokens are relations, and which these or words of size and texture (bool [V]); how often each is chosen (float [V]), and
     which mean the same (int64 [V, K])."""
 
-    def __init__(self, relations: np.ndarray, details: np.ndarray, synonyms: Tensor) -> None:
-        self.relations, self.details, self.synonyms = relations, details, synonyms
+    def __init__(self, relations: np.ndarray, details: np.ndarray, synonyms: Tensor, vocabulary: Vocabulary) -> None:
+        self.relations, self.details, self.synonyms, self.vocabulary = relations, details, synonyms, vocabulary
+        self.special = torch.tensor(vocabulary.special, device=synonyms.device)
         self.weights = np.where(details, OFTEN, 1.0)
 
     @classmethod
@@ -142,11 +143,11 @@ class Words:
                 "`warm_start.fusion`: no caption says where things are (`left`, `above`); leave its phases out."
             )
         details = relations | _tokens(corpus.tokeniser, [*lexicon.SIZES.values(), *lexicon.TEXTURES.values()])
-        return cls(relations, details, torch.from_numpy(corpus.synonyms).to(device))
+        return cls(relations, details, torch.from_numpy(corpus.synonyms).to(device), corpus.tokeniser.vocabulary)
 
 
 def _tokens(tokeniser: Tokeniser, groups: list[tuple[str, ...]]) -> np.ndarray:
-    found = np.zeros(tokeniser.vocabulary, dtype=bool)
+    found = np.zeros(tokeniser.size, dtype=bool)
     found[[token for names in groups for token in map(tokeniser.word_id, names) if token is not None]] = True
     return found
 
@@ -167,18 +168,20 @@ def phase_losses(
     relations = words.relations[ids]
     asked = relations if alone else words.details[ids] if phase.words == "details" else None
     weights = words.weights[ids] if asked is None else asked.astype(np.float64)
-    chosen = choose_positions(ids, CHOSEN, RowRandom(rows, "fused start", seed, epoch), weights=weights)
+    chosen = choose_positions(
+        ids, CHOSEN, RowRandom(rows, "fused start", seed, epoch), words.vocabulary, weights=weights
+    )
     if asked is not None:
         chosen &= asked  # a caption that has none of them has others chosen
     rng = generator("fused start", seed, step)
     written = chosen & (rng.random(ids.shape) < phase.replaced)
     labels, hidden = torch.from_numpy(ids).to(device), torch.from_numpy(chosen & ~written).to(device)
-    read = torch.where(torch.from_numpy(chosen).to(device), MASK, labels)
+    read = torch.where(torch.from_numpy(chosen).to(device), words.vocabulary.mask, labels)
     place = torch.from_numpy(written).to(device)
     if written.any():
         with torch.no_grad():
             guess = model.predict_words(model.encode_text(read)[place]).float()
-            guess[:, : len(SPECIAL)] = -torch.inf
+            guess[:, words.special] = -torch.inf
             draws = torch.from_numpy(rng.random(ids.shape, dtype=np.float32)).to(device)[place]
             read[place] = choose(guess.softmax(dim=-1), draws)
     states = model.encode_text(read)
@@ -188,7 +191,7 @@ def phase_losses(
         "generator": GENERATOR_WEIGHT * _mean_loss(model.predict_words(states[hidden]), labels[hidden]),
     }
     if phase.replaced > 0:
-        seen = (labels >= len(SPECIAL)) & ~hidden
+        seen = model.ordinary[labels] & ~hidden
         if asked is not None:
             seen &= torch.from_numpy(asked).to(device)
         wrong = (words.synonyms[labels[seen]] != read[seen][:, None]).all(dim=1)

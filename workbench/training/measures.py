@@ -80,7 +80,8 @@ def write_over(subject: Subject, data: HeldOut, objectives: Any) -> np.ndarray:
     original = torch.from_numpy(data.token_ids).to(device)
     itm = subject.settings.objectives.itm
     weights = word_weights(itm.synthesis_words, data.token_ids, subject.companions, data.features)
-    rewriting = plan_rewriting(data.token_ids, itm, np.arange(len(data)), seed=-1, epoch=0, weights=weights)
+    vocabulary = subject.companions.vocabulary
+    rewriting = plan_rewriting(data.token_ids, itm, np.arange(len(data)), -1, 0, vocabulary, weights)
     return written_captions(subject.model, original, rewriting, objectives, subject.companions).cpu().numpy()
 
 

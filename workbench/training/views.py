@@ -10,7 +10,7 @@ import torch
 from workbench.config.schema import Settings
 from workbench.data.augment import augment
 from workbench.data.loader import Order
-from workbench.data.text import END, PAD, START, Tokeniser
+from workbench.data.text import Tokeniser
 from workbench.objectives.companions import make_companions
 from workbench.objectives.matching import written_captions
 from workbench.objectives.plan import plan_rewriting
@@ -58,7 +58,9 @@ def _views(settings: Settings, seed: int, prepared: Prepared, count: int) -> lis
 
     written = [""] * len(rows)
     if objectives.itm.negatives == "synthesized":
-        rewriting = plan_rewriting(plan.token_ids, objectives.itm, rows, seed, epoch, weigh(plan.token_ids).write)
+        rewriting = plan_rewriting(
+            plan.token_ids, objectives.itm, rows, seed, epoch, companions.vocabulary, weigh(plan.token_ids).write
+        )
         made = written_captions(model, token_ids, rewriting, objectives, companions)
         written = [words(corpus.tokeniser, ids) for ids in made.tolist()]
     soft = [""] * len(rows)
@@ -81,7 +83,7 @@ def _views(settings: Settings, seed: int, prepared: Prepared, count: int) -> lis
 
 def words(tokeniser: Tokeniser, token_ids: list[int]) -> str:
     """A caption as it reads, with what is masked as `<mask>`."""
-    return tokeniser.decode([token for token in token_ids if token not in (START, END, PAD)], special=True)
+    return tokeniser.decode(token_ids, special=True)
 
 
 def _softened(tokeniser: Tokeniser, logits: torch.Tensor, positions: torch.Tensor, most: int = 3) -> list[str]:

@@ -21,8 +21,8 @@ from workbench.data.augment import resize
 from workbench.data.corpus import Corpus
 from workbench.data.loader import Order
 from workbench.data.masking import hide_tokens
-from workbench.data.text import SPECIAL, trim
 from workbench.errors import UserError
+from workbench.model.language import OF_HEADS
 from workbench.model.shipped import OF_ENCODERS, Shipped
 from workbench.model.similarity import aligned_similarity
 from workbench.model.vilta import ViLTA
@@ -171,11 +171,12 @@ def start_weights(settings: Settings, corpus: Corpus, warm: dict[str, Tensor], p
     model = new_model(settings, corpus, 0)
     wanted = model.state_dict()
     given = at_resolution(given, wanted, model.vision.prefix_tokens)
-    positions = "language.roberta.embeddings.position_embeddings.weight"
-    if positions in given:
-        given[positions] = given[positions][: len(wanted[positions])]  # shorter captions need fewer of them
+    for name in filter(lambda name: name.endswith("position_embeddings.weight"), given.keys() & wanted.keys()):
+        given[name] = given[name][: len(wanted[name])]  # shorter captions need fewer of them
     for name in sorted(wanted.keys() | given.keys()):
-        if name not in wanted or (name not in given and not name.startswith("language.lm_head.")):
+        if name not in wanted or (
+            name not in given and not name.startswith(tuple(f"language.{head}" for head in OF_HEADS))
+        ):
             raise UserError(f"`model.weights`: {path} is of another model: only one of the two has `{name}`.")
         if name in given and given[name].shape != wanted[name].shape:
             sizes = f"{list(given[name].shape)} there, {list(wanted[name].shape)} here"
@@ -203,11 +204,11 @@ def _train(
 ) -> tuple[dict[str, Tensor], float]:
     """The weights and the seconds of training; goes on from `checkpoint` where there is one, which is removed when the weights are
     there."""
-    config = settings.warm_start
+    config, vocabulary = settings.warm_start, corpus.tokeniser.vocabulary
     model = new_model(settings, corpus, config.seed).to(device).train()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key("alignment", config.seed))
-        align = Alignment(model.vision.channels, corpus.tokeniser.vocabulary).to(device)
+        align = Alignment(model.vision.channels, vocabulary.size).to(device)
     groups = [
         ([*model.vision.parameters(), *align.words.parameters()], config.vision_learning_rate),
         (
@@ -225,16 +226,16 @@ def _train(
     def losses(step: int) -> Losses:
         torch.manual_seed(key("warm start", config.seed, step))
         epoch, rows = order.at(step)
-        ids = trim(corpus.train.texts(rows, config.seed, epoch))
+        ids = vocabulary.trim(corpus.train.texts(rows, config.seed, epoch))
         token_ids = torch.from_numpy(ids).to(device)
         if stored is None:
             pictures = torch.from_numpy(np.array(corpus.train.images[rows])).to(device)
             features = model.image_features(resize(pictures, settings.data.image_size))
         else:
             features = torch.from_numpy(stored[rows]).to(device).float()
-        made = {"words": config.words_weight * words_loss(align.words(features).amax(dim=1), token_ids, len(SPECIAL))}
+        made = {"words": config.words_weight * words_loss(align.words(features).amax(dim=1), token_ids, model.ordinary)}
         if step % config.text_every == 0:
-            hidden = hide_tokens(ids, config.mask_ratio, generator("warm start masks", config.seed, step))
+            hidden = hide_tokens(ids, config.mask_ratio, generator("warm start masks", config.seed, step), vocabulary)
             positions = hidden.positions.to(device)
             clean, masked = model.encode_text(torch.cat([token_ids, hidden.token_ids.to(device)])).chunk(2)
             similarity = aligned_similarity(model, model.adapt_image(features), clean, token_ids)

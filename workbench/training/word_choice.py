@@ -59,7 +59,7 @@ class WordChoice:
             seen = images[torch.from_numpy(here - own.start).to(images.device)]
             with precision(images.device, self.settings.optimisation.precision):
                 features = seen if seen.is_floating_point() else model.image_features(seen)
-                told = salience(model, features, token_ids[here], turns[here])
+                told = salience(model, features, token_ids[here], turns[here], self.companions.vocabulary)
             made[torch.from_numpy(here).to(self.device)] = torch.from_numpy(told).to(self.device)
         return self.world.sum(made).cpu().numpy()
 
@@ -76,7 +76,7 @@ def _surprise(settings: Settings, prepared: Prepared, companions: Companions) ->
         )
         for start in range(0, pairs.count, CHUNK):
             ids = pairs.captions_at(np.arange(start, min(start + CHUNK, pairs.count)))
-            table[start : start + len(ids), : ids.shape[1]] = entropies(language, ids)
+            table[start : start + len(ids), : ids.shape[1]] = entropies(language, ids, companions.vocabulary)
         table.flush()
 
     home = cache.entry(prepared.cache_dir / f"surprise-{name:016x}", make)

@@ -1,0 +1,152 @@
+"""The language encoder: any masked language model of transformers, with its own head; new ones have RoBERTa's form."""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel, RobertaConfig, RobertaForMaskedLM
+
+from workbench.config.schema import Text
+from workbench.data.text import END, PAD, START, padding_mask, unread
+from workbench.errors import UserError
+
+# How a head reads states [..., D], by `model_type`: -> logits [..., V].
+HEADS: Final[dict[str, Callable[[Any, Tensor], Tensor]]] = {
+    **dict.fromkeys(("roberta", "xlm-roberta", "camembert"), lambda language, states: language.lm_head(states)),
+    **dict.fromkeys(("bert", "deberta", "deberta-v2"), lambda language, states: language.cls(states)),
+    "distilbert": lambda language, states: language.vocab_projector(
+        language.vocab_layer_norm(language.activation(language.vocab_transform(states)))
+    ),
+    "modernbert": lambda language, states: language.decoder(language.head(states)),
+}
+# The same head in parts: its linear map, its norm, and the map onto the vocabulary. Its activation is GELU in all of them.
+PARTS: Final[dict[str, tuple[str, str, str]]] = {
+    **dict.fromkeys(
+        ("roberta", "xlm-roberta", "camembert"), ("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder")
+    ),
+    **dict.fromkeys(
+        ("bert", "deberta", "deberta-v2"),
+        (
+            "cls.predictions.transform.dense",
+            "cls.predictions.transform.LayerNorm",
+            "cls.predictions.decoder",
+        ),
+    ),
+    "distilbert": ("vocab_transform", "vocab_layer_norm", "vocab_projector"),
+    "modernbert": ("head.dense", "head.norm", "decoder"),
+}
+OF_HEADS: Final = tuple(sorted({f"{name.partition('.')[0]}." for parts in PARTS.values() for name in parts}))
+LAYERS: Final = ("encoder.layer", "transformer.layer", "layers")
+DROPOUTS: Final = (
+    *("hidden_dropout_prob", "attention_probs_dropout_prob"),
+    *("dropout", "attention_dropout", "embedding_dropout", "mlp_dropout"),
+)
+ROBERTA: Final = ("roberta", "xlm-roberta", "camembert")  # their positions are counted from behind the padding's id
+
+
+def text_states(language: PreTrainedModel, token_ids: Tensor) -> Tensor:
+    """Hidden states [B, L, D] of a language encoder for padded captions int64 [B, L]."""
+    mask = padding_mask(token_ids, language.config.pad_token_id)
+    states: Tensor = language.base_model(token_ids, attention_mask=mask).last_hidden_state
+    return states
+
+
+def word_logits(language: PreTrainedModel, states: Tensor) -> Tensor:
+    """The language encoder's own head: states [..., D] -> logits [..., V]."""
+    return HEADS[language.config.model_type](language, states)
+
+
+def head_parts(language: PreTrainedModel) -> tuple[nn.Linear, nn.LayerNorm, nn.Linear]:
+    """The linear map, the norm and the map onto the vocabulary that its head is made of."""
+    dense, norm, decoder = (language.get_submodule(name) for name in PARTS[language.config.model_type])
+    assert isinstance(dense, nn.Linear)
+    assert isinstance(norm, nn.LayerNorm)
+    assert isinstance(decoder, nn.Linear)
+    return dense, norm, decoder
+
+
+def encoder_layers(language: PreTrainedModel) -> Iterator[nn.Module]:
+    """Its repeated layers, the first one first."""
+    found = dict(language.base_model.named_modules())
+    yield from next(found[name] for name in LAYERS if name in found).children()
+
+
+def text_encoder(config: Text, width: int, vocabulary: int, max_length: int, pad: int = PAD) -> PreTrainedModel:
+    """A language encoder with its language-model head: a pre-trained one, which has its own width, or a new one in RoBERTa's form.
+    `vocabulary`: how many tokens the tokeniser has; `pad`: which of them is padding.
+
+    Raises UserError where weights are missing or do not fit.
+    """
+    if config.weights:
+        return _fitted(read_text(config), config, vocabulary, max_length, pad)
+    return RobertaForMaskedLM(
+        RobertaConfig(
+            vocab_size=vocabulary,
+            hidden_size=width,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            intermediate_size=4 * width,
+            hidden_dropout_prob=config.dropout,
+            attention_probs_dropout_prob=config.dropout,
+            max_position_embeddings=max_length + pad + 1,
+            type_vocab_size=1,
+            bos_token_id=START,
+            pad_token_id=pad,
+            eos_token_id=END,
+            tie_word_embeddings=True,
+        )
+    )
+
+
+def read_text(config: Text) -> PreTrainedModel:
+    """The first `layers` layers of a pre-trained encoder, with its head. Raises UserError where it is none of those that are known,
+    or lacks weights."""
+    where = str(config.weights)
+    asked = "`model.text.weights`"
+    try:
+        form = AutoConfig.from_pretrained(os.path.expanduser(where))
+        if form.model_type not in HEADS:
+            raise UserError(f"{asked}: `{where}` is of the kind `{form.model_type}`; known are {', '.join(HEADS)}.")
+        if form.num_hidden_layers < config.layers:
+            raise UserError(
+                f"{asked}: `{where}` has {form.num_hidden_layers} layers, and `model.text.layers` asks for {config.layers}."
+            )
+        form.num_hidden_layers = config.layers
+        for name in DROPOUTS:
+            if hasattr(form, name):
+                setattr(form, name, config.dropout)
+        language, report = AutoModelForMaskedLM.from_pretrained(
+            os.path.expanduser(where), config=form, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise UserError(f"{asked}: {unread('masked language model', where, error)}") from error
+    if missing := sorted(report["missing_keys"]):
+        raise UserError(
+            f"{asked}: `{where}` lacks {len(missing)} tensors, `{missing[0]}` among them; give a masked language model with its "
+            "language-model head."
+        )
+    made: PreTrainedModel = language
+    return made
+
+
+def _fitted(language: PreTrainedModel, config: Text, vocabulary: int, max_length: int, pad: int) -> PreTrainedModel:
+    where, form = config.weights, language.config
+    if form.vocab_size < vocabulary:
+        raise UserError(
+            f"`model.text.weights`: `{where}` knows {form.vocab_size} tokens and the tokeniser has {vocabulary}; set "
+            "`data.tokeniser` to its own."
+        )
+    if form.vocab_size > vocabulary:  # spare rows, which no token has
+        language.resize_token_embeddings(vocabulary)
+    if form.pad_token_id != pad:
+        raise UserError(
+            f"`model.text.weights`: `{where}` pads with token {form.pad_token_id} and the tokeniser with {pad}; set "
+            "`data.tokeniser` to its own."
+        )
+    most = form.max_position_embeddings - (pad + 1 if form.model_type in ROBERTA else 0)
+    if max_length > most:
+        raise UserError(
+            f"`data.max_length` is {max_length}, and `{where}` reads at most {most} tokens; set it to at most that."
+        )
+    return language
