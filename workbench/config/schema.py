@@ -99,7 +99,8 @@ class Data(Block):
     max_length: Annotated[Whole, Field(ge=8, le=512)] = Field(28, description="tokens, longer captions are cut")
     vocabulary: Annotated[Whole, Field(ge=64)] = 2000
     tokeniser: str | None = Field(
-        None, description="RoBERTa's, from this folder or hub name; without it one is trained on the captions"
+        None,
+        description="that of `model.text.weights`, from this folder or hub name; without it one is trained on the captions",
     )
     seed: Whole = 0
 
@@ -145,12 +146,16 @@ class Vision(Block):
 
 
 class Text(Block):
-    """A RoBERTa-form encoder with its language-model head."""
+    """A language encoder with its language-model head: a new one in RoBERTa's form, or a pre-trained one of BERT's, RoBERTa's, XLM-R's,
+    DistilBERT's, DeBERTa-v2's (and v3's) or ModernBERT's, whose width need not be the model's."""
 
-    layers: Count = 2
+    layers: Count = Field(2, description="of a pre-trained encoder the first so many")
     heads: Count = 4
     dropout: Share = 0.0
-    weights: str | None = Field(None, description="pre-trained, from this folder or hub name, such as `roberta-base`")
+    weights: str | None = Field(
+        None,
+        description="pre-trained, from this folder or hub name, such as `roberta-base`; `data.tokeniser` must be its own",
+    )
 
 
 class Fusion(Block):

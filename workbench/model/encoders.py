@@ -96,6 +96,11 @@ def check_encoders(settings: Settings) -> None:
             tokeniser = pretrained_tokeniser(data.tokeniser, data.max_length)
             vocabulary, pad = tokeniser.size, tokeniser.pad
         try:
-            text_encoder(model.text, model.width, vocabulary, data.max_length, pad)
+            language = text_encoder(model.text, model.width, vocabulary, data.max_length, pad)
         except ValueError as error:  # heads that do not divide the width
             raise UserError(f"`model.text`: transformers cannot build it ({first_line(error)}).") from error
+        if model.mlm_head == "language" and language.config.hidden_size != model.width:
+            raise UserError(
+                f"`model.mlm_head: language` needs a model as wide as its language encoder; set `model.width` to "
+                f"{language.config.hidden_size}."
+            )

@@ -13,8 +13,8 @@ from workbench.errors import UserError
 
 # How a head reads states [..., D], by `model_type`: -> logits [..., V].
 HEADS: Final[dict[str, Callable[[Any, Tensor], Tensor]]] = {
-    **dict.fromkeys(("roberta", "xlm-roberta", "camembert"), lambda language, states: language.lm_head(states)),
-    **dict.fromkeys(("bert", "deberta", "deberta-v2"), lambda language, states: language.cls(states)),
+    **dict.fromkeys(("roberta", "xlm-roberta"), lambda language, states: language.lm_head(states)),
+    **dict.fromkeys(("bert", "deberta-v2"), lambda language, states: language.cls(states)),
     "distilbert": lambda language, states: language.vocab_projector(
         language.vocab_layer_norm(language.activation(language.vocab_transform(states)))
     ),
@@ -22,11 +22,9 @@ HEADS: Final[dict[str, Callable[[Any, Tensor], Tensor]]] = {
 }
 # The same head in parts: its linear map, its norm, and the map onto the vocabulary. Its activation is GELU in all of them.
 PARTS: Final[dict[str, tuple[str, str, str]]] = {
+    **dict.fromkeys(("roberta", "xlm-roberta"), ("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder")),
     **dict.fromkeys(
-        ("roberta", "xlm-roberta", "camembert"), ("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder")
-    ),
-    **dict.fromkeys(
-        ("bert", "deberta", "deberta-v2"),
+        ("bert", "deberta-v2"),
         (
             "cls.predictions.transform.dense",
             "cls.predictions.transform.LayerNorm",
@@ -42,7 +40,7 @@ DROPOUTS: Final = (
     *("hidden_dropout_prob", "attention_probs_dropout_prob"),
     *("dropout", "attention_dropout", "embedding_dropout", "mlp_dropout"),
 )
-ROBERTA: Final = ("roberta", "xlm-roberta", "camembert")  # their positions are counted from behind the padding's id
+ROBERTA: Final = ("roberta", "xlm-roberta")  # their positions are counted from behind the padding's id
 
 
 def text_states(language: PreTrainedModel, token_ids: Tensor) -> Tensor:

@@ -25,6 +25,13 @@ PACKAGED: Final = {
 }
 
 
+FORMER_MASK: Final = 4
+WORD_ROWS: Final = (
+    *("word_embeddings.weight", "lm_head.bias", "lm_head.decoder.weight", "lm_head.decoder.bias"),
+    *("mlm_decoder.weight", "mlm_decoder.bias"),
+)
+
+
 def weights_file(where: str) -> Path:
     """The local file that `model.vision.weights` names; a packaged one is checked against its pinned hash."""
     if where not in PACKAGED:
@@ -83,6 +90,16 @@ def vision_weights(name: str, options: dict[str, Any], where: str) -> dict[str, 
             f"`{missing[0]}` among them; is it of another architecture than `model.vision.name`?"
         )
     return {key: found[key] for key in wanted}  # without a classifier, which timm would remark upon
+
+
+def with_own_ids(weights: dict[str, Tensor], mask: int) -> dict[str, Tensor]:
+    """Weights of a model that an earlier version trained with a pre-trained tokeniser, in which `<mask>` had the id 4, and token 4
+    that of `<mask>`."""
+    made = dict(weights)
+    for name in filter(lambda name: name.endswith(WORD_ROWS), weights):
+        made[name] = weights[name].clone()
+        made[name][[FORMER_MASK, mask]] = weights[name][[mask, FORMER_MASK]]
+    return made
 
 
 def at_resolution(weights: dict[str, Tensor], wanted: dict[str, Tensor], prefix_tokens: int) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from workbench.config.schema import Settings
 from workbench.config.settings import as_recorded
-from workbench.data.corpus import Corpus
+from workbench.data.corpus import Corpus, own_ids
 from workbench.data.image_files import ImageFolders
 from workbench.data.mixture import stores_of
 from workbench.data.pictures import Fit
@@ -30,7 +30,7 @@ from workbench.evaluation.robustness import ALL, Robustness
 from workbench.evaluation.sentences import meaning_kept, rewriter
 from workbench.metrics import of_first
 from workbench.model.vilta import ViLTA
-from workbench.model.weights import at_resolution
+from workbench.model.weights import at_resolution, with_own_ids
 from workbench.outage import never
 from workbench.randomness import key
 from workbench.tracking.runs import Tracker
@@ -126,12 +126,17 @@ def load_trained(tracker: Tracker, run_id: str, workspace: Path, image_size: int
         )
     made = as_recorded(settings)
     corpus, shipped = corpus_of(made, Workspace(workspace).cache)
-    check_data(run_id, tags.data, corpus.fingerprint, shipped is not None, tracker.say)
+    former = tags.data + own_ids(made.data)
+    has_former_ids = tags.data != corpus.fingerprint == former
+    check_data(run_id, former if has_former_ids else tags.data, corpus.fingerprint, shipped is not None, tracker.say)
     device = pick_device()
     if image_size:
         made = made.model_copy(update={"data": made.data.model_copy(update={"image_size": image_size})})
     model = new_model(made, corpus, tags.seed)
-    model.load_state_dict(at_resolution(load_file(weights), model.state_dict(), model.vision.prefix_tokens))
+    given = load_file(weights)
+    if has_former_ids:
+        given = with_own_ids(given, corpus.tokeniser.mask)
+    model.load_state_dict(at_resolution(given, model.state_dict(), model.vision.prefix_tokens))
     stores = stores_of(made.data.mix, Workspace(workspace).data)
     fit: Fit = stores[0].facts["fit"] if stores else "pad"
     return Trained(run_id, tags.study, made, corpus, model.to(device).eval(), fit, stores)
