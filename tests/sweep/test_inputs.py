@@ -148,7 +148,11 @@ def test_whatever_a_trial_was_made_from_is_noticed_when_it_changes(
         ("model.vision.weights", "/nowhere.pth", "`model.vision.weights`: there is no file /nowhere.pth"),
         ("model.vision.pretrained", True, "`model.vision.pretrained`: the weights of `test_byobnet` are not on this"),
         ("model.vision.name", "resnet_nowhere", "timm cannot build `resnet_nowhere`"),
-        ("model.text.weights", "nobody/none", "`model.text.weights`: no RoBERTa can be read from `nobody/none`"),
+        (
+            "model.text.weights",
+            "nobody/none",
+            "`model.text.weights`: no masked language model can be read from `nobody/none`",
+        ),
         ("data.tokeniser", "nobody/none", "`data.tokeniser`: no tokeniser can be read from `nobody/none`"),
         ("data.path", "/nowhere", "there is no file or folder /nowhere"),
     ],

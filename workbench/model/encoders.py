@@ -43,9 +43,11 @@ class VisionEncoder(nn.Module):
         except OSError as error:
             if error.errno is not None or not config.pretrained:  # a full disk, say
                 raise
+            source = timm.models.get_pretrained_cfg(config.name)
+            command = f": hf download {source.hf_hub_id}" if source and source.hf_hub_id else ""
             raise UserError(
                 f"`model.vision.pretrained`: the weights of `{config.name}` are not on this machine and cannot be fetched "
-                f"({first_line(error)}); fetch them where the hub can be reached, or give a file as `model.vision.weights`."
+                f"({first_line(error)}); give a file as `model.vision.weights`, or fetch them where the hub can be reached{command}"
             ) from error
         except (RuntimeError, TypeError, AssertionError, ValueError, IndexError) as error:
             raise UserError(f"`model.vision`: timm cannot build `{config.name}` ({error}).") from error
@@ -86,7 +88,11 @@ def check_encoders(settings: Settings) -> None:
     """Builds both encoders and lets them go. Raises UserError where weights are missing, damaged, or do not fit."""
     model, data = settings.model, settings.data
     with torch.random.fork_rng(devices=[]):
-        VisionEncoder(model.vision, data.image_size)
+        vision = VisionEncoder(model.vision, data.image_size)
+        if model.image_pool == "first" and vision.prefix_tokens == 0:
+            raise UserError(
+                f"`model.image_pool: first` needs a class token, and `{model.vision.name}` has none; set `model.image_pool: mean`."
+            )
         # Whether text weights fit, only a tokeniser tells, which may be trained on the captions yet.
         if model.text.weights and not data.tokeniser:
             read_text(model.text)
