@@ -5,9 +5,9 @@ name ends in `/` stands for a family: all metrics that begin with it.
 """
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Final, Literal
 
 SPLITS = {"val": "validation", "test": "test"}
 
@@ -101,6 +101,16 @@ METRICS = (
     Metric("perf/", "{}", "neither", "", bounds=POSITIVE),
     Metric("train/", "training: {}", "neither", "", bounds=ANY),
 )
+# Scores of the published suites, by the names of their files or kinds; VL-CheckList's depend on the lists that are there.
+SUITE_KINDS: Final = {
+    "sugarcrepe": ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj"),
+    "aro": ("relation", "attribution", "coco_order", "flickr30k_order"),
+    "valse": (
+        *("existence", "plurals", "counting-small-quant", "counting-hard", "counting-adversarial", "relations"),
+        *("action-replacement", "actant-swap", "coreference-standard", "coreference-hard", "foil-it"),
+    ),
+    "winoground": ("text", "image", "group"),
+}
 PART = re.compile(r"-(first-\d+|max-\d+|all)(?=[-/])")  # in the name of a metric of a part of a suite
 AFTERWARDS = {"retrieval", "robustness_all", "calibration", "consistency", "downstream"}
 AFTERWARDS |= {"suite_items", "suite_missing", "suite_identical"}
@@ -191,6 +201,20 @@ def outcomes(source: str, splits: tuple[str, ...] = ("val", "test")) -> Iterator
         for row in METRICS:
             if row.outcome and row.needs in (None, source):
                 yield f"{split}/{row.name}"
+
+
+def suite_outcomes(suites: Mapping[str, int | None]) -> Iterator[str]:
+    """What a question may be about where these suites are measured at the end of each trial, each with its limit, if any."""
+    for suite, limit in suites.items():
+        if suite == "retrieval":
+            names = [row.name for row in METRICS if row.name.startswith("retrieval/")]
+        elif suite in SUITE_KINDS:
+            part = f"-first-{limit}" if limit else ""
+            yield from (f"compositional/{suite}{part}/{kind}" for kind in SUITE_KINDS[suite])
+            continue
+        else:
+            names = [f"downstream/{suite}/accuracy"]
+        yield from (of_first(name, limit) for name in names)
 
 
 def lower_is_better(logged: str) -> bool:

@@ -22,7 +22,7 @@ from workbench.config.load import load_experiment
 from workbench.data.captions import read_source
 from workbench.data.image_files import ImageFolders
 from workbench.data.prepare import prepare_source
-from workbench.evaluation.compositional import Reader, Suite, told_apart
+from workbench.evaluation.compositional import Reader, Suite, decoding, told_apart
 from workbench.evaluation.contract import evaluate
 from workbench.evaluation.downstream.files import read_task
 from workbench.evaluation.published import read_suite
@@ -176,7 +176,8 @@ def suite(home: Path) -> str:
     tokeniser = shipped.tokeniser
     model = ViLTA(settings.model, settings.data.image_size, tokeniser.vocabulary, settings.data.max_length)
     model.load_state_dict(shipped.weights, strict=False)
-    reader = Reader(model.eval(), tokeniser, settings.data.image_size, "pad", settings.evaluation.batch_size)
+    look = decoding(model.eval(), settings.data.image_size, "pad")
+    reader = Reader(model, tokeniser, settings.evaluation.batch_size, look)
 
     def score() -> None:
         items = told_apart(read_suite("sugarcrepe", home, ImageFolders.of([home])), tokeniser)

@@ -14,7 +14,7 @@ from workbench.config.schema import Settings
 from workbench.data.image_files import ImageFolders
 from workbench.errors import UserError
 from workbench.evaluation import compositional
-from workbench.evaluation.compositional import Reader, score_examples, suite_metrics
+from workbench.evaluation.compositional import Reader, decoding, score_examples, suite_metrics
 from workbench.evaluation.matching import match_scores_of_each
 from workbench.evaluation.published import SUITES, Example, limited, read_suite
 from workbench.evaluation.retrieval import recalls
@@ -211,7 +211,7 @@ def test_missing_pictures_are_named(tmp_path: Path, settings: Settings, prepared
     examples = examples_of("sugarcrepe", tmp_path, 3)
     model = new_model(settings, prepared.corpus, 0).eval()
     tokeniser = prepared.corpus.tokeniser
-    seen, blank, missing = score_examples(Reader(model, tokeniser, 64, "pad", 2), examples)
+    seen, blank, missing = score_examples(Reader(model, tokeniser, 2, decoding(model, 64, "pad")), examples)
     assert set(seen) == set(blank) == {"add_att/0", "swap_obj/0"}
     assert missing["add_att/2"] == f"{tmp_path}/val2017/2.jpg: the picture is missing"
     assert missing["swap_obj/1"].startswith(f"{tmp_path}/1.jpg: the picture cannot be read")
@@ -233,7 +233,8 @@ def test_a_caption_that_items_of_an_image_share_is_scored_once(
         Example(f"{k}", "add_att", tmp_path / f"{image}.png", (true, false))
         for k, (image, true, false) in enumerate(texts)
     ]
-    reader = Reader(new_model(settings, prepared.corpus, 0).eval(), prepared.corpus.tokeniser, 64, "pad", 2)
+    model = new_model(settings, prepared.corpus, 0).eval()
+    reader = Reader(model, prepared.corpus.tokeniser, 2, decoding(model, 64, "pad"))
     alone = [score_examples(reader, [item]) for item in items]
     scored: list[np.ndarray] = []
 

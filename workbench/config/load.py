@@ -23,7 +23,7 @@ from workbench.config.settings import (
     set_key,
 )
 from workbench.errors import UserError
-from workbench.metrics import on_validation, outcomes
+from workbench.metrics import on_validation, outcomes, split_of, suite_outcomes
 from workbench.randomness import key
 
 M = TypeVar("M", bound=BaseModel)
@@ -87,7 +87,7 @@ def load_experiment(path: Path, overrides: Iterable[str] = ()) -> Experiment:
     if search is not None:
         search = _checked_search(document, search, settings, arms, seeds)
     source = settings.data.source
-    _check_metric(document.at("primary"), primary, list(outcomes(source)))
+    _check_primary(document.at("primary"), primary, settings, search)
     _check_target(document.at("target"), target.metric, source)
     return Experiment(
         name=_name(path),
@@ -191,6 +191,19 @@ def _checked_search(
     if seeds.first <= search.seed < seeds.first + seeds.count:
         raise UserError(f"{document.at('search')}: `search.seed` {search.seed} is among the seeds that confirm.")
     return search.model_copy(update={"settings": made})
+
+
+def _check_primary(where: str, primary: str, settings: Settings, search: Search | None) -> None:
+    suites = settings.evaluation.suites
+    asked = {name: given.limit for name, given in suites if given} if suites else {}
+    # The kinds of VL-CheckList are its lists, which are known once they are read.
+    if not ("vl_checklist" in asked and primary.startswith("compositional/vl_checklist")):
+        _check_metric(where, primary, [*outcomes(settings.data.source), *suite_outcomes(asked)])
+    if search is not None and split_of(primary) is None:
+        raise UserError(
+            f"{where}: `search` tunes on the validation split, and `{primary}` is measured once, after the last step; take a "
+            "metric of `val/` or `test/`."
+        )
 
 
 def _check_metric(where: str, metric: str, allowed: list[str]) -> None:

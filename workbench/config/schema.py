@@ -18,6 +18,7 @@ LATER: dict[str, Any] = {
     "warm_start.fusion": (),
     "warm_start.fused": True,
     "model.text_pool": "first",
+    "evaluation.suites": None,
 }
 
 
@@ -364,6 +365,75 @@ class Optimisation(Block):
     )
 
 
+Path = Annotated[str, AfterValidator(absolute), Field(min_length=1)]
+
+
+def _several(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+class SuiteFiles(Block):
+    """A compositional suite in its published files; as `wb eval` takes it."""
+
+    annotations: Path = Field(description="folder of the suite's files")
+    images: Annotated[tuple[Path, ...], BeforeValidator(_several), Field(min_length=1)] = Field(
+        description="folder of the suite's images, or several"
+    )
+    limit: Count | None = Field(
+        None, description="the first so many items of each kind, logged under a name that says so"
+    )
+    tagger: Literal["words", "spacy"] = Field("words", description="aro: what finds nouns and adjectives")
+    max_num: Annotated[Whole, Field(ge=0)] = Field(2000, description="vl_checklist: texts of each list; 0 for all")
+
+
+class RetrievalSuite(Block):
+    """Retrieval on the test split, in Karpathy's protocol."""
+
+    shortlist: Annotated[Whole, Field(ge=10)] = Field(128, description="candidates of each query that ITM ranks")
+    limit: Count | None = Field(None, description="the first so many images, logged under a name that says so")
+
+
+class TaskFiles(Block):
+    """A downstream task on which a copy of the trial's model is fine-tuned; as `wb finetune` takes it, at the trial's image side."""
+
+    annotations: Path | None = Field(None, description="folder of the task's files; without it, rendered scenes")
+    images: Annotated[tuple[Path, ...], BeforeValidator(_several)] = Field((), description="folders of its images")
+    epochs: Count = 4
+    batch_size: Annotated[Whole, Field(ge=4)] = 64
+    learning_rate: Positive = Field(5e-4, description="of the encoders; METER takes 5e-6 for VQA with a batch of 512")
+    head_rate: Positive = Field(2.0, description="factor on the learning rate of the classifier")
+    fusion_rate: Positive = Field(2.0, description="factor on the learning rate of the fusion")
+    limit: Annotated[Whole, Field(ge=4)] | None = Field(None, description="the first so many examples of each split")
+
+    @model_validator(mode="after")
+    def _files_need_images(self) -> "TaskFiles":
+        if (self.annotations is None) == bool(self.images):
+            raise ValueError("`annotations` and `images` go together; without both, rendered scenes are taken")
+        return self
+
+
+class Suites(Block):
+    """What is measured at the end of each trial beside the splits."""
+
+    sugarcrepe: SuiteFiles | None = None
+    aro: SuiteFiles | None = None
+    valse: SuiteFiles | None = None
+    vl_checklist: SuiteFiles | None = None
+    winoground: SuiteFiles | None = None
+    retrieval: RetrievalSuite | None = None
+    vqa: TaskFiles | None = None
+    nlvr2: TaskFiles | None = None
+    snli_ve: TaskFiles | None = None
+
+    def compositional(self) -> dict[str, SuiteFiles]:
+        """The compositional suites that are asked for, by name."""
+        return {name: given for name, given in self if isinstance(given, SuiteFiles)}
+
+    def tasks(self) -> dict[str, TaskFiles]:
+        """The downstream tasks that are asked for, by name."""
+        return {name: given for name, given in self if isinstance(given, TaskFiles)}
+
+
 class Evaluation(Block):
     every: Count = Field(50, description="steps between evaluations on held-out pairs")
     pairs: Count = Field(
@@ -373,6 +443,10 @@ class Evaluation(Block):
     batch_size: Count = 256
     robustness_pairs: Annotated[Whole, Field(ge=0)] = Field(
         256, description="at most so many test pairs, disturbed after the last step; 0 leaves robustness out"
+    )
+    suites: Suites | None = Field(
+        None,
+        description="published suites, retrieval and downstream tasks that are measured at the end of each trial, by name",
     )
 
 

@@ -4,7 +4,7 @@ Beside each score stands the same with a grey image, since a model may win on la
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from workbench.data.pictures import Box, BrokenPicture, Fit, decode
 from workbench.data.text import Tokeniser
@@ -27,41 +28,54 @@ CHUNK = 256  # examples of a part
 Scores = dict[str, np.ndarray]  # example id -> log odds of a match for each of its captions
 
 
+ImageKey = tuple[Path, Box | None]
+# Images -> the features [K, N, C] of those that can be read, in their order, and why each of the others cannot.
+Look = Callable[[Sequence[ImageKey]], tuple[Tensor, dict[ImageKey, str]]]
+
+
 @dataclass(frozen=True)
 class Reader:
-    """A model with what it reads by: `side` in pixels, how a picture is made to `fit` it, and how many pairs at once."""
+    """A model with what it reads by: how many pairs at once, and how it looks at images."""
 
     model: ViLTA
     tokeniser: Tokeniser
-    side: int
-    fit: Fit
     batch_size: int
+    look: Look
+
+
+def decoding(model: ViLTA, side: int, fit: Fit) -> Look:
+    """Decodes image files whenever they are looked at; `side` in pixels, `fit`: how an image is made to fit it."""
+
+    def read(image: ImageKey) -> np.ndarray | str:
+        try:
+            return decode(image[0], side, fit, image[1])
+        except BrokenPicture as error:
+            return f"{image[0]}: {error}"
+
+    def look(images: Sequence[ImageKey]) -> tuple[Tensor, dict[ImageKey, str]]:
+        with ThreadPoolExecutor(4) as pool:
+            made = dict(zip(images, pool.map(read, images), strict=True))
+        unread = {image: why for image, why in made.items() if isinstance(why, str)}
+        whole = [made[image] for image in images if image not in unread]
+        pixels = torch.from_numpy(np.stack(whole)) if whole else torch.zeros(0, 3, side, side, dtype=torch.uint8)
+        return model.image_features(pixels.to(next(model.parameters()).device)).float(), unread
+
+    return look
 
 
 @torch.no_grad()
 def score_examples(reader: Reader, examples: Sequence[Example]) -> tuple[Scores, Scores, dict[str, str]]:
     """Scores of the examples with their images and with a grey one, and the reason for each whose image cannot be read."""
-    model, side = reader.model, reader.side
-    device = next(model.parameters()).device
+    model, side = reader.model, reader.model.image_side
     images = list(dict.fromkeys((e.picture, e.box) for e in examples))
-
-    def read(image: tuple[Path, Box | None]) -> np.ndarray | str:
-        try:
-            return decode(image[0], side, reader.fit, image[1])
-        except BrokenPicture as error:
-            return f"{image[0]}: {error}"
-
-    with ThreadPoolExecutor(4) as pool:
-        read_images = dict(zip(images, pool.map(read, images), strict=True))
-    whole = {image: made for image, made in read_images.items() if not isinstance(made, str)}
-    unread = {e.id: str(read_images[e.picture, e.box]) for e in examples if (e.picture, e.box) not in whole}
+    features, broken_ones = reader.look(images)
+    unread = {e.id: broken_ones[e.picture, e.box] for e in examples if (e.picture, e.box) in broken_ones}
     read_examples = [e for e in examples if e.id not in unread]
     if not read_examples:
         return {}, {}, unread
-    stacked = torch.from_numpy(np.stack(list(whole.values()))).to(device)
-    grey = torch.full((1, 3, side, side), BLANK, dtype=torch.uint8, device=device)
-    features, blank = model.image_features(stacked).float(), model.image_features(grey).float()
-    row_of = {image: row for row, image in enumerate(whole)}
+    grey = torch.full((1, 3, side, side), BLANK, dtype=torch.uint8, device=features.device)
+    blank = model.image_features(grey).float()
+    row_of = {image: row for row, image in enumerate(image for image in images if image not in broken_ones)}
     # Items of one image often share its true caption, which is scored once.
     pairs = {e.id: [(row_of[e.picture, e.box], caption) for caption in e.captions] for e in read_examples}
     place_of = {pair: place for place, pair in enumerate(dict.fromkeys(chain.from_iterable(pairs.values())))}

@@ -15,6 +15,7 @@ from workbench.data.image_files import ImageFolders
 from workbench.data.pictures import Box
 from workbench.errors import UserError, first_line
 from workbench.evaluation.word_order import Tagger, shuffles
+from workbench.metrics import SUITE_KINDS
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,8 @@ def _load(file: Path) -> Any:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-SUGARCREPE: Final = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
-
-
 def _sugarcrepe(annotations: Path, images: ImageFolders, protocol: Protocol) -> Iterator[Example]:
-    for kind in SUGARCREPE:
+    for kind in SUITE_KINDS["sugarcrepe"]:
         file = annotations / f"{kind}.json"
         for id, item in (_load(file) if file.is_file() else {}).items():
             captions = (item["caption"], item["negative_caption"])
@@ -135,10 +133,6 @@ def _plain(caption: str) -> str:
     return " ".join(cleaned.split()[:30])
 
 
-VALSE: Final = (
-    *("existence", "plurals", "counting-small-quant", "counting-hard", "counting-adversarial", "relations"),
-    *("action-replacement", "actant-swap", "coreference-standard", "coreference-hard", "foil-it"),
-)
 # VALSE names the datasets that its images are from; these are other folders in which people have them.
 VALSE_FOLDERS: Final = {
     "coco2017": ("val2017", "coco_2017", "coco"),
@@ -210,7 +204,7 @@ def _each(names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
 SUITES: Final[dict[str, SuiteForm]] = {
     "sugarcrepe": SuiteForm(
         _sugarcrepe,
-        _each(SUGARCREPE),
+        _each(SUITE_KINDS["sugarcrepe"]),
         "add_att.json, ..., swap_obj.json",
         "COCO's val2017/<id>.jpg, or its images alone",
     ),
@@ -222,7 +216,7 @@ SUITES: Final[dict[str, SuiteForm]] = {
     ),
     "valse": SuiteForm(
         _valse,
-        _each(VALSE),
+        _each(SUITE_KINDS["valse"]),
         "existence.json, ..., foil-it.json",
         "a folder for each dataset (coco2017, SWiG, visual7w, VisDial_v1.0, FOIL dataset) or those of their archives "
         "(val2017, images_512, images, VisualDialog_val2018, train2014, val2014)",

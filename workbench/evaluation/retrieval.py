@@ -1,14 +1,18 @@
 """Retrieval: captions for pictures and pictures for captions, shortlisted by the unfused encoders and ranked by ITM."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from workbench.data.corpus import Corpus
+from workbench.data.store import Pictures, Store
+from workbench.errors import UserError
 from workbench.evaluation.contract import Made, Part
 from workbench.evaluation.matching import match_scores
 from workbench.model.similarity import unfused_similarity
@@ -25,6 +29,36 @@ class Gallery:
     features: Tensor
     token_ids: np.ndarray
     picture_of: np.ndarray
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Pictures, their captions' tokens int64 [M, L], and the picture of each caption int64 [M]."""
+
+    pictures: Any
+    token_ids: np.ndarray
+    picture_of: np.ndarray
+
+
+def gallery(corpus: Corpus, stores: Sequence[Store], side: int, split: str, limit: int | None) -> Shown:
+    """The pictures of a split: with all captions of prepared corpora as published (five at most), else with one
+    each."""
+    if stores:
+        rows = [np.flatnonzero(s.pairs["split"].to_numpy() == split)[: limit or None] for s in stores]
+        if not any(map(len, rows)):
+            raise UserError(
+                f"`data.mix`: none of the corpora has a published {split} split, which Karpathy's protocol needs."
+            )
+        pictures: Any = Pictures(stores, rows, side)
+        texts = [
+            list(row)[:5] for s, chosen in zip(stores, rows, strict=True) for row in s.pairs["captions"].gather(chosen)
+        ]
+    else:
+        pairs = getattr(corpus, split)
+        pictures = pairs.images
+        texts = [[caption] for caption in pairs.captions["caption"].to_list()[: limit or None]]
+    token_ids = corpus.tokeniser.encode([text for row in texts for text in row])
+    return Shown(pictures, token_ids, np.repeat(np.arange(len(texts)), [len(row) for row in texts]))
 
 
 @torch.no_grad()

@@ -1,11 +1,9 @@
 """A finished run, measured on suites that training does not measure; the results land in the run."""
 
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,14 +16,15 @@ from workbench.data.image_files import ImageFolders
 from workbench.data.mixture import stores_of
 from workbench.data.pictures import Fit
 from workbench.data.sheet import write_sheet
-from workbench.data.store import Pictures, Store
+from workbench.data.store import Store
 from workbench.errors import UserError
 from workbench.evaluation import corruptions
-from workbench.evaluation.compositional import Counts, Reader, Suite, broken, count_items, told_apart
+from workbench.evaluation.compositional import Reader, Suite, broken, count_items, decoding, told_apart
 from workbench.evaluation.contract import Evaluation, Kept, Show, evaluate
+from workbench.evaluation.coverage import logged_name, not_whole, suite_notes, where
 from workbench.evaluation.matching import hold_out
-from workbench.evaluation.published import ORDER, Protocol, SuiteItems, read_suite
-from workbench.evaluation.retrieval import Gallery, Retrieval
+from workbench.evaluation.published import Protocol, read_suite
+from workbench.evaluation.retrieval import Gallery, Retrieval, Shown, gallery
 from workbench.evaluation.robustness import ALL, Robustness
 from workbench.evaluation.sentences import meaning_kept, rewriter
 from workbench.metrics import of_first
@@ -35,11 +34,10 @@ from workbench.outage import never
 from workbench.randomness import key
 from workbench.tracking.runs import Tracker
 from workbench.training.prepare import corpus_of, pick_device, picture_features, precision
+from workbench.training.suites import fit_of
 from workbench.training.warm_start import new_model
 from workbench.trial.checkpoints import weights_of
 from workbench.workspace import Workspace
-
-WHOLE = 0.99  # of the items of a kind, to stand for the suite's
 
 
 @dataclass(frozen=True)
@@ -138,8 +136,7 @@ def load_trained(tracker: Tracker, run_id: str, workspace: Path, image_size: int
         given = with_own_ids(given, corpus.tokeniser.mask)
     model.load_state_dict(at_resolution(given, model.state_dict(), model.vision.prefix_tokens))
     stores = stores_of(made.data.mix, Workspace(workspace).data)
-    fit: Fit = stores[0].facts["fit"] if stores else "pad"
-    return Trained(run_id, tags.study, made, corpus, model.to(device).eval(), fit, stores)
+    return Trained(run_id, tags.study, made, corpus, model.to(device).eval(), fit_of(stores), stores)
 
 
 def check_data(run_id: str, then: str, now: str, packaged: bool, say: Callable[[str], None]) -> None:
@@ -164,13 +161,8 @@ def evaluate_published(trained: Trained, files: Published, protocol: Protocol, h
     read = read_suite(files.name, files.annotations, images, protocol)
     items = told_apart(read, trained.corpus.tokeniser)
     settings = trained.settings
-    reader = Reader(
-        trained.model,
-        trained.corpus.tokeniser,
-        settings.data.image_size,
-        trained.fit,
-        settings.evaluation.batch_size,
-    )
+    look = decoding(trained.model, settings.data.image_size, trained.fit)
+    reader = Reader(trained.model, trained.corpus.tokeniser, settings.evaluation.batch_size, look)
     name = logged_name(files.name, protocol)
     kept = how.kept(name)
     for part in [part for part, made in kept.made.items() if broken([made])]:
@@ -186,53 +178,6 @@ def evaluate_published(trained: Trained, files: Published, protocol: Protocol, h
     counts = count_items(items, measured)
     notes = suite_notes(read, items, missing, protocol)
     return Result(metrics, len(measured), missing, notes, not_whole(items, counts, missing))
-
-
-def logged_name(suite: str, protocol: Protocol) -> str:
-    """A part of a suite has a name of its own."""
-    name = suite
-    if suite == "vl_checklist" and protocol.most_texts != Protocol.most_texts:
-        name += f"-max-{protocol.most_texts}" if protocol.most_texts else "-all"
-    return name + (f"-first-{protocol.limit}" if protocol.limit else "")
-
-
-def suite_notes(read: SuiteItems, items: SuiteItems, missing: Mapping[str, str], protocol: Protocol) -> list[str]:
-    """What whoever reads the scores must know of them, a sentence each."""
-    notes = [f"{items.suite}: {' and '.join(items.absent)} not found, so these kinds are not measured"] * bool(
-        items.absent
-    )
-    if read.identical:
-        notes.append(
-            f"left out, since their captions read the same: {_by_kind(Counter(e.kind for e in read.identical))}"
-        )
-    if cut := Counter(e.kind for e in items.identical) - Counter(e.kind for e in read.identical):
-        notes.append(f"left out, since their captions have the same tokens for this model: {_by_kind(cut)}")
-    if missing:
-        kinds = {e.id: e.kind for e in items.examples}
-        notes.append(f"without an image: {_by_kind(Counter(kinds[id] for id in missing))}; {where(items, missing)}")
-    if items.suite == "aro" and any(e.kind in ORDER for e in items.examples):
-        notes.append(f"nouns and adjectives by the tagger `{protocol.tagger}`")
-    return notes
-
-
-def where(items: SuiteItems, missing: Mapping[str, str]) -> str:
-    return f"such as {next(iter(missing.values()))}; --images should hold {items.layout}"
-
-
-def not_whole(items: SuiteItems, counts: Mapping[str, Counts], missing: Mapping[str, str]) -> str | None:
-    """Why the scores must not stand for the suite's: of some kind too few items were measured."""
-    few = {
-        kind: f"{count.items:,} of {count.items + count.missing:,}"
-        for kind, count in counts.items()
-        if count.items < WHOLE * (count.items + count.missing)
-    }
-    if not few:
-        return None
-    return f"only a part of {items.suite} was measured ({_by_kind(few)}); {where(items, missing)}"
-
-
-def _by_kind(counts: Mapping[str, object]) -> str:
-    return ", ".join(f"{kind} {count}" for kind, count in counts.items())
 
 
 def evaluate_all_robustness(trained: Trained, limit: int | None, sentences: Sentences, how: How) -> Result:
@@ -263,36 +208,9 @@ def corruption_sheet(trained: Trained, path: Path) -> None:
     write_sheet(np.stack(pictures), lines, "Corruptions at severities 1, 3 and 5", path, columns=6)
 
 
-@dataclass(frozen=True)
-class Shown:
-    """Pictures, their captions' tokens int64 [M, L], and the picture of each caption int64 [M]."""
-
-    pictures: Any
-    token_ids: np.ndarray
-    picture_of: np.ndarray
-
-
-def gallery(trained: Trained, split: str, limit: int | None) -> Shown:
-    """The pictures of a split: with all captions of prepared corpora as published (five at most), else with one
-    each."""
-    if trained.stores:
-        rows = [np.flatnonzero(s.pairs["split"].to_numpy() == split)[: limit or None] for s in trained.stores]
-        if not any(map(len, rows)):
-            raise UserError(
-                f"`data.mix`: none of the corpora has a published {split} split, which Karpathy's protocol needs."
-            )
-        pictures: Any = Pictures(trained.stores, rows, trained.settings.data.image_size)
-        texts = [
-            list(row)[:5]
-            for s, chosen in zip(trained.stores, rows, strict=True)
-            for row in s.pairs["captions"].gather(chosen)
-        ]
-    else:
-        pairs = getattr(trained.corpus, split)
-        pictures = pairs.images
-        texts = [[caption] for caption in pairs.captions["caption"].to_list()[: limit or None]]
-    token_ids = trained.corpus.tokeniser.encode([text for row in texts for text in row])
-    return Shown(pictures, token_ids, np.repeat(np.arange(len(texts)), [len(row) for row in texts]))
+def gallery_of(trained: Trained, split: str, limit: int | None) -> Shown:
+    """The images and captions of a split, as `gallery`."""
+    return gallery(trained.corpus, trained.stores, trained.settings.data.image_size, split, limit)
 
 
 def evaluate_retrieval(trained: Trained, limit: int | None, shortlist: int, how: How) -> Result:
@@ -303,7 +221,7 @@ def evaluate_retrieval(trained: Trained, limit: int | None, shortlist: int, how:
 
 def measure_retrieval(trained: Trained, limit: int | None, shortlist: int, how: How) -> Result:
     """Recall at 1, 5 and 10 both ways on the test split."""
-    shown = gallery(trained, "test", limit)
+    shown = gallery_of(trained, "test", limit)
     count = int(shown.picture_of[-1]) + 1
     features = picture_features(trained.model, shown.pictures[np.arange(count)], pick_device())
     with trained.precisely():

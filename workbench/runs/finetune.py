@@ -8,11 +8,11 @@ from pathlib import Path
 
 from workbench.data.image_check import broken_images
 from workbench.errors import UserError
-from workbench.evaluation.downstream.tasks import TaskSplit, of_scenes, published
+from workbench.evaluation.downstream.tasks import TaskSplit, of_scenes, published, refuse_part
 from workbench.evaluation.downstream.vqa import LEAST
 from workbench.metrics import of_first
 from workbench.randomness import key
-from workbench.runs.evaluate import WHOLE, How, Published, Result, Trained, gallery, measure_retrieval
+from workbench.runs.evaluate import How, Published, Result, Trained, gallery_of, measure_retrieval
 from workbench.stop import cut
 from workbench.training.distributed import in_turn
 from workbench.training.finetune import Answers, Course, Recipe, finetune, finetune_retrieval
@@ -80,7 +80,7 @@ def finetune_run(
 
 
 def _retrieval(trained: Trained, tuning: Tuning, workspace: Path, course: Course, how: How) -> Result:
-    shown = gallery(trained, "train", tuning.limit)
+    shown = gallery_of(trained, "train", tuning.limit)
     pictures = shown.pictures
     if trained.settings.model.vision.frozen and not trained.stores:
         prepared = in_turn(course.world, lambda: prepare(trained.settings, Workspace(workspace).cache, lambda *_: None))
@@ -117,17 +117,6 @@ def _classified(trained: Trained, tuning: Tuning, workspace: Path, course: Cours
             found["missing"] = float(split.imageless)
             metrics |= {metric if name == "val" else f"{name}/{metric}": value for metric, value in found.items()}
     return Result(metrics, len(splits["val"]), missing)
-
-
-def refuse_part(what: str, split: TaskSplit) -> None:
-    """Raises UserError where a score would be of too few examples to stand for the split's."""
-    total = len(split) + split.imageless
-    if len(split) and len(split) < WHOLE * total:
-        id, why = next(reversed(split.missing.items()))
-        raise UserError(
-            f"--images: {what} has whole images for {len(split):,} of its {total:,} examples (without: {id}, {why}); give the "
-            "rest, or score this part with --allow-partial."
-        )
 
 
 def _task_splits(

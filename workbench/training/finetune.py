@@ -12,18 +12,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from workbench.config.schema import Settings, TaskFiles
 from workbench.data.loader import Order
 from workbench.data.text import Tokeniser, trim
-from workbench.evaluation.contract import Made, Part
+from workbench.errors import UserError
+from workbench.evaluation.contract import Made, Part, evaluate
 from workbench.evaluation.downstream.tasks import TaskSplit
 from workbench.evaluation.downstream.vqa import Version, vqa_accuracy
 from workbench.model.vilta import ViLTA
 from workbench.randomness import generator, key
 from workbench.training.distributed import check_parts, spread
 from workbench.training.loop import Hooks, Losses, Progress, Training, backward, fit, seed_dropout
-from workbench.training.prepare import precision
+from workbench.training.prepare import Prepared, precision
 from workbench.training.schedule import adamw, every
-from workbench.training.state import TrainState, restore, save
+from workbench.training.state import TrainState, remove, restore, save
+from workbench.training.suites import task_splits
+from workbench.training.warm_start import new_model
 from workbench.world import ALONE, World
 
 FALSE_TEXTS = 15  # captions of others that retrieval ranks beside the true one (METER)
@@ -246,6 +250,71 @@ class Answers:
             pairs = zip(picked, self.split.given, strict=True)
             return float(np.mean([vqa_accuracy(self.split.classes[answer], given, version) for answer, given in pairs]))
         return float(np.mean(picked == self.split.targets.dense(np.arange(len(picked))).argmax(axis=1)))
+
+
+@dataclass(frozen=True)
+class TrialEnd:
+    """How a trial's model is fine-tuned at the trial's end: the `seed` of classifier and order, the trial's `checkpoint`, beside which the
+    state of fine-tuning is kept, and who hears of it."""
+
+    seed: int
+    checkpoint: Path
+    hooks: Hooks
+
+
+class FineTuning:
+    """A copy of a trial's model, fine-tuned on a downstream task and scored on its splits; metrics as those of `Answers`, those of the
+    test split as `test/<name>`. All of it is one part, which goes on from its own state."""
+
+    def __init__(
+        self, model: ViLTA, settings: Settings, prepared: Prepared, name: str, task: TaskFiles, end: TrialEnd
+    ) -> None:
+        self.model, self.settings, self.prepared = model, settings, prepared
+        self.name, self.task, self.end = name, task, end
+
+    def parts(self) -> list[Part]:
+        return [Part(f"{key('fine-tuning', self.end.seed, self.task.model_dump_json()):016x}", self._tune)]
+
+    def metrics(self, made: Mapping[str, Made]) -> Iterator[tuple[str, float]]:
+        for given in made.values():
+            yield from given.items()
+
+    def _tune(self) -> Made:
+        if torch.distributed.is_initialized():
+            raise UserError(
+                f"`evaluation.suites.{self.name}`: a model is fine-tuned at a trial's end by one process alone; leave it out and run "
+                f"`wb finetune {self.name} --nproc N` on the finished trials."
+            )
+        settings, prepared, task, end = self.settings, self.prepared, self.task, self.end
+        corpus, checkpoint = prepared.corpus, end.checkpoint.with_suffix(f".{self.name}.pt")
+        splits = task_splits(self.name, task, settings, corpus, prepared.features, prepared.cache_dir)
+        train = splits.pop("train")
+        rates = (task.learning_rate, task.head_rate, task.fusion_rate)
+        recipe = Recipe(task.epochs, task.batch_size, *rates)
+        course = Course(
+            recipe,
+            end.seed,
+            checkpoint,
+            end.hooks,
+            prepared.device,
+            settings.optimisation.precision,
+            ALONE,
+            train.digest,
+        )
+        with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+            copied = new_model(settings, corpus, end.seed)
+            copied.load_state_dict(self.model.state_dict())
+            copied.to(prepared.device)
+            if settings.model.vision.frozen:
+                copied.vision.requires_grad_(False)
+            tuned = finetune(copied, corpus.tokeniser, self.name, train, course)
+        made: dict[str, float] = {}
+        with torch.no_grad():
+            for split, read in splits.items():
+                answers = evaluate(Answers(tuned, corpus.tokeniser, self.name, read, course), stop=end.hooks.stop)
+                made |= {name if split == "val" else f"{split}/{name}": value for name, value in answers.items()}
+        remove(checkpoint)
+        return made
 
 
 def read_pictures(split: TaskSplit, rows: np.ndarray, device: torch.device) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 from workbench.config.schema import Settings
 from workbench.data import cache
 from workbench.data.corpus import Pairs
+from workbench.data.mixture import stores_of
 from workbench.data.noise import CaptionNoise
 from workbench.evaluation import corruptions
 from workbench.evaluation.contract import Evaluation, Made, Several
@@ -18,15 +20,18 @@ from workbench.evaluation.examples import SHOWN, make_examples
 from workbench.evaluation.masked_lm import MaskedWords
 from workbench.evaluation.matching import BlankFoils, HeldOut, Matching, hold_out, negatives_truth
 from workbench.evaluation.noisy import RATE, NoisyCaptions
+from workbench.evaluation.retrieval import Gallery, Retrieval, gallery
 from workbench.evaluation.robustness import Keep, Robustness
-from workbench.metrics import filed
+from workbench.metrics import filed, of_first
 from workbench.model.vilta import ViLTA
 from workbench.objectives.companions import Companions
 from workbench.objectives.matching import written_captions
 from workbench.objectives.plan import plan_rewriting
 from workbench.objectives.words import word_weights
 from workbench.randomness import key
+from workbench.training.finetune import FineTuning, TrialEnd
 from workbench.training.prepare import Prepared, picture_features
+from workbench.training.suites import Renamed, compositional
 
 
 @dataclass(frozen=True)
@@ -98,15 +103,56 @@ def validation(subject: Subject) -> Evaluation:
     return OnSplit(subject, "val", subject.settings.evaluation.pairs)
 
 
-def at_the_end(subject: Subject) -> Evaluation:
-    """What is measured once, after the last step: the test split, and robustness on its first pairs."""
+def at_the_end(subject: Subject, end: TrialEnd) -> Evaluation:
+    """What is measured once, after the last step: the test split, robustness on its first pairs, and the suites; downstream tasks are
+    fine-tuned as `end` says."""
     evaluation = subject.settings.evaluation
     measured: dict[str, Evaluation] = {"test": OnSplit(subject, "test", evaluation.final_pairs)}
     if evaluation.robustness_pairs:
         data = held_out(subject.model, subject.prepared, "test", evaluation.robustness_pairs)
         keep = kept_by_trials(subject.prepared, data)
         measured["robustness"] = Robustness(subject.model, data, evaluation.batch_size, keep=keep)
-    return Several(measured)
+    return Several(measured | suites(subject, end))
+
+
+def suites(subject: Subject, end: TrialEnd) -> dict[str, Evaluation]:
+    """The suites, retrieval and downstream tasks of `evaluation.suites`, each under its name."""
+    model, settings, prepared = subject.model, subject.settings, subject.prepared
+    asked, size, tokeniser = settings.evaluation.suites, settings.evaluation.batch_size, prepared.corpus.tokeniser
+    if asked is None:
+        return {}
+    measured: dict[str, Evaluation] = {
+        name: compositional(suite, model, tokeniser, size) for name, suite in prepared.suites.items()
+    }
+    if asked.retrieval:
+        limit = asked.retrieval.limit
+        retrieval = Retrieval(model, shown_test(subject, limit), asked.retrieval.shortlist, size)
+        measured["retrieval"] = Renamed(retrieval, partial(_of_retrieval, limit))
+    for name, task in asked.tasks().items():
+        tuned = FineTuning(model, settings, prepared, name, task, end)
+        measured[name] = Renamed(tuned, partial(_of_task, name, task.limit))
+    return measured
+
+
+def _of_retrieval(limit: int | None, metric: str) -> str:
+    return of_first(f"retrieval/{metric}", limit)
+
+
+def _of_task(task: str, limit: int | None, metric: str) -> str:
+    return of_first(f"downstream/{task}/{metric}", limit)
+
+
+def shown_test(subject: Subject, limit: int | None) -> Gallery:
+    """The images and captions of the test split, for retrieval."""
+    settings, prepared = subject.settings, subject.prepared
+    stores = stores_of(settings.data.mix, prepared.cache_dir.parent / "data")
+    shown = gallery(prepared.corpus, stores, settings.data.image_size, "test", limit)
+    count = int(shown.picture_of[-1]) + 1
+    if prepared.features and not stores:
+        features = torch.from_numpy(np.array(prepared.features["test"][:count])).to(prepared.device).float()
+    else:
+        features = picture_features(subject.model, shown.pictures[np.arange(count)], prepared.device)
+    return Gallery(features, shown.token_ids, shown.picture_of)
 
 
 def kept_by_trials(prepared: Prepared, data: HeldOut) -> Keep:

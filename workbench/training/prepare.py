@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from workbench.randomness import key
 from workbench.stop import cut, saving
 from workbench.training.fused_start import fused_start, phase_steps
 from workbench.training.loop import Hooks
+from workbench.training.suites import PreparedSuite, prepare_suites
 from workbench.training.warm_start import new_model, phases, start_fingerprint, start_weights, vision_digest, warm_start
 
 Progress = Callable[[str, int, int, dict[str, float]], None]  # what, done, of how many, figures
@@ -30,7 +31,7 @@ Progress = Callable[[str, int, int, dict[str, float]], None]  # what, done, of h
 @dataclass(frozen=True)
 class Prepared:
     """`features` holds [N, T, C] float16 for each split where the vision encoder is frozen, else nothing; `cache_dir`, what else is
-    made once."""
+    made once; `suites`, the compositional suites that are measured at the end, by name."""
 
     corpus: Corpus
     weights: dict[str, Tensor]
@@ -38,6 +39,7 @@ class Prepared:
     features: dict[str, np.ndarray]
     device: torch.device
     cache_dir: Path
+    suites: dict[str, PreparedSuite] = field(default_factory=dict)
 
 
 def pick_device() -> torch.device:
@@ -106,8 +108,31 @@ def prepare(
         home = cache_dir / f"features-{fingerprint}"
         with cut(stop):
             features = _stored_features(settings, corpus, weights, device, home, progress)
+    with cut(stop):
+        suites = _suites(settings, corpus, weights, fingerprint, device, cache_dir, progress)
     corpus = with_noise(corpus, settings.data.caption_noise)  # the encoders are given, whatever the trials read
-    return Prepared(corpus, weights, fingerprint, features, device, cache_dir)
+    return Prepared(corpus, weights, fingerprint, features, device, cache_dir, suites)
+
+
+def _suites(
+    settings: Settings,
+    corpus: Corpus,
+    weights: dict[str, Tensor],
+    fingerprint: str,
+    device: torch.device,
+    cache_dir: Path,
+    progress: Progress,
+) -> dict[str, PreparedSuite]:
+    """The compositional suites, with the features of their images where the vision encoder is frozen."""
+    if settings.evaluation.suites is None:
+        return {}
+    encode = None
+    if settings.model.vision.frozen:
+        model = new_model(settings, corpus, settings.warm_start.seed)
+        model.load_state_dict(weights, strict=False)
+        model.to(device).eval()
+        encode = (fingerprint, lambda pixels: picture_features(model, pixels, device).cpu().numpy())
+    return prepare_suites(settings, corpus, cache_dir, progress, encode)
 
 
 def training_hooks(progress: Progress, what: str, steps: int, stop: Callable[[], bool]) -> Hooks:

@@ -21,6 +21,7 @@ from workbench.stop import Stopped, cut
 from workbench.training.batches import FoilTable, on_device, plan_batch, read_pictures
 from workbench.training.distributed import check_cut, speed_up, spread_over
 from workbench.training.energy import energy_meter
+from workbench.training.finetune import TrialEnd
 from workbench.training.loop import Diverged, Hooks, Losses, Pruned, Training, backward, fit, seed_dropout
 from workbench.training.measures import Subject, at_the_end, examples, validation
 from workbench.training.prepare import Prepared, precision
@@ -56,7 +57,7 @@ def train(
     trial.validate_if_due()  # a stop may have come between a step and its validation
     for _ in fit(state, training, hooks, world):
         trial.validate_if_due()
-    final = state.measured | trial.measure(at_the_end, trial.kept_parts())
+    final = state.measured | trial.measure(partial(at_the_end, end=trial.end()), trial.kept_parts())
     hooks.log(final | trial.cost(), state.step)  # what was measured at the last step already is the same once more
     made_of_pairs = trial.through(partial(examples, trial.subject))
     if world.rank == 0:
@@ -165,6 +166,11 @@ class _Trial:
         except Stopped:
             self.keep()
             raise
+
+    def end(self) -> TrialEnd:
+        """How a copy of the model is fine-tuned at the end: its state lies beside the trial's."""
+        quiet = Hooks(lambda *_: None, lambda *_: None, self.hooks.stop, say=self.hooks.say, persist=self.hooks.persist)
+        return TrialEnd(self.seed, self.checkpoint, quiet)
 
     def kept_parts(self) -> Kept:
         """What an earlier start has measured after the last step."""

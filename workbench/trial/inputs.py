@@ -8,6 +8,7 @@ from workbench.data.corpus import fingerprint_of
 from workbench.model.encoders import check_encoders
 from workbench.record import TrialTags, is_start
 from workbench.training.prepare import shipped_for
+from workbench.training.suites import check_suites
 from workbench.training.warm_start import start_fingerprint
 
 
@@ -35,6 +36,10 @@ class Inputs:
         if asked not in self.known:
             check_encoders(settings)
             self.known[asked] = ""
+        suites = settings.model_dump_json(include={"evaluation": {"suites"}, "data": {"source", "image_size"}})
+        if suites not in self.known:
+            check_suites(settings)
+            self.known[suites] = ""
 
     def changes(self, settings: Settings, then: TrialTags) -> list[str]:
         """How what is there now differs from what a trial of these settings was made from, in words; what was not recorded

@@ -17,6 +17,7 @@ from workbench.data.image_files import ImageFolders
 from workbench.data.lexicon import COLOURS, KINDS
 from workbench.data.pictures import BrokenPicture, Fit, decode
 from workbench.errors import UserError
+from workbench.evaluation.coverage import WHOLE
 from workbench.evaluation.downstream.files import ENTAILMENT, TRUTH, Examples, Names, read_task
 from workbench.evaluation.downstream.targets import Targets
 from workbench.randomness import generator
@@ -99,6 +100,17 @@ def published(
             why = next(iter(made[split].missing.values()), "")
             raise UserError(f"--images: none of the {len(examples)} examples has its pictures ({why}).")
     return made
+
+
+def refuse_part(what: str, split: TaskSplit) -> None:
+    """Raises UserError where a score would be of too few examples to stand for the split's."""
+    total = len(split) + split.imageless
+    if len(split) and len(split) < WHOLE * total:
+        id, why = next(reversed(split.missing.items()))
+        raise UserError(
+            f"--images: {what} has whole images for {len(split):,} of its {total:,} examples (without: {id}, {why}); give the "
+            "rest, or score this part with --allow-partial."
+        )
 
 
 def _split(
