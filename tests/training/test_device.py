@@ -1,0 +1,62 @@
+"""No tensor of a step is made on another device than the model's. There is no GPU here: whatever is made without a device lands on `meta`,
+where it meets nothing of the model without an error."""
+
+import numpy as np
+import pytest
+import torch
+
+from workbench.config.schema import Settings
+from workbench.config.settings import apply
+from workbench.objectives.companions import make_companions
+from workbench.objectives.plan import Weights, plan_step
+from workbench.objectives.step import losses
+from workbench.objectives.words import weights_of
+from workbench.training.measures import Subject, validation
+from workbench.training.prepare import Prepared
+from workbench.training.pretrain import optimiser_for, starting_model
+
+STEPS = [
+    {"objectives.mlm.soft_labels": "frozen_lm", "objectives.itm.false_negative_filter": "teacher"},
+    {"objectives.mlm.soft_labels": "ema", "objectives.itm.generator": "ema", "objectives.itm.synthesis_rounds": 2},
+    {"objectives.mlm.soft_labels": "unigram", "objectives.itm.generator": "unigram", "objectives.itm.top_p": 0.9},
+    {"objectives.mlm.soft_labels": "smoothing", "objectives.mlm.top_k": 3, "objectives.itm.negatives": "in_batch_hard"},
+    {"objectives.itc.weight": 1.0, "objectives.itc.alpha": 0.4, "objectives.itm.negatives": "in_batch_hard"},
+    {"objectives.itm.synthesis_words": "salient", "objectives.mlm.mask_words": "surprising"},
+    {"model.fusion.kind": "merged", "optimisation.length_buckets": 2, "model.text_pool": "first"},
+    {"model.vision.frozen": False, "model.image_positions": False, "objectives.mlm.whole_word": True},
+]
+
+
+@pytest.mark.parametrize("change", STEPS, ids=lambda change: next(iter(change)))
+def test_a_step_makes_every_tensor_where_the_model_is(change: dict, settings: Settings, prepared: Prepared) -> None:
+    changed = apply(settings, {"objectives.itm.hard_ratio": 1.0} | change)
+    model = starting_model(changed, 0, prepared)
+    companions = make_companions(changed.objectives, model, prepared.corpus)
+    pairs, rows = prepared.corpus.train, np.arange(16)
+    stored = prepared.features["train"] if changed.model.vision.frozen else pairs.images
+    images = torch.from_numpy(np.array(stored[:16]))
+    images = images.float() if changed.model.vision.frozen else images
+    ids, vocabulary = pairs.token_ids[:16], companions.vocabulary
+    with torch.device("meta"):
+        weights = Weights()
+        if changed.model.vision.frozen:
+            weights = weights_of(changed.objectives, ids, companions, images)
+        part = plan_step(ids, None, changed.objectives, vocabulary, rows, 0, 0, 3, weights).part()
+        alpha, buckets = changed.objectives.mlm.alpha, changed.optimisation.length_buckets
+        made = losses(model, images, part, changed.objectives, companions, alpha, length_buckets=buckets)
+        made["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser_for(model, changed).step()
+        companions.follow(model, 0.9)
+    assert made["loss"].device.type == "cpu"
+    assert torch.isfinite(made["loss"])
+
+
+def test_a_validation_makes_every_tensor_where_the_model_is(settings: Settings, prepared: Prepared) -> None:
+    changed = apply(settings, {"evaluation.pairs": 16})
+    model = starting_model(changed, 0, prepared)
+    companions = make_companions(changed.objectives, model, prepared.corpus)
+    with torch.device("meta"), torch.no_grad():
+        evaluation = validation(Subject(model, changed, prepared, companions))
+        made = {part.name: part.measure() for part in evaluation.parts()}
+    assert all(np.isfinite(value) for _, value in evaluation.metrics(made))
