@@ -12,16 +12,15 @@ import polars as pl
 from matplotlib.figure import Figure
 from scipy import stats
 
-from analysis.foils import PREFIX, SCENES, at_chance, suite_table
+from analysis.foils import PREFIX, at_chance, suite_table
 from analysis.runs import Runs
 from analysis.section import Plot, Row, Section, Table
 from analysis.statistics import Interval, mean_interval, percentile_interval
 from analysis.style import STYLE, colour_of, dash_of, legend
 from analysis.wording import counted, listed, number, spread
-from workbench.metrics import spaced
+from workbench.metrics import OWN_SUITES, SCENES, spaced
 from workbench.significance import fewest_seeds
 
-FOILS = f"{PREFIX}{SCENES}/"
 CAPTION = (
     "Left: interquartile mean, mean and median of the accuracy over kinds of foils and seeds. Right: the share of kinds and seeds above each "
     "accuracy. 95 % intervals of a bootstrap of whole seeds (after Agarwal et al. 2021)."
@@ -33,9 +32,10 @@ PROFILE = {"arm": pl.String, "threshold": pl.Float64, "share": pl.Float64, "low"
 
 def section(runs: Runs) -> Section | None:
     """Aggregates and the performance profile over the kinds of foils that some arm tells from chance."""
-    names = runs.names(FOILS)
-    guessed = at_chance(suite_table(runs, SCENES)) if names else []
-    kept = [name for name in names if name.removeprefix(FOILS) not in guessed]
+    suite = next((each for each in OWN_SUITES if runs.names(f"{PREFIX}{each}/")), SCENES)
+    names = runs.names(f"{PREFIX}{suite}/")
+    guessed = at_chance(suite_table(runs, suite)) if names else []
+    kept = [name for name in names if name.removeprefix(f"{PREFIX}{suite}/") not in guessed]
     arrays = score_arrays(runs, kept)
     if not arrays:
         return None

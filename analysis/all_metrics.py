@@ -5,7 +5,7 @@ import polars as pl
 from analysis.paired import BOLD, RANKED, compare, contrast_table
 from analysis.runs import Runs
 from analysis.section import Section
-from workbench.metrics import METRICS
+from workbench.metrics import METRICS, OWN_SUITES
 
 
 def section(runs: Runs) -> Section | None:
@@ -24,7 +24,11 @@ def _known(runs: Runs) -> list[str]:
     logged = set(runs.names(""))
     singles = [row.name for row in METRICS if not row.name.endswith("/") and row.name != "seconds"]
     names = [f"{split}{name}" for split in ("test/", "", "val/") for name in singles]
-    kinds = [name for name in runs.names("val/foil/") if not runs.names("compositional/scenes/")]
+    kinds = [
+        name
+        for name in runs.names("val/foil/")
+        if not any(runs.names(f"compositional/{suite}/") for suite in OWN_SUITES)
+    ]
     return [name for name in [*names, *kinds] if name in logged and not runs.final(name).is_empty()]
 
 

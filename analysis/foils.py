@@ -12,10 +12,9 @@ from analysis.runs import Runs
 from analysis.section import Plot, Row, Section, Table
 from analysis.style import SOFT, STYLE, colour_of, legend
 from analysis.wording import listed, number
-from workbench.metrics import counted_as, metric, spaced
+from workbench.metrics import OWN_SUITES, counted_as, metric, spaced
 
 PREFIX, BLANK = "compositional/", "blank_image/"
-SCENES = "scenes"  # the suite of the embedded foils
 CHANCE = 0.5  # of a pair of captions
 PARTIAL = "†"  # marks a score that is not about all of a suite's items
 NEAR = 0.05  # as near to chance as a kind must be shown to be, to count as guessed
@@ -66,7 +65,7 @@ def _section(runs: Runs, suite: str) -> Section:
     published = base.replace("_", " ").title() + (f" ({part.replace('-', ' ')})" if part else "")
     return Section(
         f"suite_{suite}",
-        "Foils by kind" if suite == SCENES else published,
+        "Foils by kind" if suite in OWN_SUITES else published,
         [text[0].upper() + text[1:] for text in lead],
         tables=[_scores(table, runs, guessed)],
         plots=[Plot(f"suite_{suite}", CAPTION + _mark_told(table), suite_figure(table, runs.arms))],
@@ -75,7 +74,7 @@ def _section(runs: Runs, suite: str) -> Section:
             "(…) the score with a grey image.",
             *_of_items(table),
         ],
-        split="test" if suite == SCENES else "as published",
+        split="test" if suite in OWN_SUITES else "as published",
         frames={f"suite_{suite}": table},
     )
 
@@ -103,7 +102,7 @@ def suite_table(runs: Runs, suite: str) -> pl.DataFrame:
 
 def count_of(runs: Runs, suite: str, what: str) -> dict[str, int]:
     """Kind -> how many items each trial was measured on at least, or how many were missing or identical at most; empty where no trial
-    says so, as for the embedded foils."""
+    says so, as for the foils of a trial's own test split."""
     prefix = f"suite_{what}/{suite}/"
     worst = min if what == "items" else max
     return {

@@ -7,7 +7,10 @@ name ends in `/` stands for a family: all metrics that begin with it.
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    from workbench.config.schema import Data
 
 SPLITS = {"val": "validation", "test": "test"}
 
@@ -15,9 +18,9 @@ SPLITS = {"val": "validation", "test": "test"}
 @dataclass(frozen=True)
 class Metric:
     """What readers must know of a metric. `chance`: the score of guessing, where there is one; `bounds`: values that it cannot leave;
-    `needs`: the data source without which it is not measured; `outcome`: it is measured at every evaluation, so that a
+    `needs`: without what it is not measured, rendered scenes or foils, which scenes have, too; `outcome`: it is measured at every evaluation, so that a
     question can be about it; `headline`: it has a column in the ablation table; `brief`: its title in the column of a paper; `filed`: the name, or the prefix of a family, under
-    which it is logged on the test split, where that is not `test/<name>`."""
+    which it is logged on the test split, where that is not `test/<name>`; `{suite}` in it is the one of the data source's foils."""
 
     name: str
     title: str
@@ -25,7 +28,7 @@ class Metric:
     unit: str = "share"
     chance: float | None = None
     bounds: tuple[float, float] = (0.0, 1.0)
-    needs: Literal["scenes"] | None = None
+    needs: Literal["scenes", "foils"] | None = None
     outcome: bool = False
     headline: bool = False
     filed: str | None = None
@@ -45,7 +48,7 @@ INFINITY = float("inf")
 ANY, POSITIVE = (-INFINITY, INFINITY), (0.0, INFINITY)
 # In the order of tables.
 METRICS = (
-    Metric("foil_accuracy", "foil accuracy", chance=0.5, needs="scenes", outcome=True, headline=True, brief="Foils"),
+    Metric("foil_accuracy", "foil accuracy", chance=0.5, needs="foils", outcome=True, headline=True, brief="Foils"),
     Metric("itm_auc", "matching AUC", chance=0.5, outcome=True, headline=True, brief="AUC"),
     Metric("itm_accuracy", "matching accuracy", chance=0.5, outcome=True),
     Metric("mlm_accuracy", "masked words right", outcome=True, headline=True, brief="MLM"),
@@ -84,9 +87,9 @@ METRICS = (
     Metric("compositional/winoground/image", "winoground, image", chance=1 / 4),
     Metric("compositional/winoground/group", "winoground, group", chance=1 / 6),
     # Families.
-    Metric("foil/", "foils, {}", chance=0.5, needs="scenes", filed="compositional/scenes/"),
+    Metric("foil/", "foils, {}", chance=0.5, needs="foils", filed="compositional/{suite}/"),
     Metric(
-        "blank_foil/", "foils with a grey image, {}", "neither", chance=0.5, needs="scenes", filed="blank_image/scenes/"
+        "blank_foil/", "foils with a grey image, {}", "neither", chance=0.5, needs="foils", filed="blank_image/{suite}/"
     ),
     Metric("reliability/", "reliability, {}", "neither", filed="reliability/"),
     Metric("compositional/", "{}", chance=0.5),
@@ -111,6 +114,8 @@ SUITE_KINDS: Final = {
     ),
     "winoground": ("text", "image", "group"),
 }
+# The suites that are made of a trial's own test split: foils of rendered scenes, and those of captions by rules.
+SCENES, CAPTIONS = OWN_SUITES = ("scenes", "captions")
 PART = re.compile(r"-(first-\d+|max-\d+|all)(?=[-/])")  # in the name of a metric of a part of a suite
 AFTERWARDS = {"retrieval", "robustness_all", "calibration", "consistency", "downstream"}
 AFTERWARDS |= {"suite_items", "suite_missing", "suite_identical"}
@@ -153,7 +158,7 @@ def measured_afterwards(name: str) -> bool:
     """Whether a metric is of an evaluation of a finished run (`wb eval`, `wb finetune`), which its training has not logged."""
     family, _, rest = name.partition("/")
     if family in ("compositional", "blank_image"):
-        return not rest.startswith("scenes/")
+        return rest.partition("/")[0] not in OWN_SUITES
     return PART.sub("", f"{family}/")[:-1] in AFTERWARDS
 
 
@@ -180,13 +185,14 @@ def spaced(name: str) -> str:
     return name.replace("_", " ").replace("/", ", ")
 
 
-def filed(split: str, name: str) -> str:
+def filed(split: str, name: str, source: str = SCENES) -> str:
     """The name under which a measurement of a split is logged: on the test split, foils and what belongs to them are a suite like the
-    published ones."""
+    published ones, named by the data source."""
     if split == "test":
+        suite = SCENES if source == SCENES else CAPTIONS
         for row in _FAMILIES:
             if row.filed and name.startswith(row.name):
-                return row.filed + name.removeprefix(row.name)
+                return row.filed.format(suite=suite) + name.removeprefix(row.name)
     return f"{split}/{name}"
 
 
@@ -195,11 +201,12 @@ def on_validation(logged: str) -> str:
     return f"val/{bare(logged)}" if split_of(logged) else logged
 
 
-def outcomes(source: str, splits: tuple[str, ...] = ("val", "test")) -> Iterator[str]:
-    """What a question may be about with this data source, by logged name."""
+def outcomes(data: "Data", splits: tuple[str, ...] = ("val", "test")) -> Iterator[str]:
+    """What a question may be about with these data, by logged name."""
+    known = {None, data.source} | ({"foils"} if data.source == SCENES or data.foils != "none" else set())
     for split in splits:
         for row in METRICS:
-            if row.outcome and row.needs in (None, source):
+            if row.outcome and row.needs in known:
                 yield f"{split}/{row.name}"
 
 

@@ -23,7 +23,7 @@ def test_every_metric_that_a_question_may_name_is_measured(settings: Settings, p
     corpus = prepared.corpus
     companions = make_companions(settings.objectives, model, corpus)
     measured = evaluate(OnSplit(Subject(model, settings, prepared, companions), "val", 24))
-    assert set(outcomes("scenes", ("val",))) | {"val/itm_ece_floor", "val/mlm_ece_floor"} <= set(measured)
+    assert set(outcomes(settings.data, ("val",))) | {"val/itm_ece_floor", "val/mlm_ece_floor"} <= set(measured)
     assert all(np.isfinite(value) for value in measured.values())
 
 
@@ -34,7 +34,7 @@ def test_the_end_of_a_trial_tells_what_the_text_gives_away_and_how_sure_the_mode
     corpus = prepared.corpus
     companions = make_companions(settings.objectives, model, corpus)
     final = evaluate(at_the_end(Subject(model, settings, prepared, companions)))
-    assert set(outcomes("scenes", ("test",))) <= set(final)
+    assert set(outcomes(settings.data, ("test",))) <= set(final)
     assert not any(name.startswith("val/") for name in final)
     kinds = {name.removeprefix("compositional/scenes/") for name in final if name.startswith("compositional/scenes/")}
     assert kinds

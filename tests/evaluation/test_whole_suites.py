@@ -10,9 +10,9 @@ from scipy.stats import binom
 
 from tests.evaluation.test_suites import WRITERS, aro, write
 from workbench.config.schema import Settings
+from workbench.data import taggers
 from workbench.data.image_files import ImageFolders
 from workbench.errors import UserError
-from workbench.evaluation import word_order
 from workbench.evaluation.compositional import count_items, suite_metrics, told_apart
 from workbench.evaluation.published import Example, Protocol, SuiteItems, read_suite
 from workbench.evaluation.word_order import shuffles
@@ -88,7 +88,7 @@ def test_spacy_shuffles_nouns_among_nouns_and_adjectives_among_adjectives(monkey
         starts = np.cumsum([0, *(len(word) + 1 for word in caption.split())])
         return [Token(word, int(start)) for word, start in zip(caption.split(), starts, strict=False)]
 
-    monkeypatch.setattr(word_order, "_spacy", lambda: parse)
+    monkeypatch.setattr(taggers, "_spacy", lambda: parse)
     caption = "the big dog and the red cat on the small hill"
     made = shuffles(caption, "spacy")
     assert made is not None
@@ -101,7 +101,7 @@ def test_spacy_shuffles_nouns_among_nouns_and_adjectives_among_adjectives(monkey
 
 def test_a_tagger_that_is_not_installed_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "spacy", None)
-    word_order._spacy.cache_clear()
+    taggers._spacy.cache_clear()
     with pytest.raises(UserError, match=r"pip install 'workbench\[aro\]'"):
         shuffles("a big dog runs over the small green hill", "spacy")
 

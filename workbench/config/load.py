@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from workbench.config.arms import check_arms, read_arms, read_baseline, refuse_equal, refuse_parts
 from workbench.config.document import Document, read_document, read_value
-from workbench.config.schema import Experiment, Range, Search, Seeds, Settings, Target
+from workbench.config.schema import Data, Experiment, Range, Search, Seeds, Settings, Target
 from workbench.config.settings import (
     apply,
     check_key,
@@ -86,9 +86,8 @@ def load_experiment(path: Path, overrides: Iterable[str] = ()) -> Experiment:
     target = _validate(Target, document.mapping("target"), document, "target")
     if search is not None:
         search = _checked_search(document, search, settings, arms, seeds)
-    source = settings.data.source
     _check_primary(document.at("primary"), primary, settings, search)
-    _check_target(document.at("target"), target.metric, source)
+    _check_target(document.at("target"), target.metric, settings.data)
     return Experiment(
         name=_name(path),
         question=" ".join(question.split()),
@@ -198,7 +197,7 @@ def _check_primary(where: str, primary: str, settings: Settings, search: Search 
     asked = {name: given.limit for name, given in suites if given} if suites else {}
     # The kinds of VL-CheckList are its lists, which are known once they are read.
     if not ("vl_checklist" in asked and primary.startswith("compositional/vl_checklist")):
-        _check_metric(where, primary, [*outcomes(settings.data.source), *suite_outcomes(asked)])
+        _check_metric(where, primary, [*outcomes(settings.data), *suite_outcomes(asked)])
     if search is not None and split_of(primary) is None:
         raise UserError(
             f"{where}: `search` tunes on the validation split, and `{primary}` is measured once, after the last step; take a "
@@ -211,13 +210,13 @@ def _check_metric(where: str, metric: str, allowed: list[str]) -> None:
         raise UserError(f"{where}: unknown metric `{metric}`{nearest(metric, allowed)}.")
 
 
-def _check_target(where: str, metric: str, source: str) -> None:
-    if metric in outcomes(source, ("test",)):
+def _check_target(where: str, metric: str, data: Data) -> None:
+    if metric in outcomes(data, ("test",)):
         raise UserError(
             f"{where}: `target.metric` is `{metric}`, but the test split is measured once and has no curve "
             f"(did you mean `{on_validation(metric)}`?)."
         )
-    _check_metric(where, metric, list(outcomes(source, ("val",))))
+    _check_metric(where, metric, list(outcomes(data, ("val",))))
 
 
 def _margin(document: Document) -> float | None:

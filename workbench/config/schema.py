@@ -19,6 +19,7 @@ LATER: dict[str, Any] = {
     "warm_start.fused": True,
     "model.text_pool": "first",
     "evaluation.suites": None,
+    "data.foils": "words",
 }
 
 
@@ -95,6 +96,11 @@ class Data(Block):
     caption_noise: Share = Field(
         0.0,
         description="rate of wrong or missing words in the captions that trials train on; not in those of the warm start",
+    )
+    foils: Literal["words", "spacy", "none"] = Field(
+        "words",
+        description="source: folder, prepared; captions that are false in one fact, made by rules for English; `spacy`: only of "
+        "words that spaCy, too, finds to be nouns and adjectives; `none`: for captions in other languages",
     )
     exclude: str | None = Field(None, description="folder: skip files whose path matches this regular expression")
     max_length: Annotated[Whole, Field(ge=8, le=512)] = Field(28, description="tokens, longer captions are cut")
@@ -281,7 +287,8 @@ class Itm(Block):
 
     weight: Annotated[Number, Field(ge=0)] = 1.0
     negatives: Literal["random_image", "in_batch_hard", "synthesized", "foils"] = Field(
-        "synthesized", description="kind of the hard negatives; `foils` is the positive control (scenes only)"
+        "synthesized",
+        description="kind of the hard negatives; `foils`, captions that are false in one fact, is the positive control",
     )
     hard_ratio: Share = Field(0.5, description="share of the negatives that are hard; the rest get a random picture")
     similarity_temperature: Positive = Field(

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +29,9 @@ class Pairs:
     `starts[i + 1]`, where pictures have several. `shares`: the pairs of each source and how often an epoch shows them.
 
     `captions` is a frame with a row a pair: `caption`, and for scenes `paraphrase` and one nullable column
-    for each kind of foil. `scene` gives the facts of a pair, where they are known. `noise` disturbs what training reads of captions;
-    `token_ids`, `caption_ids` and `captions` are without it.
+    for each kind of foil, as for other sources `with_foils` adds. `scene` gives the facts of a pair, where they are known. `noise` disturbs what training reads of captions;
+    `token_ids`, `caption_ids` and `captions` are without it. `texts_of` gives all captions of the pictures at some rows, where they have
+    several.
     """
 
     images: np.ndarray | Pictures
@@ -42,6 +43,7 @@ class Pairs:
     starts: np.ndarray | None = None
     mixed: Shares = ()
     noise: CaptionNoise | None = None
+    texts_of: Callable[[np.ndarray], list[list[str]]] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -77,6 +79,20 @@ class Pairs:
         if self.noise is None:
             return self.token_ids
         return self.captions_at(np.arange(len(self)) if self.starts is None else self.starts[:-1])
+
+    def every_caption(self, rows: np.ndarray) -> list[list[str]]:
+        """All captions of each of the pictures at the rows int64 [B], its first one first."""
+        if self.texts_of is not None:
+            return self.texts_of(rows)
+        return [[caption] for caption in self.captions["caption"].gather(rows).to_list()]
+
+    def with_foils(self, foils: pl.DataFrame) -> "Pairs":
+        """These pairs with a nullable column of foils for each kind."""
+        return replace(self, captions=self.captions.hstack(foils))
+
+    @property
+    def foil_kinds(self) -> list[str]:
+        return [kind for kind in self.captions.columns if kind not in ("caption", "paraphrase")]
 
     @cached_property
     def variants(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -158,16 +174,16 @@ def _read_by(given: Tokeniser | None) -> str:
 
 
 def _of_scenes(data: Data) -> str:
-    return f"scenes-{key(scenes.VERSION, data.model_dump_json(exclude={'augment', 'workers'})):016x}{own_ids(data)}"
+    return f"scenes-{key(scenes.VERSION, data.model_dump_json(exclude={'augment', 'workers', 'foils'})):016x}{own_ids(data)}"
 
 
 def _of_folder(data: Data, files: dict[str, list[folder.CaptionedFile]]) -> str:
-    about = data.model_dump_json(exclude={"augment", "workers"})
+    about = data.model_dump_json(exclude={"augment", "workers", "foils"})
     return f"folder-{key(about, *map(_content, files.values())):016x}{own_ids(data)}"
 
 
 def _of_mix(data: Data, stores: list[Store]) -> str:
-    about = data.model_dump_json(exclude={"augment", "workers", "mix", "image_size"})
+    about = data.model_dump_json(exclude={"augment", "workers", "mix", "image_size", "foils"})
     return f"mixed-{key(mixture.VERSION, about, *(store.fingerprint for store in stores)):016x}{own_ids(data)}"
 
 
@@ -208,13 +224,19 @@ def _mixed(data: Data, cache_dir: Path) -> Corpus:
         ids = _encoded(tokeniser, frame) if firsts is None else firsts
         # A random view is cut from the stored picture; everything else reads pictures of the model's size.
         side = stores[0].side if is_train and data.augment != "none" else data.image_size
-        splits[split] = Pairs(Pictures(stores, part.rows, side), ids, frame, tokeniser)
+        splits[split] = Pairs(
+            Pictures(stores, part.rows, side), ids, frame, tokeniser, texts_of=partial(_texts_of, part, stores)
+        )
         if is_train:
             shares = tuple((len(rows), often) for rows, often in zip(part.rows, data.mix.values(), strict=True))
             splits[split] = replace(splits[split], caption_ids=captions, starts=starts, mixed=shares)
     return Corpus(
         **splits, tokeniser=tokeniser, synonyms=tokeniser.synonyms(lexicon.synonym_sets()), fingerprint=fingerprint
     )
+
+
+def _texts_of(part: mixture.Chosen, stores: list[Store], rows: np.ndarray) -> list[list[str]]:
+    return part.captions(stores).gather(rows).to_list()
 
 
 def _tokeniser(data: Data, home: Path) -> Tokeniser:

@@ -13,8 +13,9 @@ from typing import Any, Final
 
 from workbench.data.image_files import ImageFolders
 from workbench.data.pictures import Box
+from workbench.data.taggers import Tagger
 from workbench.errors import UserError, first_line
-from workbench.evaluation.word_order import Tagger, shuffles
+from workbench.evaluation.word_order import shuffles
 from workbench.metrics import SUITE_KINDS
 
 

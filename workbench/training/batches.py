@@ -15,6 +15,7 @@ from workbench.objectives.companions import Companions
 from workbench.objectives.plan import Plan, Weights, plan_step
 from workbench.randomness import generator
 from workbench.training.distributed import local_size
+from workbench.training.foils import FoilMaker, made_by_rules
 from workbench.training.prepare import Prepared
 from workbench.world import World
 
@@ -73,6 +74,14 @@ def on_device(settings: Settings, prepared: Prepared, read: Tensor, rows: np.nda
     return augment(moved, settings.data.augment, settings.data.image_size, rows, seed, epoch)
 
 
+def training_foils(settings: Settings, prepared: Prepared) -> Pairs:
+    """The training pairs with their foils, made on first use where they are made by rules."""
+    if not made_by_rules(settings):
+        return prepared.corpus.train
+    given = (prepared.corpus, prepared.weights, prepared.fingerprint, prepared.device, prepared.cache_dir)
+    return FoilMaker(settings, *given).training(lambda *_: None)
+
+
 class FoilTable:
     """The true foils of each training pair; one is drawn for every pair and step (the positive control)."""
 
@@ -80,7 +89,8 @@ class FoilTable:
         kinds = {kind: made for kind, made in pairs.variants.items() if kind != "paraphrase"}
         if not kinds:
             raise UserError(
-                "`objectives.itm.negatives: foils` needs pairs whose facts are known: `data.source: scenes`."
+                "`objectives.itm.negatives: foils` needs captions that are known to be false, and there are none: take `data.source: scenes`, or "
+                "`data.foils: words` with English captions, and more of them."
             )
         self.pad = pairs.tokeniser.pad
         length = max(pairs.token_ids.shape[1], *(ids.shape[1] for _, ids in kinds.values()))

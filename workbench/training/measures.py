@@ -51,7 +51,8 @@ class OnSplit:
     def __init__(self, subject: Subject, split: str, count: int) -> None:
         model, settings, prepared = subject.model, subject.settings, subject.prepared
         model.eval()
-        self.split, size, objectives = split, settings.evaluation.batch_size, settings.objectives
+        self.split, self.source = split, settings.data.source
+        size, objectives = settings.evaluation.batch_size, settings.objectives
         self.data = data = held_out(model, prepared, split, count)
         # Detectability compares arms, so its captions are written by the same encoder, whoever writes in training; over the arm's own choice of words.
         alike = objectives.itm.model_copy(update={"generator": "current", "false_negative_filter": "synonyms"})
@@ -76,7 +77,7 @@ class OnSplit:
     def metrics(self, made: Mapping[str, Made]) -> Iterator[tuple[str, float]]:
         for name, value in [*self.measured.metrics(made), *self.truth.items()]:
             if self.split == "test" or not name.startswith("reliability/"):
-                yield filed(self.split, name), value
+                yield filed(self.split, name, self.source), value
 
 
 def write_over(subject: Subject, data: HeldOut, objectives: Any) -> np.ndarray:

@@ -20,6 +20,7 @@ from workbench.model.vilta import ViLTA
 from workbench.outage import never
 from workbench.randomness import key
 from workbench.stop import cut, saving
+from workbench.training.foils import FoilMaker, made_by_rules
 from workbench.training.fused_start import fused_start, phase_steps
 from workbench.training.loop import Hooks
 from workbench.training.suites import PreparedSuite, prepare_suites
@@ -108,6 +109,9 @@ def prepare(
         home = cache_dir / f"features-{fingerprint}"
         with cut(stop):
             features = _stored_features(settings, corpus, weights, device, home, progress)
+    if made_by_rules(settings):
+        with cut(stop):
+            corpus = FoilMaker(settings, corpus, weights, fingerprint, device, cache_dir).held_out(progress)
     with cut(stop):
         suites = _suites(settings, corpus, weights, fingerprint, device, cache_dir, progress)
     corpus = with_noise(corpus, settings.data.caption_noise)  # the encoders are given, whatever the trials read

@@ -18,7 +18,7 @@ from workbench.objectives.companions import make_companions
 from workbench.objectives.plan import Part
 from workbench.objectives.step import alpha_at, losses
 from workbench.stop import Stopped, cut
-from workbench.training.batches import FoilTable, on_device, plan_batch, read_pictures
+from workbench.training.batches import FoilTable, on_device, plan_batch, read_pictures, training_foils
 from workbench.training.distributed import check_cut, speed_up, spread_over
 from workbench.training.energy import energy_meter
 from workbench.training.finetune import TrialEnd
@@ -78,7 +78,7 @@ class _Trial:
         self.order = Order(corpus.train.shares, optimisation.batch_size, seed)
         check_cut(settings, self.order.size, self.model, world)
         self.companions = make_companions(objectives, self.model, corpus)
-        self.foils = FoilTable(corpus.train) if objectives.itm.negatives == "foils" else None
+        self.foils = FoilTable(training_foils(settings, prepared)) if objectives.itm.negatives == "foils" else None
         speed_up(self.model, settings)
         self.call = spread_over(self.model, optimisation.sharding, world)
         optimiser = optimiser_for(self.model, settings)

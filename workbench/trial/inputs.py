@@ -56,7 +56,7 @@ class Inputs:
     def _data(self, settings: Settings) -> str:
         # The encoders of the package bring the tokeniser with which captions are read.
         packaged = settings.warm_start.source == "package"
-        asked = settings.data.model_dump_json(exclude={"augment", "workers", "caption_noise"})
+        asked = settings.data.model_dump_json(exclude={"augment", "workers", "caption_noise", "foils"})
         asked += settings.model.model_dump_json() if packaged else ""
         if asked not in self.known:
             shipped = shipped_for(settings)

@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 
 from workbench.config.settings import apply
 from workbench.data.corpus import SPLITS
-from workbench.errors import Interrupted
+from workbench.errors import Interrupted, UserError
 from workbench.events import Outcome, Stepped
+from workbench.metrics import bare
 from workbench.objectives.plan import BLOCK
 from workbench.outage import Patience
 from workbench.record import EXAMPLES, TrialTags, code_state, is_start, read_tags
@@ -77,6 +78,15 @@ class Trained:
         return Ending(run_id, self.outcome, value, course.curve)
 
 
+def _refuse_unmeasured(goal: Goal, prepared: Prepared) -> None:
+    """Before anything is trained: only the captions tell whether there are foils."""
+    if bare(goal.value) == "foil_accuracy" and not prepared.corpus.val.foil_kinds:
+        raise UserError(
+            f"`primary`: `{goal.value}` cannot be measured, since too few foils can be made of the held-out captions; give more pairs "
+            "(`data.eval_pairs`) with English captions, or take another metric, such as `test/itm_auc`."
+        )
+
+
 def run_cell(
     job: Job, goal: Goal, lease: Lease, prepared: Prepared, context: Context, micro_batches: int = 0
 ) -> Ending:
@@ -87,6 +97,7 @@ def run_cell(
     settings have it.
     """
     cell, place, patience, world = lease.cell, context.place, context.patience, context.world
+    _refuse_unmeasured(goal, prepared)
     checkpoint = checkpoint_of(place.workspace, job.study, cell.key)
     if world.rank > 0:
         silent = Hooks(log=lambda *_: None, progress=lambda *_: None, stop=patience.stopped)

@@ -1,0 +1,106 @@
+"""Foils of real captions: made once, as soon as the language encoder is known by which they are balanced."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from workbench.config.schema import Settings
+from workbench.data import cache
+from workbench.data.corpus import Corpus, Pairs
+from workbench.data.foils import make_foils
+from workbench.data.nouns import Nouns, learn_nouns
+from workbench.data.rule_foils import RULES, Captioned
+from workbench.objectives.likelihood import pseudo_log_likelihood
+from workbench.randomness import generator, key
+from workbench.training.warm_start import new_model
+
+VERSION = 1  # raise it whenever a change alters the foils
+LEAST = 20  # foils of a kind in each held-out split, for a score of the kind
+MOST = 20_000  # images of a split that get foils, and training images that tell which nouns there are; drawn
+FILE = "foils.parquet"
+Progress = Callable[[str, int, int, dict[str, float]], None]
+
+
+def made_by_rules(settings: Settings) -> bool:
+    """Whether foils are made here: rendered scenes bring their own."""
+    return settings.data.source != "scenes" and settings.data.foils != "none"
+
+
+@dataclass(frozen=True)
+class FoilMaker:
+    """Makes foils for the splits of `corpus`, or reads them from the cache. `start` names the `weights` that trials start from, whose
+    language encoder tells how likely a caption is as a text."""
+
+    settings: Settings
+    corpus: Corpus
+    weights: dict[str, Tensor]
+    start: str
+    device: torch.device
+    cache_dir: Path
+
+    def held_out(self, progress: Progress) -> Corpus:
+        """The corpus with foils in val and test, of the kinds of which both have at least `LEAST`."""
+        made = {split: self._foils(split, progress) for split in ("val", "test")}
+        kinds = [
+            kind for kind in RULES if all(len(frame) - frame[kind].null_count() >= LEAST for frame in made.values())
+        ]
+        with_foils = {
+            split: getattr(self.corpus, split).with_foils(frame.select(kinds)) for split, frame in made.items()
+        }
+        return replace(self.corpus, **with_foils)
+
+    def training(self, progress: Progress) -> Pairs:
+        """The training pairs with foils of their first captions, of every kind that there is."""
+        frame = self._foils("train", progress)
+        return self.corpus.train.with_foils(
+            frame.select(kind for kind in RULES if frame[kind].null_count() < len(frame))
+        )
+
+    def _foils(self, split: str, progress: Progress) -> pl.DataFrame:
+        """A row a pair, a nullable column a kind."""
+        data = self.settings.data
+        name = key(VERSION, self.corpus.fingerprint, self.start, data.foils, data.seed, split)
+        home = cache.entry(
+            self.cache_dir / f"foils-{name:016x}",
+            lambda target: self._make(split, progress).write_parquet(target / FILE),
+        )
+        return pl.read_parquet(home / FILE, glob=False)
+
+    def _make(self, split: str, progress: Progress) -> pl.DataFrame:
+        pairs: Pairs = getattr(self.corpus, split)
+        tagger, seed = self.settings.data.foils, self.settings.data.seed
+        assert tagger != "none"
+        rows = self._drawn(split)
+        captions = [Captioned(every[0], tuple(every), tagger) for every in pairs.every_caption(rows)]
+
+        def done(count: int) -> None:
+            progress(f"foils of {split}", count, len(captions), {})
+
+        made = make_foils(captions, self._nouns, self._likelihood, seed, done)
+        return (
+            pl.DataFrame({"row": np.arange(len(pairs))})
+            .join(made.with_columns(row=rows), on="row", how="left", maintain_order="left")
+            .drop("row")
+        )
+
+    def _drawn(self, split: str) -> np.ndarray:
+        """int64 [B]: rows of a split, at most `MOST`, in order."""
+        count = len(getattr(self.corpus, split))
+        return np.sort(generator("foils", self.settings.data.seed, split).permutation(count)[:MOST])
+
+    @cached_property
+    def _nouns(self) -> Nouns:
+        return learn_nouns(self.corpus.train.every_caption(self._drawn("train")))
+
+    @cached_property
+    def _likelihood(self) -> Callable[[Sequence[str]], np.ndarray]:
+        model = new_model(self.settings, self.corpus, self.settings.warm_start.seed)
+        model.load_state_dict(self.weights, strict=False)
+        language = model.language.to(self.device).eval()
+        return lambda texts: pseudo_log_likelihood(language, self.corpus.tokeniser.encode(texts))
