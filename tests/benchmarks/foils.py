@@ -8,10 +8,12 @@ tells the foils. `--keep DIR` keeps the language encoder and the foils; `--show 
 import argparse
 import json
 import math
+import random
 import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -40,13 +42,14 @@ def read(file: Path) -> list[list[str]]:
     text = file.read_text(encoding="utf-8")
     if file.suffix == ".json":
         for row in sorted(json.loads(text)["annotations"], key=lambda row: row["id"]):
-            found[str(row["image_id"])].append(" ".join(row["caption"].split()))
+            found[f"{row['image_id']:012d}"].append(" ".join(row["caption"].split()))
     else:
         for line in text.splitlines():
             name, _, caption = line.partition("\t")
             found[name.partition("#")[0]].append(" ".join(caption.split()))
     names = sorted(found)
-    return [found[names[place]] for place in generator("benchmark foils").permutation(len(names))]
+    random.Random(0).shuffle(names)
+    return [found[name] for name in names]
 
 
 def language_of(captions: Sequence[str], steps: int, keep: Path | None) -> tuple[RobertaForMaskedLM, Tokeniser]:
@@ -108,7 +111,7 @@ class Trigrams:
 
 def _steps(caption: str) -> Iterator[tuple[tuple[str, str], str]]:
     words = ["<s>", "<s>", *re.findall(r"[a-z0-9']+", caption.lower()), "</s>"]
-    return zip(zip(words, words[1:], strict=False), words[2:], strict=False)
+    return zip(pairwise(words), words[2:], strict=False)
 
 
 def told(scores: np.ndarray) -> float:

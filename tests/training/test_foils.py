@@ -151,7 +151,7 @@ def test_a_question_about_foils_needs_some(real: Settings, made: Prepared, tmp_p
     _refuse_unmeasured(Goal("test/itm_auc", "val/itm_auc"), without)
     with pytest.raises(UserError, match=r"`test/foil_accuracy` cannot be measured"):
         _refuse_unmeasured(goal, without)
-    with pytest.raises(UserError, match="data.foils: words"):
+    with pytest.raises(UserError, match=r"`data\.foils: words`"):
         FoilTable(bare)
     file = tmp_path / "e.yaml"
     file.write_text(

@@ -11,7 +11,7 @@ from workbench.data.rule_foils import RULES, Captioned, candidates
 from workbench.randomness import generator
 
 CHUNK = 500  # captions whose candidates are scored at once
-MOST = 16  # candidates of a caption and kind that are scored, drawn
+MOST = 6  # candidates of a caption and kind that are scored, drawn
 Done = Callable[[int], None]  # hears of how many captions are done
 
 

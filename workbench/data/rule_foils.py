@@ -29,7 +29,22 @@ IDIOMS: Final = frozenset(
 )
 INSIDE: Final = ("inside", "on top of", "under", "underneath", "beneath")
 NOT_PLACES: Final = frozenset(
-    "black white color colour motion action flight half line order love use pieces slices".split()
+    [
+        "black",
+        "white",
+        "color",
+        "colour",
+        "motion",
+        "action",
+        "flight",
+        "half",
+        "line",
+        "order",
+        "love",
+        "use",
+        "pieces",
+        "slices",
+    ]
 )
 
 
@@ -188,7 +203,7 @@ def _replace_preposition(captioned: Captioned, nouns: Nouns) -> Iterator[Changes
     words = captioned.words
     taken = -1
     for place in range(1, len(words) - 1):
-        if place <= taken or words[place - 1].word in ("to", "is", "are") and words[place].word in ("in", "on"):
+        if place <= taken or (words[place - 1].word in ("to", "is", "are") and words[place].word in ("in", "on")):
             continue
         for length in (4, 3, 2, 1):
             last = place + length
