@@ -27,8 +27,8 @@ from workbench.data.foils import make_foils
 from workbench.data.masking import hide_tokens
 from workbench.data.nouns import learn_nouns
 from workbench.data.rule_foils import RULES, Captioned, candidates
-from workbench.data.text import Tokeniser, load_tokeniser, save_tokeniser, train_tokeniser, trim
-from workbench.model.encoders import text_encoder, text_states
+from workbench.data.text import Tokeniser, load_tokeniser, save_tokeniser, train_tokeniser
+from workbench.model.language import text_encoder, text_states, word_logits
 from workbench.objectives.likelihood import pseudo_log_likelihood
 from workbench.randomness import generator
 
@@ -57,20 +57,20 @@ def language_of(captions: Sequence[str], steps: int, keep: Path | None) -> tuple
     files = (keep / "language.pt", keep / "tokeniser.json") if keep else None
     if files and files[0].is_file():
         tokeniser = load_tokeniser(files[1], LENGTH)
-        language = text_encoder(Text(layers=2, heads=4), WIDTH, tokeniser.vocabulary, LENGTH)
+        language = text_encoder(Text(layers=2, heads=4), WIDTH, tokeniser.size, LENGTH)
         language.load_state_dict(torch.load(files[0], weights_only=True))
         return language.eval(), tokeniser
     torch.manual_seed(0)
     tokeniser = train_tokeniser(captions, VOCABULARY, LENGTH)
-    language = text_encoder(Text(layers=2, heads=4), WIDTH, tokeniser.vocabulary, LENGTH)
+    language = text_encoder(Text(layers=2, heads=4), WIDTH, tokeniser.size, LENGTH)
     token_ids, rng = tokeniser.encode(captions), np.random.default_rng(0)
     optimiser = torch.optim.AdamW(language.parameters(), lr=2e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps, pct_start=0.1)
     for step in range(steps):
-        ids = trim(token_ids[rng.integers(0, len(token_ids), BATCH)])
-        hidden = hide_tokens(ids, 0.2, generator("benchmark masks", step))
+        ids = tokeniser.vocabulary.trim(token_ids[rng.integers(0, len(token_ids), BATCH)])
+        hidden = hide_tokens(ids, 0.2, generator("benchmark masks", step), tokeniser.vocabulary)
         states = text_states(language, hidden.token_ids)[hidden.positions]
-        loss = F.cross_entropy(language.lm_head(states), torch.from_numpy(ids)[hidden.positions])
+        loss = F.cross_entropy(word_logits(language, states), torch.from_numpy(ids)[hidden.positions])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -139,7 +139,7 @@ def main() -> None:
 
     def likelihood(texts: Sequence[str]) -> np.ndarray:
         scored["texts"] += len(texts)
-        return pseudo_log_likelihood(language, tokeniser.encode(texts))
+        return pseudo_log_likelihood(language, tokeniser.encode(texts), tokeniser.vocabulary)
 
     began = time.perf_counter()
     nouns = learn_nouns(others)

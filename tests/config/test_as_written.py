@@ -149,6 +149,7 @@ def test_a_setting_that_came_later_leaves_the_hash_of_what_was_before_it() -> No
         "synthesis_words",
         "synthesis_rounds",
         "suites",
+        "foils",
         "source",
         "fusion",
         "fused",

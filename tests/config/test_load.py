@@ -110,10 +110,10 @@ def test_the_answer_may_be_about_the_test_split_and_state_which_difference_matte
     assert load_experiment(write(tmp_path, GOOD + "margin: 1\nprimary: test/mlm_loss\n")).margin == 1.0
 
 
-def test_what_needs_known_facts_is_no_metric_of_a_folder(tmp_path: Path) -> None:
+def test_what_needs_foils_is_no_metric_of_captions_that_get_none(tmp_path: Path) -> None:
     text = GOOD + "primary: test/foil_accuracy\n"
     with pytest.raises(UserError, match="unknown metric `test/foil_accuracy`"):
-        load_experiment(write(tmp_path, text), ["data.source=folder", "data.path=pictures"])
+        load_experiment(write(tmp_path, text), ["data.source=folder", "data.path=pictures", "data.foils=none"])
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda path: path.stem)

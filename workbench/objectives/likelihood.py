@@ -2,31 +2,31 @@
 
 import numpy as np
 import torch
-from transformers import RobertaForMaskedLM
+from transformers import PreTrainedModel
 
-from workbench.data.text import MASK, SPECIAL, trim
-from workbench.model.encoders import text_states
+from workbench.data.text import Vocabulary
+from workbench.model.language import text_states, word_logits
 
 ROWS = 1024  # captions that a language encoder reads at once
 
 
 @torch.no_grad()
-def pseudo_log_likelihood(language: RobertaForMaskedLM, token_ids: np.ndarray) -> np.ndarray:
+def pseudo_log_likelihood(language: PreTrainedModel, token_ids: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
     """float64 [B]: the sum of the log-probabilities (nats) of the tokens of captions int64 [B, L], each hidden in turn
     (Salazar et al. 2020, arXiv 1910.14659)."""
-    device = language.lm_head.bias.device
+    device, ordinary = language.device, vocabulary.ordinary[token_ids]
     made = np.zeros(len(token_ids))
-    rows, columns = np.nonzero(token_ids >= len(SPECIAL))
+    rows, columns = np.nonzero(ordinary)
     # Captions of one length together: none is padded to that of a longer one.
-    order = np.argsort((token_ids >= len(SPECIAL)).sum(axis=1)[rows], kind="stable")
+    order = np.argsort(ordinary.sum(axis=1)[rows], kind="stable")
     rows, columns = rows[order], columns[order]
     for start in range(0, len(rows), ROWS):
         row, column = rows[start : start + ROWS], columns[start : start + ROWS]
-        hidden = trim(token_ids[row].astype(np.int64))
+        hidden = vocabulary.trim(token_ids[row].astype(np.int64))
         places, true = np.arange(len(row)), token_ids[row, column]
-        hidden[places, column] = MASK
+        hidden[places, column] = vocabulary.mask
         states = text_states(language, torch.from_numpy(hidden).to(device))
         picked = states[torch.from_numpy(places).to(device), torch.from_numpy(column).to(device)]
-        log_p = language.lm_head(picked).float().log_softmax(dim=-1)
+        log_p = word_logits(language, picked).float().log_softmax(dim=-1)
         np.add.at(made, row, log_p[torch.from_numpy(places), torch.from_numpy(true).to(device)].double().cpu().numpy())
     return made

@@ -103,4 +103,5 @@ class FoilMaker:
         model = new_model(self.settings, self.corpus, self.settings.warm_start.seed)
         model.load_state_dict(self.weights, strict=False)
         language = model.language.to(self.device).eval()
-        return lambda texts: pseudo_log_likelihood(language, self.corpus.tokeniser.encode(texts))
+        tokeniser = self.corpus.tokeniser
+        return lambda texts: pseudo_log_likelihood(language, tokeniser.encode(texts), tokeniser.vocabulary)

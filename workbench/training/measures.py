@@ -104,7 +104,7 @@ def validation(subject: Subject) -> Evaluation:
     return OnSplit(subject, "val", subject.settings.evaluation.pairs)
 
 
-def at_the_end(subject: Subject, end: TrialEnd) -> Evaluation:
+def at_the_end(subject: Subject, end: TrialEnd | None = None) -> Evaluation:
     """What is measured once, after the last step: the test split, robustness on its first pairs, and the suites; downstream tasks are
     fine-tuned as `end` says."""
     evaluation = subject.settings.evaluation
@@ -116,7 +116,7 @@ def at_the_end(subject: Subject, end: TrialEnd) -> Evaluation:
     return Several(measured | suites(subject, end))
 
 
-def suites(subject: Subject, end: TrialEnd) -> dict[str, Evaluation]:
+def suites(subject: Subject, end: TrialEnd | None) -> dict[str, Evaluation]:
     """The suites, retrieval and downstream tasks of `evaluation.suites`, each under its name."""
     model, settings, prepared = subject.model, subject.settings, subject.prepared
     asked, size, tokeniser = settings.evaluation.suites, settings.evaluation.batch_size, prepared.corpus.tokeniser
@@ -130,6 +130,7 @@ def suites(subject: Subject, end: TrialEnd) -> dict[str, Evaluation]:
         retrieval = Retrieval(model, shown_test(subject, limit), asked.retrieval.shortlist, size)
         measured["retrieval"] = Renamed(retrieval, partial(_of_retrieval, limit))
     for name, task in asked.tasks().items():
+        assert end is not None
         tuned = FineTuning(model, settings, prepared, name, task, end)
         measured[name] = Renamed(tuned, partial(_of_task, name, task.limit))
     return measured
