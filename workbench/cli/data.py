@@ -52,6 +52,11 @@ def data_prepare(
     regions: Annotated[
         Literal["whole", "crop"], typer.Option(help="Visual Genome: whole pictures, or each region cut out.")
     ] = "whole",
+    store: Annotated[
+        Literal["raw", "jpeg"],
+        typer.Option(help="Keep pixels, or JPEGs of the stored side: about a sixth of the room."),
+    ] = "raw",
+    quality: Annotated[int, typer.Option(help="Of JPEGs.", min=1, max=100)] = 95,
     in_place: Annotated[
         bool,
         typer.Option(
@@ -72,6 +77,10 @@ def data_prepare(
 
     if "/" in name or name.startswith("."):
         raise UserError(f"{name}: a name has no slash and does not start with a dot.")
+    if in_place and store == "jpeg":
+        raise UserError(
+            "--in-place: stores no pixels, so that there is nothing for `--store jpeg`; leave one of them away."
+        )
     console = console_for(as_json)
     reading = read_source(source, images or (), regions)
     with counted(console, "pictures") as show:
@@ -83,6 +92,8 @@ def data_prepare(
             workers or os.cpu_count() or 1,
             show,
             in_place,
+            store,
+            quality,
         )
     told = describe(made)
     if as_json:
@@ -108,6 +119,7 @@ def data_list(
             "side": store.side,
             "fit": store.facts["fit"],
             "in_place": store.facts["in_place"],
+            "store": store.stored,
             "broken": store.facts["broken"],
         }
         | ({"damaged": store.damaged()} if verify else {})
@@ -121,7 +133,7 @@ def data_list(
         harm = f"  DAMAGED: {', '.join(row['damaged'])}" if row.get("damaged") else ""
         typer.echo(
             f"{row['name']:<16} {row['form']:<14} {row['pictures']:>9,} pictures  {row['side']} px {row['fit']:<6} "
-            f"{'in place ' if row['in_place'] else ''}"
+            f"{'' if row['store'] == 'raw' else row['store'] + ' '}"
             f"{row['broken']:,} left out{harm}"
         )
     if any(row.get("damaged") for row in rows):

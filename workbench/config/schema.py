@@ -87,7 +87,8 @@ class Data(Block):
         "operations; neither mirrors nor recolours, since captions name sides and colours",
     )
     workers: Annotated[Whole, Field(ge=0)] | None = Field(
-        None, description="processes that read ahead; default none for stored features, else up to four"
+        None,
+        description="processes that read ahead; default a thread for stored features, which stay on a GPU where they fit, else up to four",
     )
     image_size: Annotated[Whole, Field(ge=16, le=1024)] = 64
     train_pairs: Count = Field(20480, description="at most so many training pairs")

@@ -1,5 +1,6 @@
 """Folders that are made once, whole or not at all, and named by what they hold."""
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -59,5 +60,13 @@ def alone(path: Path) -> Iterator[None]:
 
 
 def new_array(path: Path, shape: tuple[int, ...], dtype: str = "uint8") -> np.memmap:
-    """A writable memory-mapped `.npy` file."""
-    return np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
+    """A writable memory-mapped `.npy` file. Raises OSError (ENOSPC) where the disk has no room for all of it."""
+    made = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
+    if hasattr(os, "posix_fallocate"):  # else a full disk would end the process, when a page of the file is written to
+        with open(path, "r+b") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # of a file system that cannot reserve room
+                    raise
+    return made

@@ -164,6 +164,17 @@ def fingerprint_of(data: Data, cache_dir: Path, given: Tokeniser | None = None) 
     return _of_mix(data, _stores(data, cache_dir))
 
 
+def split_sizes(data: Data, cache_dir: Path) -> dict[str, int]:
+    """Pairs of each split that `load_corpus` would give, but for pictures of a folder that cannot be read; prepares nothing. Raises
+    UserError as that does."""
+    if data.source == "scenes":
+        return {split: data.train_pairs if split == "train" else data.eval_pairs for split in SPLITS}
+    if data.source == "folder":
+        return {split: len(pairs) for split, pairs in _folder_splits(data).items()}
+    chosen = mixture.choose_splits(_stores(data, cache_dir), data)
+    return {split: sum(map(len, chosen[split].rows)) for split in SPLITS}
+
+
 def _without_noise(data: Data) -> Data:
     return data.model_copy(update={"caption_noise": 0.0})
 

@@ -1,9 +1,11 @@
 """Deterministic, resumable batches: what a step trains on depends on the seed and the step alone."""
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from workbench.randomness import generator
 
+T = TypeVar("T")
+AHEAD = 2  # batches that a thread reads ahead
 Shares = tuple[tuple[int, float], ...]  # (pairs, how often an epoch shows them) of each source
 
 
@@ -79,3 +83,19 @@ def read_ahead(
         pin_memory=pin,
     )
     return iter(loader)
+
+
+def in_background(read: Callable[[int], T], steps: Iterable[int], ahead: int = AHEAD) -> Iterator[T]:
+    """`read(step)` of each of the steps in turn, while a thread reads the next ones; its error is raised at its step. For what
+    spends its time in reading, since a thread shares Python with the others."""
+    with ThreadPoolExecutor(1, "read ahead") as pool:
+        waiting: deque[Future[T]] = deque()
+        try:
+            for step in steps:
+                waiting.append(pool.submit(read, step))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

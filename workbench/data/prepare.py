@@ -8,21 +8,23 @@ import multiprocessing
 import os
 import shutil
 import signal
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 
+from workbench.data import jpeg
 from workbench.data.archives import Archives, Packed
 from workbench.data.cache import alone, new_array
 from workbench.data.pictures import BrokenPicture, Fit, decode
 from workbench.data.reading import Found, Reading
-from workbench.data.store import FACTS, Store, checksum, open_store
+from workbench.data.store import FACTS, Store, Stored, checksum, open_store, write_parts
 from workbench.errors import UserError
 from workbench.randomness import key
 from workbench.stop import end_with_parent
@@ -30,6 +32,7 @@ from workbench.stop import end_with_parent
 VERSION = 1  # raise it whenever a change alters the pixels
 SHARD = 256  # pictures of a shard at least, ...
 SHARDS = 400  # ... and shards of a corpus at most, since each is an open file
+QUALITY = 95  # of stored JPEGs
 ARCHIVES = Archives()  # of this process: a shard goes on in the tar in which the one before it ended
 
 
@@ -42,11 +45,13 @@ class Shard:
     home: Path
     side: int
     fit: Fit
-    in_place: bool
+    stored: Stored
+    quality: int = QUALITY
 
     @property
     def file(self) -> Path:
-        return self.home / f"pictures-{self.number:05d}.npy"
+        suffix = ".jpegs" if self.stored == "jpeg" else ".npy"
+        return self.home / f"pictures-{self.number:05d}{suffix}"
 
     @property
     def facts(self) -> Path:
@@ -61,25 +66,32 @@ def prepare_source(
     workers: int,
     progress: Callable[[int, int], None],
     in_place: bool = False,
+    stored: Literal["raw", "jpeg"] = "raw",
+    quality: int = QUALITY,
 ) -> Store:
     """Writes the pictures and captions of `reading` to the folder `home`; `progress(done, of how many)` counts them.
 
-    `in_place`: every picture is looked at, but left where it is and decoded anew whenever it is read. A picture that
-    cannot be read is listed with its reason and left out. Raises UserError where `home` is taken, the disk is too
-    small, a compressed archive is to be read in place, or no picture at all can be read.
+    `stored`: as pixels, or as JPEGs of the stored side and this `quality` (1 to 100). `in_place`: neither; every picture
+    is looked at, but left where it is and decoded anew whenever it is read. A picture that cannot be read is listed with
+    its reason and left out. Raises UserError where `home` is taken, the disk is too small, a compressed archive is to be
+    read in place, or no picture at all can be read.
     """
     packed = next((picture.place for picture in reading.found if isinstance(picture.place, Packed)), None)
     if in_place and packed is not None:
         raise UserError(
             f"{packed.path}: in a compressed archive no picture can be read alone; unpack it, or leave --in-place away."
         )
-    fingerprint = f"{key('prepared', VERSION, side, fit, str(in_place), *_content(reading)):016x}"
+    as_jpeg = stored == "jpeg" and not in_place
+    how = ("jpeg", str(quality)) if as_jpeg else ()  # raw pixels keep the name that they had before there was a choice
+    fingerprint = f"{key('prepared', VERSION, side, fit, str(in_place), *how, *_content(reading)):016x}"
     if (made := _made(home, fingerprint)) is not None:
         return made
     with alone(home):
         if (made := _made(home, fingerprint)) is not None:  # by another process, just now
             return made
-        return _prepared(reading, home, side, fit, workers, progress, in_place, fingerprint)
+        facts = {"fingerprint": fingerprint, "form": reading.form, "side": side, "fit": fit, "in_place": in_place}
+        facts |= {"store": "jpeg", "quality": quality} if as_jpeg else {}
+        return _prepared(reading, home, Store(home, facts), workers, progress)
 
 
 def _made(home: Path, fingerprint: str) -> Store | None:
@@ -90,36 +102,26 @@ def _made(home: Path, fingerprint: str) -> Store | None:
     if store.facts["fingerprint"] == fingerprint:
         return store
     raise UserError(
-        f"{home}: holds something else already (from {store.facts['form']}, side {store.side}); take another name."
+        f"{home}: holds something else already (from {store.facts['form']}, side {store.side}, {store.how}); take another "
+        "name."
     )
 
 
 def _prepared(
-    reading: Reading,
-    home: Path,
-    side: int,
-    fit: Fit,
-    workers: int,
-    progress: Callable[[int, int], None],
-    in_place: bool,
-    fingerprint: str,
+    reading: Reading, home: Path, planned: Store, workers: int, progress: Callable[[int, int], None]
 ) -> Store:
-    """The work of `prepare_source`, while no other process does it."""
+    """The work of `prepare_source`, while no other process does it; `planned` has the facts that are known before."""
     half = home.with_name(home.name + ".part")
-    _begin(half, fingerprint)
+    _begin(half, planned.facts["fingerprint"])
     size = max(SHARD, -(-len(reading.found) // SHARDS))
+    how = (planned.side, planned.facts["fit"], planned.stored, planned.facts.get("quality", QUALITY))
     shards = [
-        Shard(number, reading.found[start : start + size], half, side, fit, in_place)
+        Shard(number, reading.found[start : start + size], half, *how)
         for number, start in enumerate(range(0, len(reading.found), size))
     ]
     todo = [shard for shard in shards if not shard.facts.exists()]
     pictures = sum(len(shard.found) for shard in todo)
-    free = shutil.disk_usage(half).free
-    if not in_place and (needed := pictures * 3 * side**2) > free:
-        raise UserError(
-            f"{home}: {pictures:,} pictures of {side} px need {needed / 1e9:,.1f} GB and {free / 1e9:,.1f} GB are "
-            "free; make room, take a smaller --side, or --in-place."
-        )
+    _refuse_small_disk(half, planned, pictures)
     done = len(reading.found) - pictures
     progress(done, len(reading.found))
     try:
@@ -128,14 +130,20 @@ def _prepared(
             progress(done, len(reading.found))
     finally:
         ARCHIVES.close()
-    _finish(
-        half,
-        shards,
-        reading,
-        {"fingerprint": fingerprint, "form": reading.form, "side": side, "fit": fit, "in_place": in_place},
-    )
+    _finish(half, shards, reading, planned.facts)
     os.replace(half, home)
     return open_store(home)
+
+
+def _refuse_small_disk(half: Path, planned: Store, pictures: int) -> None:
+    free = shutil.disk_usage(half).free
+    share = {"raw": 1.0, "jpeg": jpeg.SHARE, "in place": 0.0}[planned.stored]
+    if (needed := share * pictures * 3 * planned.side**2) > free:
+        others = "take --store jpeg, a smaller --side" if planned.stored == "raw" else "take a smaller --side"
+        raise UserError(
+            f"{planned.home}: {pictures:,} pictures of {planned.side} px need {needed / 1e9:,.1f} GB and "
+            f"{free / 1e9:,.1f} GB are free; make room, {others}, or --in-place."
+        )
 
 
 def _content(reading: Reading) -> Iterator[str]:
@@ -186,29 +194,41 @@ def _ignore_interrupt() -> None:
 
 def write_shard(shard: Shard) -> int:
     """Decodes the pictures of a shard and writes its file, then its facts. Of a broken one the pixels stay black."""
-    kept, broken = [], {}
-    half = shard.file.with_suffix(".half")
-    pixels = None if shard.in_place else new_array(half, (len(shard.found), 3, shard.side, shard.side))
+    broken: dict[int, tuple[str, str]] = {}
+    pictures = _decoded_of(shard, broken)
+    half, count = shard.file.with_suffix(".half"), len(shard.found)
+    facts: dict[str, Any] = {"file": None, "rows": count}
+    if shard.stored == "in place":
+        deque(pictures, maxlen=0)
+    elif shard.stored == "jpeg":
+        encoded = ((place, jpeg.encode(made, shard.quality)) for place, made in pictures)
+        facts |= write_parts(half, jpeg.shard_parts(count, encoded))
+    else:
+        pixels = new_array(half, (count, 3, shard.side, shard.side))
+        for place, made in pictures:
+            pixels[place] = made
+        pixels.flush()
+        facts |= {"bytes": half.stat().st_size, "checksum": checksum(half)}
+    if shard.stored != "in place":
+        facts |= {"file": shard.file.name}
+        os.replace(half, shard.file)
+    written = shard.facts.with_suffix(".half")
+    kept = [place for place in range(count) if place not in broken]
+    written.write_text(json.dumps(facts | {"kept": kept, "broken": [broken[place] for place in sorted(broken)]}))
+    os.replace(written, shard.facts)
+    return count
+
+
+def _decoded_of(shard: Shard, broken: dict[int, tuple[str, str]]) -> Iterator[tuple[int, np.ndarray]]:
+    """The place and the pixels of each picture of a shard; those that cannot be read are put among the `broken`."""
     for place in _as_they_lie(shard.found):
         picture = shard.found[place]
         try:
             made = _decoded(picture, shard.side, shard.fit)
-            kept.append(place)
-            if pixels is not None:
-                pixels[place] = made
         except (BrokenPicture, OSError) as error:
             broken[place] = (picture.id, str(error))
-    facts: dict[str, Any] = {"file": None, "rows": len(shard.found)}
-    if pixels is not None:
-        pixels.flush()
-        facts |= {"file": shard.file.name, "bytes": half.stat().st_size, "checksum": checksum(half)}
-        os.replace(half, shard.file)
-    written = shard.facts.with_suffix(".half")
-    written.write_text(
-        json.dumps(facts | {"kept": sorted(kept), "broken": [broken[place] for place in sorted(broken)]})
-    )
-    os.replace(written, shard.facts)
-    return len(shard.found)
+        else:
+            yield place, made
 
 
 def _as_they_lie(found: Sequence[Found]) -> list[int]:

@@ -47,6 +47,8 @@ def describe(store: Store) -> Description:
         "side": store.side,
         "fit": store.facts["fit"],
         "in_place": store.facts["in_place"],
+        "store": store.stored,
+        "quality": store.facts.get("quality"),
         "bytes": sum(shard["bytes"] for shard in store.facts["shards"]),
         "left_out": len(store.broken),
         "reasons": {row["why"]: row["count"] for row in reasons.iter_rows(named=True)},
@@ -60,7 +62,8 @@ def describe(store: Store) -> Description:
         + (
             f"decoded where they lie, index in {store.home}"
             if facts["in_place"]
-            else f"{facts['bytes'] / 1e9:.2f} GB in {store.home}"
+            else f"{store.how}, {facts['bytes'] / 1e9:.2f} GB in {store.home}, "
+            f"{facts['bytes'] / sum(shard['rows'] for shard in store.facts['shards']) / 1e3:,.1f} kB a picture"
         ),
         "words per caption:",
         *_histogram(words.to_numpy()),

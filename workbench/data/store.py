@@ -1,27 +1,33 @@
-"""Prepared pictures: memory-mapped shards of uint8 [n, 3, side, side], with an index of their captions.
+"""Prepared pictures: memory-mapped shards of uint8 [n, 3, side, side] or of JPEGs, with an index of their captions.
 
 NAME/prepared.json          form, side, fit, counts, and each shard's file, rows and checksum
 NAME/pairs.parquet          id, place in the shards, split, captions (list) of each picture
 NAME/broken.parquet         what was left out, and why
-NAME/pictures-00000.npy     ...
+NAME/pictures-00000.npy     ..., or pictures-00000.jpegs
 """
 
 import hashlib
 import json
+import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import polars as pl
 
+from workbench.data.jpeg import JpegShard, decode_all
 from workbench.data.pictures import BrokenPicture
 from workbench.data.reading import Place
 from workbench.errors import UserError
 
+if TYPE_CHECKING:
+    import torch
+
+Stored = Literal["raw", "jpeg", "in place"]  # how a store keeps its pictures
 FACTS = "prepared.json"
 MOST_OPEN = 500  # files that are mapped at once, of the 1,024 that a process may usually have open
 
@@ -40,6 +46,16 @@ class Store:
     @property
     def side(self) -> int:
         return int(self.facts["side"])
+
+    @property
+    def stored(self) -> Stored:
+        """Raw where a store was prepared before there was a choice."""
+        return "in place" if self.facts["in_place"] else "jpeg" if self.facts.get("store") == "jpeg" else "raw"
+
+    @property
+    def how(self) -> str:
+        """The same in words."""
+        return f"JPEG of quality {self.facts['quality']}" if self.stored == "jpeg" else self.stored
 
     @cached_property
     def pairs(self) -> pl.DataFrame:
@@ -82,29 +98,64 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
+def write_parts(file: Path, parts: Iterable[bytes | memoryview]) -> dict[str, Any]:
+    """Writes the parts one after another; gives the file's `bytes` and `checksum`, as `checksum` would."""
+    digest, size = hashlib.blake2b(digest_size=16), 0
+    with open(file, "wb") as out:
+        for part in parts:
+            out.write(part)
+            digest.update(part)
+            size += len(part)
+        out.flush()
+        os.fsync(out.fileno())  # before it is said to be whole
+    return {"bytes": size, "checksum": digest.hexdigest()}
+
+
 class Mapped:
     """The memory-mapped pictures of a store; a file stays open until too many others are."""
 
     def __init__(self, store: Store) -> None:
+        self.home, self.side = store.home, store.side
         self.files = [store.home / shard["file"] for shard in store.facts["shards"]]
         self.starts = np.cumsum([0, *(shard["rows"] for shard in store.facts["shards"])])
         self.places = store.pairs["place"].to_numpy()
-        self._open: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._open: OrderedDict[int, Any] = OrderedDict()
 
     def read(self, row: int) -> np.ndarray:
         """uint8 [3, side, side] of a row of the index."""
+        shard, place = self._find(row)
+        pixels: np.ndarray = shard[place]
+        return pixels
+
+    def _find(self, row: int) -> tuple[Any, int]:
+        """The shard that holds a row of the index, and the row's place in it."""
         place = self.places[row]
         number = int(np.searchsorted(self.starts, place, side="right")) - 1
         if number not in self._open:
             if len(self._open) == MOST_OPEN:
                 self._open.popitem(last=False)
-            self._open[number] = np.load(self.files[number], mmap_mode="r")
+            self._open[number] = self._map(number)
         self._open.move_to_end(number)
-        pixels: np.ndarray = self._open[number][place - self.starts[number]]
-        return pixels
+        return self._open[number], int(place - self.starts[number])
+
+    def _map(self, number: int) -> Any:
+        return np.load(self.files[number], mmap_mode="r")
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_open": OrderedDict()}  # a loader's process maps the files itself
+
+
+class Encoded(Mapped):
+    """The pictures of a store that keeps JPEGs: decoded whenever they are read."""
+
+    def _map(self, number: int) -> JpegShard:
+        return JpegShard(self.files[number], int(self.starts[number + 1] - self.starts[number]), self.side)
+
+    def blob(self, row: int) -> bytes:
+        """The JPEG of a row of the index."""
+        shard, place = self._find(row)
+        blob: bytes = shard.blob(place)
+        return blob
 
 
 class InPlace:
@@ -124,6 +175,9 @@ class InPlace:
             raise UserError(f"{path}: {error}, though it could be when {self.store.name} was prepared.") from error
 
 
+READERS: Final[dict[Stored, type[Mapped] | type[InPlace]]] = {"raw": Mapped, "jpeg": Encoded, "in place": InPlace}
+
+
 class Pictures:
     """Chosen pictures of several stores, read like an array: `pictures[rows]` is uint8 [n, 3, side, side].
 
@@ -132,7 +186,7 @@ class Pictures:
     """
 
     def __init__(self, stores: Sequence[Store], rows: Sequence[np.ndarray], side: int) -> None:
-        self.readers = [InPlace(store) if store.facts["in_place"] else Mapped(store) for store in stores]
+        self.readers = [READERS[store.stored](store) for store in stores]
         self.reader_of = np.repeat(np.arange(len(stores)), [len(chosen) for chosen in rows])
         self.row_of = np.concatenate([np.zeros(0, np.int64), *rows]).astype(np.int64)
         self.stored, self.side = stores[0].side, side
@@ -158,3 +212,25 @@ class Pictures:
 
             made = resize(torch.from_numpy(made), self.side).numpy()
         return made if np.ndim(self.row_of[index]) else made[0]
+
+    def on(self, rows: np.ndarray, device: "torch.device") -> "torch.Tensor":
+        """uint8 [n, 3, side, side] on a device. A GPU itself decodes rows (int64 [n]) that are all stored as JPEG.
+
+        Raises UserError as reading does.
+        """
+        import torch
+
+        from workbench.data.augment import resize
+
+        readers = [self.readers[number] for number in self.reader_of[rows]]
+        encoded = [reader for reader in readers if isinstance(reader, Encoded)]
+        if device.type != "cuda" or not readers or len(encoded) < len(readers):
+            return torch.from_numpy(self[rows]).to(device)
+        blobs = [reader.blob(int(row)) for reader, row in zip(encoded, self.row_of[rows], strict=True)]
+        try:
+            return resize(decode_all(blobs, self.stored, device), self.side)
+        except ValueError as error:
+            files = ", ".join(sorted({str(reader.home) for reader in encoded}))
+            raise UserError(
+                f"{files}: an image is damaged ({error}); `wb data list --verify` says in which file."
+            ) from error

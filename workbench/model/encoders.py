@@ -84,6 +84,14 @@ class VisionEncoder(nn.Module):
         return made.flatten(1, -2) if self.final else made.flatten(2).transpose(1, 2)
 
 
+def feature_shape(config: Vision, image_size: int) -> tuple[int, int]:
+    """Tokens and channels of an encoder's features, found without any weights. Raises UserError as the encoder itself does."""
+    bare = config.model_copy(update={"pretrained": False, "weights": None})
+    with torch.device("meta"):
+        made = VisionEncoder(bare, image_size)
+    return made.tokens, made.channels
+
+
 def check_encoders(settings: Settings) -> None:
     """Builds both encoders and lets them go. Raises UserError where weights are missing, damaged, or do not fit."""
     model, data = settings.model, settings.data

@@ -33,7 +33,8 @@ from workbench.model.weights import at_resolution, with_own_ids
 from workbench.outage import never
 from workbench.randomness import key
 from workbench.tracking.runs import Tracker
-from workbench.training.prepare import corpus_of, pick_device, picture_features, precision
+from workbench.training.features import picture_features
+from workbench.training.prepare import corpus_of, pick_device, precision
 from workbench.training.suites import fit_of
 from workbench.training.warm_start import new_model
 from workbench.trial.checkpoints import weights_of

@@ -15,6 +15,7 @@ from workbench.objectives.companions import Companions
 from workbench.objectives.plan import Plan, Weights, plan_step
 from workbench.randomness import generator
 from workbench.training.distributed import local_size
+from workbench.training.features import read_features
 from workbench.training.foils import FoilMaker, made_by_rules
 from workbench.training.prepare import Prepared
 from workbench.world import World
@@ -57,13 +58,15 @@ def read_pictures(
 ) -> Iterator[list[Tensor]]:
     """For each step from `first` on, what this process reads of each micro-batch: pictures uint8 [b, 3, S, S] as they are
     stored, or a frozen vision encoder's stored features float16 [b, N, C]."""
-    count, on_gpu = settings.optimisation.micro_batches, prepared.device.type == "cuda"
-    workers = settings.data.workers
-    if workers is None:
-        workers = min(4, (os.cpu_count() or 1) // local_size()) if on_gpu and not prepared.features else 0
+    count, device, workers = settings.optimisation.micro_batches, prepared.device, settings.data.workers
     parts = [world.part(order.size, micro_batch, count) for micro_batch in range(count)]
+    steps, on_gpu = range(first, settings.optimisation.steps), device.type == "cuda"
+    if prepared.features and workers is None:
+        return read_features(prepared.features["train"], order, parts, steps, device)
+    if workers is None:
+        workers = min(4, (os.cpu_count() or 1) // local_size()) if on_gpu else 0
     pictures = prepared.features["train"] if prepared.features else prepared.corpus.train.images
-    return read_ahead(pictures, order, parts, range(first, settings.optimisation.steps), workers, on_gpu)
+    return read_ahead(pictures, order, parts, steps, workers, on_gpu)
 
 
 def on_device(settings: Settings, prepared: Prepared, read: Tensor, rows: np.ndarray, seed: int, epoch: int) -> Tensor:

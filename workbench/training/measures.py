@@ -29,8 +29,9 @@ from workbench.objectives.matching import written_captions
 from workbench.objectives.plan import plan_rewriting
 from workbench.objectives.words import word_weights
 from workbench.randomness import key
+from workbench.training.features import picture_features
 from workbench.training.finetune import FineTuning, TrialEnd
-from workbench.training.prepare import Prepared, picture_features
+from workbench.training.prepare import Prepared
 from workbench.training.suites import Renamed, compositional
 
 

@@ -6,25 +6,23 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from workbench.config.schema import Settings
-from workbench.data import cache
-from workbench.data.corpus import SPLITS, Corpus, Pairs, load_corpus, with_noise
+from workbench.data.corpus import Corpus, load_corpus, with_noise
+from workbench.data.features import Features
 from workbench.data.loader import epoch_length
 from workbench.errors import UserError
 from workbench.model.shipped import FOLDER, Shipped, read
-from workbench.model.vilta import ViLTA
 from workbench.outage import never
-from workbench.randomness import key
 from workbench.stop import cut, saving
+from workbench.training.features import features_name, known_before_training, picture_features, stored_features
 from workbench.training.foils import FoilMaker, made_by_rules
 from workbench.training.fused_start import fused_start, phase_steps
 from workbench.training.loop import Hooks
 from workbench.training.suites import PreparedSuite, prepare_suites
-from workbench.training.warm_start import new_model, phases, start_fingerprint, start_weights, vision_digest, warm_start
+from workbench.training.warm_start import new_model, phases, start_fingerprint, start_weights, warm_start
 
 Progress = Callable[[str, int, int, dict[str, float]], None]  # what, done, of how many, figures
 
@@ -37,7 +35,7 @@ class Prepared:
     corpus: Corpus
     weights: dict[str, Tensor]
     fingerprint: str
-    features: dict[str, np.ndarray]
+    features: dict[str, Features]
     device: torch.device
     cache_dir: Path
     suites: dict[str, PreparedSuite] = field(default_factory=dict)
@@ -84,18 +82,13 @@ def prepare(
     # Before anything is trained: a file may be missing.
     fingerprint = start_fingerprint(settings, corpus.fingerprint, shipped)
     steps = settings.warm_start.steps
-    features: dict[str, np.ndarray] = {}
+    features: dict[str, Features] = {}
     frozen, start = settings.model.vision.frozen, settings.model.weights
-    if frozen and not settings.warm_start.train_vision and not start and not shipped:
-        vision = key(
-            settings.model.vision.model_dump_json(),
-            vision_digest(settings),
-            settings.warm_start.seed,
-            corpus.fingerprint,
-            *([settings.data.image_size] if settings.data.source == "prepared" else []),
-        )
+    home = cache_dir / features_name(settings, corpus.fingerprint, fingerprint)
+    told = partial(progress, "features")
+    if known_before_training(settings):
         with cut(stop):
-            features = _stored_features(settings, corpus, {}, device, cache_dir / f"features-{vision:016x}", progress)
+            features = stored_features(settings, corpus, {}, device, home, told)
     if shipped:
         weights = shipped.weights
     else:
@@ -106,9 +99,8 @@ def prepare(
     if start:
         weights = start_weights(settings, corpus, weights, Path(start).expanduser())
     if frozen and not features:
-        home = cache_dir / f"features-{fingerprint}"
         with cut(stop):
-            features = _stored_features(settings, corpus, weights, device, home, progress)
+            features = stored_features(settings, corpus, weights, device, home, told)
     if made_by_rules(settings):
         with cut(stop):
             corpus = FoilMaker(settings, corpus, weights, fingerprint, device, cache_dir).held_out(progress)
@@ -171,44 +163,3 @@ def refuse_large_batches(settings: Settings, corpus: Corpus) -> None:
                 "set it to at most "
                 "that, or give more pairs."
             )
-
-
-def _stored_features(
-    settings: Settings, corpus: Corpus, weights: dict[str, Tensor], device: torch.device, home: Path, progress: Progress
-) -> dict[str, np.ndarray]:
-    """The features of every split, computed once and memory-mapped from `home`."""
-    model = new_model(settings, corpus, settings.warm_start.seed)
-    model.load_state_dict(weights, strict=False)
-    model.to(device).eval()
-
-    def make(target: Path) -> None:
-        total = sum(len(getattr(corpus, split)) for split in SPLITS)
-        done = 0
-        for split in SPLITS:
-            for written in _write_features(model, getattr(corpus, split), device, target / f"{split}.npy"):
-                progress("features", done + written, total, {})
-            done += len(getattr(corpus, split))
-
-    cache.entry(home, make)
-    return {split: np.load(home / f"{split}.npy", mmap_mode="r") for split in SPLITS}
-
-
-@torch.no_grad()
-def picture_features(model: ViLTA, images: np.ndarray, device: torch.device, batch_size: int = 256) -> Tensor:
-    """uint8 [N, 3, H, W] -> float32 [N, T, C] on the device."""
-    parts = [
-        model.image_features(torch.from_numpy(np.array(images[start : start + batch_size])).to(device)).float()
-        for start in range(0, len(images), batch_size)
-    ]
-    return torch.cat(parts)
-
-
-def _write_features(model: ViLTA, pairs: Pairs, device: torch.device, path: Path) -> Iterator[int]:
-    """Writes `path` [N, T, C] and says after each part how many pictures are done."""
-    channels = model.vision.channels
-    store = cache.new_array(path, (len(pairs), model.vision.tokens, channels), "float16")
-    for start in range(0, len(pairs), 512):
-        images = pairs.images[start : start + 512]
-        store[start : start + len(images)] = picture_features(model, images, device).cpu().numpy()
-        yield start + len(images)
-    store.flush()

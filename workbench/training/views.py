@@ -17,7 +17,8 @@ from workbench.objectives.plan import plan_rewriting
 from workbench.objectives.step import teacher_logits
 from workbench.objectives.words import weights_of
 from workbench.training.batches import plan_batch
-from workbench.training.prepare import Prepared, Progress, picture_features, prepare
+from workbench.training.features import picture_features
+from workbench.training.prepare import Prepared, Progress, prepare
 from workbench.training.pretrain import starting_model
 
 

@@ -19,6 +19,7 @@ from workbench.config.schema import Phase, Settings
 from workbench.data import cache
 from workbench.data.augment import resize
 from workbench.data.corpus import Corpus
+from workbench.data.features import Features
 from workbench.data.loader import Order
 from workbench.data.masking import hide_tokens
 from workbench.errors import UserError
@@ -56,7 +57,7 @@ def warm_start(
     device: torch.device,
     cache_dir: Path,
     hooks: Hooks,
-    features: np.ndarray | None = None,
+    features: Features | None = None,
 ) -> dict[str, Tensor]:
     """The model's starting weights; trained on first use, cached by content.
 
@@ -200,7 +201,7 @@ class _Aligned(nn.Module):
 
 
 def _train(
-    settings: Settings, corpus: Corpus, device: torch.device, stored: np.ndarray | None, hooks: Hooks, checkpoint: Path
+    settings: Settings, corpus: Corpus, device: torch.device, stored: Features | None, hooks: Hooks, checkpoint: Path
 ) -> tuple[dict[str, Tensor], float]:
     """The weights and the seconds of training; goes on from `checkpoint` where there is one, which is removed when the weights are
     there."""

@@ -1,0 +1,154 @@
+"""A frozen vision encoder's features: computed once for all trials, and read by each of its steps."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workbench.config.schema import Settings
+from workbench.data.corpus import SPLITS, Corpus, Pairs, split_sizes
+from workbench.data.features import BLOCK, Features, Layout, missing, open_features, open_of_one_file
+from workbench.data.loader import Order, StepPictures, in_background
+from workbench.data.store import Pictures
+from workbench.model.encoders import feature_shape
+from workbench.model.vilta import ViLTA
+from workbench.randomness import key
+from workbench.training.warm_start import new_model, vision_digest
+
+RESIDENT = 0.3  # share of a GPU's free memory that features may take to stay there; the rest is for training
+Tell = Callable[[int, int, dict[str, float]], None]  # images done, of how many, figures
+
+
+@dataclass(frozen=True)
+class Room:
+    """What the stored features of some trials take: `images` in all splits, each `row` of [T, C] numbers, in the folder `home`;
+    `missing` bytes of `bytes` are yet to be written."""
+
+    home: Path
+    images: int
+    row: tuple[int, int]
+    bytes: int
+    missing: int
+
+
+def known_before_training(settings: Settings) -> bool:
+    """Whether a frozen vision encoder is as it is initialised or loaded, so that the warm start may read its features."""
+    start = settings.warm_start
+    given = start.train_vision or settings.model.weights or start.source == "package"
+    return settings.model.vision.frozen and not given
+
+
+def features_name(settings: Settings, data: str, start: str) -> str:
+    """Names the stored features of a frozen vision encoder, given the fingerprints of their data and of the trials' start."""
+    if not known_before_training(settings):
+        return f"features-{start}"
+    side = [settings.data.image_size] if settings.data.source == "prepared" else []
+    vision = settings.model.vision.model_dump_json()
+    return f"features-{key(vision, vision_digest(settings), settings.warm_start.seed, data, *side):016x}"
+
+
+def room_of(settings: Settings, cache_dir: Path, data: str, start: str) -> Room | None:
+    """The disk that the features of these settings take, from shapes alone, given the fingerprints of their data and of the
+    trials' start; None where none are stored.
+
+    Raises UserError where the data cannot be read, or timm cannot build the encoder.
+    """
+    if not settings.model.vision.frozen:
+        return None
+    home, sizes = cache_dir / features_name(settings, data, start), split_sizes(settings.data, cache_dir)
+    row = feature_shape(settings.model.vision, settings.data.image_size)
+    layout = Layout.of(row, sizes, home.name)
+    lost = 0 if open_of_one_file(home, sizes) else sum(len(shard.rows) for shard in missing(home, layout))
+    return Room(home, sum(sizes.values()), row, layout.bytes, lost * layout.row_bytes)
+
+
+def stored_features(
+    settings: Settings, corpus: Corpus, weights: dict[str, Tensor], device: torch.device, home: Path, tell: Tell
+) -> dict[str, Features]:
+    """The features of every split, computed once with the `weights`, and memory-mapped from `home`. Raises UserError and
+    OSError as `open_features`."""
+    rows = {split: len(getattr(corpus, split)) for split in SPLITS}
+    if old := open_of_one_file(home, rows):
+        return old
+
+    @cache
+    def model() -> ViLTA:
+        made = new_model(settings, corpus, settings.warm_start.seed)
+        made.load_state_dict(weights, strict=False)
+        return made.to(device).eval()
+
+    def make(split: str, wanted: range) -> Iterator[np.ndarray]:
+        return encoded(model(), getattr(corpus, split), wanted, device)
+
+    layout = Layout.read(home)
+    if layout is None or layout.rows != rows:
+        layout = Layout.of((model().vision.tokens, model().vision.channels), rows, home.name)
+    return open_features(home, layout, make, tell)
+
+
+@torch.no_grad()
+def picture_features(model: ViLTA, images: np.ndarray | Tensor, device: torch.device, batch_size: int = 256) -> Tensor:
+    """uint8 [N, 3, H, W] -> float32 [N, T, C] on the device."""
+    batches = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
+    return torch.cat([model.image_features(_tensor(batch).to(device)).float() for batch in batches])
+
+
+def _tensor(images: np.ndarray | Tensor) -> Tensor:
+    return images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
+
+
+def encoded(model: ViLTA, pairs: Pairs, rows: range, device: torch.device) -> Iterator[np.ndarray]:
+    """float32 [n, T, C] of a split's images, a block at a time."""
+    blocks = range(rows.start, rows.stop, BLOCK)
+    read = partial(_images, pairs, rows.stop, device)
+    # Beside a GPU a thread reads the next block; without one the cores have enough to do.
+    for images in in_background(read, blocks, 1) if device.type == "cuda" else map(read, blocks):
+        yield picture_features(model, images, device).cpu().numpy()
+
+
+def _images(pairs: Pairs, stop: int, device: torch.device, start: int) -> np.ndarray | Tensor:
+    """uint8 [n, 3, H, W] of a block."""
+    end = min(start + BLOCK, stop)
+    if device.type == "cuda" and isinstance(pairs.images, Pictures):
+        return pairs.images.on(np.arange(start, end), device)
+    return pairs.images[start:end]
+
+
+def read_features(
+    features: Features, order: Order, parts: Sequence[slice], steps: range, device: torch.device
+) -> Iterator[list[Tensor]]:
+    """For each of the steps, the features float16 [b, T, C] of each part of its batch: from the GPU's own memory where they all
+    fit, else read ahead by a thread."""
+    if features.nbytes <= RESIDENT * free_memory(device):
+        try:
+            return _gathered(on_gpu(features, device), order, parts, steps)
+        except torch.OutOfMemoryError:  # another process was faster
+            torch.cuda.empty_cache()
+    batches = StepPictures(features, order, parts)
+    pin = device.type == "cuda"
+    return in_background(lambda step: [part.pin_memory() if pin else part for part in batches[step]], steps)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes of a GPU's memory that nobody uses; none of a CPU, which reads the disk's cache as fast."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+
+
+def on_gpu(features: Features, device: torch.device) -> Tensor:
+    """[N, T, C] on the device, copied a block at a time."""
+    table = torch.empty(features.shape, dtype=torch.float16, device=device)
+    for start in range(0, len(features), BLOCK):
+        part = torch.from_numpy(features[start : start + BLOCK])
+        table[start : start + len(part)] = part.to(device)
+    return table
+
+
+def _gathered(table: Tensor, order: Order, parts: Sequence[slice], steps: range) -> Iterator[list[Tensor]]:
+    for step in steps:
+        _, rows = order.at(step)
+        places = torch.from_numpy(rows).to(table.device)
+        yield [table[places[part]] for part in parts]
