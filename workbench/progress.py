@@ -63,7 +63,8 @@ class SweepDisplay:
                 again = f", {finished} already finished" if finished else ""
                 self._line(f"{cells} trials{again}, {workers} worker(s), run {run_id}")
             case Preparing(worker, stage, done, total, figures):
-                self._bar(worker, stage, done, total, _figures(figures))
+                rate = self._rate(worker, done, 1, "") if self.titles.get(worker) == stage else ""
+                self._bar(worker, stage, done, total, "  ".join(filter(None, [_figures(figures), rate])))
                 if stage not in self.stages:
                     self.stages.add(stage)
                     self._line(f"preparing: {stage}")
@@ -99,10 +100,10 @@ class SweepDisplay:
             self.marks[worker] = (time.monotonic(), done)
         self.bars.update(self.workers[worker], completed=done, note=note)
 
-    def _rate(self, worker: str, step: int, pairs: float) -> str:
+    def _rate(self, worker: str, step: int, pairs: float, what: str = " pairs") -> str:
         started, first = self.marks.get(worker, (time.monotonic(), step))
         seconds = time.monotonic() - started
-        return f"{(step - first) * pairs / seconds:.0f} pairs/s" if seconds > 1 and step > first else ""
+        return f"{(step - first) * pairs / seconds:.0f}{what}/s" if seconds > 1 and step > first else ""
 
 
 def _bars(console: Console, told: str) -> Progress:

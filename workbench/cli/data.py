@@ -140,6 +140,34 @@ def data_list(
         raise typer.Exit(1)
 
 
+@data.command("features")
+def data_features(
+    workspace: Workspace = DEFAULT,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify", help="Read everything, compare checksums, and remove what is damaged, to be made anew."
+        ),
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List the stored features of frozen image encoders in a workspace."""
+    from workbench.data.features import check_stores
+
+    found = check_stores(Folders(workspace).cache, verify)
+    if as_json:
+        print_json([store.facts for store in found])
+    elif not found:
+        typer.echo(
+            f"No features are stored in {Folders(workspace).cache}; a sweep with a frozen image encoder stores them."
+        )
+    for store in [] if as_json else found:
+        typer.echo(str(store))
+    if any(store.damaged for store in found):
+        raise typer.Exit(1)
+
+
 @data.command("inspect", epilog="Examples: `wb data inspect coco`; `wb data inspect experiments/ablation_itm.yaml`")
 def data_inspect(
     what: Annotated[str, typer.Argument(help="A prepared corpus, or an experiment's YAML.", metavar="NAME|FILE")],

@@ -188,7 +188,9 @@ def _dry_run(
     cores: int,
     as_json: bool,
 ) -> None:
-    from workbench.sweep.estimate import estimate
+    import shutil
+
+    from workbench.sweep.estimate import estimate, rooms
     from workbench.sweep.run import refuse_another_question
     from workbench.sweep.search import planned
     from workbench.sweep.status import known
@@ -204,6 +206,7 @@ def _dry_run(
     labels = [arm_label(arm, experiment.baseline) for arm in experiment.arms]
     todo = plan.total - ended
     left = seconds["trial"] * -(-todo // workers)
+    stores = rooms(experiment, workspace)
     if as_json:
         print_json(
             {
@@ -214,6 +217,8 @@ def _dry_run(
                 "workers": workers,
                 "seconds_per_step": seconds["step"],
                 "seconds_left": left,
+                "feature_bytes": sum(store.bytes for store in stores),
+                "feature_bytes_missing": sum(store.missing for store in stores),
             }
         )
         return
@@ -226,6 +231,12 @@ def _dry_run(
         f"Measured {1000 * seconds['step']:.0f} ms a step: about {seconds['trial'] / 60:.1f} min a trial, "
         f"{left / 60:.0f} min to run, evaluation and a first warm start not counted."
     )
+    for store in stores:
+        typer.echo(
+            f"Stored features: {store.images:,} images x {store.row[0]} x {store.row[1]} numbers, {store.bytes / 1e9:,.2f} GB in "
+            f"{store.home}, {store.missing / 1e9:,.2f} GB of them to be written; "
+            f"{shutil.disk_usage(workspace).free / 1e9:,.1f} GB are free."
+        )
 
 
 @app.command(

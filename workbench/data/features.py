@@ -10,8 +10,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +28,7 @@ BLOCK = (
     512  # rows that are made at once; a shard is a multiple, so that no row depends on where an earlier start was cut
 )
 SHARD = 4096  # rows of a shard at least, ...
+LARGE = 1e9  # bytes, of which it is said beforehand that they will be written
 SHARDS = 400  # ... and shards of a split at most, since each is an open file
 
 Make = Callable[[str, range], Iterator[np.ndarray]]  # (split, rows) -> their features [n, T, C], a block at a time
@@ -186,11 +186,47 @@ def damaged(home: Path, layout: Layout) -> list[Shard]:
     ]
 
 
-def remove(home: Path, shards: Iterable[Shard]) -> None:
-    """Takes shards out of a store, so that whoever opens it next makes them anew, and no others."""
-    with alone(home):
-        for shard in shards:
-            (home / shard.file).unlink(missing_ok=True)
+@dataclass(frozen=True)
+class Checked:
+    """A store as it was found: the files that are yet to be made, and those of them that were made once, but are lost or
+    damaged."""
+
+    home: Path
+    layout: Layout
+    missing: list[str]
+    damaged: list[str]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For scripts."""
+        about = {"folder": str(self.home), **asdict(self.layout), "bytes": self.layout.bytes}
+        return about | {"files": len(self.layout.shards), "missing": self.missing, "damaged": self.damaged}
+
+    def __str__(self) -> str:
+        layout = self.layout
+        todo = f", {len(self.missing):,} of them yet to be made" if self.missing else ""
+        harm = f"; DAMAGED: {', '.join(self.damaged)}" if self.damaged else ""
+        return (
+            f"{self.home}: {sum(layout.rows.values()):,} images x {layout.row[0]} x {layout.row[1]}, {layout.bytes / 1e9:,.2f} GB "
+            f"in {len(layout.shards):,} files{todo}, of {layout.made_from}{harm}"
+        )
+
+
+def check_stores(cache_dir: Path, verify: bool) -> list[Checked]:
+    """The stores of a cache. `verify`: all is read, and what is damaged is removed, so that whoever opens the store next makes
+    that anew and nothing else."""
+    found = []
+    for home in sorted(file.parent for file in cache_dir.glob(f"*/{STORE}")):
+        layout = Layout.read(home)
+        if layout is None:  # made anew by whoever opens it
+            continue
+        lost = [shard.file for shard in (damaged if verify else missing)(home, layout)]
+        found.append(Checked(home, layout, lost, [file for file in lost if file in _done(home)]))
+        if verify and lost:
+            with alone(home):
+                for file in lost:
+                    (home / file).unlink(missing_ok=True)
+    return found
 
 
 def _done(home: Path) -> dict[str, dict[str, Any]]:
@@ -266,6 +302,8 @@ def _say_what_is_lost(home: Path, layout: Layout, todo: list[Shard]) -> None:
 def _refuse_small_disk(home: Path, layout: Layout, rows: int, begun: bool) -> None:
     needed, free = rows * layout.row_bytes, shutil.disk_usage(home.parent).free
     if needed <= free:
+        if needed >= LARGE:
+            tell(f"{home}: writing {needed / 1e9:,.1f} GB of stored features, {free / 1e9:,.1f} GB are free")
         return
     if begun:  # what has filled the disk since may pass, and is waited out as anywhere
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"{home}, {needed / 1e9:,.1f} GB more are needed")
@@ -274,12 +312,3 @@ def _refuse_small_disk(home: Path, layout: Layout, rows: int, begun: bool) -> No
         f"{needed / 1e9:,.1f} GB and {free / 1e9:,.1f} GB are free; make room, take a --workspace on a larger disk, or set "
         "`model.vision.frozen: false`."
     )
-
-
-def free_room(folder: Path) -> int:
-    """Bytes that are free on the disk of a folder, which need not be there yet."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    with suppress(OSError):
-        return shutil.disk_usage(folder).free
-    return 0

@@ -88,14 +88,13 @@ def read_ahead(
 def in_background(read: Callable[[int], T], steps: Iterable[int], ahead: int = AHEAD) -> Iterator[T]:
     """`read(step)` of each of the steps in turn, while a thread reads the next ones; its error is raised at its step. For what
     spends its time in reading, since a thread shares Python with the others."""
-    with ThreadPoolExecutor(1, "read ahead") as pool:
-        waiting: deque[Future[T]] = deque()
-        try:
-            for step in steps:
-                waiting.append(pool.submit(read, step))
-                if len(waiting) > ahead:
-                    yield waiting.popleft().result()
-            while waiting:
+    pool, waiting = ThreadPoolExecutor(1, "read ahead"), deque[Future[T]]()
+    try:
+        for step in steps:
+            waiting.append(pool.submit(read, step))
+            if len(waiting) > ahead:
                 yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

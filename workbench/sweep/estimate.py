@@ -9,10 +9,12 @@ import torch
 
 from workbench.config.schema import Experiment
 from workbench.stop import Stopped
+from workbench.training.features import Room, room_of
 from workbench.training.loop import Hooks
 from workbench.training.prepare import prepare
 from workbench.training.pretrain import train
 from workbench.trial.cell import make_cell
+from workbench.trial.inputs import Inputs
 from workbench.workspace import Workspace
 
 
@@ -51,3 +53,14 @@ def estimate(experiment: Experiment, workspace: Path, workers: int, cores: int) 
     step = (moments[-1] - moments[2]) / (len(moments) - 3)
     trial = step * settings.optimisation.steps
     return {"step": step, "trial": trial}
+
+
+def rooms(experiment: Experiment, workspace: Path) -> list[Room]:
+    """What the stored features of all arms take, each store once. Raises UserError as `room_of`."""
+    cache_dir = Workspace(workspace).cache
+    inputs, found = Inputs(cache_dir), dict[Path, Room]()
+    for arm in experiment.arms:
+        settings = make_cell(experiment, arm, 0).settings
+        if room := room_of(settings, cache_dir, *inputs.read(settings)):
+            found[room.home] = room
+    return list(found.values())

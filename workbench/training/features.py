@@ -61,7 +61,7 @@ def room_of(settings: Settings, cache_dir: Path, data: str, start: str) -> Room 
         return None
     home, sizes = cache_dir / features_name(settings, data, start), split_sizes(settings.data, cache_dir)
     row = feature_shape(settings.model.vision, settings.data.image_size)
-    layout = Layout.of(row, sizes, home.name)
+    layout = Layout.read(home) or Layout.of(row, sizes, "")
     lost = 0 if open_of_one_file(home, sizes) else sum(len(shard.rows) for shard in missing(home, layout))
     return Room(home, sum(sizes.values()), row, layout.bytes, lost * layout.row_bytes)
 
@@ -86,7 +86,9 @@ def stored_features(
 
     layout = Layout.read(home)
     if layout is None or layout.rows != rows:
-        layout = Layout.of((model().vision.tokens, model().vision.channels), rows, home.name)
+        vision = settings.model.vision
+        about = f"{vision.name}, {vision.tokens} {vision.stage}, {settings.data.image_size} px, {corpus.fingerprint}"
+        layout = Layout.of((model().vision.tokens, model().vision.channels), rows, about)
     return open_features(home, layout, make, tell)
 
 
