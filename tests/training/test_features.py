@@ -1,0 +1,249 @@
+"""A frozen vision encoder's features: the same numbers wherever they lie and however they are read."""
+
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from workbench.cli import app
+from workbench.config.schema import Settings, Vision
+from workbench.config.settings import apply
+from workbench.data import features as features_module
+from workbench.data.corpus import SPLITS, split_sizes
+from workbench.data.features import BLOCK, Features, Layout, open_of_one_file
+from workbench.data.loader import Order, StepPictures, in_background
+from workbench.errors import UserError
+from workbench.model.encoders import VisionEncoder, feature_shape
+from workbench.training import batches as batches_module
+from workbench.training import features as module
+from workbench.training.features import picture_features, read_features, room_of, stored_features
+from workbench.training.loop import Hooks
+from workbench.training.prepare import Prepared, prepare
+from workbench.training.pretrain import train
+from workbench.training.warm_start import new_model, start_fingerprint
+
+CPU = torch.device("cpu")
+
+
+def one_array(prepared: Prepared, settings: Settings, split: str) -> np.ndarray:
+    """float16 [N, T, C] of a split, computed in blocks into a single array, as before there were shards."""
+    model = new_model(settings, prepared.corpus, settings.warm_start.seed)
+    model.load_state_dict(prepared.weights, strict=False)
+    model.eval()
+    pairs = getattr(prepared.corpus, split)
+    made = np.empty((len(pairs), model.vision.tokens, model.vision.channels), np.float16)
+    for start in range(0, len(pairs), 512):
+        images = pairs.images[start : start + 512]
+        made[start : start + len(images)] = picture_features(model, images, CPU).numpy()
+    return made
+
+
+def losses(settings: Settings, prepared: Prepared, checkpoint: Path) -> list[tuple[int, float]]:
+    """Everything that a short training logs, but for times."""
+    logged: list[tuple[int, float]] = []
+
+    def log(metrics: dict[str, float], step: int) -> None:
+        logged.extend((step, value) for name, value in metrics.items() if not name.startswith(("perf/", "seconds")))
+
+    short = apply(settings, {"optimisation.steps": 3, "evaluation.robustness_pairs": 0})
+    train(short, 0, prepared, checkpoint, Hooks(log, lambda *_: None))
+    return logged
+
+
+@pytest.fixture
+def shards(prepared: Prepared, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prepared:
+    """The same features in several shards."""
+    monkeypatch.setattr(features_module, "SHARD", 1)
+    monkeypatch.setattr(features_module, "BLOCK", 64)
+    made = stored_features(settings, prepared.corpus, prepared.weights, CPU, tmp_path / "shards", lambda *_: None)
+    assert len(made["train"].files) > 2
+    return replace(prepared, features=made)
+
+
+def test_shards_hold_what_one_file_held_and_train_alike(
+    prepared: Prepared, settings: Settings, shards: Prepared, tmp_path: Path
+) -> None:
+    for split in SPLITS:
+        np.save(tmp_path / f"{split}.npy", one_array(prepared, settings, split))
+    sizes = {split: len(getattr(prepared.corpus, split)) for split in SPLITS}
+    old = open_of_one_file(tmp_path, sizes)
+    assert old is not None
+    for split in SPLITS:
+        assert (old[split][:].view(np.uint16) == prepared.features[split][:].view(np.uint16)).all()
+    logged = losses(settings, replace(prepared, features=old), tmp_path / "old.pt")
+    assert len(logged) > 10
+    assert losses(settings, prepared, tmp_path / "new.pt") == logged
+    # A block of 64 is encoded as one batch, and so may round otherwise; the files decide nothing.
+    rows = np.arange(sizes["train"])[::-1]
+    assert np.abs(shards.features["train"][rows].astype(float) - old["train"][rows].astype(float)).max() < 0.01
+
+
+def test_an_old_store_is_opened_without_a_model(
+    prepared: Prepared, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for split in SPLITS:
+        np.save(tmp_path / f"{split}.npy", prepared.features[split][:])
+    monkeypatch.setattr(module, "new_model", None)
+    made = stored_features(settings, prepared.corpus, {}, CPU, tmp_path, lambda *_: None)
+    assert (made["val"][:] == prepared.features["val"][:]).all()
+
+
+def test_shards_end_where_encoded_batches_do(prepared: Prepared) -> None:
+    layout = Layout.of((16, 128), {"train": 50_000}, "x")
+    assert all(shard.rows.start % BLOCK == 0 for shard in layout.shards)
+    assert BLOCK % 256 == 0
+
+
+def reading(prepared: Prepared, settings: Settings) -> tuple[Features, Order, list[slice], range]:
+    features = prepared.features["train"]
+    order = Order(((len(features), 1.0),), 8, seed=3)
+    return features, order, [slice(0, 5), slice(5, 8)], range(2, 9)
+
+
+def same(prepared: Prepared, settings: Settings) -> None:
+    """Asserts that what is read are the rows of each step."""
+    features, order, parts, steps = reading(prepared, settings)
+    plain = StepPictures(features, order, parts)
+    got = list(read_features(features, order, parts, steps, CPU))
+    assert len(got) == len(steps)
+    for step, batch in zip(steps, got, strict=True):
+        for part, wanted in zip(batch, plain[step], strict=True):
+            assert part.dtype == torch.float16
+            assert torch.equal(part, wanted)
+
+
+def test_a_thread_reads_ahead_the_same_rows(shards: Prepared, settings: Settings) -> None:
+    same(shards, settings)
+
+
+def test_features_that_fit_stay_in_memory(
+    shards: Prepared, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[Features] = []
+    keep = module.on_gpu
+    monkeypatch.setattr(module, "on_gpu", lambda features, device: kept.append(features) or keep(features, device))
+    needed = shards.features["train"].nbytes / module.RESIDENT
+    monkeypatch.setattr(module, "free_memory", lambda _: int(needed) - 10)
+    same(shards, settings)
+    assert not kept
+    plain = losses(settings, shards, tmp_path / "plain.pt")
+    monkeypatch.setattr(module, "free_memory", lambda _: int(needed) + 10)
+    same(shards, settings)
+    assert kept == [shards.features["train"]]
+    assert losses(settings, shards, tmp_path / "kept.pt") == plain
+
+
+def test_without_room_after_all_they_are_read_ahead(
+    shards: Prepared, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(features: Features, device: torch.device) -> torch.Tensor:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(module, "free_memory", lambda _: 2**60)
+    monkeypatch.setattr(module, "on_gpu", full)
+    same(shards, settings)
+
+
+def test_a_processor_has_no_memory_of_its_own() -> None:
+    assert module.free_memory(CPU) == 0
+
+
+@pytest.mark.parametrize(("workers", "thread"), [(None, True), (0, False)])
+def test_workers_that_are_asked_for_read_instead(
+    prepared: Prepared, settings: Settings, monkeypatch: pytest.MonkeyPatch, workers: int | None, thread: bool
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(batches_module, "read_features", lambda *_: asked.append(True) or iter([]))
+    monkeypatch.setattr(batches_module, "read_ahead", lambda *_: asked.append(False) or iter([]))
+    order = Order(((len(prepared.features["train"]), 1.0),), 8, seed=3)
+    given = apply(settings, {"data.workers": workers})
+    batches_module.read_pictures(given, prepared, order, batches_module.World(0, 1), 0)
+    assert asked == [thread]
+
+
+def test_reading_in_the_background_keeps_order_raises_in_turn_and_ends() -> None:
+    def read(step: int) -> int:
+        if step == 5:
+            raise ValueError("five")
+        return step
+
+    made = in_background(read, range(9))
+    assert [next(made) for _ in range(5)] == [0, 1, 2, 3, 4]
+    with pytest.raises(ValueError, match="five"):
+        next(made)
+    started: list[int] = []
+    stopped = in_background(lambda step: started.append(step) or step, range(100), ahead=2)
+    assert next(stopped) == 0
+    stopped.close()
+    assert len(started) <= 4
+    for thread in threading.enumerate():
+        if thread.name.startswith("read ahead"):
+            thread.join(5)
+            assert not thread.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("vision", "size"),
+    [(Vision(), 64), (Vision(name="test_vit", tokens="final", stage=3, pretrained=True), 160)],
+)
+def test_shapes_are_known_without_weights(vision: Vision, size: int) -> None:
+    made = VisionEncoder(vision.model_copy(update={"pretrained": False}), size)
+    assert feature_shape(vision, size) == (made.tokens, made.channels)
+
+
+def test_shapes_of_an_encoder_that_does_not_exist_are_refused() -> None:
+    with pytest.raises(UserError, match="timm cannot build"):
+        feature_shape(Vision(name="no_such_net"), 64)
+
+
+def test_the_room_is_what_the_store_takes(prepared: Prepared, settings: Settings, cache_dir: Path) -> None:
+    corpus = prepared.corpus
+    names = (corpus.fingerprint, start_fingerprint(settings, corpus.fingerprint))
+    assert split_sizes(settings.data, cache_dir) == {split: len(getattr(corpus, split)) for split in SPLITS}
+    room = room_of(settings, cache_dir, *names)
+    assert room is not None
+    assert room.bytes == sum(features.nbytes for features in prepared.features.values())
+    assert room.missing == 0
+    assert room.home.is_dir()
+    elsewhere = room_of(settings, cache_dir / "other", *names)
+    assert elsewhere is not None
+    assert elsewhere.missing == room.bytes
+    assert room_of(apply(settings, {"model.vision.frozen": False}), cache_dir, *names) is None
+
+
+def test_a_dry_run_states_the_room(tmp_path: Path) -> None:
+    file = Path(__file__).parents[2] / "experiments" / "ablation_itm.yaml"
+    given = ["sweep", str(file), "--dry-run", "--workspace", str(tmp_path), "--workers", "1"]
+    given += ["--set", "data.train_pairs=1000000", "--set", "optimisation.batch_size=8"]
+    ended = CliRunner().invoke(app, given)
+    assert ended.exit_code == 0, ended.output
+    assert ended.stdout.count("Stored features: ") == 1  # the arms share one store
+    assert "1,001,024 images x 16 x 128 numbers, 4.10 GB in" in ended.stdout
+    assert "4.10 GB of them to be written" in ended.stdout
+
+
+def test_progress_counts_images_and_states_the_size(prepared: Prepared, settings: Settings, tmp_path: Path) -> None:
+    told: list[tuple[int, int, dict[str, float]]] = []
+    tell: Callable[..., None] = lambda *each: told.append(each)  # noqa: E731
+    stored_features(settings, prepared.corpus, prepared.weights, CPU, tmp_path / "f", tell)
+    total = sum(len(getattr(prepared.corpus, split)) for split in SPLITS)
+    assert {of for _, of, _ in told} == {total}
+    assert told[0][0] == 0
+    assert told[-1][0] == total
+    assert told[0][2]["GB"] * 1e9 == sum(features.nbytes for features in prepared.features.values())
+    manifest = json.loads((tmp_path / "f" / "store.json").read_text())
+    assert settings.model.vision.name in manifest["made_from"]
+
+
+def test_preparing_again_makes_nothing(
+    prepared: Prepared, settings: Settings, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "new_model", None)
+    again = prepare(settings, cache_dir, lambda *_: None)
+    assert (again.features["train"][:] == prepared.features["train"][:]).all()
