@@ -21,6 +21,7 @@ from torchvision.transforms import v2
 from analysis.report import write_report
 from analysis.runs import read_runs
 from tests.analysis.toy import toy_store
+from tests.benchmarks.storage import storage
 from workbench.config.schema import Experiment, Seeds, Settings
 from workbench.config.settings import apply
 from workbench.data.captions import read_source
@@ -299,6 +300,8 @@ def main() -> None:
         print(f"200 pictures, rendered / read from the cache: {rendering / reading:.0f}")
 
         corpora(home)
+        (home / "storage").mkdir()
+        storage(home / "storage")
         uri = open_store(home)
         tracker = Tracker(uri, home)
         parent, _ = tracker.start("bench", {"study": "bench"}, {}, {})
