@@ -162,6 +162,20 @@ def test_a_damaged_shard_is_named_removed_and_alone_made_anew(tmp_path: Path) ->
     assert facts["bytes"] == 28 * 12
 
 
+@pytest.mark.parametrize("content", [None, b"", b"\x93NUMPY", b"x" * 500])
+def test_a_file_that_cannot_be_mapped_is_one_sentence(tmp_path: Path, content: bytes | None) -> None:
+    made = stored(tmp_path / "f")["val"]
+    file = tmp_path / "f" / FILES[3]
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(UserError, match=f"{FILES[3]}: missing or damaged; `wb data features --verify"):
+        made[0]
+    np.save(file, np.zeros((5, 2, 2), np.float16))
+    with pytest.raises(UserError, match="missing or damaged"):
+        made[0]
+
+
 def test_without_stored_features_that_is_said(tmp_path: Path) -> None:
     assert "No features" in CliRunner().invoke(app, ["data", "features", "--workspace", str(tmp_path)]).stdout
 
@@ -258,6 +272,8 @@ def test_a_store_of_one_file_a_split_is_used_as_it_is(tmp_path: Path) -> None:
     assert (old["train"][np.array([20, 3])] == numbers("train", range(23)).astype(np.float16)[[20, 3]]).all()
     assert open_of_one_file(tmp_path, ROWS | {"val": 6}) is None
     assert open_of_one_file(tmp_path / "nowhere", ROWS) is None
+    (tmp_path / "val.npy").write_bytes(b"")
+    assert open_of_one_file(tmp_path, ROWS) is None
 
 
 def test_room_is_made_where_a_file_is_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

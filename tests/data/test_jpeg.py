@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from workbench.cli import app
 from workbench.data import prepare as prepare_module
+from workbench.data import store as store_module
 from workbench.data.captions import read_source
 from workbench.data.jpeg import JpegShard, decode, decode_all, encode, shard_parts
 from workbench.data.prepare import prepare_source
@@ -174,6 +175,19 @@ def test_images_on_a_device_are_those_that_are_read(tmp_path: Path) -> None:
         store = prepared(source, tmp_path / stored, stored=stored)
         images, rows = Pictures([store], [np.arange(4)], 24), np.array([2, 0])
         assert (images.on(rows, torch.device("cpu")).numpy() == images[rows]).all()
+
+
+def test_a_gpu_is_given_the_jpegs_of_the_rows_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it decodes them, only a GPU can tell; here the processor stands in for it."""
+    small = prepared(folder(tmp_path / "in", 5), tmp_path / "small")
+    images, rows = Pictures([small], [np.arange(5)], 24), np.array([4, 0, 3])
+    monkeypatch.setattr(store_module, "decode_all", lambda blobs, side, _: decode_all(blobs, side, torch.device("cpu")))
+    assert (images.on(rows, torch.device("cuda")).numpy() == images[rows]).all()
+    monkeypatch.setattr(
+        store_module, "decode_all", lambda blobs, side, _: decode_all([b"x"], side, torch.device("cpu"))
+    )
+    with pytest.raises(UserError, match="wb data list --verify"):
+        images.on(rows, torch.device("cuda"))
 
 
 def test_a_small_disk_is_told_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,7 +108,8 @@ class Features:
         return int(np.prod(self.shape)) * self.dtype.itemsize
 
     def __getitem__(self, index: int | slice | np.ndarray) -> np.ndarray:
-        """Of an array int64 [B] or a slice [B, T, C], of a number [T, C]. Raises IndexError outside of the split."""
+        """Of an array int64 [B] or a slice [B, T, C], of a number [T, C]. Raises IndexError outside of the split, and UserError
+        where a file is damaged."""
         rows = np.arange(*index.indices(len(self))) if isinstance(index, slice) else np.atleast_1d(index)
         if rows.size and not 0 <= rows.min() <= rows.max() < len(self):
             raise IndexError(f"a row of {len(self):,} was asked for that is none of them")
@@ -120,7 +121,17 @@ class Features:
 
     def _mapped(self, number: int) -> np.ndarray:
         if number not in self._open:
-            self._open[number] = np.load(self.files[number], mmap_mode="r")
+            file = self.files[number]
+            try:
+                mapped = np.load(file, mmap_mode="r")
+                if (mapped.shape[1:], mapped.dtype) != (self.shape[1:], self.dtype):
+                    raise ValueError(f"{mapped.dtype} of {mapped.shape}")
+            except (FileNotFoundError, ValueError, EOFError) as error:
+                raise UserError(
+                    f"{file}: missing or damaged; `wb data features --verify` removes what is damaged, "
+                    "and the next run makes it anew."
+                ) from error
+            self._open[number] = mapped
         return self._open[number]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -160,7 +171,7 @@ def open_of_one_file(home: Path, rows: Mapping[str, int]) -> dict[str, Features]
         file = home / f"{split}.npy"
         try:
             shape, dtype = (array := np.load(file, mmap_mode="r")).shape, array.dtype
-        except (OSError, ValueError):
+        except (OSError, ValueError, EOFError):
             return None
         if len(shape) != 3 or shape[0] != count:
             return None
