@@ -7,6 +7,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -209,6 +210,7 @@ def test_a_disk_that_fills_up_in_the_middle_is_an_outage(tmp_path: Path, monkeyp
 
     with pytest.raises(OSError, match="No space left"):
         open_features(tmp_path / "f", LAYOUT, full, quiet)
+    assert not list((tmp_path / "f").glob("*.half"))  # it would keep the disk full
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
     with pytest.raises(OSError, match="GB more are needed") as still:
         stored(tmp_path / "f")
@@ -245,6 +247,26 @@ def make(split, rows):
 layout = Layout((2, 2), {"train": 40}, 8, "x")
 print(open_features(home, layout, make, lambda *_: None)["train"][:].sum())
 """
+
+
+def test_a_killed_process_leaves_its_shards_and_no_lock(tmp_path: Path) -> None:
+    slow = TWO.replace("time.sleep(0.05)", "time.sleep(0.05 if rows.start < 16 else 600)")
+    process = subprocess.Popen([sys.executable, "-c", slow, str(tmp_path / "f")])
+    waited = time.monotonic() + 120
+    while not (tmp_path / "made").exists() or "16" not in (tmp_path / "made").read_text().split():
+        assert time.monotonic() < waited
+        time.sleep(0.02)
+    process.kill()
+    process.wait(60)
+    made: list[int] = []
+
+    def make(split: str, rows: range) -> Iterator[np.ndarray]:
+        made.append(rows.start)
+        yield np.full((len(rows), 2, 2), rows.start, np.float16)
+
+    features = open_features(tmp_path / "f", Layout((2, 2), {"train": 40}, 8, "x"), make, quiet)
+    assert made == [16, 24, 32]
+    assert features["train"][:][:, 0, 0].tolist() == [float(row // 8 * 8) for row in range(40)]
 
 
 def test_two_processes_write_a_store_once(tmp_path: Path) -> None:
@@ -284,8 +306,9 @@ def test_room_is_made_where_a_file_is_mapped(tmp_path: Path, monkeypatch: pytest
 
     assert os.stat(cache.new_array(tmp_path / "a.npy", (100, 100)).filename or "").st_blocks * 512 >= 10_000
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=r"No space left on device: .*b\.npy"):
         cache.new_array(tmp_path / "b.npy", (100, 100))
+    assert not (tmp_path / "b.npy").exists()
 
 
 def test_large_stores_are_announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

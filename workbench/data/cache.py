@@ -68,5 +68,7 @@ def new_array(path: Path, shape: tuple[int, ...], dtype: str = "uint8") -> np.me
                 os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
             except OSError as error:
                 if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # of a file system that cannot reserve room
+                    error.filename = str(path)
+                    path.unlink()
                     raise
     return made

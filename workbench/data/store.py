@@ -99,15 +99,21 @@ def checksum(path: Path) -> str:
 
 
 def write_parts(file: Path, parts: Iterable[bytes | memoryview]) -> dict[str, Any]:
-    """Writes the parts one after another; gives the file's `bytes` and `checksum`, as `checksum` would."""
+    """Writes the parts one after another; gives the file's `bytes` and `checksum`, as `checksum` would. Where there is no room
+    for all of them, the room of the others is given back."""
     digest, size = hashlib.blake2b(digest_size=16), 0
-    with open(file, "wb") as out:
-        for part in parts:
-            out.write(part)
-            digest.update(part)
-            size += len(part)
-        out.flush()
-        os.fsync(out.fileno())  # before it is said to be whole
+    try:
+        with open(file, "wb") as out:
+            for part in parts:
+                out.write(part)
+                digest.update(part)
+                size += len(part)
+            out.flush()
+            os.fsync(out.fileno())  # before it is said to be whole
+    except OSError as error:
+        error.filename = error.filename or str(file)
+        file.unlink(missing_ok=True)
+        raise
     return {"bytes": size, "checksum": digest.hexdigest()}
 
 
