@@ -26,7 +26,18 @@ NAME: Final = "tiny"
 MOST_BYTES: Final = 2_000_000
 TOKENISER: Final = "tokeniser"
 # What encoders do not depend on: how many scenes there are and which, and what is done with them in training.
-FREE: Final = {"train_pairs", "eval_pairs", "seed", "augment", "workers", "caption_noise", "path", "mix", "exclude"}
+FREE: Final = {
+    "train_pairs",
+    "eval_pairs",
+    "seed",
+    "augment",
+    "workers",
+    "caption_noise",
+    "path",
+    "mix",
+    "exclude",
+    "foils",
+}
 ENCODERS: Final = {"width", "image_norm", "vision", "text"}
 OF_ENCODERS: Final = ("vision.", "language.", "image_adapter.", "text_projection.")
 INSTEAD: Final = "set `warm_start.source: train`"

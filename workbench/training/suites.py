@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -225,7 +226,7 @@ class Renamed:
 
 
 def task_splits(
-    name: str, task: TaskFiles, settings: Settings, corpus: Corpus, features: Mapping[str, np.ndarray], cache_dir: Path
+    name: str, task: TaskFiles, settings: Settings, corpus: Corpus, features: Mapping[str, Any], cache_dir: Path
 ) -> dict[str, TaskSplit]:
     """The train and val splits of a downstream task, and its test split where it has one. Raises UserError as `check_suites`."""
     if task.annotations is None:
