@@ -14,6 +14,7 @@ from workbench.data.image_files import ImageFolders, files_below
 from workbench.data.reading import SPLITS, Reading, Regions, UnknownForm, is_leftover, text_of
 from workbench.data.shards import read_tars
 from workbench.data.sources.coco import read_coco, read_karpathy
+from workbench.data.sources.emoji import emoji_packages, read_emoji
 from workbench.data.sources.flickr import read_flickr
 from workbench.data.sources.image_lists import read_image_list
 from workbench.data.sources.tables import read_table
@@ -59,7 +60,9 @@ def read_source(path: Path, images: Sequence[Path] = (), regions: Regions = "who
     if not path.exists():
         raise UserError(f"{option}: there is no file or folder {path}.")
     folders = ImageFolders.of(images)
-    if path.is_dir():
+    if packages := emoji_packages(path):
+        reading = read_emoji(packages)
+    elif path.is_dir():
         reading = _read_folder(path, folders, regions)
     else:
         reading = read_tars([path], path.parent) if is_tar(path) else _read_annotations(path, folders, regions)
@@ -67,8 +70,8 @@ def read_source(path: Path, images: Sequence[Path] = (), regions: Regions = "who
         raise UserError(
             f"{option}: {path} holds no captioned pictures of a known form; give COCO's or Karpathy's JSON, Visual "
             "Genome's region_descriptions.json, a list of {image, caption}, Flickr's .token, a .csv / .jsonl / "
-            ".parquet with the columns `file` and `caption`, a folder of tars, or a folder with a .txt beside each "
-            f"picture{_such_as(reading)}."
+            ".parquet with the columns `file` and `caption`, a folder of tars, packages emoji-datasource-*, or a folder with "
+            f"a .txt beside each picture{_such_as(reading)}."
         )
     return reading.without_repeats()
 

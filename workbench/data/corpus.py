@@ -28,10 +28,10 @@ class Pairs:
     [N, L] padded, of each picture's first caption. All captions of picture i are `caption_ids` int32 [M, L] from `starts[i]` to
     `starts[i + 1]`, where pictures have several. `shares`: the pairs of each source and how often an epoch shows them.
 
-    `captions` is a frame with a row a pair: `caption`, and for scenes `paraphrase` and one nullable column
-    for each kind of foil, as for other sources `with_foils` adds. `scene` gives the facts of a pair, where they are known. `noise` disturbs what training reads of captions;
-    `token_ids`, `caption_ids` and `captions` are without it. `texts_of` gives all captions of the pictures at some rows, where they have
-    several.
+    `captions` is a frame with a row a pair: `caption`, for scenes `paraphrase`, and one nullable column for each kind of foil, where the
+    source tells what is false or `with_foils` has added them. `scene` gives the facts of a pair, where they are known. `noise` disturbs
+    what training reads of captions; `token_ids`, `caption_ids` and `captions` are without it. `texts_of` gives all captions of the
+    pictures at some rows, where they have several.
     """
 
     images: np.ndarray | Pictures
@@ -229,7 +229,7 @@ def _mixed(data: Data, cache_dir: Path) -> Corpus:
     splits = {}
     for split in SPLITS:
         part = mixture.Chosen.load(home / f"{split}.npz")
-        frame = pl.DataFrame({"caption": part.captions(stores).list.first()})
+        frame = part.foils(stores).insert_column(0, part.captions(stores).list.first().alias("caption"))
         is_train = split == "train"
         firsts = np.load(home / "firsts.npy", mmap_mode="r") if is_train else None
         ids = _encoded(tokeniser, frame) if firsts is None else firsts

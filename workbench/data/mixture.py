@@ -36,6 +36,13 @@ class Chosen:
         """The captions of each picture, a list a row."""
         return pl.concat([store.pairs["captions"].gather(rows) for store, rows in zip(stores, self.rows, strict=True)])
 
+    def foils(self, stores: list[Store]) -> pl.DataFrame:
+        """A row a picture, and a nullable column for each kind of foil that any of the stores brings."""
+        parts = [store.foils[rows] for store, rows in zip(stores, self.rows, strict=True)]
+        kinds = sorted({kind for part in parts for kind in part.columns})
+        missing = [[pl.lit(None, pl.String).alias(kind) for kind in kinds if kind not in part] for part in parts]
+        return pl.concat(part.with_columns(none).select(kinds) for part, none in zip(parts, missing, strict=True))
+
 
 def stores_of(mix: Iterable[str], prepared: Path) -> list[Store]:
     """The stores of a mix: names below `prepared`, or folders of their own."""

@@ -148,7 +148,8 @@ def _refuse_small_disk(half: Path, planned: Store, pictures: int) -> None:
 
 def _content(reading: Reading) -> Iterator[str]:
     for picture in reading.found:
-        yield f"{picture.id}\x1f{picture.split}\x1f{picture.place}\x1f{picture.box}\x1f{picture.captions}"
+        told = f"{picture.id}\x1f{picture.split}\x1f{picture.place}\x1f{picture.box}\x1f{picture.captions}"
+        yield f"{told}\x1f{picture.foils}" if picture.foils else told
 
 
 def _begin(half: Path, fingerprint: str) -> None:
@@ -257,7 +258,7 @@ def _finish(half: Path, shards: list[Shard], reading: Reading, facts: dict[str, 
         raise UserError(
             f"none of the {len(reading.found)} pictures can be read; {what}: {why}. With --images say where they lie."
         )
-    pl.DataFrame(
+    frame = pl.DataFrame(
         {
             "id": [p.id for p in kept],
             "place": places,
@@ -269,7 +270,11 @@ def _finish(half: Path, shards: list[Shard], reading: Reading, facts: dict[str, 
             "box": [list(p.box) if p.box else None for p in kept],
         },
         schema_overrides={"size": pl.Int64, "box": pl.List(pl.Int64)},
-    ).write_parquet(half / "pairs.parquet")
+    )
+    if kinds := sorted({kind for picture in kept for kind, _ in picture.foils}):
+        foils = pl.DataFrame([dict(p.foils) for p in kept], schema=dict.fromkeys(kinds, pl.String))
+        frame = frame.with_columns(foils=foils.to_struct())
+    frame.write_parquet(half / "pairs.parquet")
     pl.DataFrame(broken, schema={"what": pl.String, "why": pl.String}, orient="row").write_parquet(
         half / "broken.parquet"
     )

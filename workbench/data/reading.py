@@ -1,7 +1,7 @@
 """What a reader of published captions gives: pictures, each by the place of its bytes, with their captions; and what
 it left out."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -41,13 +41,15 @@ class Place:
 
 @dataclass(frozen=True)
 class Found:
-    """A picture with its captions; `box` where they are about that part alone."""
+    """A picture with its captions; `box` where they are about that part alone. `foils`: (kind, text) of captions that are
+    known to be false of it, made from its first caption."""
 
     id: str
     captions: tuple[str, ...]
     split: str
     place: Place
     box: Box | None = None
+    foils: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass
@@ -59,15 +61,24 @@ class Reading:
     broken: list[tuple[str, str]] = field(default_factory=list)
     repeated: int = 0
 
-    def add(self, id: str, captions: Iterable[Any], split: str, place: Place, box: Box | None = None) -> None:
-        """Takes a picture with its captions, white space made single, empty and repeated ones left out."""
+    def add(
+        self,
+        id: str,
+        captions: Iterable[Any],
+        split: str,
+        place: Place,
+        box: Box | None = None,
+        foils: Mapping[str, str] | None = None,
+    ) -> None:
+        """Takes a picture with its captions, white space made single, empty and repeated ones left out; `foils`: kind ->
+        a caption that is known to be false of it."""
         texts = [" ".join(_whole(text).split()) for text in captions if isinstance(text, str)]
         told = [text for text in texts if text]
         kept = tuple(dict.fromkeys(told))
         if _whole(f"{id}{place.path}") != f"{id}{place.path}":
             self.broken.append((_whole(id), "its name is no UTF-8 text; rename it"))
         elif kept:
-            self.found.append(Found(id, kept, split, place, box))
+            self.found.append(Found(id, kept, split, place, box, tuple((foils or {}).items())))
             self.repeated += len(told) - len(kept)
         else:
             self.broken.append((id, "it has no caption"))

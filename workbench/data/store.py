@@ -1,7 +1,8 @@
 """Prepared pictures: memory-mapped shards of uint8 [n, 3, side, side] or of JPEGs, with an index of their captions.
 
 NAME/prepared.json          form, side, fit, counts, and each shard's file, rows and checksum
-NAME/pairs.parquet          id, place in the shards, split, captions (list) of each picture
+NAME/pairs.parquet          id, place in the shards, split, captions (list) of each picture; foils (struct: kind -> text)
+                            where the source tells what is false of one
 NAME/broken.parquet         what was left out, and why
 NAME/pictures-00000.npy     ..., or pictures-00000.jpegs
 """
@@ -60,6 +61,13 @@ class Store:
     @cached_property
     def pairs(self) -> pl.DataFrame:
         return pl.read_parquet(self.home / "pairs.parquet", glob=False)
+
+    @cached_property
+    def foils(self) -> pl.DataFrame:
+        """A row a picture, and a nullable column for each kind of foil that the source brings."""
+        if "foils" not in self.pairs.columns:
+            return pl.DataFrame(height=len(self.pairs))
+        return self.pairs["foils"].struct.unnest()
 
     @cached_property
     def broken(self) -> pl.DataFrame:
