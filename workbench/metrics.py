@@ -202,8 +202,8 @@ def on_validation(logged: str) -> str:
 
 
 def outcomes(data: "Data", splits: tuple[str, ...] = ("val", "test")) -> Iterator[str]:
-    """What a question may be about with these data, by logged name."""
-    known = {None, data.source} | ({"foils"} if data.source == SCENES or data.foils != "none" else set())
+    """What a question may be about with these data, by logged name; a prepared corpus may bring foils of its own."""
+    known = {None, data.source} | ({"foils"} if data.source != "folder" or data.foils != "none" else set())
     for split in splits:
         for row in METRICS:
             if row.outcome and row.needs in known:

@@ -44,6 +44,7 @@ def describe(store: Store) -> Description:
             "repeated_captions"
         ),  # none where it was prepared before they were counted
         "words_per_caption": {"mean": words.mean(), "median": words.median(), "most": words.max()},
+        "foils": {kind: store.foils[kind].count() for kind in store.foils.columns},
         "side": store.side,
         "fit": store.facts["fit"],
         "in_place": store.facts["in_place"],
@@ -73,6 +74,8 @@ def describe(store: Store) -> Description:
             "all captions are equal: every pair is a true one, so matching has nothing but false negatives to learn "
             "from"
         )
+    if facts["foils"]:
+        lines.append("foils: " + ", ".join(f"{count:,} {kind}" for kind, count in facts["foils"].items()))
     if facts["repeated_captions"]:
         lines.append(f"repeated captions of an image, dropped: {facts['repeated_captions']:,}")
     if len(store.broken):

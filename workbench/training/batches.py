@@ -92,7 +92,8 @@ class FoilTable:
         kinds = {kind: made for kind, made in pairs.variants.items() if kind != "paraphrase"}
         if not kinds:
             raise UserError(
-                "`objectives.itm.negatives: foils` needs captions that are known to be false, and there are none: take `data.source: scenes`, or "
+                "`objectives.itm.negatives: foils` needs captions that are known to be false, and there are none: take `data.source: scenes`, a prepared "
+                "corpus that brings foils, or "
                 "`data.foils: words` with English captions, and more of them."
             )
         self.pad = pairs.tokeniser.pad

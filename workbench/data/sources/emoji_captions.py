@@ -11,7 +11,8 @@ from typing import Any
 
 from workbench.randomness import key
 
-TONES = {"1F3FB": "light", "1F3FC": "medium-light", "1F3FD": "medium", "1F3FE": "medium-dark", "1F3FF": "dark"}
+# Unicode's light, medium-light, medium, medium-dark and dark, each by a word of its own.
+TONES = {"1F3FB": "pale", "1F3FC": "light", "1F3FD": "tan", "1F3FE": "brown", "1F3FF": "dark"}
 UNTONED = "yellow"
 COUPLES = {  # short name -> the person on the left, the one on the right, what they do
     "people_holding_hands": ("person", "person", "holding hands"),
@@ -74,55 +75,59 @@ REWORDED = (  # patterns of lower-case names -> English
 )
 # Slot, kind of its foils, and words of which only one can be true in its place; several words of a slot exclude each other
 # where they share a set.
-SLOTS: Sequence[tuple[str, str, Sequence[Sequence[str]]]] = (
+SLOTS: Sequence[tuple[str, str, Sequence[str]]] = (
     # What a style draws as curly hair may be red or blond as well.
-    ("hair", "hair", [("red hair", "white hair", "blond hair", "no hair"), ("curly hair", "no hair")]),
+    ("hair", "hair", ["red hair, white hair, blond hair, no hair", "curly hair, no hair"]),
     (
         "gender",
         "gender",
-        [("man", "woman"), ("men", "women"), ("boy", "girl"), ("male", "female"), ("merman", "mermaid")]
-        + [("prince", "princess"), ("father", "mother")],
+        [
+            "man, woman",
+            "men, women",
+            "boy, girl",
+            "male, female",
+            "merman, mermaid",
+            "prince, princess",
+            "father, mother",
+        ],
     ),
     (
         "colour",
         "colour",
-        [
-            ("light blue", "red", "orange", "yellow", "green", "blue", "purple", "brown", "black", "white", "pink")
-            + ("grey",)
-        ],
+        ["light blue, red, orange, yellow, green, blue, purple, brown, black, white, pink, grey"],
     ),
-    ("shape", "object", [("heart", "circle", "square", "diamond", "book", "apple")]),
+    ("shape", "object", ["heart, circle, square, diamond, book, apple"]),
     (
         "direction",
         "direction",
-        [("left", "right", "up", "down"), ("leftwards", "rightwards", "upwards", "downwards"), ("north", "south")]
-        + [("clockwise", "anticlockwise")],
+        [
+            "left, right, up, down",
+            "leftwards, rightwards, upwards, downwards",
+            "north, south",
+            "clockwise, anticlockwise",
+        ],
     ),
-    ("side", "direction", [("east", "west")]),
+    ("side", "direction", ["east, west"]),
     (
         "number",
         "number",
         [
-            tuple("one two three four five six seven eight nine ten eleven twelve".split()),
-            tuple("0123456789"),
-            ("first", "second", "third"),
+            "one, two, three, four, five, six, seven, eight, nine, ten, eleven, twelve",
+            "0, 1, 2, 3, 4, 5, 6, 7, 8, 9",
+            "first, second, third",
         ],
     ),
-    ("minutes", "number", [("o'clock", "thirty")]),
-    (
-        "state",
-        "state",
-        [("open", "closed"), ("raised", "lowered"), ("waxing", "waning"), ("new", "full"), ("low", "high")],
-    ),
+    ("minutes", "number", ["o'clock, thirty"]),
+    ("state", "state", ["open, closed", "raised, lowered", "waxing, waning", "new, full", "low, high"]),
 )
 PEOPLE = ("person-role", "person-gesture", "person-activity", "person-sport", "person-fantasy")
 # What may be true beside another of its subcategory: who stands may dance, who plays water polo swims.
 SHARED_ROLES = {"standing", "with white cane", "playing water polo", "bouncing ball", "biking", "mountain biking"}
 KINDS = {slot: kind for slot, kind, _ in SLOTS} | {"role": "role", "tone": "skin_tone"}
 KINDS |= {"tone1": "skin_tone", "tone2": "skin_tone", "person1": "gender", "person2": "gender"}
-SETS = {slot: [{*words} for words in sets] for slot, _, sets in SLOTS}
-SETS |= dict.fromkeys(("tone", "tone1", "tone2"), [{UNTONED, *TONES.values()}])
-SETS |= dict.fromkeys(("person1", "person2"), [{"man", "woman"}])
+SETS = {slot: [words.split(", ") for words in sets] for slot, _, sets in SLOTS}
+SETS |= {slot: [[UNTONED, *TONES.values()]] for slot in ("tone", "tone1", "tone2")}
+SETS |= {slot: [["man", "woman"]] for slot in ("person1", "person2")}
 
 Entry = Mapping[str, Any]  # of emoji.json
 
@@ -216,8 +221,8 @@ def _worded(entry: Entry) -> str:
 def _slotted(words: str) -> tuple[str, dict[str, str]]:
     """The words with a slot for each fact that is told once, and the facts."""
     form, facts = words, {}
-    for slot, _, sets in SLOTS:
-        values = dict.fromkeys(word for some in sets for word in some)
+    for slot, _, _ in SLOTS:
+        values = dict.fromkeys(word for some in SETS[slot] for word in some)
         found = re.findall(rf"(?<![\w{{'-])(?:{'|'.join(values)})(?![\w}}'-])", form)
         if len(found) == 1:
             form, facts[slot] = re.sub(rf"(?<![\w{{'-]){found[0]}(?![\w}}'-])", f"{{{slot}}}", form), found[0]
@@ -264,7 +269,7 @@ class Corpus:
         others = {*self.values[_place(caption, slot)]} - {own}
         if slot == "role":
             return [] if own in SHARED_ROLES else sorted(others - SHARED_ROLES)
-        return sorted(other for other in others if any({own, other} <= some for some in SETS[slot]))
+        return sorted(other for other in others if any(own in some and other in some for some in SETS[slot]))
 
     def _split(self) -> dict[str, str]:
         """Caption -> split. Held out are combinations, whose words training knows from others: skin tones of one thing,
