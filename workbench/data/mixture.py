@@ -37,7 +37,7 @@ class Chosen:
         return pl.concat([store.pairs["captions"].gather(rows) for store, rows in zip(stores, self.rows, strict=True)])
 
     def foils(self, stores: list[Store]) -> pl.DataFrame:
-        """A row a picture, and a nullable column for each kind of foil that any of the stores brings."""
+        """A nullable column for each kind of foil that any of the stores brings, with a row a picture; no column where none does."""
         parts = [store.foils[rows] for store, rows in zip(stores, self.rows, strict=True)]
         kinds = sorted({kind for part in parts for kind in part.columns})
         missing = [[pl.lit(None, pl.String).alias(kind) for kind in kinds if kind not in part] for part in parts]

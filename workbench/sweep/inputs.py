@@ -44,12 +44,13 @@ def refuse_missing_foils(experiment: Experiment, cells: Iterable[Cell], cache_di
     """Raises UserError where the question is about foils, and prepared corpora bring none."""
     from workbench.data.mixture import stores_of
 
-    asked = [name for name in (experiment.primary, experiment.target.metric) if "prepared" in metric(name).needs]
-    for mix in {tuple(cell.settings.data.mix) for cell in cells if cell.settings.data.source == "prepared"}:
+    asked = [name for name in (experiment.primary, experiment.target.metric) if metric(name).needs == "foils"]
+    data = [cell.settings.data for cell in cells]
+    for mix in {tuple(each.mix) for each in data if each.source == "prepared" and each.foils == "none"}:
         if asked and not any(store.foils.columns for store in stores_of(mix, cache_dir.parent / "data")):
             raise UserError(
                 f"{experiment.file or experiment.name}: `{asked[0]}` needs captions that are known to be false, but "
-                f"{', '.join(mix)} brings no foils; ask about `{asked[0].partition('/')[0]}/itm_auc`."
+                f"{', '.join(mix)} brings no foils; set `data.foils: words`, or ask about `{asked[0].partition('/')[0]}/itm_auc`."
             )
 
 
