@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
@@ -88,6 +89,19 @@ def test_a_perfect_scorer_gets_all_and_a_random_one_chance(
     repeated = [evaluate(Matching(model, data, written, 16)) for _ in range(30)]
     assert np.mean([scores["itm_auc"] for scores in repeated]) == pytest.approx(0.5, abs=0.04)
     assert np.mean([scores["foil_accuracy"] for scores in repeated]) == pytest.approx(0.5, abs=0.04)
+
+
+def test_a_kind_of_foil_that_no_measured_pair_has_does_not_count(settings: Settings, prepared: Prepared) -> None:
+    model = new_model(settings, prepared.corpus, 0)
+    data = held_out(model, prepared, "val", 16)
+    captions = data.pairs.captions
+    late = [None] * 16 + ["a lamp"] * (len(captions) - 16)
+    unlike = captions.with_columns(none=pl.lit(None, pl.String), late=pl.Series(late, dtype=pl.String))
+    data = replace(data, pairs=replace(data.pairs, captions=unlike))
+    measured = evaluate(Matching(model, data, data.token_ids, 16)) | evaluate(BlankFoils(model, data, 16))
+    assert np.isfinite(measured["foil_accuracy"])
+    assert not {"foil/none", "foil/late", "blank_foil/none", "blank_foil/late"} & {*measured}
+    assert any(name.startswith("blank_foil/") for name in measured)
 
 
 def test_a_random_caption_is_never_the_own_one(prepared: Prepared) -> None:

@@ -103,7 +103,7 @@ class Matching:
     def parts(self) -> list[Part]:
         return [
             Part("random captions", self._random),
-            *(Part(kind, partial(self._variant, kind)) for kind in self.data.pairs.variants),
+            *(Part(kind, partial(self._variant, kind)) for kind in kinds_of(self.data)),
             Part("written captions", self._written),
         ]
 
@@ -117,7 +117,7 @@ class Matching:
         yield "itm_ece_floor", calibration_floor(confidence)
         yield from reliability_metrics("itm", confidence, correct).items()
         foils = []
-        for kind in self.data.pairs.variants:
+        for kind in kinds_of(self.data):
             rows, scores = variant(self.data, kind)[0], np.array(made[kind])
             if kind == "paraphrase":
                 yield "paraphrase_match", float(np.mean(scores > 0))
@@ -155,7 +155,7 @@ class BlankFoils:
 
     def __init__(self, model: ViLTA, data: HeldOut, batch_size: int) -> None:
         self.model, self.data, self.batch_size = model, data, batch_size
-        self.kinds = [kind for kind in data.pairs.variants if kind != "paraphrase"]
+        self.kinds = [kind for kind in kinds_of(data) if kind != "paraphrase"]
 
     def parts(self) -> list[Part]:
         own = Part("own captions", lambda: self._scores(self.data.token_ids))
@@ -172,6 +172,11 @@ class BlankFoils:
     def _scores(self, token_ids: np.ndarray) -> Made:
         blank, nowhere = grey_features(self.model, self.data), np.zeros(len(token_ids), dtype=np.int64)
         return match_scores(self.model, blank, nowhere, token_ids, self.batch_size).tolist()
+
+
+def kinds_of(data: HeldOut) -> list[str]:
+    """The kinds of foils, and `paraphrase`, that some of the held-out pairs have."""
+    return [kind for kind in data.pairs.variants if len(variant(data, kind)[0])]
 
 
 def variant(data: HeldOut, kind: str) -> tuple[np.ndarray, np.ndarray]:
