@@ -78,7 +78,7 @@ def test_what_cannot_show_its_caption_is_left_out_with_its_reason(reading: Readi
 def test_a_packed_and_an_unpacked_package_are_the_same(packages: Path, tmp_path: Path) -> None:
     unpacked = read_source(packages / "emoji-datasource-round")
     tgz = pack(packages / "emoji-datasource-round", tmp_path / "emoji-datasource-round-1.0.0.tgz")
-    for source in (tgz, tmp_path):
+    for source in (tgz, tmp_path, packages / "emoji-datasource-round" / "emoji.json"):
         packed = read_source(source)
         assert {id: (each.captions, each.split, each.foils) for id, each in by_id(packed).items()} == {
             id: (each.captions, each.split, each.foils) for id, each in by_id(unpacked).items()
@@ -86,7 +86,7 @@ def test_a_packed_and_an_unpacked_package_are_the_same(packages: Path, tmp_path:
     with tarfile.open(tgz) as archive:
         archive.extractall(tmp_path / "out", filter="data")
     assert len(read_source(tmp_path / "out" / "package").found) == len(unpacked.found)
-    made = prepare_source(packed, tmp_path / "store", 8, "pad", 1, lambda *_: None)
+    made = prepare_source(read_source(tgz), tmp_path / "store", 8, "pad", 1, lambda *_: None)
     plain = prepare_source(unpacked, tmp_path / "plain", 8, "pad", 1, lambda *_: None)
     assert (np.load(made.home / "pictures-00000.npy") == np.load(plain.home / "pictures-00000.npy")).all()
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from workbench.data.archives import BUFFER, DAMAGES, Packed, is_tar, unpacked
 from workbench.data.reading import Place, Reading
-from workbench.data.sources.emoji_captions import Corpus, tell
+from workbench.data.sources.emoji_captions import Corpus, Told, tell
 from workbench.errors import UserError, first_line
 
 NAME = "emoji-datasource"
@@ -32,7 +32,9 @@ class Package:
 
 
 def emoji_packages(path: Path) -> list[Path]:
-    """The packages at a path: a package, or a folder that holds some; none where there is something else."""
+    """The packages at a path: a package, its emoji.json, or a folder that holds some; none where there is something else."""
+    if path.name == FACTS:
+        path = path.parent
     if _is_package(path):
         return [path]
     return sorted(filter(_is_package, path.glob(f"{NAME}*"))) if path.is_dir() else []
@@ -69,7 +71,7 @@ def read_emoji(paths: Sequence[Path]) -> Reading:
     return reading
 
 
-def _told(package: Package) -> Iterator[Any]:
+def _told(package: Package) -> Iterator[Told]:
     try:
         yield from tell(package.entries)
     except (KeyError, TypeError, AttributeError) as error:

@@ -56,14 +56,12 @@ RENAMED = {  # where Unicode's name says what is not in the drawing, or the same
     "zap": "lightning bolt",
     "mahjong": "mahjong tile with a red dragon",
     "person_in_tuxedo": "person in tuxedo",
-    "phoenix": "phoenix",
 }
 REWORDED = (  # patterns of lower-case names -> English
     (r"\b(wo)?mans\b", r"\1man's"),
     (r"\boclock\b", "o'clock"),
     (r"\b(hands?|thumbs \w+) sign$", r"\1"),
     (r"^clock face (\w+)[ -](.+)", r"clock face showing \1 \2"),
-    (r"^(.+) flag$", r"flag of \1"),
     (r"^(man|woman|person): bald$", r"\1 with no hair"),
     (r"^(man|woman|person): ", r"\1 with "),
     (r"^family: (.+), (\w+)$", r"family of \1 and \2"),
@@ -73,59 +71,44 @@ REWORDED = (  # patterns of lower-case names -> English
     (r"^(black|white) (large|medium|small)\b", r"\2 \1"),
     (r": ", ", "),
 )
-# Slot, kind of its foils, and words of which only one can be true in its place; several words of a slot exclude each other
-# where they share a set.
-SLOTS: Sequence[tuple[str, str, Sequence[str]]] = (
+# Slot -> words of which only one can be true in its place; several words of a slot exclude each other where they share a set.
+SLOTS = {
     # What a style draws as curly hair may be red or blond as well.
-    ("hair", "hair", ["red hair, white hair, blond hair, no hair", "curly hair, no hair"]),
-    (
-        "gender",
-        "gender",
-        [
-            "man, woman",
-            "men, women",
-            "boy, girl",
-            "male, female",
-            "merman, mermaid",
-            "prince, princess",
-            "father, mother",
-        ],
-    ),
-    (
-        "colour",
-        "colour",
-        ["light blue, red, orange, yellow, green, blue, purple, brown, black, white, pink, grey"],
-    ),
-    ("shape", "object", ["heart, circle, square, diamond, book, apple"]),
-    (
-        "direction",
-        "direction",
-        [
-            "left, right, up, down",
-            "leftwards, rightwards, upwards, downwards",
-            "north, south",
-            "clockwise, anticlockwise",
-        ],
-    ),
-    ("side", "direction", ["east, west"]),
-    (
-        "number",
-        "number",
-        [
-            "one, two, three, four, five, six, seven, eight, nine, ten, eleven, twelve",
-            "0, 1, 2, 3, 4, 5, 6, 7, 8, 9",
-            "first, second, third",
-        ],
-    ),
-    ("minutes", "number", ["o'clock, thirty"]),
-    ("state", "state", ["open, closed", "raised, lowered", "waxing, waning", "new, full", "low, high"]),
-)
+    "hair": ["red hair, white hair, blond hair, no hair", "curly hair, no hair"],
+    "gender": [
+        "man, woman",
+        "men, women",
+        "boy, girl",
+        "male, female",
+        "merman, mermaid",
+        "prince, princess",
+        "father, mother",
+    ],
+    "colour": ["light blue, red, orange, yellow, green, blue, purple, brown, black, white, pink, grey"],
+    "shape": ["heart, circle, square, diamond, book, apple"],
+    "direction": [
+        "left, right, up, down",
+        "leftwards, rightwards, upwards, downwards",
+        "north, south",
+        "clockwise, anticlockwise",
+    ],
+    "side": ["east, west"],
+    "number": [
+        "one, two, three, four, five, six, seven, eight, nine, ten, eleven, twelve",
+        "0, 1, 2, 3, 4, 5, 6, 7, 8, 9",
+        "first, second, third",
+    ],
+    "minutes": ["o'clock, thirty"],
+    "state": ["open, closed", "raised, lowered", "waxing, waning", "new, full", "low, high"],
+}
+FLAGS = ("country-flag", "subdivision-flag")
 PEOPLE = ("person-role", "person-gesture", "person-activity", "person-sport", "person-fantasy")
 # What may be true beside another of its subcategory: who stands may dance, who plays water polo swims.
 SHARED_ROLES = {"standing", "with white cane", "playing water polo", "bouncing ball", "biking", "mountain biking"}
-KINDS = {slot: kind for slot, kind, _ in SLOTS} | {"role": "role", "tone": "skin_tone"}
-KINDS |= {"tone1": "skin_tone", "tone2": "skin_tone", "person1": "gender", "person2": "gender"}
-SETS = {slot: [words.split(", ") for words in sets] for slot, _, sets in SLOTS}
+KINDS = dict(zip(SLOTS, SLOTS, strict=True)) | {"shape": "object", "side": "direction", "minutes": "number"}
+KINDS |= {"role": "role", "tone": "skin_tone", "tone1": "skin_tone", "tone2": "skin_tone"}
+KINDS |= {"person1": "gender", "person2": "gender"}
+SETS = {slot: [words.split(", ") for words in sets] for slot, sets in SLOTS.items()}
 SETS |= {slot: [[UNTONED, *TONES.values()]] for slot in ("tone", "tone1", "tone2")}
 SETS |= {slot: [["man", "woman"]] for slot in ("person1", "person2")}
 
@@ -211,17 +194,17 @@ def _worded(entry: Entry) -> str:
         return RENAMED[short]
     words: str = entry["name"].lower().replace("’", "'")
     for shade in ("black", "white"):
-        if shade not in short and shade not in entry["subcategory"] and "hair" not in words and "cane" not in words:
+        if shade not in short and "cane" not in short:
             words = re.sub(rf"\b{shade} ", "", words)
     for pattern, english in REWORDED:
         words = re.sub(pattern, english, words)
-    return words
+    return f"flag of {words.removesuffix(' flag')}" if entry["subcategory"] in FLAGS else words
 
 
 def _slotted(words: str) -> tuple[str, dict[str, str]]:
     """The words with a slot for each fact that is told once, and the facts."""
     form, facts = words, {}
-    for slot, _, _ in SLOTS:
+    for slot in SLOTS:
         values = dict.fromkeys(word for some in SETS[slot] for word in some)
         found = re.findall(rf"(?<![\w{{'-])(?:{'|'.join(values)})(?![\w}}'-])", form)
         if len(found) == 1:
