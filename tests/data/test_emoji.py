@@ -8,8 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.emoji_package import ROLES, entries, pack, write_package
-from workbench.config.schema import Data, Experiment, Settings
-from workbench.config.settings import apply
+from workbench.config.schema import Data
 from workbench.data.captions import read_source
 from workbench.data.corpus import load_corpus
 from workbench.data.prepare import prepare_source
@@ -18,8 +17,6 @@ from workbench.data.report import describe
 from workbench.data.sources.emoji_captions import Corpus, tell
 from workbench.data.store import Store, open_store
 from workbench.errors import UserError
-from workbench.sweep.grid import expand
-from workbench.sweep.inputs import refuse_missing_foils
 from workbench.training.batches import FoilTable
 
 
@@ -219,26 +216,6 @@ def test_stores_with_and_without_foils_mix(store: Store, tmp_path: Path) -> None
     assert len(things) == 40
     assert things["gender"].null_count() == 40
     assert corpus.train.captions["gender"].count() > 100
-
-
-def test_a_question_about_foils_needs_some(
-    experiment: Experiment, settings: Settings, store: Store, tmp_path: Path
-) -> None:
-    def about(home: Path) -> Experiment:
-        data = Data.model_validate({"source": "prepared", "mix": {str(home): 1.0}, "image_size": 24})
-        changed = settings.model_copy(update={"data": data})
-        return experiment.model_copy(update={"primary": "test/foil_accuracy", "settings": apply(changed, {})})
-
-    known = about(store.home)
-    refuse_missing_foils(known, expand(known), tmp_path)
-    bare = tmp_path / "bare"
-    bare.mkdir()
-    shutil.copytree(store.home, bare / "emoji")
-    pairs = pl.read_parquet(bare / "emoji" / "pairs.parquet").drop("foils")
-    pairs.write_parquet(bare / "emoji" / "pairs.parquet")
-    unknown = about(bare / "emoji")
-    with pytest.raises(UserError, match="brings no foils"):
-        refuse_missing_foils(unknown, expand(unknown), tmp_path)
 
 
 def test_the_miniature_has_the_form_of_the_packages() -> None:

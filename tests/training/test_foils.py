@@ -141,7 +141,7 @@ def test_a_question_about_foils_needs_some(real: Settings, made: Prepared, tmp_p
     from workbench.trial.run import _refuse_unmeasured
 
     assert "test/foil_accuracy" in outcomes(real.data)
-    assert "test/foil_accuracy" not in outcomes(real.data.model_copy(update={"foils": "none"}))
+    assert "test/foil_accuracy" not in outcomes(Data(source="folder", path=str(tmp_path), foils="none"))
     assert "test/foil_accuracy" in outcomes(Data(foils="none"))
     assert "val/paraphrase_match" not in outcomes(real.data)
     goal = Goal("test/foil_accuracy", "val/foil_accuracy")

@@ -5,9 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workbench.config.schema import Experiment
 from workbench.errors import UserError
-from workbench.metrics import metric
 from workbench.record import TrialTags
 from workbench.trial.cell import Cell
 
@@ -17,41 +15,19 @@ if TYPE_CHECKING:
 NAMED = 3  # cells that a sentence names
 
 
-def look(
-    study: str,
-    experiment: Experiment,
-    finished: list[tuple[Cell, TrialTags]],
-    missing: list[Cell],
-    cache_dir: Path,
-) -> None:
-    """Raises UserError where the inputs of the finished trials have changed, or those of the missing ones cannot be read or do
-    not bring what the question is about."""
+def look(study: str, finished: list[tuple[Cell, TrialTags]], missing: list[Cell], cache_dir: Path) -> None:
+    """Raises UserError where the inputs of the finished trials have changed, or those of the missing ones cannot be read."""
     from workbench.trial.inputs import Inputs
 
     inputs = Inputs(cache_dir)
     refuse_changed_inputs(study, finished, inputs)
     check_inputs(missing, inputs)
-    refuse_missing_foils(experiment, missing, cache_dir)
 
 
 def check_inputs(cells: Iterable[Cell], inputs: "Inputs") -> None:
     """Raises UserError where what the trials of these cells need is missing or does not fit, before the first of them."""
     for cell in cells:
         inputs.check(cell.settings)
-
-
-def refuse_missing_foils(experiment: Experiment, cells: Iterable[Cell], cache_dir: Path) -> None:
-    """Raises UserError where the question is about foils, and prepared corpora bring none."""
-    from workbench.data.mixture import stores_of
-
-    asked = [name for name in (experiment.primary, experiment.target.metric) if metric(name).needs == "foils"]
-    data = [cell.settings.data for cell in cells]
-    for mix in {tuple(each.mix) for each in data if each.source == "prepared" and each.foils == "none"}:
-        if asked and not any(store.foils.columns for store in stores_of(mix, cache_dir.parent / "data")):
-            raise UserError(
-                f"{experiment.file or experiment.name}: `{asked[0]}` needs captions that are known to be false, but "
-                f"{', '.join(mix)} brings no foils; set `data.foils: words`, or ask about `{asked[0].partition('/')[0]}/itm_auc`."
-            )
 
 
 def refuse_changed_inputs(study: str, finished: Iterable[tuple[Cell, TrialTags]], inputs: "Inputs") -> None:

@@ -183,7 +183,7 @@ class _Sweep:
         finished = [(cell, tags[endings[cell.key].run_id]) for cell in plan.cells if cell.key in endings]
         if self.options.launcher != "ray":  # whose machines read data and weights of their own
             missing = [cell for cell in plan.cells if cell.key not in endings]
-            looking = partial(look, self.study, self.experiment, finished, missing, home.cache)
+            looking = partial(look, self.study, finished, missing, home.cache)
             in_a_worker(looking) if self.options.launcher == "local" else looking()
         if told := told_of_code([then for _, then in finished], code_state(self.provenance)):
             self._say(told)

@@ -79,7 +79,7 @@ def on_device(settings: Settings, prepared: Prepared, read: Tensor, rows: np.nda
 
 def training_foils(settings: Settings, prepared: Prepared) -> Pairs:
     """The training pairs with their foils, made on first use where they are made by rules."""
-    if not made_by_rules(settings):
+    if not made_by_rules(settings, prepared.corpus.train):
         return prepared.corpus.train
     given = (prepared.corpus, prepared.weights, prepared.fingerprint, prepared.device, prepared.cache_dir)
     return FoilMaker(settings, *given).training(lambda *_: None)
@@ -92,9 +92,9 @@ class FoilTable:
         kinds = {kind: made for kind, made in pairs.variants.items() if kind != "paraphrase"}
         if not kinds:
             raise UserError(
-                "`objectives.itm.negatives: foils` needs captions that are known to be false, and there are none: take `data.source: scenes`, a prepared "
-                "corpus that brings foils, or "
-                "`data.foils: words` with English captions, and more of them."
+                "`objectives.itm.negatives: foils` needs captions that are known to be false, and there are none: take "
+                "`data.source: scenes`, a prepared corpus that brings foils, or `data.foils: words` with English captions, and more of "
+                "them."
             )
         self.pad = pairs.tokeniser.pad
         length = max(pairs.token_ids.shape[1], *(ids.shape[1] for _, ids in kinds.values()))

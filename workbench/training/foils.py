@@ -27,9 +27,9 @@ FILE = "foils.parquet"
 Progress = Callable[[str, int, int, dict[str, float]], None]
 
 
-def made_by_rules(settings: Settings) -> bool:
-    """Whether foils are made here: rendered scenes bring their own."""
-    return settings.data.source != "scenes" and settings.data.foils != "none"
+def made_by_rules(settings: Settings, pairs: Pairs) -> bool:
+    """Whether foils are made here, given the training pairs: rendered scenes and some prepared corpora bring their own."""
+    return settings.data.source != "scenes" and settings.data.foils != "none" and pairs.captions.columns == ["caption"]
 
 
 @dataclass(frozen=True)

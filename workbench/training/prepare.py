@@ -101,7 +101,7 @@ def prepare(
     if frozen and not features:
         with cut(stop):
             features = stored_features(settings, corpus, weights, device, home, told)
-    if made_by_rules(settings):
+    if made_by_rules(settings, corpus.train):
         with cut(stop):
             corpus = FoilMaker(settings, corpus, weights, fingerprint, device, cache_dir).held_out(progress)
     with cut(stop):
