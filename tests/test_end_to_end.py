@@ -18,6 +18,7 @@ from PIL import Image
 
 from analysis import report
 from tests.emoji_package import write_package
+from tests.karpathy import write_karpathy
 from tests.services import command, until
 from tests.soak import YAML
 from workbench.cli import main
@@ -101,6 +102,12 @@ def test_every_experiment_runs_through_to_its_report(
     # All forms of a figure are drawn in the first experiment, in processes of its own; drawing takes most of a report's time.
     monkeypatch.setattr(report, "FORMS", {"svg": report.FORMS["svg"]})
     extra = prepare_emoji(shared) if file.stem == "emoji_itm" else []
+    dataset = file.stem.partition("_")[0]
+    if dataset in ("flickr30k", "coco") and not (shared / "data" / dataset).exists():
+        split = write_karpathy(shared / "published" / dataset, dataset, 260, 60)
+        given = ["--from", str(split), "--images", str(split.parent), "--side", "72", "--workspace", str(shared)]
+        prepared = inside("data", "prepare", dataset, *given)
+        assert "380 pictures" in prepared.stdout, prepared.stderr
     if file.stem == "pretrain_4m":
         prepared = inside(
             "data", "prepare", "some", "--from", str(pictures), "--side", "72", "--workspace", str(shared)
