@@ -20,9 +20,10 @@ from workbench.data.features import BLOCK, Features, Layout, open_of_one_file
 from workbench.data.loader import Order, StepPictures, in_background
 from workbench.errors import UserError
 from workbench.model.encoders import VisionEncoder, feature_shape
+from workbench.sweep import estimate as estimate_module
 from workbench.training import batches as batches_module
 from workbench.training import features as module
-from workbench.training.features import picture_features, read_features, room_of, stored_features
+from workbench.training.features import features_name, picture_features, read_features, room_of, stored_features
 from workbench.training.loop import Hooks
 from workbench.training.prepare import Prepared, prepare
 from workbench.training.pretrain import train
@@ -204,28 +205,28 @@ def test_shapes_of_an_encoder_that_does_not_exist_are_refused() -> None:
 
 def test_the_room_is_what_the_store_takes(prepared: Prepared, settings: Settings, cache_dir: Path) -> None:
     corpus = prepared.corpus
-    names = (corpus.fingerprint, start_fingerprint(settings, corpus.fingerprint))
     assert split_sizes(settings.data, cache_dir) == {split: len(getattr(corpus, split)) for split in SPLITS}
-    room = room_of(settings, cache_dir, *names)
-    assert room is not None
+    name = features_name(settings, corpus.fingerprint, start_fingerprint(settings, corpus.fingerprint))
+    room = room_of(settings, cache_dir / name)
     assert room.bytes == sum(features.nbytes for features in prepared.features.values())
     assert room.missing == 0
     assert room.home.is_dir()
-    elsewhere = room_of(settings, cache_dir / "other", *names)
-    assert elsewhere is not None
-    assert elsewhere.missing == room.bytes
-    assert room_of(apply(settings, {"model.vision.frozen": False}), cache_dir, *names) is None
+    assert room_of(settings, cache_dir / "other" / name).missing == room.bytes
 
 
-def test_a_dry_run_states_the_room(tmp_path: Path) -> None:
+def test_a_dry_run_states_the_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = Path(__file__).parents[2] / "experiments" / "ablation_itm.yaml"
     given = ["sweep", str(file), "--dry-run", "--workspace", str(tmp_path), "--workers", "1"]
     given += ["--set", "data.train_pairs=1000000", "--set", "optimisation.batch_size=8"]
+    monkeypatch.setattr(estimate_module, "estimate", lambda *_: {"step": 0.1, "trial": 1.0})
     ended = CliRunner().invoke(app, given)
     assert ended.exit_code == 0, ended.output
     assert ended.stdout.count("Stored features: ") == 1  # the arms share one store
     assert "1,001,024 images x 16 x 128 numbers, 4.10 GB in" in ended.stdout
     assert "4.10 GB of them to be written" in ended.stdout
+    free = CliRunner().invoke(app, [*given, "--set", "model.vision.frozen=false"])
+    assert free.exit_code == 0, free.output
+    assert "Stored features" not in free.stdout
 
 
 def test_progress_counts_images_and_states_the_size(prepared: Prepared, settings: Settings, tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from workbench.config.schema import Experiment
+from workbench.config.schema import Experiment, Settings
 from workbench.stop import Stopped
-from workbench.training.features import Room, room_of
+from workbench.training.features import Room, features_name, room_of
 from workbench.training.loop import Hooks
 from workbench.training.prepare import prepare
 from workbench.training.pretrain import train
@@ -58,9 +58,9 @@ def estimate(experiment: Experiment, workspace: Path, workers: int, cores: int) 
 def rooms(experiment: Experiment, workspace: Path) -> list[Room]:
     """What the stored features of all arms take, each store once. Raises UserError as `room_of`."""
     cache_dir = Workspace(workspace).cache
-    inputs, found = Inputs(cache_dir), dict[Path, Room]()
+    inputs, found = Inputs(cache_dir), dict[str, Settings]()
     for arm in experiment.arms:
         settings = make_cell(experiment, arm, 0).settings
-        if room := room_of(settings, cache_dir, *inputs.read(settings)):
-            found[room.home] = room
-    return list(found.values())
+        if settings.model.vision.frozen:
+            found.setdefault(features_name(settings, *inputs.read(settings)), settings)
+    return [room_of(settings, cache_dir / name) for name, settings in found.items()]

@@ -51,16 +51,12 @@ def features_name(settings: Settings, data: str, start: str) -> str:
     return f"features-{key(vision, vision_digest(settings), settings.warm_start.seed, data, *side):016x}"
 
 
-def room_of(settings: Settings, cache_dir: Path, data: str, start: str) -> Room | None:
-    """The disk that the features of these settings take, from shapes alone, given the fingerprints of their data and of the
-    trials' start; None where none are stored.
+def room_of(settings: Settings, home: Path) -> Room:
+    """The disk that the features of these settings take in the folder `home`, from shapes alone.
 
     Raises UserError where the data cannot be read, or timm cannot build the encoder.
     """
-    if not settings.model.vision.frozen:
-        return None
-    home, sizes = cache_dir / features_name(settings, data, start), split_sizes(settings.data, cache_dir)
-    row = feature_shape(settings.model.vision, settings.data.image_size)
+    sizes, row = split_sizes(settings.data, home.parent), feature_shape(settings.model.vision, settings.data.image_size)
     layout = Layout.read(home) or Layout.of(row, sizes, "")
     lost = 0 if open_of_one_file(home, sizes) else sum(len(shard.rows) for shard in missing(home, layout))
     return Room(home, sum(sizes.values()), row, layout.bytes, lost * layout.row_bytes)
