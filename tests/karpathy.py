@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-PEOPLE = ("man", "woman", "boy", "girl", "dog", "horse")
+WHO = ("rider", "player", "boy", "girl", "dog", "horse")
 COLOURS = ("red", "blue", "green", "white", "black", "yellow")
 THINGS = ("shirt", "hat", "bench", "car", "ball", "boat")
 PLACES = ("on", "near", "behind", "under")
@@ -46,7 +46,7 @@ def write_karpathy(home: Path, dataset: str, train: int, held_out: int) -> Path:
 
 def _caption(rng: np.random.Generator) -> str:
     who, other, colour, thing, place, number = (
-        str(rng.choice(words)) for words in (PEOPLE, PEOPLE, COLOURS, THINGS, PLACES, NUMBERS)
+        str(rng.choice(words)) for words in (WHO, WHO, COLOURS, THINGS, PLACES, NUMBERS)
     )
     shade = str(rng.choice(COLOURS))
     return f"A {who} with a {colour} {thing} stands {place} {number} {shade} {other}s."
