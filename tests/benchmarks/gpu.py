@@ -1,6 +1,7 @@
 """`just bench-gpu`: what one GPU does with the large model, with random weights, words and pictures. Prints a line a figure.
 
-The model is that of preset `meter-base`: CLIP ViT-B/16 without its last block, RoBERTa-base, 6 + 6 co-attention layers, 768 wide.
+The model is that of a preset: `meter-base` (CLIP ViT-B/16 without its last block, RoBERTa-base, 6 + 6 co-attention layers, 768 wide), or
+`--preset clip-distil` with half of the layers of text and fusion. `clip-roberta` is `meter-base` with a frozen image encoder.
 A step is whole: masks and negatives drawn, forward, backward, gradient clipped, AdamW. Floating-point operations are those of matrix
 products and attention, as `torch.utils.flop_counter` counts them over one step; the peak is that of a matrix product in this run.
 """
@@ -35,9 +36,9 @@ METHOD = {"objectives.mlm.soft_labels": "frozen_lm", "objectives.itm.negatives":
 PLAIN = {"objectives.mlm.soft_labels": "none", "objectives.itm.hard_ratio": 0.0}
 
 
-def large_model(changes: dict[str, Any]) -> tuple[Settings, ViLTA, Companions]:
-    """The model of `meter-base` with random weights, on the device, with its frozen teacher where the settings ask for one."""
-    settings = apply(Settings.model_validate(read_preset("meter-base")), OFFLINE | changes)
+def large_model(preset: str, changes: dict[str, Any]) -> tuple[Settings, ViLTA, Companions]:
+    """The model of a preset with random weights, on the device, with its frozen teacher where the settings ask for one."""
+    settings = apply(Settings.model_validate(read_preset(preset)), OFFLINE | changes)
     device = pick_device()
     torch.manual_seed(0)
     model = ViLTA(settings.model, settings.data.image_size, VOCABULARY, settings.data.max_length).to(device)
@@ -116,9 +117,9 @@ def matmul_peak(size: int, repeats: int = 20) -> float:
     return 2.0 * size**3 / measured(once, 3, repeats)
 
 
-def report(name: str, changes: dict[str, Any], batch: int, peak: float, steps: int) -> None:
+def report(preset: str, name: str, changes: dict[str, Any], batch: int, peak: float, steps: int) -> None:
     torch.compiler.reset()
-    settings, model, companions = large_model(changes)
+    settings, model, companions = large_model(preset, changes)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     step = step_of(settings, model, companions, batch)
     with FlopCounterMode(display=False) as counter:
@@ -151,6 +152,7 @@ def _memory() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--preset", choices=["meter-base", "clip-roberta", "clip-distil"], default="meter-base")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--matrix", type=int, default=8192, help="side of the matrices by which the peak is measured")
@@ -162,17 +164,24 @@ def main() -> None:
         f"{card}, torch {torch.__version__}: {peak / 1e12:.1f} TFLOP/s in a bfloat16 product of {given.matrix}",
         flush=True,
     )
-    frozen = {"model.vision.frozen": True}
+    frozen, trained = ({"model.vision.frozen": value} for value in (True, False))
     variants: list[tuple[str, dict[str, Any]]] = [
         ("random negatives, hard labels, frozen image encoder", PLAIN | frozen),
         ("written negatives, soft labels, frozen image encoder", METHOD | frozen),
-        ("written negatives, soft labels, trained image encoder", METHOD),
+        ("written negatives, soft labels, trained image encoder", METHOD | trained),
     ]
     for name, changes in variants:
-        report(name, changes, given.batch, peak, given.steps)
+        report(given.preset, name, changes, given.batch, peak, given.steps)
     if not given.without_compile:
         for name, changes in variants[1:]:
-            report(f"{name}, compiled", changes | {"optimisation.compile": True}, given.batch, peak, given.steps)
+            report(
+                given.preset,
+                f"{name}, compiled",
+                changes | {"optimisation.compile": True},
+                given.batch,
+                peak,
+                given.steps,
+            )
 
 
 if __name__ == "__main__":
