@@ -1,19 +1,17 @@
 """How far text alone tells the foils of real captions. `python -m tests.benchmarks.foils captions_val2017.json`; prints a line a kind.
 
 The file: COCO's captions, or lines of `IMAGE#NUMBER<tab>CAPTION` (Flickr8k's). Captions of some images get foils; on those of the others a small
-language encoder is trained, by which the foils are balanced, and a trigram model, which has no part in that and tells how far text alone
-tells the foils. `--keep DIR` keeps the language encoder and the foils; `--show N` prints N foils of each kind.
+language encoder is trained, by which the foils are balanced, and a model of letters, which has no part in that and tells how far text alone
+tells the foils. The first 2,000 images are never read for either. `--keep DIR` keeps the language encoder and the foils; `--show N` prints N foils of each kind.
 """
 
 import argparse
 import json
 import math
 import random
-import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +26,14 @@ from workbench.data.masking import hide_tokens
 from workbench.data.nouns import learn_nouns
 from workbench.data.rule_foils import RULES, Captioned, candidates
 from workbench.data.text import Tokeniser, load_tokeniser, save_tokeniser, train_tokeniser
+from workbench.data.text_counts import TextCounts
 from workbench.model.language import text_encoder, text_states, word_logits
 from workbench.objectives.likelihood import pseudo_log_likelihood
 from workbench.randomness import generator
 
 LENGTH, VOCABULARY, WIDTH, BATCH = 32, 4000, 128, 128
 DISCOUNT = 0.75
+Pairs = list[tuple[str, str]]  # a caption and its foil
 
 
 def read(file: Path) -> list[list[str]]:
@@ -83,41 +83,40 @@ def language_of(captions: Sequence[str], steps: int, keep: Path | None) -> tuple
     return language.eval(), tokeniser
 
 
-class Trigrams:
-    """A trigram model with absolute discounting that backs off to bigrams, words, and a uniform distribution."""
+class Letters:
+    """How likely a caption is by its letters: a model of six of them with absolute discounting, which backs off to fewer."""
 
-    def __init__(self, captions: Sequence[str]) -> None:
-        self.seen: Counter[tuple[str, ...]] = Counter()
-        self.total: Counter[tuple[str, ...]] = Counter()
-        self.kinds: Counter[tuple[str, ...]] = Counter()
+    def __init__(self, captions: Sequence[str], order: int = 6) -> None:
+        self.order = order
+        self.seen: Counter[str] = Counter()
+        self.total: Counter[str] = Counter()
+        self.different: Counter[str] = Counter()
         for caption in captions:
-            for before, word in _steps(caption):
-                for length in range(3):
+            for before, letter in self._steps(caption):
+                for length in range(order):
                     history = before[len(before) - length :]
-                    self.kinds[history] += (*history, word) not in self.seen
-                    self.seen[*history, word] += 1
+                    self.different[history] += history + letter not in self.seen
+                    self.seen[history + letter] += 1
                     self.total[history] += 1
 
     def __call__(self, captions: Sequence[str]) -> np.ndarray:
-        return np.array([sum(math.log(self._chance(b, w)) for b, w in _steps(caption)) for caption in captions])
+        return np.array([sum(math.log(self._chance(*step)) for step in self._steps(each)) for each in captions])
 
-    def _chance(self, history: tuple[str, ...], word: str) -> float:
-        shorter = self._chance(history[1:], word) if history else 1 / (self.kinds[()] + 1)
+    def _steps(self, caption: str) -> Iterator[tuple[str, str]]:
+        text = "^" * (self.order - 1) + caption.lower().rstrip(" .") + "$"
+        return ((text[place - self.order + 1 : place], text[place]) for place in range(self.order - 1, len(text)))
+
+    def _chance(self, history: str, letter: str) -> float:
+        shorter = self._chance(history[1:], letter) if history else 1 / (self.different[""] + 1)
         if not self.total[history]:
             return shorter
-        left = DISCOUNT * self.kinds[history] * shorter
-        return (max(self.seen[*history, word] - DISCOUNT, 0) + left) / self.total[history]
+        left = DISCOUNT * self.different[history] * shorter
+        return (max(self.seen[history + letter] - DISCOUNT, 0) + left) / self.total[history]
 
 
-def _steps(caption: str) -> Iterator[tuple[tuple[str, str], str]]:
-    words = ["<s>", "<s>", *re.findall(r"[a-z0-9']+", caption.lower()), "</s>"]
-    return zip(pairwise(words), words[2:], strict=False)
-
-
-def told(scores: np.ndarray) -> float:
-    """The share of pairs [N, 2] whose first member scores above the second; equal ones count half."""
-    gap = scores[:, 0] - scores[:, 1]
-    return float(np.mean((gap > 0) + 0.5 * (gap == 0)))
+def told(gaps: np.ndarray) -> np.ndarray:
+    """The share of gaps [N, S] above 0, by each score; those of 0 count half."""
+    return np.mean((gaps > 0) + 0.5 * (gaps == 0), axis=0) if len(gaps) else np.full(gaps.shape[1], np.nan)
 
 
 def main() -> None:
@@ -131,58 +130,47 @@ def main() -> None:
     given = asked.parse_args()
     torch.set_num_threads(1)
     images = read(given.file)
-    held, others = images[: given.images], images[given.images :]
+    held, others = images[: given.images], images[2000:]
     known = [caption for image in others for caption in image]
     more = [caption for image in read(given.more) for caption in image] if given.more else []
     language, tokeniser = language_of(known + more, given.steps, given.keep)
-    scored = Counter[str]()
-
-    def likelihood(texts: Sequence[str]) -> np.ndarray:
-        scored["texts"] += len(texts)
-        return pseudo_log_likelihood(language, tokeniser.encode(texts), tokeniser.vocabulary)
-
-    began = time.perf_counter()
-    nouns = learn_nouns(others)
-    read_in = time.perf_counter() - began
     captions = [Captioned(image[0], tuple(image)) for image in held]
-    began = time.perf_counter()
-    foils = make_foils(captions, nouns, likelihood, 0)
-    seconds = (time.perf_counter() - began) / len(captions) * 1000
-    print(
-        f"{len(nouns.words):,} nouns of {len(known):,} captions read in {read_in:.1f} s; foils of 1,000 captions in {seconds:.0f} s, "
-        f"{scored['texts'] / len(captions):.1f} texts scored a caption"
-    )
-    if given.keep:
-        pl.DataFrame({"caption": [each.text for each in captions]}).hstack(foils).write_parquet(
-            given.keep / "foils.parquet"
-        )
 
-    trigrams, rng = Trigrams(known), np.random.default_rng(0)
-    made = [candidates(captioned, nouns) for captioned in captions]
-    before = {
-        kind: [(each.text, str(rng.choice(of[kind]))) for each, of in zip(captions, made, strict=True) if of[kind]]
-        for kind in RULES
-    }
-    after = {
-        kind: [(each.text, foil) for each, foil in zip(captions, foils[kind], strict=True) if foil] for kind in RULES
-    }
-    print(
-        f"{'kind':22s}{'captions':>10s}{'encoder':>10s}{'trigrams':>10s}{'kept':>8s}{'encoder':>10s}{'trigrams':>10s}"
-    )
+    began = time.process_time()
+    nouns, counts = learn_nouns(others), TextCounts(known)
+    print(f"{len(known):,} captions, {len(nouns.words):,} nouns, read in {time.process_time() - began:.1f} s")
+    scored: dict[str, np.ndarray] = {}
+
+    def score(texts: Sequence[str]) -> np.ndarray:
+        made = np.column_stack([pseudo_log_likelihood(language, tokeniser.encode(texts), tokeniser.vocabulary), counts(texts)])
+        scored.update(zip(texts, made, strict=True))
+        return made
+
+    began = time.process_time()
+    foils = make_foils(captions, nouns, score, 0)
+    seconds = (time.process_time() - began) / len(captions) * 1000
+    print(f"1,000 captions: {seconds:.0f} s of one core, {len(scored) / len(captions):.1f} texts scored for each")
+    if given.keep:
+        texts = pl.DataFrame({"caption": [each.text for each in captions]})
+        texts.hstack(foils).write_parquet(given.keep / "foils.parquet")
+
+    letters, rng = Letters(known), np.random.default_rng(0)
+    before: dict[str, Pairs] = {kind: [] for kind in RULES}
+    for captioned in captions:
+        for kind, found in candidates(captioned, nouns).items():
+            if found:
+                before[kind].append((captioned.text, str(rng.choice(found))))
+    texts_of = [each.text for each in captions]
+    after = {kind: [pair for pair in zip(texts_of, foils[kind], strict=True) if pair[1]] for kind in RULES}
+    print(f"{'':22s}{'candidates':>12s}{'letters':>9s}{'kept':>8s}{'letters':>9s}  encoder, trigrams, pairs of words")
     for kind in [*RULES, "all"]:
-        row = ""
-        for pairs in (before, after):
-            chosen = [pair for each in RULES for pair in pairs[each] if kind in (each, "all")]
-            shares = (
-                [
-                    told(np.stack([score([pair[side] for pair in chosen]) for side in (0, 1)], axis=1))
-                    for score in (likelihood, trigrams)
-                ]
-                if chosen
-                else [math.nan] * 2
-            )
-            row += f"{len(chosen):>{10 if pairs is before else 8},}{shares[0]:>10.3f}{shares[1]:>10.3f}"
-        print(f"{kind:22s}{row}", flush=True)
+        kinds = RULES if kind == "all" else [kind]
+        first, last = ([pair for each in kinds for pair in of[each]] for of in (before, after))
+        by_letters = [letters([a for a, _ in of]) - letters([b for _, b in of]) for of in (first, last)]
+        balanced = told(np.array([scored[a] - scored[b] for a, b in last]).reshape(len(last), 3))
+        shares = [told(gaps.reshape(-1, 1))[0] for gaps in by_letters]
+        told_of = ", ".join(f"{share:.3f}" for share in balanced)
+        print(f"{kind:22s}{len(first):>12,}{shares[0]:>9.3f}{len(last):>8,}{shares[1]:>9.3f}  {told_of}", flush=True)
     for kind in RULES if given.show else ():
         shown = [after[kind][place] for place in np.random.default_rng(1).permutation(len(after[kind]))[: given.show]]
         print(f"\n{kind}", *(f"  {true}\n  {false}" for true, false in shown), sep="\n")

@@ -36,22 +36,24 @@ def caption(k: int) -> str:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A prepared corpus of 400 images with two captions each."""
+    """A prepared corpus of 560 images with two captions each, half of them held out."""
     home = tmp_path_factory.mktemp("real")
     raw = home / "raw"
     raw.mkdir()
     rows = []
-    for k in range(400):
+    for k in range(560):
         Image.new("RGB", (24, 24), (k % 256, 90, 30)).save(raw / f"{k}.png")
-        rows += [(f"{k}.png", caption(k)), (f"{k}.png", f"the {THINGS[k % 10]} near a {THINGS[(k * 7 + 3) % 10]}")]
-    pl.DataFrame(rows, schema=["file", "caption"], orient="row").write_csv(raw / "captions.csv")
+        split = ("train", "val", "train", "test")[k % 4]
+        told = f"the {THINGS[k % 10]} near a {THINGS[(k * 7 + 3) % 10]}"
+        rows += [(f"{k}.png", text, split) for text in (caption(k), told)]
+    pl.DataFrame(rows, schema=["file", "caption", "split"], orient="row").write_csv(raw / "captions.csv")
     prepare_source(read_source(raw), home / "data" / "made", 24, "crop", 1, lambda *_: None)
     return home
 
 
 @pytest.fixture(scope="module")
 def real(settings: Settings, home: Path) -> Settings:
-    changes = {"source": "prepared", "mix": {"made": 1.0}, "image_size": 24, "eval_pairs": 60, "train_pairs": 280}
+    changes = {"source": "prepared", "mix": {"made": 1.0}, "image_size": 24, "eval_pairs": 140, "train_pairs": 280}
     return apply(settings, {f"data.{name}": value for name, value in changes.items()} | {"warm_start.steps": 2})
 
 
@@ -101,7 +103,7 @@ def test_they_are_measured_with_the_image_and_with_a_grey_one(real: Settings, ma
     model = new_model(real, made.corpus, 0)
     subject = Subject(model, real, made, make_companions(real.objectives, model, made.corpus))
     kinds = made.corpus.val.foil_kinds
-    val, test = evaluate(OnSplit(subject, "val", 60)), evaluate(OnSplit(subject, "test", 60))
+    val, test = evaluate(OnSplit(subject, "val", 140)), evaluate(OnSplit(subject, "test", 140))
     assert val["val/foil_accuracy"] == pytest.approx(np.mean([val[f"val/foil/{kind}"] for kind in kinds]))
     assert 0 <= test["test/foil_accuracy"] <= 1
     for kind in kinds:

@@ -1,36 +1,42 @@
 """Which of many false captions are kept, so that text alone does not tell them from the true ones.
 
 SugarCrepe's adversarial refinement (Hsieh et al. 2023, arXiv 2306.14610, section 4.3): of the pairs of a true and a false caption a part is
-kept whose text-only score gap is symmetrical about 0.
+kept whose gaps by text-only scores are symmetrical about 0, in all scores at once. A gap is the true caption's score less the false one's.
 """
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-Score = Callable[[Sequence[str]], np.ndarray]  # captions -> float [N], how likely each is as a text
-WIDTH = 0.5  # of a bin of |gap|, in nats
-FARTHEST = 8.0  # nats; no pair is kept whose captions differ more
+Score = Callable[[Sequence[str]], np.ndarray]  # captions [N] -> float [N, S], how likely each is as a text, by S scores
+WIDTH = 0.5  # of a cell, in typical gaps
+FARTHEST = 6.0  # typical gaps; no pair is kept whose captions differ more
 
 
-def nearest(gaps: Sequence[np.ndarray]) -> np.ndarray:
-    """int64 [N]: of each pair's candidates, whose gaps (true less false) are float [K_i], the one that is as likely as the true caption;
-    -1 where there is none."""
-    return np.array([int(np.abs(gap).argmin()) if len(gap) else -1 for gap in gaps], dtype=np.int64)
+def typical(gaps: np.ndarray) -> np.ndarray:
+    """float [S]: the median size of the gaps float [N, S] by each score, which makes scores comparable; 1 where it is 0."""
+    size = np.median(np.abs(gaps), axis=0)
+    return np.where(size > 0, size, 1.0)
+
+
+def likeliest(gaps: np.ndarray) -> int:
+    """Of a caption's candidates, with gaps float [K, S] in typical ones, the one that is likeliest as a text."""
+    return int(gaps.sum(axis=1).argmin())
 
 
 def symmetrical(
     gaps: np.ndarray, rng: np.random.Generator, width: float = WIDTH, farthest: float = FARTHEST
 ) -> np.ndarray:
-    """bool [N]: the pairs that are kept, so that within each bin of |gap| as many gaps float [N] are above 0 as below; drawn by `rng`.
-    Pairs whose gap is 0 or not a number have no sign, and are dropped."""
+    """bool [N]: the pairs that are kept, drawn by `rng`, so that of the gaps float [N, S] each cell of a grid holds as many as the cell
+    opposite to it with regard to 0. Pairs between which no score tells are dropped."""
+    near = (np.abs(gaps) < farthest).all(axis=1)
+    cells = (np.sign(gaps) * np.ceil(np.where(near[:, None], np.abs(gaps), 0) / width)).astype(int)
+    members: dict[tuple[int, ...], list[int]] = {}
+    for row in rng.permutation(len(gaps)):
+        if cells[row].any():
+            members.setdefault(tuple(cells[row].tolist()), []).append(int(row))
     kept = np.zeros(len(gaps), dtype=bool)
-    signed = np.flatnonzero(np.isfinite(gaps) & (gaps != 0) & (np.abs(gaps) < farthest))
-    order = rng.permutation(signed)
-    bins = (np.abs(gaps[order]) / width).astype(int)
-    for place in np.unique(bins):
-        inside = order[bins == place]
-        above, below = inside[gaps[inside] > 0], inside[gaps[inside] < 0]
-        count = min(len(above), len(below))
-        kept[above[:count]] = kept[below[:count]] = True
+    for cell, rows in members.items():
+        opposite = members.get(tuple(-place for place in cell), [])
+        kept[rows[: len(opposite)]] = True
     return kept

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import polars as pl
 
-from workbench.data.balance import Score, nearest, symmetrical
+from workbench.data.balance import Score, likeliest, symmetrical, typical
 from workbench.data.nouns import Nouns
 from workbench.data.rule_foils import RULES, Captioned, candidates
 from workbench.randomness import generator
@@ -18,30 +18,34 @@ Done = Callable[[int], None]  # hears of how many captions are done
 def make_foils(
     captions: Sequence[Captioned], nouns: Nouns, score: Score, seed: int, done: Done = lambda _: None
 ) -> pl.DataFrame:
-    """A row a caption, a nullable column a kind. Of each kind the candidate is taken that is as likely a text as the caption, by `score`;
-    then captions lose theirs until as many are less likely than their foil as are more likely, at every size of the difference."""
-    chosen: dict[str, list[str | None]] = {kind: [] for kind in RULES}
-    gaps: dict[str, list[float]] = {kind: [] for kind in RULES}
+    """A row a caption, a nullable column a kind. Of each kind the candidate is taken that is likeliest as a text by `score`; then captions
+    lose theirs until the score tells nothing: see `balance.symmetrical`."""
+    gaps: dict[str, list[np.ndarray]] = {kind: [] for kind in RULES}
+    made = [_drawn(captioned, nouns, seed) for captioned in captions]
     for start in range(0, len(captions), CHUNK):
-        part = captions[start : start + CHUNK]
-        made = [_drawn(captioned, nouns, seed) for captioned in part]
-        known = _scores([captioned.text for captioned in part], made, score)
-        for kind in RULES:
-            of_kind = [foils[kind] for foils in made]
-            apart = [
-                np.array([known[each.text] - known[foil] for foil in foils])
-                for each, foils in zip(part, of_kind, strict=True)
-            ]
-            for place, foils, gap in zip(nearest(apart).tolist(), of_kind, apart, strict=True):
-                chosen[kind].append(foils[place] if place >= 0 else None)
-                gaps[kind].append(float(gap[place]) if place >= 0 else np.nan)
-        done(start + len(part))
-    kept = {kind: symmetrical(np.array(apart), generator("foil balance", seed, kind)) for kind, apart in gaps.items()}
-    columns = {
-        kind: [foil if keep else None for foil, keep in zip(foils, kept[kind].tolist(), strict=True)]
-        for kind, foils in chosen.items()
-    }
+        part = slice(start, start + CHUNK)
+        known = _scores([captioned.text for captioned in captions[part]], made[part], score)
+        for captioned, foils in zip(captions[part], made[part], strict=True):
+            for kind, texts in foils.items():
+                gaps[kind].append(np.array([known[captioned.text] - known[text] for text in texts]))
+        done(min(start + CHUNK, len(captions)))
+    columns = {kind: _kept(kind, [foils[kind] for foils in made], gaps[kind], seed) for kind in RULES}
     return pl.DataFrame(columns, schema=dict.fromkeys(RULES, pl.String))
+
+
+def _kept(kind: str, texts: Sequence[Sequence[str]], gaps: Sequence[np.ndarray], seed: int) -> list[str | None]:
+    """The foil of one kind of each caption, from its candidates and their gaps float [K_i, S]; None where it has none."""
+    foils: list[str | None] = [None] * len(texts)
+    rows = [row for row, found in enumerate(texts) if found]
+    if not rows:
+        return foils
+    size = typical(np.concatenate([gaps[row] for row in rows]))
+    places = [likeliest(gaps[row] / size) for row in rows]
+    chosen = np.stack([gaps[row][place] / size for row, place in zip(rows, places, strict=True)])
+    kept = symmetrical(chosen, generator("foil balance", seed, kind))
+    for row, place, keep in zip(rows, places, kept.tolist(), strict=True):
+        foils[row] = texts[row][place] if keep else None
+    return foils
 
 
 def _drawn(captioned: Captioned, nouns: Nouns, seed: int) -> dict[str, list[str]]:
@@ -54,7 +58,7 @@ def _drawn(captioned: Captioned, nouns: Nouns, seed: int) -> dict[str, list[str]
     return made
 
 
-def _scores(captions: Sequence[str], made: Sequence[dict[str, list[str]]], score: Score) -> dict[str, float]:
+def _scores(captions: Sequence[str], made: Sequence[dict[str, list[str]]], score: Score) -> dict[str, np.ndarray]:
     """Each text is scored once; captions without a candidate are not."""
     texts = dict.fromkeys(
         text
@@ -62,4 +66,4 @@ def _scores(captions: Sequence[str], made: Sequence[dict[str, list[str]]], score
         if any(foils.values())
         for text in (caption, *(f for each in foils.values() for f in each))
     )
-    return dict(zip(texts, score(list(texts)).tolist(), strict=True)) if texts else {}
+    return dict(zip(texts, score(list(texts)), strict=True)) if texts else {}

@@ -15,6 +15,7 @@ from workbench.data.caption_words import (
     NUMBERS,
     PEOPLE,
     PREPOSITIONS,
+    ROOMS,
     SHADES,
     SYMMETRIC,
     kind_of_adjective,
@@ -25,7 +26,7 @@ from workbench.data.taggers import TAGGERS, Tagger
 
 MOST_WORDS = 6  # replacements of one word, the likeliest first
 IDIOMS: Final = frozenset(
-    [("hot", "dog"), ("hot", "dogs"), ("high", "chair"), ("little", "bit"), ("brown", "bear"), ("black", "bear")]
+    [("hot", "dog"), ("hot", "dogs"), ("high", "chair"), ("little", "bit"), ("snowy", "trees"), ("snowy", "day")]
 )
 INSIDE: Final = ("inside", "on top of", "under", "underneath", "beneath")
 NOT_PLACES: Final = frozenset(
@@ -44,6 +45,8 @@ NOT_PLACES: Final = frozenset(
         "use",
         "pieces",
         "slices",
+        "sky",
+        "skies",
     ]
 )
 
@@ -214,9 +217,15 @@ def _replace_preposition(captioned: Captioned, nouns: Nouns) -> Iterator[Changes
             head = _object(words, place, last, phrase, nouns)
             if head is not None:
                 for new in PREPOSITIONS[phrase]:
-                    if new.split()[0] not in captioned.said and not (new in INSIDE and head in PEOPLE):
+                    if new.split()[0] not in captioned.said and _goes_with(phrase, new, head):
                         yield {(place, last): new}
             break
+
+
+def _goes_with(old: str, new: str, head: str) -> bool:
+    if head in PEOPLE:
+        return new not in INSIDE
+    return old != "in" or (new == "outside") == (head in ROOMS)
 
 
 def _object(words: Sequence[Token], first: int, last: int, phrase: str, nouns: Nouns) -> str | None:

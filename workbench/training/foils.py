@@ -12,10 +12,12 @@ from torch import Tensor
 
 from workbench.config.schema import Settings
 from workbench.data import cache
+from workbench.data.balance import Score
 from workbench.data.corpus import Corpus, Pairs
 from workbench.data.foils import make_foils
 from workbench.data.nouns import Nouns, learn_nouns
 from workbench.data.rule_foils import RULES, Captioned
+from workbench.data.text_counts import TextCounts
 from workbench.objectives.likelihood import pseudo_log_likelihood
 from workbench.randomness import generator, key
 from workbench.training.warm_start import new_model
@@ -35,7 +37,7 @@ def made_by_rules(settings: Settings, pairs: Pairs) -> bool:
 @dataclass(frozen=True)
 class FoilMaker:
     """Makes foils for the splits of `corpus`, or reads them from the cache. `start` names the `weights` that trials start from, whose
-    language encoder tells how likely a caption is as a text."""
+    language encoder tells how likely a caption is as a text, beside counts of the training captions."""
 
     settings: Settings
     corpus: Corpus
@@ -82,7 +84,7 @@ class FoilMaker:
         def done(count: int) -> None:
             progress(f"foils of {split}", count, len(captions), {})
 
-        made = make_foils(captions, self._nouns, self._likelihood, seed, done)
+        made = make_foils(captions, self._nouns, self._score, seed, done)
         return (
             pl.DataFrame({"row": np.arange(len(pairs))})
             .join(made.with_columns(row=rows), on="row", how="left", maintain_order="left")
@@ -95,13 +97,23 @@ class FoilMaker:
         return np.sort(generator("foils", self.settings.data.seed, split).permutation(count)[:MOST])
 
     @cached_property
-    def _nouns(self) -> Nouns:
-        return learn_nouns(self.corpus.train.every_caption(self._drawn("train")))
+    def _known(self) -> list[list[str]]:
+        """The captions of training images, from which the rules and the counts are learned."""
+        return self.corpus.train.every_caption(self._drawn("train"))
 
     @cached_property
-    def _likelihood(self) -> Callable[[Sequence[str]], np.ndarray]:
+    def _nouns(self) -> Nouns:
+        return learn_nouns(self._known)
+
+    @cached_property
+    def _score(self) -> Score:
+        """float [N, 3] of captions [N]: by the language encoder, and by counts."""
         model = new_model(self.settings, self.corpus, self.settings.warm_start.seed)
         model.load_state_dict(self.weights, strict=False)
-        language = model.language.to(self.device).eval()
-        tokeniser = self.corpus.tokeniser
-        return lambda texts: pseudo_log_likelihood(language, tokeniser.encode(texts), tokeniser.vocabulary)
+        language, tokeniser = model.language.to(self.device).eval(), self.corpus.tokeniser
+        counts = TextCounts([caption for every in self._known for caption in every])
+
+        def score(texts: Sequence[str]) -> np.ndarray:
+            return np.column_stack([pseudo_log_likelihood(language, tokeniser.encode(texts), tokeniser.vocabulary), counts(texts)])
+
+        return score
