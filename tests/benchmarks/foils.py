@@ -142,7 +142,9 @@ def main() -> None:
     scored: dict[str, np.ndarray] = {}
 
     def score(texts: Sequence[str]) -> np.ndarray:
-        made = np.column_stack([pseudo_log_likelihood(language, tokeniser.encode(texts), tokeniser.vocabulary), counts(texts)])
+        made = np.column_stack(
+            [pseudo_log_likelihood(language, tokeniser.encode(texts), tokeniser.vocabulary), counts(texts)]
+        )
         scored.update(zip(texts, made, strict=True))
         return made
 

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from workbench.config.schema import Settings
 from workbench.data import cache
-from workbench.data.balance import Score
 from workbench.data.corpus import Corpus, Pairs
 from workbench.data.foils import make_foils
-from workbench.data.nouns import Nouns, learn_nouns
+from workbench.data.nouns import learn_nouns
 from workbench.data.rule_foils import RULES, Captioned
 from workbench.data.text_counts import TextCounts
 from workbench.objectives.likelihood import pseudo_log_likelihood
@@ -76,20 +75,33 @@ class FoilMaker:
 
     def _make(self, split: str, progress: Progress) -> pl.DataFrame:
         pairs: Pairs = getattr(self.corpus, split)
+        drawn = self._drawn(split)
+        # Counts of the very captions that get foils would tell them from every other text.
+        halves = [(drawn[::2], drawn[1::2]), (drawn[1::2], drawn[::2])]
+        parts = halves if split == "train" else [(drawn, self._drawn("train"))]
+        made, before = [], 0
+        for rows, known in parts:
+
+            def done(count: int, before: int = before) -> None:
+                progress(f"foils of {split}", before + count, len(drawn), {})
+
+            made.append(self._foils_at(pairs, rows, known, done))
+            before += len(rows)
+        every = pl.DataFrame({"row": np.arange(len(pairs))})
+        return every.join(pl.concat(made), on="row", how="left", maintain_order="left").drop("row")
+
+    def _foils_at(self, pairs: Pairs, rows: np.ndarray, known: np.ndarray, done: Callable[[int], None]) -> pl.DataFrame:
+        """The foils of the pairs at `rows`, by what is learned from the captions of the training pairs at `known`; a column `row`."""
         tagger, seed = self.settings.data.foils, self.settings.data.seed
         assert tagger != "none"
-        rows = self._drawn(split)
         captions = [Captioned(every[0], tuple(every), tagger) for every in pairs.every_caption(rows)]
+        texts = self.corpus.train.every_caption(known)
+        counts = TextCounts([text for every in texts for text in every])
 
-        def done(count: int) -> None:
-            progress(f"foils of {split}", count, len(captions), {})
+        def score(texts: Sequence[str]) -> np.ndarray:
+            return np.column_stack([self._likelihood(texts), counts(texts)])
 
-        made = make_foils(captions, self._nouns, self._score, seed, done)
-        return (
-            pl.DataFrame({"row": np.arange(len(pairs))})
-            .join(made.with_columns(row=rows), on="row", how="left", maintain_order="left")
-            .drop("row")
-        )
+        return make_foils(captions, learn_nouns(texts), score, seed, done).with_columns(row=rows)
 
     def _drawn(self, split: str) -> np.ndarray:
         """int64 [B]: rows of a split, at most `MOST`, in order."""
@@ -97,23 +109,8 @@ class FoilMaker:
         return np.sort(generator("foils", self.settings.data.seed, split).permutation(count)[:MOST])
 
     @cached_property
-    def _known(self) -> list[list[str]]:
-        """The captions of training images, from which the rules and the counts are learned."""
-        return self.corpus.train.every_caption(self._drawn("train"))
-
-    @cached_property
-    def _nouns(self) -> Nouns:
-        return learn_nouns(self._known)
-
-    @cached_property
-    def _score(self) -> Score:
-        """float [N, 3] of captions [N]: by the language encoder, and by counts."""
+    def _likelihood(self) -> Callable[[Sequence[str]], np.ndarray]:
         model = new_model(self.settings, self.corpus, self.settings.warm_start.seed)
         model.load_state_dict(self.weights, strict=False)
         language, tokeniser = model.language.to(self.device).eval(), self.corpus.tokeniser
-        counts = TextCounts([caption for every in self._known for caption in every])
-
-        def score(texts: Sequence[str]) -> np.ndarray:
-            return np.column_stack([pseudo_log_likelihood(language, tokeniser.encode(texts), tokeniser.vocabulary), counts(texts)])
-
-        return score
+        return lambda texts: pseudo_log_likelihood(language, tokeniser.encode(texts), tokeniser.vocabulary)
