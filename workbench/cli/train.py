@@ -52,6 +52,13 @@ def sweep(
     gpus_per_worker: Annotated[float, typer.Option(help="ray: GPUs of each worker.", min=0)] = 1.0,
     storage: Storage = None,
     study: Annotated[str | None, typer.Option(help="Name of the study; default the file's.")] = None,
+    max_hours: Annotated[
+        float | None,
+        typer.Option(
+            help="Begin no block of seeds that, by the time of those before, would not end within so many hours. The first block is always begun.",
+            min=0,
+        ),
+    ] = None,
     retries: Annotated[int, typer.Option(help="Further attempts at a trial that fails.", min=0)] = 1,
     give_up_after: GiveUpAfter = None,
     notify: Annotated[
@@ -60,7 +67,10 @@ def sweep(
     ] = None,
     status: Annotated[bool, typer.Option("--status", help="Print how far the sweep is; run nothing.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print cells, seeds and the estimated time; run nothing.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Print cells, seeds, and what the sweep will take: time, memory, disk; run nothing."
+        ),
     ] = False,
     smoke: Smoke = False,
     set_: Set = None,
@@ -99,7 +109,9 @@ def sweep(
         _status(experiment, workspace, study or experiment.name, storage, as_json)
         return
     if dry_run:
-        _dry_run(experiment, workspace, study or experiment.name, storage, workers, cores, as_json)
+        from workbench.cli.plan import dry_run as tell
+
+        tell(experiment, workspace, (study or experiment.name, storage), (workers, processes, cores), as_json)
         return
 
     say_of_hidden_devices()
@@ -120,7 +132,8 @@ def sweep(
         gpus_per_worker,
         notify,
         smoke,
-        current.get(),
+        max_hours,
+        stop=current.get(),
     )
     console = console_for(as_json)
     with SweepDisplay(console) as display:
@@ -140,16 +153,17 @@ def sweep(
                 "report": str(outcome.report) if outcome.report else None,
                 "stopped": outcome.stopped,
                 "failures": len(outcome.failures),
+                "held": outcome.held,
                 "unreported": outcome.unreported,
             }
         )
     if outcome.stopped:
         current.get().say(f"Stopped after {outcome.finished} of {outcome.planned} trials; the same command goes on.")
         raise typer.Exit(CODE)
-    if outcome.finished < outcome.planned:
+    if outcome.finished + outcome.held < outcome.planned:
         if debug and outcome.failures:
             typer.echo(outcome.failures[-1], err=True)
-        missing = outcome.planned - outcome.finished
+        missing = outcome.planned - outcome.finished - outcome.held
         typer.echo(
             f"{missing} of {outcome.planned} trials failed; run again to retry, with --debug for the reason.", err=True
         )
@@ -157,6 +171,12 @@ def sweep(
     if outcome.unreported:
         typer.echo(outcome.unreported, err=True)
         raise typer.Exit(1)
+    if outcome.held:
+        typer.echo(
+            f"{outcome.held} of {outcome.planned} trials are left: `--max-hours {max_hours:g}` has no room for a further block of seeds. "
+            "The same command without it goes on.",
+            err=True,
+        )
     if experiment.search and outcome.report is None:
         typer.echo(
             "No setting of the searches finished a trial, so that there is nothing to compare or report.", err=True
@@ -177,66 +197,6 @@ def _status(experiment: "Experiment", workspace: Path, study: str, storage: str 
     states = [row["state"] for row in rows]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     typer.echo(f"{len(rows)} trials: {counts}")
-
-
-def _dry_run(
-    experiment: "Experiment",
-    workspace: Path,
-    study: str,
-    storage: str | None,
-    workers: int,
-    cores: int,
-    as_json: bool,
-) -> None:
-    import shutil
-
-    from workbench.sweep.estimate import estimate, rooms
-    from workbench.sweep.run import refuse_another_question
-    from workbench.sweep.search import planned
-    from workbench.sweep.status import known
-    from workbench.trial.cell import arm_label
-
-    endings = {}
-    if (ledger := known(workspace, study, storage)) is not None:
-        refuse_another_question(ledger, experiment)
-        endings = ledger.endings()
-    plan = planned(experiment, endings)
-    ended = sum(cell.key in endings for cell in plan.cells)
-    seconds = estimate(experiment, workspace, workers, cores)
-    labels = [arm_label(arm, experiment.baseline) for arm in experiment.arms]
-    todo = plan.total - ended
-    left = seconds["trial"] * -(-todo // workers)
-    stores = rooms(experiment, workspace)
-    if as_json:
-        print_json(
-            {
-                "arms": labels,
-                "seeds": experiment.seeds.count,
-                "trials": plan.total,
-                "missing": todo,
-                "workers": workers,
-                "seconds_per_step": seconds["step"],
-                "seconds_left": left,
-                "feature_bytes": sum(store.bytes for store in stores),
-                "feature_bytes_missing": sum(store.missing for store in stores),
-            }
-        )
-        return
-    typer.echo(experiment.question)
-    for label in labels:
-        typer.echo(f"  {label}" + ("  (baseline)" if label == labels[0] else ""))
-    searching = f" + {experiment.search.trials} of its search each" if experiment.search else ""
-    typer.echo(
-        f"{len(labels)} cells x {experiment.seeds.count} seeds{searching} = {plan.total} trials, {todo} to run, {workers} worker(s).\n"
-        f"Measured {1000 * seconds['step']:.0f} ms a step: about {seconds['trial'] / 60:.1f} min a trial, "
-        f"{left / 60:.0f} min to run, evaluation and a first warm start not counted."
-    )
-    for store in stores:
-        typer.echo(
-            f"Stored features: {store.images:,} images x {store.row[0]} x {store.row[1]} numbers, {store.bytes / 1e9:,.2f} GB in "
-            f"{store.home}, {store.missing / 1e9:,.2f} GB of them to be written; "
-            f"{shutil.disk_usage(workspace).free / 1e9:,.1f} GB are free."
-        )
 
 
 @app.command(

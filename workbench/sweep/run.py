@@ -32,6 +32,7 @@ from workbench.record import FILE, code_state
 from workbench.stop import Stop
 from workbench.sweep.describe import describe, note, whole_blocks
 from workbench.sweep.grid import contains, differences
+from workbench.sweep.hours import Hours, held_back
 from workbench.sweep.inputs import look, told_of_code
 from workbench.sweep.launch.local import in_a_worker, places, run_here, run_workers
 from workbench.sweep.launch.ray import run_on_ray
@@ -42,7 +43,7 @@ from workbench.tracking.store import open_store
 from workbench.trial.cell import Ending
 from workbench.trial.checkpoints import take_over
 from workbench.trial.job import ATTRIBUTE, Place, new_job, published
-from workbench.trial.ledger import Ledger
+from workbench.trial.ledger import Gate, Ledger
 from workbench.workspace import Workspace
 
 REPORTING = 0.05  # largest share of the time that reports after blocks of seeds may take
@@ -63,6 +64,8 @@ class Options:
     gpus_per_worker: float = 1.0
     notify: str | None = None
     is_smoke: bool = False
+    max_hours: float | None = None
+    clock: Callable[[], float] = time.monotonic
     stop: Stop = field(default_factory=Stop)  # raises KeyboardInterrupt where nobody asks it
 
     @property
@@ -83,6 +86,7 @@ class Outcome:
     failures: list[str] = field(default_factory=list)
     stopped: bool = False
     unreported: str | None = None
+    held: int = 0  # trials that were not begun, for want of time
 
 
 def run_sweep(experiment: Experiment, workspace: Path, options: Options, show: Emit, report: Report) -> Outcome:
@@ -97,7 +101,7 @@ def run_sweep(experiment: Experiment, workspace: Path, options: Options, show: E
 
 def _run(sweep: "_Sweep", workspace: Path) -> Outcome:
     outcome, options = sweep.outcome, sweep.options
-    events = _launched(sweep.study, workspace, options) if sweep.todo() else iter(())
+    events = _launched(sweep, workspace) if sweep.todo() else iter(())
     try:
         for event in events:
             sweep.hear(event)
@@ -115,7 +119,9 @@ def _run(sweep: "_Sweep", workspace: Path) -> Outcome:
         sweep.wind_up()
     except (KeyboardInterrupt, Interrupted):
         outcome.stopped = True  # the report is missing
-    status = "KILLED" if outcome.stopped else "FINISHED" if outcome.finished >= outcome.planned else "FAILED"
+    status = (
+        "KILLED" if outcome.stopped else "FINISHED" if outcome.finished + outcome.held >= outcome.planned else "FAILED"
+    )
     with contextlib.suppress(KeyboardInterrupt, Interrupted):
         sweep.patience(lambda: sweep.tracker.finish(outcome.run_id, status))
     _notify(options.notify, sweep.study, outcome.run_id, status, outcome.report)
@@ -159,10 +165,12 @@ class _Sweep:
             all_threads=options.cores,
             sweep=self.ledger.sweep(),
         )
-        self.job.publish(self.ledger)
         self.planner = Planner()
         self.endings = self.ledger.endings()
         self.plan = self.planner(experiment, self.endings)
+        self.hours = _hours(options, len(experiment.arms))
+        self.keep_hours()  # before any worker looks
+        self.job.publish(self.ledger)
         take_over(self.ledger, workspace, [cell.key for cell in self.plan.cells])
         self.done = set(self._ended())
         self.blocks = whole_blocks(self.plan, self.endings)
@@ -221,10 +229,28 @@ class _Sweep:
             case _:
                 self.show(event)
 
+    def keep_hours(self) -> None:
+        """Lets workers begin what there is time for."""
+        if self.hours is None:
+            return self.ledger.set_gate(Gate())
+        endings = self.ledger.endings()
+        plan = self.planner(self.experiment, endings)
+        running = self.ledger.running()
+        self.ledger.set_gate(
+            self.hours.look(
+                plan,
+                self.ledger.open_cells(plan.cells, self.job.retries, self.job.start),
+                {each.cell_key for each in running},
+                any(each.step > 0 for each in running),
+            )
+        )
+
     def _look(self) -> None:
         """Shows what has ended, and writes a report after a whole block of seeds."""
         before = len(self.done)
         self.patience(self._settle)
+        if self.hours is not None:
+            self.patience(self.keep_hours)
         whole = whole_blocks(self.plan, self.endings)
         new = len(self.done) > before and whole - self.blocks and len(self.done) < self.plan.total
         if new and time.monotonic() > self.not_before:
@@ -239,6 +265,7 @@ class _Sweep:
         self.outcome.planned, self.outcome.finished = self.plan.total, len(ended)
         # One worker that was asked to stop stops nothing that the others can finish.
         self.outcome.stopped = self.asked or (self.outcome.stopped and len(ended) < self.outcome.planned)
+        self.outcome.held = held_back(self.plan, self.ledger.gate, ended)
         failures = self.ledger.all_failures(self.job.start)
         for cell in self.plan.cells:
             if cell.key not in ended and (reasons := failures.get(cell.key)):
@@ -329,9 +356,18 @@ def _run_before(ledger: Ledger) -> str | None:
     return run_id
 
 
-def _launched(study: str, workspace: Path, options: Options) -> Iterator[Event]:
+def _hours(options: Options, arms: int) -> Hours | None:
+    if options.max_hours is None:
+        return None
+    return Hours(3600 * options.max_hours, max(1, options.workers // arms), options.clock)
+
+
+def _launched(sweep: "_Sweep", workspace: Path) -> Iterator[Event]:
+    study, options = sweep.study, sweep.options
     if options.launcher == "here":
-        return run_here(study, workspace, options.storage, options.stop)
+        return run_here(
+            study, Place(workspace, options.storage, "here"), options.stop, partial(sweep.patience, sweep.keep_hours)
+        )
     if options.launcher == "ray":
         where = Place(workspace.resolve(), options.storage, "")
         needs = {"num_cpus": options.threads, "num_gpus": options.gpus_per_worker}

@@ -10,14 +10,25 @@ from typing import TYPE_CHECKING
 
 from workbench.data import cache
 from workbench.errors import Interrupted, UserError
-from workbench.events import Emit, Mistaken, Said, TrialEnded, TrialFailed, WorkerEnded, WorkerFailed, preparation
+from workbench.events import (
+    Emit,
+    Mistaken,
+    Said,
+    Ticked,
+    TrialEnded,
+    TrialFailed,
+    WorkerEnded,
+    WorkerFailed,
+    preparation,
+)
 from workbench.outage import Patience
 from workbench.stop import WORKERS_WITHIN, Either, Stop, Stopped, end_with_parent
 from workbench.sweep.search import Planner, goal_of
-from workbench.trial.cell import Ending
+from workbench.trial.cell import Cell, Ending
+from workbench.trial.heartbeat import Sightings
 from workbench.trial.job import Context, Goal, Job, Place, published
 from workbench.trial.lease import LeaseLost, Owned
-from workbench.trial.ledger import Ledger
+from workbench.trial.ledger import Gate, Ledger
 from workbench.trial.quiet import quiet
 from workbench.trial.storage import open_storage
 from workbench.workspace import Workspace
@@ -62,6 +73,7 @@ class Worker:
         # The store has answered the sweep before: what its gateway says now, such as a login page, may be said for a while.
         self.patience = Patience(self._say, stop, refusing=False)
         self.plan = Planner()
+        self.sightings = Sightings(Workspace(place.workspace).studies)
         self.prepared: dict[str, Prepared] = {}  # of the settings that the last trial shared with others
 
     def work(self) -> None:
@@ -75,18 +87,24 @@ class Worker:
             if found.lease is not None:
                 self._try(found.job, found.goal(), found.lease)
             elif found.left:
-                self.stop.wait(0.5)  # every open cell is in other hands
+                self.emit(Ticked())
+                self.stop.wait(0.5)  # every open cell is in other hands, or may not be begun yet
             else:
                 return
 
     def _look(self) -> "Found":
         job, endings = published(self.ledger), self.ledger.endings()
-        cells = self.plan(job.experiment, endings).cells
+        gate, planned = self.ledger.gate, self.plan(job.experiment, endings).cells
+        cells = _let(planned, gate)
         lease = self.ledger.claim(cells, job.retries, job.start, self.place.name)
         if lease is not None or self.ledger.open_cells(cells, job.retries, job.start):
             return Found(job, endings, lease, True)
+        if gate.waits() and self.ledger.open_cells(planned, job.retries, job.start):
+            # Without its sweep, which alone opens the gate, there is nothing to wait for.
+            return Found(job, endings, None, self.ledger.is_attended(self.sightings) is not False)
         # What has ended meanwhile may have led to further trials of a search.
-        return Found(job, endings, None, len(self.plan(job.experiment, self.ledger.endings()).cells) > len(cells))
+        further = _let(self.plan(job.experiment, self.ledger.endings()).cells, gate)
+        return Found(job, endings, None, len(further) > len(cells))
 
     def _try(self, job: Job, goal: Goal, lease: Owned) -> None:
         """One attempt at a claimed cell, from what its trials share to its ending in the ledger."""
@@ -155,6 +173,10 @@ class Found:
     def goal(self) -> Goal:
         assert self.lease is not None
         return goal_of(self.job.experiment, self.lease.cell, self.endings)
+
+
+def _let(cells: list[Cell], gate: Gate) -> list[Cell]:
+    return [cell for cell in cells if gate.lets(cell.seed, cell.searching is not None)]
 
 
 def _soon(action: Callable[[], None]) -> None:

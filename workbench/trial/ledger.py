@@ -31,6 +31,7 @@ PREFIX = "wb:"
 LOST = "lost"  # the attribute of a study with the runs that were removed from MLflow for good
 AGREED = "agreed:"  # the study beside one that keeps what its processes agree on
 PROCESS = "process"  # the attribute of a study that names the process which runs its sweep
+GATE = "gate"  # the attribute of a study with what may be claimed
 START = "start"  # the attribute of a study that counts its starts, and of an attempt that says for which it was made
 
 
@@ -55,6 +56,25 @@ class Failed:
     counts: bool
     reason: str
     died_at: int | None
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What workers may claim where the sweep is `limited` in time: trials of seeds below `until`, none yet where it is None, and, until the
+    gate is `closed`, those of a search. A closed gate lets nothing through that it has not let through before."""
+
+    until: int | None = None
+    closed: bool = False
+    limited: bool = False
+
+    def lets(self, seed: int, searching: bool) -> bool:
+        if not self.limited:
+            return True
+        return not self.closed if searching else self.until is not None and seed < self.until
+
+    def waits(self) -> bool:
+        """Whether it may yet let more through."""
+        return self.limited and not self.closed
 
 
 class Book:
@@ -215,6 +235,15 @@ class Ledger:
             Holder(**told["holder"]).dead()
             or sightings.silent(f"{self.name}/process {told['holder']['pid']}", told["beat"])
         )
+
+    @property
+    def gate(self) -> Gate:
+        """What may be claimed; everything where no sweep has said otherwise."""
+        return Gate(**self.study.user_attrs.get(GATE, {}))
+
+    def set_gate(self, gate: Gate) -> None:
+        if gate != self.gate:
+            self.study.set_user_attr(GATE, dataclasses.asdict(gate))
 
     @property
     def start(self) -> int:

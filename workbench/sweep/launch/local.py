@@ -4,16 +4,17 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import TypeVar
 
 from workbench.cores import usable_cores
-from workbench.events import Event, Said, Stepped, Ticked, WorkerEnded, WorkerFailed
+from workbench.events import Event, Said, Stepped, Ticked, TrialEnded, WorkerEnded, WorkerFailed
 from workbench.stop import SAVING, WORKERS_WITHIN, Stop, end_with_parent
 from workbench.sweep.worker import SAVES, work, work_as_process
 from workbench.trial.job import Place
@@ -22,6 +23,7 @@ from workbench.trial.quiet import quiet
 # Loaded once, by a server from which workers are forked. It must load nothing that starts threads, such as polars or
 # mlflow.
 PRELOADED = ["torch", "torchvision", "timm", "transformers", "optuna", "scipy.stats", "workbench.model.vilta"]
+T = TypeVar("T")
 FRUITLESS = 5  # deaths in a row of a worker that never came to train a step
 
 
@@ -133,40 +135,67 @@ def _end(living: dict[Connection, BaseProcess]) -> None:
 
 def in_a_worker(action: Callable[[], None]) -> None:
     """Calls `action` in a process that has loaded the models, and raises what it raises; this process need not load them."""
+    in_workers([action])
+
+
+def in_workers(actions: Sequence[Callable[[], T]]) -> list[T]:
+    """What the actions give, each called in a process of its own, all at once. Raises what the first of them to fail raises, and ends the
+    others."""
     context = warm_up()
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_call, args=(theirs, action), daemon=True)
-    process.start()
-    theirs.close()
+    living: dict[Connection, tuple[int, BaseProcess]] = {}
+    processes = []
+    made: dict[int, T] = {}
     try:
-        error: Exception | None = ours.recv()
-    except EOFError:
-        process.join()
-        raise RuntimeError(f"a process that looked at the data died ({_cause(process)})") from None
+        for place, action in enumerate(actions):
+            ours, theirs = context.Pipe(duplex=False)
+            process = context.Process(target=_call, args=(theirs, action), daemon=True)
+            process.start()
+            theirs.close()
+            processes.append(process)
+            living[ours] = (place, process)
+        while living:
+            for connection in wait(list(living)):
+                assert isinstance(connection, Connection)
+                place, process = living.pop(connection)
+                try:
+                    made[place], error = connection.recv()
+                except EOFError:
+                    process.join()
+                    raise RuntimeError(f"a process that looked at the data died ({_cause(process)})") from None
+                if error is not None:
+                    raise error
     finally:
-        process.kill()
-        process.join()
-    if error is not None:
-        raise error
+        for process in processes:
+            process.kill()
+            process.join()
+    return [made[place] for place in range(len(actions))]
 
 
-def _call(connection: Connection, action: Callable[[], None]) -> None:
+def _call(connection: Connection, action: Callable[[], object]) -> None:
     Stop().listen()
     end_with_parent()
     quiet()
     try:
-        action()
+        made = action()
     except Exception as error:
-        connection.send(error)
+        connection.send((None, error))
     else:
-        connection.send(None)
+        connection.send((made, None))
 
 
-def run_here(study: str, workspace: Path, storage: str | None, stop: Stop) -> Iterator[Event]:
-    """One worker in this very process, for a debugger; its events come when it has ended."""
+def run_here(study: str, where: Place, stop: Stop, tick: Callable[[], None] = lambda: None) -> Iterator[Event]:
+    """One worker in this very process, for a debugger; its events come when it has ended. Meanwhile `tick()` is called after each trial and
+    while the worker waits."""
     events: list[Event] = []
+
+    def emit(event: Event) -> None:
+        if isinstance(event, TrialEnded | Ticked):
+            tick()
+        if not isinstance(event, Ticked):
+            events.append(event)
+
     with stop.asking():
-        work(Place(workspace, storage, "here"), study, events.append, stop)
+        work(where, study, emit, stop)
     yield from events
     yield Ticked()
 
