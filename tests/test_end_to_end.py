@@ -443,8 +443,19 @@ def test_a_dry_run_names_cells_and_time_and_runs_nothing(tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
     assert plan["trials"] == plan["missing"] == 10
-    assert plan["seconds_per_step"] > 0
-    assert not (tmp_path / "mlflow.db").exists()
+    assert plan["device"] == "CPU" or torch.cuda.is_available()
+    assert plan["parameters_trained"] > plan["parameters_frozen"] > 0
+    assert plan["checkpoint_bytes"] > 4 * (plan["parameters_frozen"] + 3 * plan["parameters_trained"])
+    positive = ("seconds_per_step", "pairs_per_second", "training_seconds", "evaluation_seconds", "memory_bytes")
+    assert all(plan[name] > 0 and name in plan["measured"] for name in positive)
+    each = plan["training_seconds"] + plan["evaluation_seconds"] + plan["other_seconds"]
+    assert plan["seconds_per_trial"] == pytest.approx(each)
+    once, rounds = sum(plan["preparing"].values()), -(-10 // plan["workers"])
+    assert plan["seconds_left"] == pytest.approx(once + rounds * each)
+    assert {"data", "features"} <= set(plan["preparing"])
+    assert plan["features_bytes"] > 0
+    assert plan["does_not_fit"] == plan["missing_weights"] == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_readme_and_ci_run_the_same_test_command() -> None:

@@ -126,7 +126,7 @@ class _Missing(Exception):
 
 
 @dataclass
-class _Watch:
+class Watch:
     """Hears a short trial of `steps` steps."""
 
     steps: int
@@ -252,7 +252,7 @@ def _once(settings: Settings, shared: "_Shared", checkpoint: Path, memory: Memor
     model = starting_model(settings, 0, shared.prepared)
     numbers = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     del model
-    watch = _Watch(settings.optimisation.steps, memory, checkpoint)
+    watch = Watch(settings.optimisation.steps, memory, checkpoint)
     memory.begin()
     began = watch.clock()
     hooks = Hooks(watch.log, watch.progress, watch.stop, persist=watch.persist)

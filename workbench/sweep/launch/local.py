@@ -143,12 +143,12 @@ def in_workers(actions: Sequence[Callable[[], T]]) -> list[T]:
     others."""
     context = warm_up()
     living: dict[Connection, tuple[int, BaseProcess]] = {}
-    processes = []
+    processes: list[BaseProcess] = []
     made: dict[int, T] = {}
     try:
         for place, action in enumerate(actions):
             ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=_call, args=(theirs, action), daemon=True)
+            process = context.Process(target=_call, args=(theirs, action), daemon=False)
             process.start()
             theirs.close()
             processes.append(process)
@@ -156,12 +156,12 @@ def in_workers(actions: Sequence[Callable[[], T]]) -> list[T]:
         while living:
             for connection in wait(list(living)):
                 assert isinstance(connection, Connection)
-                place, process = living.pop(connection)
+                place, asked = living.pop(connection)
                 try:
                     made[place], error = connection.recv()
                 except EOFError:
-                    process.join()
-                    raise RuntimeError(f"a process that looked at the data died ({_cause(process)})") from None
+                    asked.join()
+                    raise RuntimeError(f"a process that looked at the data died ({_cause(asked)})") from None
                 if error is not None:
                     raise error
     finally:
