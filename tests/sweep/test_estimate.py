@@ -99,7 +99,7 @@ def test_of_many_arms_the_baseline_and_others_at_even_distances_are_measured() -
     ("free", "batch", "evaluated", "checkpointing", "told"),
     [
         (60, 64, 1, False, "optimisation.micro_batches: 2`"),
-        (30, 64, 1, False, "optimisation.micro_batches: 4`"),
+        (35, 64, 1, False, "optimisation.micro_batches: 4`"),
         (12, 64, 1, False, "optimisation.activation_checkpointing: true` and `optimisation.micro_batches: "),
         (12, 64, 1, True, "`optimisation.batch_size` to "),
         (9, 64, 1, False, "`optimisation.sharding: fsdp`"),

@@ -196,3 +196,22 @@ def test_claims_through_the_grpc_proxy_are_exclusive(proxy: str, experiment: obj
 def _holders(ledger: Ledger) -> set[int]:
     """The processes that have ended a cell."""
     return {t.user_attrs["holder"]["pid"] for t in ledger.study.trials if "ending" in t.user_attrs}
+
+
+@pytest.mark.parametrize("launcher", ["local", "ray"])
+def test_a_limit_in_hours_holds_for_every_worker_and_the_sweep_goes_on_without_it(
+    yaml: Path, local: Value, tmp_path: Path, launcher: str
+) -> None:
+    if launcher == "ray":
+        pytest.importorskip("ray", reason="Ray is not installed")
+    arguments = ["sweep", str(yaml), "--workspace", str(tmp_path), "--workers", "2", "--launcher", launcher]
+    arguments += ["--gpus-per-worker", "0"] if launcher == "ray" else []
+    first = run(*arguments, "--max-hours", "0")
+    assert first.returncode == 0, first.stderr
+    assert "3 of 6 trials are left: `--max-hours 0` has no room for a further block of seeds." in first.stderr
+    found, _ = values(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert len({cell for cell, *_ in found}) == CELLS // 2
+    assert (tmp_path / "reports" / "six" / "report.html").exists()
+    again = run(*arguments)
+    assert again.returncode == 0, again.stderr
+    assert results(f"sqlite:///{tmp_path / 'mlflow.db'}") == local

@@ -13,8 +13,8 @@ from workbench.objectives.companions import make_companions
 from workbench.objectives.plan import plan_step
 from workbench.objectives.step import losses
 from workbench.training.prepare import Prepared
-from workbench.training.pretrain import starting_model
 from workbench.training.shapes import copies_of, count, memory, outline, state_bytes, vocabulary_of
+from workbench.training.warm_start import new_model
 
 FORM: dict[str, Any] = {
     "model.vision.name": "test_vit",
@@ -33,7 +33,7 @@ def formed(settings: Settings, prepared: Prepared) -> Settings:
 
 def saved_by_a_step(settings: Settings, prepared: Prepared, batch: int) -> int:
     """Bytes that a real step keeps for its backward pass, without the parameters."""
-    model = starting_model(settings, 0, prepared)
+    model = new_model(settings, prepared.corpus, 0)
     companions = make_companions(settings.objectives, model, prepared.corpus)
     rows = np.arange(batch)
     ids = prepared.corpus.train.texts(rows, 0, 0)  # as long as the longest caption
@@ -55,7 +55,7 @@ def saved_by_a_step(settings: Settings, prepared: Prepared, batch: int) -> int:
 
 
 def test_parameters_are_those_of_the_model(formed: Settings, prepared: Prepared) -> None:
-    model = starting_model(formed, 0, prepared)
+    model = new_model(formed, prepared.corpus, 0)
     shapes = outline(formed)
     assert shapes.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert shapes.language == sum(parameter.numel() for parameter in model.language.parameters())
@@ -111,7 +111,7 @@ def test_activations_alone_shrink_with_the_batch_and_shards_with_the_processes(f
 def test_copies_are_those_that_training_makes(formed: Settings, prepared: Prepared, changes: dict[str, Any]) -> None:
     settings = apply(formed, changes)
     objectives: Objectives = settings.objectives
-    made = make_companions(objectives, starting_model(settings, 0, prepared), prepared.corpus)
+    made = make_companions(objectives, new_model(settings, prepared.corpus, 0), prepared.corpus)
     assert copies_of(objectives) == (made.frozen is not None, made.ema is not None)
 
 

@@ -34,7 +34,9 @@ VOCABULARIES: Final = {
     "deberta-v3": 128100,
 }
 ROWS = 3  # captions and pictures that are counted at a time
-PASSES = 3  # a backward pass takes twice the operations of a forward pass
+PASSES = (
+    3  # a backward pass takes twice the operations of a forward pass; where layers are recomputed, it takes one more
+)
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,9 @@ def count(settings: Settings, low_precision: bool) -> Shapes:
             FlopCounterMode(display=False) as operations,
         ):
             _forward(model, settings)
+    passes = PASSES + settings.optimisation.activation_checkpointing
     return replace(
-        outline_of(model), saved_bytes=saved.bytes() // ROWS, operations=PASSES * operations.get_total_flops() / ROWS
+        outline_of(model), saved_bytes=saved.bytes() // ROWS, operations=passes * operations.get_total_flops() / ROWS
     )
 
 

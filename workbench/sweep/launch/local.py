@@ -165,9 +165,9 @@ def in_workers(actions: Sequence[Callable[[], T]]) -> list[T]:
                 if error is not None:
                     raise error
     finally:
-        for process in processes:
-            process.kill()
-            process.join()
+        for each in processes:
+            each.kill()
+            each.join()
     return [made[place] for place in range(len(actions))]
 
 
