@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from workbench.cli import app
+from workbench.config.load import load_experiment
 from workbench.config.schema import Settings, Vision
 from workbench.config.settings import apply
 from workbench.data import features as features_module
@@ -20,7 +19,7 @@ from workbench.data.features import BLOCK, Features, Layout, open_of_one_file
 from workbench.data.loader import Order, StepPictures, in_background
 from workbench.errors import UserError
 from workbench.model.encoders import VisionEncoder, feature_shape
-from workbench.sweep import estimate as estimate_module
+from workbench.sweep.rooms import rooms
 from workbench.training import batches as batches_module
 from workbench.training import features as module
 from workbench.training.features import features_name, picture_features, read_features, room_of, stored_features
@@ -214,19 +213,12 @@ def test_the_room_is_what_the_store_takes(prepared: Prepared, settings: Settings
     assert room_of(settings, cache_dir / "other" / name).missing == room.bytes
 
 
-def test_a_dry_run_states_the_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_room_of_features_is_told_from_shapes(tmp_path: Path) -> None:
     file = Path(__file__).parents[2] / "experiments" / "ablation_itm.yaml"
-    given = ["sweep", str(file), "--dry-run", "--workspace", str(tmp_path), "--workers", "1"]
-    given += ["--set", "data.train_pairs=1000000", "--set", "optimisation.batch_size=8"]
-    monkeypatch.setattr(estimate_module, "estimate", lambda *_: {"step": 0.1, "trial": 1.0})
-    ended = CliRunner().invoke(app, given)
-    assert ended.exit_code == 0, ended.output
-    assert ended.stdout.count("Stored features: ") == 1  # the arms share one store
-    assert "1,001,024 images x 16 x 128 numbers, 4.10 GB in" in ended.stdout
-    assert "4.10 GB of them to be written" in ended.stdout
-    free = CliRunner().invoke(app, [*given, "--set", "model.vision.frozen=false"])
-    assert free.exit_code == 0, free.output
-    assert "Stored features" not in free.stdout
+    [room] = rooms(load_experiment(file, ["data.train_pairs=1000000"]), tmp_path)  # the arms share one store
+    assert (room.images, room.row) == (1_001_024, (16, 128))
+    assert room.missing == room.bytes == 1_001_024 * 16 * 128 * 2
+    assert rooms(load_experiment(file, ["model.vision.frozen=false"]), tmp_path) == []
 
 
 def test_progress_counts_images_and_states_the_size(prepared: Prepared, settings: Settings, tmp_path: Path) -> None:
