@@ -1,4 +1,5 @@
-"""What an estimate makes of what was measured: arithmetic with made-up times, and what it says where something does not fit."""
+"""What an estimate makes of what was measured: arithmetic with made-up times, and what it says where something does not
+fit."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -22,7 +22,8 @@ def dry_run(
     shared: tuple[int, int, int],
     as_json: bool,
 ) -> None:
-    """Says what a sweep will take. `study`: its name and where it is kept; `shared`: workers, processes of each trial, and cores."""
+    """Says what a sweep will take. `study`: its name and where it is kept; `shared`: workers, processes of each trial,
+    and cores."""
     import os
 
     # Weights are looked for on this machine alone: an estimate fetches nothing. Before what reads it is loaded.

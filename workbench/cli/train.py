@@ -55,7 +55,7 @@ def sweep(
     max_hours: Annotated[
         float | None,
         typer.Option(
-            help="Begin no block of seeds that, by the time of those before, would not end within so many hours. The first block is always begun.",
+            help="Begin no block of seeds that, by the time of those before, would not end within so many hours.",
             min=0,
         ),
     ] = None,
@@ -173,7 +173,8 @@ def sweep(
         raise typer.Exit(1)
     if outcome.held:
         typer.echo(
-            f"{outcome.held} of {outcome.planned} trials are left: `--max-hours {max_hours:g}` has no room for a further block of seeds. "
+            f"{outcome.held} of {outcome.planned} trials are left: `--max-hours {max_hours:g}` has no room for a "
+            "further block of seeds. "
             "The same command without it goes on.",
             err=True,
         )

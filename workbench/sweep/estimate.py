@@ -1,8 +1,9 @@
 """What a sweep will take: time, memory and disk, before any of it is spent; and what does not fit.
 
-Where the device is there, probes measure short trials (`probe.py`) as workers will run them: as many side by side, with the same threads.
-Times are means over probes and arms, so that they hold for the load that the machine has now. Where it is not, or the weights are not,
-memory and operations are counted from shapes (`training/shapes.py`). Nothing of it is kept.
+Where the device is there, probes measure short trials (`probe.py`) as workers will run them: as many side by side, with
+the same threads. Times are means over probes and arms, so that they hold for the load that the machine has now. Where
+it is not, or the weights are not, memory and operations are counted from shapes (`training/shapes.py`). Nothing of it
+is kept.
 """
 
 import shutil
@@ -36,8 +37,8 @@ GIB: Final = 2**30
 
 @dataclass(frozen=True)
 class Asking:
-    """What is to be estimated: a sweep of which `todo` trials are left, on so many `workers` of so many `processes`; all workers of a
-    machine share its `cores`."""
+    """What is to be estimated: a sweep of which `todo` trials are left, on so many `workers` of so many `processes`;
+    all workers of a machine share its `cores`."""
 
     experiment: Experiment
     workspace: Path
@@ -49,8 +50,9 @@ class Asking:
 
 @dataclass(frozen=True)
 class Here:
-    """What this machine has: the `missing` weights, each with what fetches them; the model's shapes, without what a step takes; the device,
-    and bytes of its memory that are free; None where a GPU is meant that is not here. `on_gpu`: trials will run on one."""
+    """What this machine has: the `missing` weights, each with what fetches them; the model's shapes, without what a
+    step takes; the device, and bytes of its memory that are free; None where a GPU is meant that is not here. `on_gpu`:
+    trials will run on one."""
 
     missing: list[str]
     shapes: "Shapes"
@@ -62,9 +64,9 @@ class Here:
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial: seconds are means over arms and workers, bytes the greatest. `memory_bytes` are those of a process on its device, above what
-    it holds `resting` where that is a CPU; by what they hold, `memory_parts`, of a step. `other_seconds`: to set up, to save states, and
-    for examples. None where it is not known."""
+    """One trial: seconds are means over arms and workers, bytes the greatest. `memory_bytes` are those of a process on
+    its device, above what it holds `resting` where that is a CPU; by what they hold, `memory_parts`, of a step.
+    `other_seconds`: to set up, to save states, and for examples. None where it is not known."""
 
     parameters_trained: int
     parameters_frozen: int
@@ -90,9 +92,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What `wb sweep --dry-run` says. `measured`: the names of the figures that were; the others are estimated. `preparing`: stage -> seconds
-    of what trials share and is not there yet. `seconds_left` of the whole sweep, its reports not counted; `device_seconds`: in which
-    devices are held. `does_not_fit`: sentences, each with what to set."""
+    """What `wb sweep --dry-run` says. `measured`: the names of the figures that were; the others are estimated.
+    `preparing`: stage -> seconds of what trials share and is not there yet. `seconds_left` of the whole sweep, its
+    reports not counted; `device_seconds`: in which devices are held. `does_not_fit`: sentences, each with what to
+    set."""
 
     device: str
     trial: Trial
@@ -117,8 +120,8 @@ class Estimate:
 
 
 def estimate(asking: Asking) -> Estimate:
-    """Measures where that can be done, else counts. Leaves the workspace as it was. Raises UserError for what the user can mend, but not
-    for weights that are missing."""
+    """Measures where that can be done, else counts. Leaves the workspace as it was. Raises UserError for what the user
+    can mend, but not for weights that are missing."""
     arms = [make_cell(asking.experiment, arm, 0).settings for arm in sampled(asking.experiment.arms)]
     [here] = in_workers([partial(look, arms[0])])
     probes: list[Probed] = []
@@ -196,9 +199,9 @@ def measured(asking: Asking, arms: list[Settings], here: Here, probes: list[Prob
     """From what probes of these arms have measured, one probe a worker."""
     timed = [each for probe in probes for each in probe.trials]
     several = len(groups(asking.experiment)) > 1
-    # The first trial of a probe makes the pictures of the evaluation at the end, where trials keep them for one another.
+    # The first trial of a probe makes what later ones find, such as the disturbed pictures that are evaluated last.
     making = [probe.trials[0].final - fmean(each.final for each in probe.trials[1:]) for probe in probes]
-    again = [each.final for probe in probes for each in probe.trials[probe.stored :]]
+    later = [each for probe in probes for each in probe.trials[1:]]
     settings, share = arms[0], probes[0].share
     evaluation, optimisation = settings.evaluation, settings.optimisation
     validations = ceil(optimisation.steps / evaluation.every)
@@ -219,7 +222,7 @@ def measured(asking: Asking, arms: list[Settings], here: Here, probes: list[Prob
         weights_bytes=4 * timed[0].parameters,
         seconds_per_step=step,
         training_seconds=step * optimisation.steps,
-        evaluation_seconds=(validations * fmean(each.validation for each in timed) + fmean(again)) / share,
+        evaluation_seconds=fmean(validations * each.validation + each.final for each in later) / share,
         other_seconds=fmean(each.setup + saves * each.save + each.examples for each in timed) + several * loading,
     )
     preparing = _grown(probes, asking.experiment, arms)
@@ -234,7 +237,8 @@ def measured(asking: Asking, arms: list[Settings], here: Here, probes: list[Prob
 
 
 def counted(asking: Asking, arms: list[Settings], here: Here, pairs: int, disk: int) -> Estimate:
-    """From shapes alone, in bfloat16 on a GPU. Training is taken to reach `REACHED` operations a second on each device."""
+    """From shapes alone, in bfloat16 on a GPU. Training is taken to reach `REACHED` operations a second on each
+    device."""
     from workbench.training.shapes import memory, state_bytes
 
     settings = arms[0]
@@ -292,7 +296,8 @@ def groups(experiment: Experiment) -> set[str]:
 
 
 def _grown(probes: list[Probed], experiment: Experiment, arms: list[Settings]) -> dict[str, float]:
-    """Stage -> seconds, the longest of the probes, which wait for one another; for all arms, of which some were measured."""
+    """Stage -> seconds, the longest of the probes, which wait for one another; for all arms, of which some were
+    measured."""
     looked_at = {arm.model_dump_json(include={"data", "model", "warm_start"}) for arm in arms}
     factor = len(groups(experiment)) / len(looked_at)
     stages = dict.fromkeys(stage for probe in probes for stage in probe.preparing)
@@ -343,8 +348,8 @@ def too_little_disk(made: Estimate) -> list[str]:
     if need <= HEADROOM * made.disk_free_bytes:
         return []
     return [
-        f"disk: {need / GIB:,.1f} GiB are needed and {made.disk_free_bytes / GIB:,.1f} GiB are free; put the workspace on another "
-        "disk (`--workspace`)."
+        f"disk: {need / GIB:,.1f} GiB are needed and {made.disk_free_bytes / GIB:,.1f} GiB are free; put the workspace "
+        "on another disk (`--workspace`)."
     ]
 
 
@@ -358,7 +363,10 @@ def too_little_memory(asking: Asking, settings: Settings, here: Here, trial: Tri
     if trial.memory_bytes <= room and trial.micro_batches == settings.optimisation.micro_batches:
         return []
     need = (trial.memory_bytes + trial.resting_bytes) * beside
-    told = f"memory: {beside} trial(s) on {here.device} need {need / GIB:,.1f} GiB of {here.memory / GIB:,.1f} GiB that are free; "
+    told = (
+        f"memory: {beside} trial(s) on {here.device} need {need / GIB:,.1f} GiB of {here.memory / GIB:,.1f} GiB that "
+        "are free; "
+    )
     if trial.micro_batches != settings.optimisation.micro_batches:
         told = f"memory: the batch did not fit on {here.device} in one piece; "
         return [told + f"set `optimisation.micro_batches: {trial.micro_batches}`, with which it was measured."]
@@ -378,8 +386,8 @@ def _smaller(asking: Asking, settings: Settings, trial: Trial, room: int) -> str
     fixed = sum(trial.memory_parts.values()) - activations
     if fixed > room:
         return (
-            f"the weights and what the optimiser keeps need {fixed / GIB:,.1f} GiB by themselves: spread them over several devices with "
-            "`--processes-per-trial N` and `optimisation.sharding: fsdp`, or take a smaller model"
+            f"the weights and what the optimiser keeps need {fixed / GIB:,.1f} GiB by themselves: spread them over "
+            "several devices with `--processes-per-trial N` and `optimisation.sharding: fsdp`, or take a smaller model"
         )
     most = parts = optimisation.micro_batches
     while optimisation.batch_size % (2 * parts * BLOCK * asking.processes) == 0:
@@ -405,7 +413,8 @@ def _existing(folder: Path) -> Path:
 
 @contextmanager
 def _folder(workspace: Path) -> Iterator[Path]:
-    """A folder of the probes in the workspace, where there is room, in which the workspace's data and cache can be read."""
+    """A folder of the probes in the workspace, where there is room, in which the workspace's data and cache can be
+    read."""
     home = Workspace(workspace)
     was_there = home.root.exists()
     home.make(home.root)

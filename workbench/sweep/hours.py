@@ -1,8 +1,8 @@
 """`--max-hours`: which blocks of seeds may still be begun.
 
-The sweep's own process decides, since clocks of two machines cannot be compared, and writes its decision, a `Gate`, into the study. Workers
-of any launcher and any machine claim only what the gate lets through. So every block that was begun is finished, and each arm has as many
-seeds as every other.
+The sweep's own process decides, since clocks of two machines cannot be compared, and writes its decision, a `Gate`,
+into the study. Workers of any launcher and any machine claim only what the gate lets through. So every block that was
+begun is finished, and each arm has as many seeds as every other.
 """
 
 import time
@@ -16,8 +16,8 @@ from workbench.trial.ledger import Gate
 
 @dataclass
 class Hours:
-    """Decides from one look at the study to the next. `seconds` from now on are given; `side_by_side` blocks have room on the workers at
-    once. `clock` gives seconds that never run backwards."""
+    """Decides from one look at the study to the next. `seconds` from now on are given; `side_by_side` blocks have room
+    on the workers at once. `clock` gives seconds that never run backwards."""
 
     seconds: float
     side_by_side: int = 1
@@ -31,12 +31,13 @@ class Hours:
         self.began = self.clock()
 
     def look(self, plan: Plan, open_cells: Collection[Cell], claimed: Collection[str], trains: bool) -> Gate:
-        """What may be claimed from now on. `open_cells` still need work, `claimed` are the keys of those that a worker has; `trains`: some
-        worker has done a training step.
+        """What may be claimed from now on. `open_cells` still need work, `claimed` are the keys of those that a worker
+        has; `trains`: some worker has done a training step.
 
-        A block is begun when the cells of those before are all in hands, or done. It is not begun where the longest of the blocks before
-        would not end in time, nor before one has ended, since nothing is known of their length until then; but the first blocks, for
-        which there are workers, always are. Trials of a search come before all blocks; none is begun when the time is over.
+        A block is begun when the cells of those before are all in hands, or done. It is not begun where the longest of
+        the blocks before would not end in time, nor before one has ended, since nothing is known of their length until
+        then; but the first blocks, for which there are workers, always are. Trials of a search come before all blocks;
+        none is begun when the time is over.
         """
         now = self.clock()
         if trains and self.trains_from is None:
@@ -65,7 +66,8 @@ class Hours:
 
 
 def held_back(plan: Plan, gate: Gate, ended: Collection[str]) -> int:
-    """How many trials of the plan a closed gate has kept from being begun, those that a search would still have led to among them."""
+    """How many trials of the plan a closed gate has kept from being begun, those that a search would still have led to
+    among them."""
     if not gate.closed:
         return 0
     known = sum(not gate.lets(cell.seed, cell.searching is not None) and cell.key not in ended for cell in plan.cells)

@@ -1,8 +1,8 @@
 """Short trials that are timed and weighed: what an estimate is made from.
 
-Each probe is a process that is started and placed as a worker is, with the threads that a trial gets. As many run as there will be
-workers, and each waits for the others before it trains, so that what they take from one another is in their times. A probe reads what
-the workspace holds, and writes to a folder of its own, which whoever starts it removes.
+Each probe is a process that is started and placed as a worker is, with the threads that a trial gets. As many run as
+there will be workers, and each waits for the others before it trains, so that what they take from one another is in
+their times. A probe reads what the workspace holds, and writes to a folder of its own, which whoever starts it removes.
 """
 
 import os
@@ -37,8 +37,8 @@ WATCHED = 0.01  # seconds between two looks at the memory
 
 @dataclass(frozen=True)
 class Asked:
-    """What a probe is to measure: a trial of each of the `arms`, of the first one twice where it is alone. `home` is a folder with a `cache`
-    of the probes. `processes`: that will train a trial together, of which one is measured."""
+    """What a probe is to measure: a trial of each of the `arms`, of the first one twice where it is alone. `home` is a
+    folder with a `cache` of the probes. `processes`: that will train a trial together, of which one is measured."""
 
     arms: tuple[Settings, ...]
     home: Path
@@ -50,9 +50,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class Timed:
-    """A short trial. Seconds to load what it shares and to set up, of a step, of a validation and of the evaluation at the end (of a share of
-    their pairs), of a saved state, and of the examples. Bytes of the greatest memory, in steps and in evaluations; and of the saved
-    state. `micro_batches`: into so many the batch is cut, perhaps for want of memory."""
+    """A short trial. Seconds to load what it shares and to set up, of a step, of a validation and of the evaluation at
+    the end (of a share of their pairs), of a saved state, and of the examples. Bytes of the greatest memory, in steps
+    and in evaluations; and of the saved state. `micro_batches`: into so many the batch is cut, perhaps for want of
+    memory."""
 
     loading: float
     setup: float
@@ -71,8 +72,9 @@ class Timed:
 
 @dataclass(frozen=True)
 class Probed:
-    """`preparing`: stage -> seconds of what is made once for the trials, and is not there yet, at full size. `resting`: bytes of a worker
-    before its first trial. `share` of each evaluation's pairs was measured. `stored`: features of pictures are kept on disk."""
+    """`preparing`: stage -> seconds of what is made once for the trials, and is not there yet, at full size. `resting`:
+    bytes of a worker before its first trial. `share` of each evaluation's pairs was measured. `stored`: features of
+    pictures are kept on disk."""
 
     trials: tuple[Timed, ...]
     preparing: dict[str, float]
@@ -83,8 +85,9 @@ class Probed:
 
 
 class Memory:
-    """The greatest memory of this process since `begin`: on a GPU as torch allocates it; else what belongs to the process alone, looked at
-    every `WATCHED` seconds. Files that are mapped into it do not count, since the kernel can drop them."""
+    """The greatest memory of this process since `begin`: on a GPU as torch allocates it; else what belongs to the
+    process alone, looked at every `WATCHED` seconds. Files that are mapped into it do not count, since the kernel can
+    drop them."""
 
     def __init__(self, on_gpu: bool) -> None:
         self.on_gpu, self.peak, self.ended = on_gpu, 0, threading.Event()
@@ -165,8 +168,8 @@ class Watch:
 
 
 def probe(asked: Asked, together: Barrier) -> Probed:
-    """Measures beside the other probes, which all come `together` before each trial. Raises UserError as trials would, and
-    torch.OutOfMemoryError where not even the smallest micro-batches fit."""
+    """Measures beside the other probes, which all come `together` before each trial. Raises UserError as trials would,
+    and torch.OutOfMemoryError where not even the smallest micro-batches fit."""
     if asked.device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = asked.device
     import torch
@@ -205,8 +208,8 @@ def share_of(settings: Settings) -> float:
 
 
 def cut(settings: Settings, share: float, processes: int = 1) -> Settings:
-    """A trial of these settings of a few steps and one validation, with that share of each evaluation's pairs; of several processes the
-    batch of one."""
+    """A trial of these settings of a few steps and one validation, with that share of each evaluation's pairs; of
+    several processes the batch of one."""
     evaluation, optimisation, held_out = settings.evaluation, settings.optimisation, settings.data.eval_pairs
     fewest, most = STEPS
     steps = max(fewest, min(most, PAIRS // optimisation.batch_size))
@@ -280,7 +283,8 @@ def _once(settings: Settings, shared: "_Shared", checkpoint: Path, memory: Memor
 
 @dataclass(frozen=True)
 class _Shared:
-    """What trials of settings share, told apart by the text `about` them; `loading`: seconds to read it where it is all there."""
+    """What trials of settings share, told apart by the text `about` them; `loading`: seconds to read it where it is all
+    there."""
 
     about: str
     prepared: "Prepared"
@@ -323,7 +327,8 @@ def _share(settings: Settings, about: str, cache: Path) -> _Shared:
 
 
 def _data_seconds(settings: Settings, cache: Path) -> float:
-    """Seconds to make the data and read them: a constant part, and one that grows with their number, from two small sizes."""
+    """Seconds to make the data and read them: a constant part, and one that grows with their number, from two small
+    sizes."""
     from workbench.training.prepare import corpus_of
 
     taken, pairs = [], []

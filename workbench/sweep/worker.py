@@ -102,9 +102,10 @@ class Worker:
         if gate.waits() and self.ledger.open_cells(planned, job.retries, job.start):
             # Without its sweep, which alone opens the gate, there is nothing to wait for.
             return Found(job, endings, None, self.ledger.is_attended(self.sightings) is not False)
-        # What has ended meanwhile may have led to further trials of a search.
-        further = _let(self.plan(job.experiment, self.ledger.endings()).cells, gate)
-        return Found(job, endings, None, len(further) > len(cells))
+        # What has ended meanwhile may have led to further trials of a search, or to those that confirm it.
+        further = self.plan(job.experiment, self.ledger.endings()).cells
+        left = len(further) > len(planned) if gate.waits() else len(_let(further, gate)) > len(cells)
+        return Found(job, endings, None, left)
 
     def _try(self, job: Job, goal: Goal, lease: Owned) -> None:
         """One attempt at a claimed cell, from what its trials share to its ending in the ledger."""

@@ -41,8 +41,9 @@ PASSES = (
 
 @dataclass(frozen=True)
 class Shapes:
-    """`parameters` of a model, those that are `trained`, and those of its `language` encoder; `tokens` and `channels` of a picture's
-    features. Of each pair that a step reads: bytes that the backward pass needs, and floating-point operations of the whole step."""
+    """`parameters` of a model, those that are `trained`, and those of its `language` encoder; `tokens` and `channels`
+    of a picture's features. Of each pair that a step reads: bytes that the backward pass needs, and floating-point
+    operations of the whole step."""
 
     parameters: int
     trained: int
@@ -54,14 +55,15 @@ class Shapes:
 
 
 def vocabulary_of(settings: Settings) -> int:
-    """How many tokens the tokeniser has, as far as its name tells; that of a tokeniser that is still to be trained has at most so many."""
+    """How many tokens the tokeniser has, as far as its name tells; that of a tokeniser that is still to be trained has
+    at most so many."""
     name = (settings.data.tokeniser or "").rpartition("/")[2]
     return next((size for begin, size in VOCABULARIES.items() if name.startswith(begin)), settings.data.vocabulary)
 
 
 def on_paper(settings: Settings) -> ViLTA:
-    """The model on torch's `meta` device. A pre-trained language encoder is stood in for by one of RoBERTa's form with the settings'
-    layers and heads, as wide as the model. Raises UserError where the model cannot be built."""
+    """The model on torch's `meta` device. A pre-trained language encoder is stood in for by one of RoBERTa's form with
+    the settings' layers and heads, as wide as the model. Raises UserError where the model cannot be built."""
     plain = apply(settings, WITHOUT_WEIGHTS)
     with torch.device("meta"):
         model = ViLTA(
@@ -95,10 +97,12 @@ def outline_of(model: ViLTA) -> Shapes:
 
 
 def count(settings: Settings, low_precision: bool) -> Shapes:
-    """The shapes of a step of these settings, for captions of the greatest length. `low_precision`: under bfloat16 autocast.
+    """The shapes of a step of these settings, for captions of the greatest length. `low_precision`: under bfloat16
+    autocast.
 
-    One forward pass is made with fake tensors: a picture, a masked caption and a caption of the matching batch for each pair, as
-    `objectives.step` reads them. What writes captions anew and what teaches needs no gradient, and is not counted.
+    One forward pass is made with fake tensors: a picture, a masked caption and a caption of the matching batch for each
+    pair, as `objectives.step` reads them. What writes captions anew and what teaches needs no gradient, and is not
+    counted.
     """
     model = on_paper(settings)
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -140,9 +144,9 @@ def _forward(model: ViLTA, settings: Settings) -> list[Tensor]:
 
 
 class _Saved:
-    """Bytes of the tensors that a backward pass needs, each storage once: without the parameters, and without their copies in another
-    precision, which do not grow with the batch. Within a layer that is recomputed only its inputs stay, and one layer at a time is
-    there again."""
+    """Bytes of the tensors that a backward pass needs, each storage once: without the parameters, and without their
+    copies in another precision, which do not grow with the batch. Within a layer that is recomputed only its inputs
+    stay, and one layer at a time is there again."""
 
     def __init__(self, model: ViLTA) -> None:
         self.parameters = {p.untyped_storage()._cdata for p in model.parameters()}
@@ -191,7 +195,8 @@ def _saved(model: ViLTA, recompute: bool) -> Iterator[_Saved]:
 
 
 def copies_of(objectives: Objectives) -> tuple[bool, bool]:
-    """Whether a frozen language encoder and a momentum model stand beside the model, as `objectives.companions` makes them."""
+    """Whether a frozen language encoder and a momentum model stand beside the model, as `objectives.companions` makes
+    them."""
     mlm, itm = objectives.mlm, objectives.itm
     written, words = itm.negatives == "synthesized", {mlm.mask_words, itm.synthesis_words}
     by_frozen = itm.generator == "frozen" or itm.false_negative_filter == "teacher"

@@ -60,8 +60,9 @@ class Failed:
 
 @dataclass(frozen=True)
 class Gate:
-    """What workers may claim where the sweep is `limited` in time: trials of seeds below `until`, none yet where it is None, and, until the
-    gate is `closed`, those of a search. A closed gate lets nothing through that it has not let through before."""
+    """What workers may claim where the sweep is `limited` in time: trials of seeds below `until`, none yet where it is
+    None, and, until the gate is `closed`, those of a search. A closed gate lets nothing through that it has not let
+    through before."""
 
     until: int | None = None
     closed: bool = False

@@ -139,8 +139,8 @@ def in_a_worker(action: Callable[[], None]) -> None:
 
 
 def in_workers(actions: Sequence[Callable[[], T]]) -> list[T]:
-    """What the actions give, each called in a process of its own, all at once. Raises what the first of them to fail raises, and ends the
-    others."""
+    """What the actions give, each called in a process of its own, all at once. Raises what the first of them to fail
+    raises, and ends the others."""
     context = warm_up()
     living: dict[Connection, tuple[int, BaseProcess]] = {}
     processes: list[BaseProcess] = []
@@ -184,8 +184,8 @@ def _call(connection: Connection, action: Callable[[], object]) -> None:
 
 
 def run_here(study: str, where: Place, stop: Stop, tick: Callable[[], None] = lambda: None) -> Iterator[Event]:
-    """One worker in this very process, for a debugger; its events come when it has ended. Meanwhile `tick()` is called after each trial and
-    while the worker waits."""
+    """One worker in this very process, for a debugger; its events come when it has ended. Meanwhile `tick()` is called
+    after each trial and while the worker waits."""
     events: list[Event] = []
 
     def emit(event: Event) -> None:
