@@ -157,6 +157,10 @@ SYMMETRIC: Final = DETERMINERS | frozenset(
     ]
 )
 
+POSTURES: Final = frozenset(
+    ["sitting", "standing", "laying", "lying", "seated", "parked", "resting", "walking", "posing", "sits", "stands"]
+)
+
 # Nouns that say little of what is seen, or belong to a phrase: never replaced, and never put in.
 GENERIC: Final = frozenset(
     [
@@ -405,7 +409,7 @@ _ALIKE: Final = (
     "tree trees branch branches forest woods bush bushes plant plants leaves palm shrub shrubs jungle grove log wood foliage",
     "flower flowers rose roses plant plants bouquet daisies tulips vase vases",
     "rock rocks stone stones boulder boulders cliff",
-    "kitchen room bathroom bedroom restroom restrooms area bath home house apartment office hotel living",
+    "kitchen room bathroom bedroom restroom restrooms area bath home house apartment office hotel living building buildings",
     "toilet toilets urinal urinals commode bathroom sink sinks bathtub tub shower bidet faucet",
     "stove oven stoves ovens range microwave refrigerator fridge freezer refridgerator appliances",
     "hat hats cap caps helmet helmets visor beanie bandana",
@@ -417,7 +421,7 @@ _ALIKE: Final = (
     "station school restaurant hut cabin cathedral steeple city town",
     "sign signs post posts pole poles billboard signpost board light lights lamp lamps lamppost signal streetlight",
     "skateboard skateboards board boards skate longboard skates",
-    "surfboard surfboards board boards surf boogie paddleboard bodyboard",
+    "surfboard surfboards wave waves board boards surf boogie paddleboard bodyboard",
     "snowboard snowboards ski skis board boards sled poles",
     "racket racquet rackets racquets bat bats",
     "ball balls frisbee frisbees disc disk discus baseball football basketball",

@@ -12,8 +12,10 @@ from typing import Final
 
 from workbench.data.caption_words import (
     ADJECTIVES,
+    DETERMINERS,
     NUMBERS,
     PEOPLE,
+    POSTURES,
     PREPOSITIONS,
     ROOMS,
     SHADES,
@@ -145,13 +147,34 @@ def _swap_nouns(captioned: Captioned, nouns: Nouns) -> Iterator[Changes]:
     for k, one in enumerate(found):
         for two in found[k + 1 :]:
             first, second = words[one].word, words[two].word
-            between = {token.word for token in words[one + 1 : two]} - nouns.places.keys()
-            if between <= SYMMETRIC or is_plural(first) != is_plural(second) or may_be_one_thing(first, second):
+            if (
+                _same_either_way(words, one, two, nouns)
+                or is_plural(first) != is_plural(second)
+                or may_be_one_thing(first, second)
+            ):
                 continue
             if stem(first) == stem(second) or words[one].closes or not _fits(words, one, second, nouns):
                 continue
             if _fits(words, two, first, nouns):
                 yield {(one, one + 1): second, (two, two + 1): first}
+
+
+def _same_either_way(words: Sequence[Token], one: int, two: int, nouns: Nouns) -> bool:
+    """Whether two nouns are said to be together, or in one relation to a third thing: `a cat next to a dog`, `on a ledge on a board`."""
+    between = {
+        token.word
+        for before, token in zip(words[one:two], words[one + 1 : two], strict=False)
+        if token.word not in nouns.places and token.word not in ADJECTIVES and before.word not in DETERMINERS
+    }
+    return between <= SYMMETRIC | POSTURES or _leading(words, one) == _leading(words, two)
+
+
+def _leading(words: Sequence[Token], place: int) -> str:
+    """The word before a noun's determiners and adjectives."""
+    place -= 1
+    while place >= 0 and (words[place].word in DETERMINERS or words[place].word in ADJECTIVES):
+        place -= 1
+    return words[place].word if place >= 0 else ""
 
 
 def _fits(words: Sequence[Token], place: int, noun: str, nouns: Nouns) -> bool:
