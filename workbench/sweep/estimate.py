@@ -233,7 +233,7 @@ def measured(asking: Asking, arms: list[Settings], here: Here, probes: list[Prob
         preparing["reading"] = loading
     names = ["parameters_trained", "parameters_frozen", "memory_bytes", "resting_bytes", "checkpoint_bytes"]
     names += ["seconds_per_step", "pairs_per_second", "training_seconds", "evaluation_seconds", "other_seconds"]
-    return _whole(asking, arms, here, trial, preparing, (pairs, disk), names)
+    return _whole(asking, here, trial, preparing, (pairs, disk), names)
 
 
 def counted(asking: Asking, arms: list[Settings], here: Here, pairs: int, disk: int) -> Estimate:
@@ -264,7 +264,7 @@ def counted(asking: Asking, arms: list[Settings], here: Here, pairs: int, disk: 
         other_seconds=None,
         operations_per_pair=shapes.operations,
     )
-    return _whole(asking, arms, here, trial, {}, (pairs, disk), [])
+    return _whole(asking, here, trial, {}, (pairs, disk), [])
 
 
 def _count(settings: Settings, low_precision: bool) -> "Shapes":
@@ -306,7 +306,6 @@ def _grown(probes: list[Probed], experiment: Experiment, arms: list[Settings]) -
 
 def _whole(
     asking: Asking,
-    arms: list[Settings],
     here: Here,
     trial: Trial,
     preparing: dict[str, float],
@@ -315,7 +314,7 @@ def _whole(
 ) -> Estimate:
     """The sweep from one of its trials; `there`: pairs of the data, and bytes that the disk has free."""
     pairs, disk = there
-    settings = arms[0]
+    settings = make_cell(asking.experiment, asking.experiment.arms[0], 0).settings
     once, each = sum(preparing.values()), trial.seconds
     side = settings.data.image_size
     if here.missing:  # the names of stores are made of what the weights hold
