@@ -110,10 +110,14 @@ def test_the_answer_may_be_about_the_test_split_and_state_which_difference_matte
     assert load_experiment(write(tmp_path, GOOD + "margin: 1\nprimary: test/mlm_loss\n")).margin == 1.0
 
 
-def test_what_needs_foils_is_no_metric_of_captions_that_get_none(tmp_path: Path) -> None:
-    text = GOOD + "primary: test/foil_accuracy\n"
+def test_what_needs_known_facts_is_no_metric_of_a_folder(tmp_path: Path) -> None:
+    folder = ["data.source=folder", "data.path=pictures", "warm_start.source=train"]
+    with pytest.raises(UserError, match="unknown metric `test/paraphrase_match`"):
+        load_experiment(write(tmp_path, GOOD + "primary: test/paraphrase_match\n"), folder)
+    about_foils = write(tmp_path, GOOD + "primary: test/foil_accuracy\n")
+    assert load_experiment(about_foils, folder).primary == "test/foil_accuracy"
     with pytest.raises(UserError, match="unknown metric `test/foil_accuracy`"):
-        load_experiment(write(tmp_path, text), ["data.source=folder", "data.path=pictures", "data.foils=none"])
+        load_experiment(about_foils, [*folder, "data.foils=none"])
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda path: path.stem)

@@ -275,7 +275,7 @@ def test_drawn_foils_are_foils_of_their_own_pair(prepared: Prepared) -> None:
     assert (table.draw(rows, captions, 0, 2) != drawn).any()
 
 
-def test_foils_need_known_facts(settings: Settings, prepared: Prepared) -> None:
+def test_foils_need_some_captions_that_are_known_to_be_false(settings: Settings, prepared: Prepared) -> None:
     from dataclasses import replace
 
     bare = replace(prepared.corpus.train, captions=prepared.corpus.train.captions.select("caption"))
