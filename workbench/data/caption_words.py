@@ -4,32 +4,10 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 NUMBERS: Final = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-DETERMINERS: Final = frozenset(
-    [
-        "a",
-        "an",
-        "the",
-        "his",
-        "her",
-        "their",
-        "its",
-        "my",
-        "your",
-        "our",
-        "some",
-        "this",
-        "that",
-        "these",
-        "those",
-        "each",
-        "another",
-        "several",
-        "many",
-        "no",
-        "few",
-        "both",
-    ]
-) | frozenset(NUMBERS)
+_DETERMINERS_WORDS = """
+a an the his her their its my your our some this that these those each another several many no few both
+"""
+DETERMINERS: Final = frozenset(_DETERMINERS_WORDS.split()) | frozenset(NUMBERS)
 
 
 def _exclusive(groups: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -137,242 +115,36 @@ PREPOSITIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "to the right of": ("to the left of",),
 }
 # Between two things these say the same in either order.
-SYMMETRIC: Final = DETERMINERS | frozenset(
-    [
-        "and",
-        "or",
-        "with",
-        "near",
-        "beside",
-        "next",
-        "to",
-        "by",
-        "along",
-        "alongside",
-        "together",
-        "between",
-        "while",
-        "are",
-        "is",
-    ]
-)
+_SYMMETRIC_WORDS = """
+and or with near beside next to by along alongside together between while are is
+"""
+SYMMETRIC: Final = DETERMINERS | frozenset(_SYMMETRIC_WORDS.split())
 
 POSTURES: Final = frozenset(
     ["sitting", "standing", "laying", "lying", "seated", "parked", "resting", "walking", "posing", "sits", "stands"]
 )
 
 # Nouns that say little of what is seen, or belong to a phrase: never replaced, and never put in.
-GENERIC: Final = frozenset(
-    [
-        "thing",
-        "things",
-        "object",
-        "objects",
-        "item",
-        "items",
-        "something",
-        "someone",
-        "somebody",
-        "anything",
-        "animal",
-        "animals",
-        "vehicle",
-        "vehicles",
-        "food",
-        "foods",
-        "area",
-        "areas",
-        "place",
-        "places",
-        "side",
-        "sides",
-        "top",
-        "tops",
-        "front",
-        "back",
-        "bottom",
-        "view",
-        "views",
-        "image",
-        "images",
-        "picture",
-        "pictures",
-        "photo",
-        "photos",
-        "photograph",
-        "photographs",
-        "shot",
-        "scene",
-        "scenes",
-        "background",
-        "foreground",
-        "middle",
-        "center",
-        "centre",
-        "group",
-        "groups",
-        "bunch",
-        "couple",
-        "couples",
-        "pair",
-        "pairs",
-        "row",
-        "rows",
-        "line",
-        "lines",
-        "piece",
-        "pieces",
-        "set",
-        "sets",
-        "variety",
-        "bit",
-        "lot",
-        "lots",
-        "kind",
-        "kinds",
-        "type",
-        "types",
-        "part",
-        "parts",
-        "day",
-        "days",
-        "time",
-        "times",
-        "way",
-        "ways",
-        "style",
-        "styles",
-        "color",
-        "colors",
-        "colour",
-        "colours",
-        "number",
-        "numbers",
-        "one",
-        "ones",
-        "other",
-        "others",
-        "front",
-        "end",
-        "ends",
-        "edge",
-        "distance",
-        "air",
-        "motion",
-        "midair",
-        "mid",
-        "close",
-        "closeup",
-        "night",
-        "daytime",
-        "display",
-        "body",
-        "bodies",
-        "corner",
-        "different",
-        "various",
-        "assortment",
-        "collection",
-        "selection",
-        "array",
-        "inside",
-        "outside",
-        "outdoor",
-        "outdoors",
-        "indoor",
-        "indoors",
-        "upside",
-        "position",
-        "direction",
-        "directions",
-        "left",
-        "right",
-        "half",
-        "use",
-        "order",
-        "process",
-        "event",
-        "series",
-        "stack",
-        "pile",
-        "herd",
-        "flock",
-        "crowd",
-        "team",
-        "full",
-        "length",
-        "moment",
-        "act",
-        "action",
-        "setting",
-        "surface",
-        "base",
-        "shape",
-        "size",
-        "amount",
-        "pose",
-        "look",
-        "looks",
-        "ready",
-        "well",
-        "high",
-        "low",
-        "two",
-        "three",
-        "stop",
-        "fire",
-        "double",
-        "decker",
-        "order",
-        "game",
-        "games",
-        "match",
-        "day",
-        "weather",
-        "appearance",
-        "work",
-        "rest",
-        "sale",
-        "preparation",
-        "reflection",
-        "surroundings",
-        "space",
-        "spot",
-        "location",
-        "world",
-        "life",
-        "shade",
-        "black",
-        "white",
-        "red",
-        "blue",
-        "green",
-        "yellow",
-    ]
-)
+_GENERIC_WORDS = """
+thing things object objects item items something someone somebody anything animal animals vehicle vehicles food foods
+area areas place places side sides top tops front back bottom view views image images picture pictures photo photos
+photograph photographs shot scene scenes background foreground middle center centre group groups bunch couple couples
+pair pairs row rows line lines piece pieces set sets variety bit lot lots kind kinds type types part parts day days
+time times way ways style styles color colors colour colours number numbers one ones other others front end ends edge
+distance air motion midair mid close closeup night daytime display body bodies corner different various assortment
+collection selection array inside outside outdoor outdoors indoor indoors upside position direction directions left
+right half use order process event series stack pile herd flock crowd team full length moment act action setting
+surface base shape size amount pose look looks ready well high low two three stop fire double decker order game games
+match day weather appearance work rest sale preparation reflection surroundings space spot location world life shade
+black white red blue green yellow
+"""
+GENERIC: Final = frozenset(_GENERIC_WORDS.split())
 # A thing is in them or outside of them, and nothing else.
-ROOMS: Final = frozenset(
-    [
-        "room",
-        "rooms",
-        "kitchen",
-        "bathroom",
-        "bedroom",
-        "restroom",
-        "office",
-        "house",
-        "home",
-        "building",
-        "store",
-        "shop",
-        "restaurant",
-        "church",
-        "barn",
-        "garage",
-        "hotel",
-        "school",
-    ]
-)
+_ROOMS_WORDS = """
+room rooms kitchen bathroom bedroom restroom office house home building store shop restaurant church barn garage hotel
+school
+"""
+ROOMS: Final = frozenset(_ROOMS_WORDS.split())
 # Nouns of one line may be said of one thing, or the one is part of the other: none replaces another.
 _ALIKE: Final = (
     "bike bicycle bikes bicycles motorcycle motorcycles motorbike motorbikes scooter scooters moped mopeds bikers biker",
@@ -450,167 +222,27 @@ _ALIKE: Final = (
     "floor ground carpet rug mat tile tiles",
     "box boxes crate crates carton container containers basket baskets bin bins tub package case",
 )
-MALE: Final = frozenset(
-    [
-        "man",
-        "men",
-        "boy",
-        "boys",
-        "guy",
-        "guys",
-        "gentleman",
-        "gentlemen",
-        "male",
-        "males",
-        "husband",
-        "father",
-        "dad",
-        "groom",
-        "son",
-        "businessman",
-        "he",
-    ]
-)
-FEMALE: Final = frozenset(
-    [
-        "woman",
-        "women",
-        "girl",
-        "girls",
-        "lady",
-        "ladies",
-        "female",
-        "females",
-        "wife",
-        "mother",
-        "mom",
-        "bride",
-        "daughter",
-        "gal",
-        "businesswoman",
-        "she",
-    ]
-)
+_MALE_WORDS = """
+man men boy boys guy guys gentleman gentlemen male males husband father dad groom son businessman he
+"""
+MALE: Final = frozenset(_MALE_WORDS.split())
+_FEMALE_WORDS = """
+woman women girl girls lady ladies female females wife mother mom bride daughter gal businesswoman she
+"""
+FEMALE: Final = frozenset(_FEMALE_WORDS.split())
 _CHILDREN: Final = frozenset(["boy", "boys", "girl", "girls", "son", "daughter"])
-_NEUTRAL: Final = frozenset(
-    [
-        "person",
-        "people",
-        "persons",
-        "individual",
-        "individuals",
-        "human",
-        "humans",
-        "adult",
-        "adults",
-        "kid",
-        "kids",
-        "child",
-        "children",
-        "baby",
-        "babies",
-        "toddler",
-        "toddlers",
-        "infant",
-        "youth",
-        "teenager",
-        "teenagers",
-        "teen",
-        "player",
-        "players",
-        "skier",
-        "skiers",
-        "surfer",
-        "surfers",
-        "skateboarder",
-        "skateboarders",
-        "snowboarder",
-        "snowboarders",
-        "skater",
-        "skaters",
-        "rider",
-        "riders",
-        "cyclist",
-        "cyclists",
-        "biker",
-        "bikers",
-        "batter",
-        "catcher",
-        "pitcher",
-        "umpire",
-        "worker",
-        "workers",
-        "officer",
-        "officers",
-        "policeman",
-        "policemen",
-        "police",
-        "driver",
-        "chef",
-        "cook",
-        "crowd",
-        "family",
-        "families",
-        "friend",
-        "friends",
-        "friends",
-        "student",
-        "students",
-        "tourist",
-        "tourists",
-        "passenger",
-        "passengers",
-        "pedestrian",
-        "pedestrians",
-        "spectator",
-        "spectators",
-        "fan",
-        "fans",
-        "audience",
-        "soldier",
-        "soldiers",
-        "fireman",
-        "firefighter",
-        "firefighters",
-        "athlete",
-        "athletes",
-        "hitter",
-        "runner",
-        "customer",
-        "customers",
-        "farmer",
-        "vendor",
-        "waiter",
-        "clown",
-        "hiker",
-        "hikers",
-        "climber",
-        "dancer",
-        "dancers",
-        "performer",
-        "musician",
-        "band",
-        "shopper",
-        "shoppers",
-        "boarder",
-        "toddler",
-        "jockey",
-        "cowboy",
-        "parent",
-        "parents",
-        "couple",
-        "onlookers",
-        "employee",
-        "employees",
-        "doctor",
-        "teacher",
-        "swimmer",
-        "bicyclist",
-        "snowboarders",
-        "crew",
-        "referee",
-    ]
-)
+_NEUTRAL_WORDS = """
+person people persons individual individuals human humans adult adults kid kids child children baby babies toddler
+toddlers infant youth teenager teenagers teen player players skier skiers surfer surfers skateboarder skateboarders
+snowboarder snowboarders skater skaters rider riders cyclist cyclists biker bikers batter catcher pitcher umpire
+worker workers officer officers policeman policemen police driver chef cook crowd family families friend friends
+friends student students tourist tourists passenger passengers pedestrian pedestrians spectator spectators fan fans
+audience soldier soldiers fireman firefighter firefighters athlete athletes hitter runner customer customers farmer
+vendor waiter clown hiker hikers climber dancer dancers performer musician band shopper shoppers boarder toddler
+jockey cowboy parent parents couple onlookers employee employees doctor teacher swimmer bicyclist snowboarders crew
+referee
+"""
+_NEUTRAL: Final = frozenset(_NEUTRAL_WORDS.split())
 PEOPLE: Final = MALE | FEMALE | _NEUTRAL
 
 
