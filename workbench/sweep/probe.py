@@ -172,9 +172,10 @@ def probe(asked: Asked, together: Barrier) -> Probed:
     and torch.OutOfMemoryError where not even the smallest micro-batches fit."""
     if asked.device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = asked.device
+    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  what a worker has loaded, too
     import torch
 
-    import workbench.trial.run  # noqa: F401  as a worker has it loaded
+    import workbench.trial.run  # noqa: F401
 
     torch.set_flush_denormal(True)
     memory = Memory(torch.cuda.is_available())
