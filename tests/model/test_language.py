@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -136,7 +137,8 @@ def test_the_fused_head_can_start_as_the_language_encoders_own(home: Path, setti
     assert not torch.allclose(fresh, model.mlm_logits(states))
 
 
-def test_what_does_not_fit_is_one_sentence(tmp_path: Path, settings: Settings) -> None:
+def test_what_does_not_fit_is_one_sentence(tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     bert, roberta = (save_family(family, tmp_path / family) for family in ("bert", "roberta"))
     size, pad = pretrained_tokeniser(str(bert), 30).size, 0
     for weights, layers, length, said in (

@@ -173,6 +173,7 @@ def test_reading_in_the_background_keeps_order_raises_in_turn_and_ends() -> None
             raise ValueError("five")
         return step
 
+    others = set(threading.enumerate())  # those of trials of other tests
     made = in_background(read, range(9))
     assert [next(made) for _ in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(ValueError, match="five"):
@@ -182,7 +183,7 @@ def test_reading_in_the_background_keeps_order_raises_in_turn_and_ends() -> None
     assert next(stopped) == 0
     stopped.close()
     assert len(started) <= 4
-    for thread in threading.enumerate():
+    for thread in set(threading.enumerate()) - others:
         if thread.name.startswith("read ahead"):
             thread.join(5)
             assert not thread.is_alive()

@@ -26,7 +26,7 @@ class ViLTA(nn.Module):
         super().__init__()
         width = config.width
         self.image_side, self.pad = image_size, vocabulary.pad
-        self.register_buffer("ordinary", torch.from_numpy(vocabulary.ordinary), persistent=False)
+        self.register_buffer("ordinary", torch.tensor(vocabulary.ordinary), persistent=False)
         self.vision = VisionEncoder(config.vision, image_size)
         self.language = text_encoder(config.text, width, vocabulary.size, max_length, self.pad)
         text_width = self.language.config.hidden_size
