@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from transformers.initialization import meta_device_safe_creation_ops
 
 from workbench.config.schema import Objectives, Settings
 from workbench.config.settings import apply
@@ -119,3 +120,14 @@ def test_a_well_known_tokeniser_is_as_large_as_it_is(settings: Settings) -> None
     assert vocabulary_of(apply(settings, {"data.tokeniser": "FacebookAI/roberta-base"})) == 50265
     assert vocabulary_of(apply(settings, {"data.tokeniser": "bert-base-uncased"})) == 30522
     assert vocabulary_of(settings) == settings.data.vocabulary
+
+
+def test_the_model_stands_on_paper_also_after_weights_were_loaded(formed: Settings) -> None:
+    constructors = torch.utils._device._device_constructors  # what `with torch.device(...)` acts on, looked up once
+    constructors.cache_clear()
+    try:
+        with meta_device_safe_creation_ops(), torch.device("meta"):  # as in transformers' `from_pretrained`
+            torch.zeros(1)
+        assert outline(formed).parameters > 0
+    finally:
+        constructors.cache_clear()

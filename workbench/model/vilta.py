@@ -38,9 +38,12 @@ class ViLTA(nn.Module):
         rows, columns = self.vision.grid if config.image_positions else (0, 0)
         # A row and a column part, because relations such as `above` are about one of them alone.
         # They start as ramps: what is left of what is then a difference, which a linear map can read.
-        down, across = torch.linspace(-1, 1, rows)[:, None, None], torch.linspace(-1, 1, columns)[None, :, None]
-        self.row_positions = nn.Parameter(down * torch.randn(width), requires_grad=config.image_positions)
-        self.column_positions = nn.Parameter(across * torch.randn(width), requires_grad=config.image_positions)
+        # The device is named, because once transformers has loaded weights, `linspace` may ignore the device in force.
+        by_row, by_column = torch.randn(width), torch.randn(width)
+        down = torch.linspace(-1, 1, rows, device=by_row.device)[:, None, None]
+        across = torch.linspace(-1, 1, columns, device=by_row.device)[None, :, None]
+        self.row_positions = nn.Parameter(down * by_row, requires_grad=config.image_positions)
+        self.column_positions = nn.Parameter(across * by_column, requires_grad=config.image_positions)
         self.text_type, self.image_type = (nn.Parameter(torch.zeros(width)) for _ in range(2))
         self.text_projection = nn.Linear(text_width, width)
         self.fusion = FUSIONS[config.fusion.kind](width, config.fusion)
