@@ -21,7 +21,7 @@ from workbench.stop import Stopped
 from workbench.training.distributed import joined, spread_over
 from workbench.training.finetune import Course, Recipe, finetune, finetune_retrieval
 from workbench.training.loop import Hooks
-from workbench.training.prepare import prepare
+from workbench.training.prepare import Prepared, prepare
 from workbench.training.pretrain import starting_model, train
 from workbench.world import ALONE, World
 
@@ -83,8 +83,11 @@ def curve(
 
 
 def tuned(settings: Settings, cache: Path, checkpoint: Path, task: str, world: World = ALONE) -> list[float]:
+    return tuned_for(task, settings, prepare(settings, cache, lambda *_: None), checkpoint, world)
+
+
+def tuned_for(task: str, settings: Settings, prepared: Prepared, checkpoint: Path, world: World = ALONE) -> list[float]:
     """The losses of a fine-tuning, each of whose batches is cut into two micro-batches."""
-    prepared = prepare(settings, cache, lambda *_: None)
     model, pairs = starting_model(settings, 0, prepared), prepared.corpus.train
     losses: list[float] = []
     hooks = Hooks(lambda *_: None, lambda _, figures: losses.append(figures["loss"]))

@@ -1,20 +1,29 @@
 """No tensor of a step is made on another device than the model's. There is no GPU here: whatever is made without a device lands on `meta`,
 where it meets nothing of the model without an error."""
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
+from tests.training.several_processes import tuned_for
 from workbench.config.schema import Settings
 from workbench.config.settings import apply
 from workbench.objectives.companions import make_companions
 from workbench.objectives.plan import Weights, plan_step
 from workbench.objectives.step import losses
 from workbench.objectives.words import weights_of
+from workbench.training import finetune, fused_start, warm_start
+from workbench.training.loop import Hooks, fit
 from workbench.training.measures import Subject, validation
 from workbench.training.prepare import Prepared
 from workbench.training.pretrain import optimiser_for, starting_model
 
+QUIET = Hooks(lambda *_: None, lambda *_: None)
+CPU = torch.device("cpu")
 STEPS = [
     {"objectives.mlm.soft_labels": "frozen_lm", "objectives.itm.false_negative_filter": "teacher"},
     {"objectives.mlm.soft_labels": "ema", "objectives.itm.generator": "ema", "objectives.itm.synthesis_rounds": 2},
@@ -60,3 +69,39 @@ def test_a_validation_makes_every_tensor_where_the_model_is(settings: Settings, 
         evaluation = validation(Subject(model, changed, prepared, companions))
         made = {part.name: part.measure() for part in evaluation.parts()}
     assert all(np.isfinite(value) for _, value in evaluation.metrics(made))
+
+
+def fit_on_meta(*given: Any) -> Iterator[dict[str, float]]:
+    with torch.device("meta"):
+        yield from fit(*given)
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_warm_start_makes_every_tensor_where_the_model_is(
+    trained: bool, settings: Settings, prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warm_start, "fit", fit_on_meta)
+    changed = apply(settings, {"warm_start.train_vision": trained, "warm_start.steps": 2})
+    stored = None if trained else prepared.features["train"]
+    weights = warm_start.warm_start(changed, prepared.corpus, CPU, tmp_path, QUIET, stored)
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+
+
+def test_a_fused_start_makes_every_tensor_where_the_model_is(
+    settings: Settings, prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fused_start, "fit", fit_on_meta)
+    phases = [{"steps": 1, "words": "relations", "batch_size": 16}, {"steps": 1, "replaced": 0.5, "batch_size": 16}]
+    changed = apply(settings, {"warm_start.fusion": phases})
+    weights = fused_start.fused_start(changed, prepared.corpus, CPU, tmp_path, QUIET, prepared.weights)
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+
+
+@pytest.mark.parametrize("task", ["vqa", "nlvr2", "retrieval"])
+def test_fine_tuning_makes_every_tensor_where_the_model_is(
+    task: str, settings: Settings, prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finetune, "fit", fit_on_meta)
+    losses = tuned_for(task, settings, prepared, tmp_path / "tuned.pt")
+    assert len(losses) > 2
+    assert np.isfinite(losses).all()

@@ -248,7 +248,9 @@ def _train(
         return {"loss": torch.stack(list(made.values())).sum()} | made
 
     def clip() -> Tensor:
-        return torch.stack([nn.utils.clip_grad_norm_(parameters, 5.0) for parameters, _ in groups]).norm()
+        # A step without text leaves a group without gradients, whose norm torch gives as a 0 on the CPU.
+        learning = [parameters for parameters, _ in groups if any(each.grad is not None for each in parameters)]
+        return torch.stack([nn.utils.clip_grad_norm_(parameters, 5.0) for parameters in learning]).norm()
 
     training = Training(
         config.steps,
