@@ -14,6 +14,7 @@ from workbench.config.schema import Mlm, Settings
 from workbench.data.masking import hide_tokens
 from workbench.data.text import Tokeniser, Vocabulary
 from workbench.evaluation.matching import HeldOut, match_scores
+from workbench.model.fusion import NONE
 from workbench.model.vilta import ViLTA
 from workbench.objectives.companions import Companions
 from workbench.objectives.matching import written_captions
@@ -100,7 +101,7 @@ def _method(
     masked_ids, positions = hidden.token_ids.to(device), hidden.positions.to(device)
     features = data.features[row : row + 1]
     true = token_ids[positions]
-    fused, _ = model.fuse(model.encode_text(masked_ids), model.adapt_image(features), masked_ids)
+    fused, _ = model.fuse(model.encode_text(masked_ids), model.adapt_image(features), masked_ids, NONE)
     predicted = model.mlm_logits(fused[positions]).float().softmax(dim=-1)
     labels = soft_labels(mlm, companions, features, token_ids, masked_ids, positions)
     return {

@@ -13,6 +13,7 @@ from workbench.data.corpus import Corpus, Pairs
 from workbench.data.masking import hide_tokens
 from workbench.evaluation.matching import BLANK
 from workbench.evaluation.scores import auc
+from workbench.model.fusion import NONE
 from workbench.model.similarity import aligned_similarity
 from workbench.model.vilta import ViLTA
 from workbench.randomness import RowRandom, generator
@@ -80,7 +81,7 @@ def fused_knowledge(model: ViLTA, corpus: Corpus) -> list[dict[str, Any]]:
             states = model.encode_text(hidden)
             for scores, seen in zip(right, (features[torch.from_numpy(row).to(device)], grey), strict=True):
                 image = model.adapt_image(seen.float()).expand(len(row), -1, -1)
-                fused, _ = model.fuse(states, image, hidden)
+                fused, _ = model.fuse(states, image, hidden, NONE)
                 guess = model.mlm_logits(fused[each, at]).softmax(dim=-1)
                 summed = torch.zeros_like(guess).index_add_(1, means, guess)
                 scores += (summed.argmax(dim=-1) == means[labels]).float().tolist()

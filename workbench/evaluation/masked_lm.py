@@ -11,6 +11,7 @@ from workbench.data.masking import hide_tokens
 from workbench.evaluation.contract import Made, Part
 from workbench.evaluation.matching import HeldOut
 from workbench.evaluation.scores import calibration_floor, expected_calibration_error, reliability_metrics
+from workbench.model.fusion import NONE
 from workbench.model.vilta import ViLTA
 from workbench.randomness import generator
 
@@ -70,7 +71,7 @@ class MaskedWords:
         ids, positions = hidden.token_ids.to(device), hidden.positions.to(device)
         labels = torch.from_numpy(token_ids).to(device)[positions]
         states = model.encode_text(ids)
-        fused, _ = model.fuse(states, model.adapt_image(data.features[rows]), ids)
+        fused, _ = model.fuse(states, model.adapt_image(data.features[rows]), ids, NONE)
         log_p = model.mlm_logits(fused[positions]).double().log_softmax(dim=-1)
         confidence, word = log_p.exp().max(dim=-1)
         same = self.table[labels]

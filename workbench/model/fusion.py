@@ -8,6 +8,9 @@ from torch import Tensor, nn
 
 from workbench.config.schema import Fusion
 
+Rows = slice | Tensor  # of a batch
+ALL, NONE = slice(None), slice(0)
+
 
 class Attention(nn.Module):
     """Multi-head attention of `queries` [B, Q, D] over `states` [B, K, D]; `mask` bool [B, K] marks what may be read."""
@@ -46,8 +49,12 @@ class CrossLayer(nn.Module):
         self.mlp = _mlp(width, config)
         self.norms = nn.ModuleList(nn.LayerNorm(width, eps=config.norm_epsilon) for _ in range(3))
 
-    def forward(self, x: Tensor, other: Tensor, mask: Tensor | None, other_mask: Tensor | None) -> Tensor:
-        x = self.norms[0](x + self.self_attention(x, x, mask))
+    def forward(
+        self, x: Tensor, other: Tensor, mask: Tensor | None, other_mask: Tensor | None, first_only: bool = False
+    ) -> Tensor:
+        """Tokens [B, N, D] -> [B, N, D], or with `first_only` what comes of the first token alone, [B, 1, D]."""
+        asking = x[:, :1] if first_only else x
+        x = self.norms[0](asking + self.self_attention(asking, x, mask))
         x = self.norms[1](x + self.cross_attention(x, other, other_mask))
         return self.norms[2](x + self.mlp(x))
 
@@ -81,7 +88,8 @@ def _attend_by_similarity(attention: Attention, gain: float = 2.0) -> None:
 
 
 class CoAttention(nn.Module):
-    """Text [B, L, D] and image [B, N, D] tokens -> both, fused."""
+    """Text [B, L, D] and image [B, N, D] tokens -> text [B, L, D] of all pairs and image [P, N, D] of those that are `paired`, fused; with
+    `first_only` the image is its first token alone, [P, 1, D]. Of the last image layer nothing else is computed: no text reads it."""
 
     def __init__(self, width: int, config: Fusion) -> None:
         super().__init__()
@@ -92,27 +100,35 @@ class CoAttention(nn.Module):
     def layers(self) -> list[nn.Module]:
         return [*self.text_layers, *self.image_layers]
 
-    def forward(self, text: Tensor, image: Tensor, text_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        for text_layer, image_layer in zip(self.text_layers, self.image_layers, strict=True):
+    def forward(
+        self, text: Tensor, image: Tensor, text_mask: Tensor | None, paired: Rows = ALL, first_only: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        *before, (last_of_text, last_of_image) = zip(self.text_layers, self.image_layers, strict=True)
+        for text_layer, image_layer in before:
             text, image = text_layer(text, image, text_mask, None), image_layer(image, text, None, text_mask)
-        return text, image
+        mask = None if text_mask is None else text_mask[paired]
+        fused = last_of_text(text, image, text_mask, None)
+        return fused, last_of_image(image[paired], text[paired], None, mask, first_only)
 
 
 class Merged(nn.Module):
-    """Text [B, L, D] and image [B, N, D] tokens -> both, fused as one stream."""
+    """Text [B, L, D] and image [B, N, D] tokens -> those of all pairs, and of the `paired` ones, fused as one stream."""
 
     def __init__(self, width: int, config: Fusion) -> None:
         super().__init__()
         self.layers = nn.ModuleList(MergedLayer(width, config) for _ in range(config.layers))
 
-    def forward(self, text: Tensor, image: Tensor, text_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, text: Tensor, image: Tensor, text_mask: Tensor | None, paired: Rows = ALL, first_only: bool = False
+    ) -> tuple[Tensor, Tensor]:
         x = torch.cat([text, image], dim=1)
         mask = None
         if text_mask is not None:
             mask = torch.cat([text_mask, text_mask.new_ones(image.shape[:2])], dim=1)
         for layer in self.layers:
             x = layer(x, mask)
-        return x[:, : text.shape[1]], x[:, text.shape[1] :]
+        length = text.shape[1]
+        return x[:, :length], x[paired, length : length + 1 if first_only else None]
 
 
 FUSIONS: Final = {"co_attention": CoAttention, "merged": Merged}

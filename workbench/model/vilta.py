@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from workbench.config.schema import Itc, Model
 from workbench.data.text import Vocabulary, padding_mask
 from workbench.model.encoders import VisionEncoder
-from workbench.model.fusion import FUSIONS, CoAttention, Merged
+from workbench.model.fusion import ALL, FUSIONS, CoAttention, Merged, Rows
 from workbench.model.language import encoder_layers, head_parts, text_encoder, text_states, word_logits
 
 
@@ -98,15 +98,23 @@ class ViLTA(nn.Module):
         """The language encoder's own head: states [..., D] -> logits [..., V]; sees no picture."""
         return word_logits(self.language, text_states)
 
-    def fuse(self, text_states: Tensor, image_tokens: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """-> fused text states [B, L, D] and the pooled pair [B, 2 D] (tanh poolers of the text and of the image)."""
+    def fuse(
+        self, text_states: Tensor, image_tokens: Tensor, token_ids: Tensor, paired: Rows = ALL
+    ) -> tuple[Tensor, Tensor]:
+        """-> fused text states [B, L, D], and of the pairs of the rows `paired` the pooled ones [P, 2 D] (tanh poolers of the text and
+        of the image)."""
         if self.image_positions:
             image_tokens = image_tokens + (self.row_positions + self.column_positions).flatten(0, 1)
         mask = padding_mask(token_ids, self.pad)
         text, image = self.fusion(
-            self.text_projection(text_states) + self.text_type, image_tokens + self.image_type, mask
+            self.text_projection(text_states) + self.text_type,
+            image_tokens + self.image_type,
+            mask,
+            paired,
+            self.image_pool == "first",
         )
-        read = text[:, 0] if self.text_pool == "first" else _mean(text, mask)
+        read = text[paired]
+        read = read[:, 0] if self.text_pool == "first" else _mean(read, None if mask is None else mask[paired])
         return text, torch.cat([self.text_pooler(read), self.image_pooler(self._pool(image))], dim=-1)
 
     def _pool(self, image: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from workbench.config.schema import Mlm, Objectives
+from workbench.model.fusion import NONE
 from workbench.model.vilta import ViLTA
 from workbench.objectives.companions import Companions, language_logits
 from workbench.objectives.losses import itm_loss, likeliest, mlm_loss, queue_contrast
@@ -45,6 +46,7 @@ def losses(
         torch.cat([masked_ids, matching.token_ids]),
         world.gather(image_tokens) if matching.pooled else image_tokens,
         torch.cat([first + torch.arange(rows, device=device), matching.image_rows]),
+        rows,
         length_buckets,
     )
 
@@ -57,7 +59,7 @@ def losses(
         soft = teacher_logits(mlm_config, companions, features, read, positions)
     mlm = mlm_share * mlm_loss(logits, labels, soft, alpha, mlm_config.temperature)
 
-    match_logits = model.itm_logits(pooled[rows:])
+    match_logits = model.itm_logits(pooled)
     valid = matching.valid.sum()
     valid_everywhere = world.sum(valid).clamp(min=1)
     itm = part.share * valid / valid_everywhere * itm_loss(match_logits, matching.is_match, matching.valid)
@@ -85,17 +87,17 @@ def losses(
 
 
 def read_pairs(
-    model: ViLTA, token_ids: Tensor, image_tokens: Tensor, image_rows: Tensor, buckets: int
+    model: ViLTA, token_ids: Tensor, image_tokens: Tensor, image_rows: Tensor, masked: int, buckets: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Captions int64 [R, L], each with the picture of its row -> states [R, L, D] of the language encoder, fused text states
-    [R, L, D], pooled pairs [R, 2 D].
+    [R, L, D], and the pooled pairs [R - masked, 2 D] of those after the first `masked` captions, which MLM reads.
 
     With several `buckets`, captions of like length are read together, cut to the longest of them: the same numbers but for
     rounding (and 0 where there is padding) with fewer padded tokens.
     """
     if buckets == 1:
         states = model.encode_text(token_ids)
-        return states, *model.fuse(states, image_tokens[image_rows], token_ids)
+        return states, *model.fuse(states, image_tokens[image_rows], token_ids, slice(masked, None))
     lengths = (token_ids != model.pad).sum(dim=1)
     made = []
     order = lengths.argsort(stable=True)
@@ -104,12 +106,12 @@ def read_pairs(
             continue
         ids = token_ids[rows, : int(lengths[rows].max())]
         states = model.encode_text(ids)
-        fused, pooled = model.fuse(states, image_tokens[image_rows[rows]], ids)
+        fused, pooled = model.fuse(states, image_tokens[image_rows[rows]], ids, rows >= masked)
         padding = (0, 0, 0, token_ids.shape[1] - ids.shape[1])
         made.append((torch.nn.functional.pad(states, padding), torch.nn.functional.pad(fused, padding), pooled))
+    states, fused, pooled = (torch.cat(parts) for parts in zip(*made, strict=True))
     back = order.argsort()
-    states, fused, pooled = (torch.cat(parts)[back] for parts in zip(*made, strict=True))
-    return states, fused, pooled
+    return states[back], fused[back], pooled[order[order >= masked].argsort()]
 
 
 def itc_loss(
@@ -155,7 +157,7 @@ def teacher_logits(mlm: Mlm, companions: Companions, features: Tensor, token_ids
         assert companions.ema is not None
         # The momentum model shares the vision encoder's features of this step: one vision forward, not two.
         image = companions.ema.adapt_image(features.detach())
-        fused, _ = companions.ema.fuse(companions.ema.encode_text(token_ids), image, token_ids)
+        fused, _ = companions.ema.fuse(companions.ema.encode_text(token_ids), image, token_ids, NONE)
         logits = companions.ema.mlm_logits(fused[positions])
     else:
         row = companions.unigram if mlm.soft_labels == "unigram" else torch.zeros_like(companions.unigram)

@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 
 from workbench.config.schema import Objectives, Words
 from workbench.data.text import Vocabulary
+from workbench.model.fusion import NONE
 from workbench.model.language import text_states, word_logits
 from workbench.model.vilta import ViLTA
 from workbench.objectives.companions import Companions
@@ -115,7 +116,7 @@ def salience(
     told = []
     for picture in (features, model.image_features(grey)):
         image = model.adapt_image(picture.float()).expand(len(ids), -1, -1)
-        fused, _ = model.fuse(states, image, read)
+        fused, _ = model.fuse(states, image, read, NONE)
         log_p = model.mlm_logits(fused[hidden]).float().log_softmax(dim=-1)
         told.append(log_p.gather(1, ids[hidden][:, None]).squeeze(1))
     weights = torch.where(ordinary, LEAST_DROP, 0.0)

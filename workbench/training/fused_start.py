@@ -21,6 +21,7 @@ from workbench.data.loader import Order
 from workbench.data.masking import choose_positions
 from workbench.data.text import Tokeniser, Vocabulary
 from workbench.errors import UserError
+from workbench.model.fusion import NONE
 from workbench.model.shipped import OF_ENCODERS
 from workbench.model.vilta import ViLTA
 from workbench.objectives.negatives import choose
@@ -185,7 +186,7 @@ def phase_losses(
             draws = torch.from_numpy(rng.random(ids.shape, dtype=np.float32)).to(device)[place]
             read[place] = choose(guess.softmax(dim=-1), draws)
     states = model.encode_text(read)
-    fused, _ = model.fuse(states, model.adapt_image(features), read)
+    fused, _ = model.fuse(states, model.adapt_image(features), read, NONE)
     made = {
         "words": _mean_loss(model.mlm_logits(fused[hidden]), labels[hidden]),
         "generator": GENERATOR_WEIGHT * _mean_loss(model.predict_words(states[hidden]), labels[hidden]),

@@ -131,7 +131,9 @@ def _forward(model: ViLTA, settings: Settings) -> list[Tensor]:
     # Not through `encode_text` and `fuse`, which look at the values of token ids.
     states = model.language.base_model(token_ids, attention_mask=None).last_hidden_state
     text = model.text_projection(states) + model.text_type
-    fused, image = model.fusion(text, torch.cat([tokens, tokens]) + model.image_type, None)
+    both = torch.cat([tokens, tokens]) + model.image_type
+    paired, first_only = slice(ROWS, None), model.image_pool == "first"
+    fused, image = model.fusion(text, both, None, paired, first_only)
     masked = max(1, round(ROWS * length * settings.objectives.mlm.mask_ratio))
     labels = torch.zeros(masked, dtype=torch.long)
     words = [
@@ -139,7 +141,7 @@ def _forward(model: ViLTA, settings: Settings) -> list[Tensor]:
         model.predict_words(states.flatten(0, 1)[:masked]),
     ]
     losses = [nn.functional.cross_entropy(logits.float(), labels) for logits in words]
-    pooled = torch.cat([model.text_pooler(fused[:, 0]), model.image_pooler(image.mean(dim=1))], dim=-1)
+    pooled = torch.cat([model.text_pooler(fused[paired, 0]), model.image_pooler(image.mean(dim=1))], dim=-1)
     return [*losses, model.itm_logits(pooled).float().logsumexp(dim=-1).mean()]
 
 
