@@ -82,7 +82,7 @@ class Postgres:
     def _run(self, program: str, *arguments: object) -> "subprocess.Popen[bytes]":
         with open(self.home / "log", "ab") as log:
             said = {"stdout": log, "stderr": log}
-            return subprocess.Popen([self.programs / program, *arguments], **said, **self.user)  # type: ignore[call-overload, no-any-return]
+            return subprocess.Popen([self.programs / program, *arguments], **said, **self.user)  # type: ignore[call-overload]
 
 
 @contextmanager
@@ -242,7 +242,7 @@ def _made(address: str, databases: tuple[str, ...]) -> bool:
     try:
         with psycopg.connect(address, autocommit=True) as connection:
             for name in databases:
-                connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
+                connection.execute(f"CREATE DATABASE {name}")
     except psycopg.OperationalError:
         return False
     return True

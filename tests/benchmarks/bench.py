@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import optuna
@@ -31,6 +32,7 @@ from workbench.data.scenes import render, scenes
 from workbench.data.store import Pictures
 from workbench.events import Event, TrialEnded
 from workbench.objectives.companions import make_companions
+from workbench.objectives.plan import Weights
 from workbench.objectives.step import losses
 from workbench.outage import Patience
 from workbench.stop import Stop
@@ -78,7 +80,7 @@ def train_step(settings: Settings, prepared: Prepared) -> Callable[[], None]:
         made = losses(
             model,
             on_device(settings, prepared, read, rows, 0, 0),
-            plan_batch(settings, prepared, companions, None, rows, 0, 0, 0).part(),
+            plan_batch(settings, prepared, companions, None, rows, 0, 0, 0, lambda _: Weights()).part(),
             settings.objectives,
             companions,
             alpha=0.0,
@@ -222,11 +224,8 @@ def engine(home: Path, settings: Settings) -> None:
             ends.append(time.perf_counter())
 
     starting = starting_model(settings, 0, prepare(settings, home / "cache", lambda *_: None))
-    real, trial.train = trial.train, nothing  # type: ignore[assignment]
-    try:
+    with patch.object(trial, "train", nothing):
         worker.Worker(Place(home, None, "bench"), "bench", heard, Stop()).work()
-    finally:
-        trial.train = real
     ours = float(np.median(np.diff(ends)))
 
     study = optuna.create_study(storage=JournalStorage(JournalFileBackend(str(home / "plain.log"))))
@@ -296,8 +295,8 @@ def main() -> None:
         drawn = list(scenes(0, "train", 200, 3))
         rendering = seconds(lambda: [render(scene, 64) for scene in drawn], 3)
         loaded = np.load(next(home.glob("scenes-*/train.npy")), mmap_mode="r")
-        reading = seconds(lambda: np.array(loaded[:200]), 3)
-        print(f"200 pictures, rendered / read from the cache: {rendering / reading:.0f}")
+        cached = seconds(lambda: np.array(loaded[:200]), 3)
+        print(f"200 pictures, rendered / read from the cache: {rendering / cached:.0f}")
 
         corpora(home)
         (home / "storage").mkdir()
