@@ -66,6 +66,16 @@ def test_only_words_are_masked_and_put_in_their_place(home: Path) -> None:
     assert tokeniser.word_id("red") is not None
 
 
+def test_states_are_those_of_a_mask_of_two_dimensions(home: Path) -> None:
+    tokeniser = pretrained_tokeniser(str(home), LONGEST)
+    language = text_encoder(Text(weights=str(home), layers=3), 99, tokeniser.size, LONGEST, tokeniser.pad).eval()
+    ids = torch.from_numpy(tokeniser.encode(CAPTIONS))
+    assert (ids == tokeniser.pad).any()
+    with torch.no_grad():
+        plain = language.base_model(ids, attention_mask=ids != tokeniser.pad).last_hidden_state
+        assert torch.equal(text_states(language, ids), plain)
+
+
 @pytest.mark.parametrize("length", [LONGEST, 20])
 def test_logits_are_those_of_transformers(home: Path, length: int) -> None:
     theirs = AutoModelForMaskedLM.from_pretrained(home).eval()

@@ -44,11 +44,11 @@ def test_a_caption_of_one_word_still_loses_it() -> None:
 def test_a_written_word_is_never_special_never_the_original_never_banned() -> None:
     vocabulary = 12
     original = torch.tensor([[0, 6, 7, 2]] * 3000)
-    positions = torch.tensor([[False, True, True, False]] * 3000)
+    places = torch.tensor([[False, True, True, False]] * 3000).nonzero(as_tuple=True)
     banned = torch.arange(vocabulary)[:, None].repeat(1, 2)
     banned[6, 1], banned[7, 1] = 8, 9
     draws = torch.rand(6000, generator=torch.Generator().manual_seed(0))
-    written = synthesize(torch.zeros(6000, vocabulary), original, positions, 1.0, banned, torch.arange(5), draws)
+    written = synthesize(torch.zeros(6000, vocabulary), original, places, 1.0, banned, torch.arange(5), draws)
     assert (written[:, [0, 3]] == original[:, [0, 3]]).all()
     assert set(written[:, 1].tolist()) == set(range(len(SPECIAL), vocabulary)) - {6, 8}
     assert set(written[:, 2].tolist()) == set(range(len(SPECIAL), vocabulary)) - {7, 9}
@@ -68,7 +68,7 @@ def test_sampling_follows_the_temperature() -> None:
         written = synthesize(
             logits,
             original,
-            torch.ones(4000, 1, dtype=torch.bool),
+            (torch.arange(4000), torch.zeros(4000, dtype=torch.long)),
             temperature,
             torch.arange(9)[:, None],
             torch.arange(5),
@@ -181,7 +181,7 @@ def test_take_back_compares_with_the_original_word() -> None:
     # The judge finds word 6 twice as likely as the original 5, and word 7 half as likely.
     logits = torch.tensor([[0.0] * 5 + [0.0, math.log(2), -math.log(2)]] * 2)
     original, written = torch.tensor([[5, 5]]), torch.tensor([[6, 7]])
-    everywhere = torch.ones(1, 2, dtype=torch.bool)
+    everywhere = (torch.tensor([0, 0]), torch.tensor([0, 1]))
     assert take_back(written, original, everywhere, logits, 1.0).tolist() == [[5, 7]]
     assert take_back(written, original, everywhere, logits, 2.5).tolist() == [[6, 7]]
     assert take_back(written, original, everywhere, logits, 0.4).tolist() == [[5, 5]]
@@ -229,18 +229,18 @@ def test_the_momentum_model_follows_by_hand_computed_averages(settings: Settings
 def test_soft_labels_are_what_their_kind_says(settings: Settings, prepared: Prepared, features: torch.Tensor) -> None:
     made = {}
     token_ids = torch.from_numpy(trim(prepared.corpus.train.token_ids[:16], PAD))
-    positions = token_ids > 4
+    places = (token_ids > 4).nonzero(as_tuple=True)
     for kind in ("frozen_lm", "ema", "smoothing", "unigram"):
         changed = apply(settings, {"objectives.mlm.soft_labels": kind})
         model = new_model(changed, prepared.corpus, 0)
         model.load_state_dict(prepared.weights, strict=False)
         companions = companions_of(changed, prepared, model.eval())
-        made[kind] = teacher_logits(changed.objectives.mlm, companions, features, token_ids, positions)
+        made[kind] = teacher_logits(changed.objectives.mlm, companions, features, token_ids, places)
         if kind == "ema":
             fused, _ = model.fuse(model.encode_text(token_ids), model.adapt_image(features), token_ids)
-            assert torch.allclose(made[kind], model.mlm_logits(fused[positions]), atol=1e-5)
+            assert torch.allclose(made[kind], model.mlm_logits(fused[places]), atol=1e-5)
         if kind == "frozen_lm":
-            assert torch.allclose(made[kind], model.predict_words(model.encode_text(token_ids)[positions]), atol=1e-5)
+            assert torch.allclose(made[kind], model.predict_words(model.encode_text(token_ids)[places]), atol=1e-5)
     vocabulary = prepared.corpus.tokeniser.size
     assert torch.allclose(made["smoothing"].softmax(-1), torch.tensor(1 / vocabulary))
     counts = np.bincount(prepared.corpus.train.token_ids.ravel(), minlength=vocabulary)[5:] + 1
@@ -248,7 +248,7 @@ def test_soft_labels_are_what_their_kind_says(settings: Settings, prepared: Prep
         made["unigram"].softmax(-1)[0, 5:], torch.from_numpy(counts / counts.sum()).float(), atol=1e-6
     )
     # A very hot teacher knows nothing: the loss approaches that of uniform smoothing.
-    labels = token_ids[positions]
+    labels = token_ids[places]
     logits = torch.randn(len(labels), vocabulary, generator=torch.Generator().manual_seed(0))
     hot = [mlm_loss(logits, labels, made[kind], 1.0, 1e3) / 1e6 for kind in ("frozen_lm", "smoothing")]
     assert hot[0].item() == pytest.approx(hot[1].item(), abs=1e-3)

@@ -3,15 +3,20 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from tests.courses import Logged, run, steady
 from workbench.config.schema import Experiment, Settings
 from workbench.config.settings import apply
+from workbench.objectives.companions import make_companions
+from workbench.objectives.plan import plan_step
+from workbench.objectives.step import losses
 from workbench.stop import Stopped
 from workbench.training.loop import Hooks
 from workbench.training.prepare import Prepared, pick_device
+from workbench.training.pretrain import optimiser_for, starting_model
 from workbench.trial.cell import make_cell
 from workbench.trial.run import train_cell
 from workbench.world import ALONE
@@ -69,6 +74,32 @@ def test_bfloat16_follows_float32(settings: Settings, on_gpu: Prepared, tmp_path
     assert losses
     for key in losses:
         assert half[key] == pytest.approx(exact[key], rel=0.05), key
+
+
+@pytest.mark.parametrize("method", METHODS[::2])
+def test_a_step_does_not_wait_for_the_gpu(settings: Settings, on_gpu: Prepared, method: dict) -> None:
+    """Until its losses are read, so that the host always has the next kernels ready."""
+    changed = apply(settings, {"objectives.itm.hard_ratio": 1.0} | method)
+    model = starting_model(changed, 0, on_gpu)
+    companions = make_companions(changed.objectives, model, on_gpu.corpus)
+    optimiser, rows = optimiser_for(model, changed), np.arange(16)
+    ids = on_gpu.corpus.train.token_ids[:16]
+    stored = on_gpu.features["train"] if changed.model.vision.frozen else on_gpu.corpus.train.images
+    images = torch.from_numpy(np.array(stored[:16])).to(on_gpu.device)
+    images = images.float() if changed.model.vision.frozen else images
+
+    def step() -> None:
+        part = plan_step(ids, None, changed.objectives, companions.vocabulary, rows, 0, 0, 3).part()
+        losses(model, images, part, changed.objectives, companions, changed.objectives.mlm.alpha)["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+
+    step()  # makes the optimiser's state
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_too_little_memory_halves_the_micro_batch(experiment: Experiment, on_gpu: Prepared, tmp_path: Path) -> None:

@@ -9,13 +9,25 @@ from torch import Tensor
 from workbench.data.text import Vocabulary
 from workbench.randomness import Random
 
+Places = tuple[Tensor, Tensor]  # rows and columns int64 [M] of a batch of captions
+
 
 @dataclass(frozen=True)
 class Masked:
-    """`token_ids` int64 [B, L] with replacements; `positions` bool [B, L] marks what is to be predicted."""
+    """`token_ids` int64 [B, L] with replacements; `positions` bool [B, L] marks what is to be predicted. Both on the host."""
 
     token_ids: Tensor
     positions: Tensor
+
+    def places(self, device: torch.device) -> Places:
+        return places_of(self.positions, device)
+
+
+def places_of(positions: Tensor, device: torch.device) -> Places:
+    """The M rows and columns int64 that `positions` bool [B, L] marks, in order, on the device. They are looked for on the host, which
+    would have to wait for a GPU to tell how many there are."""
+    rows, columns = positions.nonzero(as_tuple=True)
+    return rows.to(device, non_blocking=True), columns.to(device, non_blocking=True)
 
 
 def choose_positions(

@@ -156,9 +156,9 @@ def read_tokeniser(text: str, max_length: int) -> Tokeniser:
 
 def padding_mask(token_ids: Tensor, pad: int) -> Tensor | None:
     """bool [B, L]: what may be read of padded captions int64 [B, L]; None where nothing is padded, which attention is faster
-    without."""
+    without. On a GPU nobody looks, since the host would have to wait for it."""
     mask = token_ids != pad
-    return None if bool(mask.all()) else mask
+    return mask if mask.is_cuda or not bool(mask.all()) else None
 
 
 def trim(token_ids: np.ndarray, pad: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from workbench.config.schema import Mlm, Settings
-from workbench.data.masking import hide_tokens
+from workbench.data.masking import Places, hide_tokens
 from workbench.data.text import Tokeniser, Vocabulary
 from workbench.evaluation.matching import HeldOut, match_scores
 from workbench.model.fusion import NONE
@@ -98,12 +98,12 @@ def _method(
     ratio = min(1.0, max(mlm.mask_ratio, MASKED / max(1, int(_words(caption_ids, vocabulary, mlm.whole_word)[0]))))
     hidden = hide_tokens(caption_ids, ratio, RowRandom(np.array([row]), "example masks"), vocabulary, mlm.whole_word)
     token_ids = torch.from_numpy(caption_ids).to(device)
-    masked_ids, positions = hidden.token_ids.to(device), hidden.positions.to(device)
+    masked_ids, places = hidden.token_ids.to(device), hidden.places(device)
     features = data.features[row : row + 1]
-    true = token_ids[positions]
+    true = token_ids[places]
     fused, _ = model.fuse(model.encode_text(masked_ids), model.adapt_image(features), masked_ids, NONE)
-    predicted = model.mlm_logits(fused[positions]).float().softmax(dim=-1)
-    labels = soft_labels(mlm, companions, features, token_ids, masked_ids, positions)
+    predicted = model.mlm_logits(fused[places]).float().softmax(dim=-1)
+    labels = soft_labels(mlm, companions, features, token_ids, masked_ids, places)
     return {
         "caption": data.pairs.captions["caption"][row],
         "image": pictures[row],
@@ -120,13 +120,13 @@ def _method(
 
 
 def soft_labels(
-    mlm: Mlm, companions: Companions, features: Tensor, token_ids: Tensor, masked_ids: Tensor, positions: Tensor
+    mlm: Mlm, companions: Companions, features: Tensor, token_ids: Tensor, masked_ids: Tensor, places: Places
 ) -> Tensor:
     """The distributions [M, V] that masked words are trained towards besides the words themselves; without soft labels the words."""
     if mlm.soft_labels == "none":
-        return torch.nn.functional.one_hot(token_ids[positions], len(companions.unigram)).float()
+        return torch.nn.functional.one_hot(token_ids[places], len(companions.unigram)).float()
     read = token_ids if mlm.teacher_input == "full" else masked_ids
-    logits = teacher_logits(mlm, companions, features, read, positions)
+    logits = teacher_logits(mlm, companions, features, read, places)
     return (logits.float() / mlm.temperature).softmax(dim=-1)
 
 

@@ -68,11 +68,11 @@ class MaskedWords:
         hidden = hide_tokens(
             token_ids, self.mask_ratio, generator("evaluation masks", start), vocabulary, weights=weights
         )
-        ids, positions = hidden.token_ids.to(device), hidden.positions.to(device)
-        labels = torch.from_numpy(token_ids).to(device)[positions]
+        ids, places = hidden.token_ids.to(device), hidden.places(device)
+        labels = torch.from_numpy(token_ids).to(device)[places]
         states = model.encode_text(ids)
         fused, _ = model.fuse(states, model.adapt_image(data.features[rows]), ids, NONE)
-        log_p = model.mlm_logits(fused[positions]).double().log_softmax(dim=-1)
+        log_p = model.mlm_logits(fused[places]).double().log_softmax(dim=-1)
         confidence, word = log_p.exp().max(dim=-1)
         same = self.table[labels]
         # A row of the table repeats the token itself as padding; each synonym counts once.
@@ -84,5 +84,5 @@ class MaskedWords:
             "right": (word == labels).double(),
             "confidence": confidence,
             "mass": mass[(same != labels[:, None]).any(dim=1)],
-            "blind": F.cross_entropy(model.predict_words(states[positions]).double(), labels, reduction="none"),
+            "blind": F.cross_entropy(model.predict_words(states[places]).double(), labels, reduction="none"),
         }

@@ -41,11 +41,15 @@ DROPOUTS: Final = (
     *("dropout", "attention_dropout", "embedding_dropout", "mlp_dropout"),
 )
 ROBERTA: Final = ("roberta", "xlm-roberta")  # their positions are counted from behind the padding's id
+SIMPLE: Final = (*ROBERTA, "bert", "distilbert")  # attention reads the whole caption alike in all layers
 
 
 def text_states(language: PreTrainedModel, token_ids: Tensor) -> Tensor:
     """Hidden states [B, L, D] of a language encoder for padded captions int64 [B, L]."""
     mask = padding_mask(token_ids, language.config.pad_token_id)
+    if mask is not None and language.config.model_type in SIMPLE and language.config._attn_implementation == "sdpa":
+        # The form that attention takes in the end. Of any other transformers looks at the values, for which a GPU's host has to wait.
+        mask = mask[:, None, None, :].expand(-1, -1, token_ids.shape[1], -1)
     states: Tensor = language.base_model(token_ids, attention_mask=mask).last_hidden_state
     return states
 

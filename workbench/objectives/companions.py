@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from workbench.config.schema import Objectives
 from workbench.data.corpus import Corpus
+from workbench.data.masking import Places
 from workbench.data.text import Vocabulary
 from workbench.data.word_classes import ContentWords
 from workbench.model.language import text_states, word_logits
@@ -117,6 +118,6 @@ def _still(module: Module) -> Module:
 
 
 @torch.no_grad()
-def language_logits(language: PreTrainedModel, token_ids: Tensor, positions: Tensor) -> Tensor:
-    """Word logits [M, V] of a language encoder at `positions` (bool [B, L]) of captions int64 [B, L]; no picture."""
-    return word_logits(language, text_states(language, token_ids)[positions])
+def language_logits(language: PreTrainedModel, token_ids: Tensor, places: Tensor | Places) -> Tensor:
+    """Word logits [M, V] of a language encoder at `places` (or where a bool [B, L] says) of captions int64 [B, L]; no picture."""
+    return word_logits(language, text_states(language, token_ids)[places])

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from workbench.config.schema import Objectives
+from workbench.data.masking import Places, places_of
 from workbench.model.similarity import unfused_similarity
 from workbench.model.vilta import ViLTA
 from workbench.objectives.companions import Companions, language_logits
@@ -32,21 +34,22 @@ def match_batch(
 ) -> Matching:
     """The pairs that the plan has chosen, as they are and made false; `features` [b, N, C] of the own pictures."""
     own, kind, device = part.own, objectives.itm.negatives, features.device
-    token_ids, pool_ids = (torch.from_numpy(ids).to(device) for ids in (own.token_ids, part.pool_ids))
-    captioned, pictured = (torch.from_numpy(own.negatives == how).to(device) for how in (HARD_CAPTION, HARD_PICTURE))
-    chosen, others = (torch.from_numpy(rows).to(device) for rows in (own.chosen, own.others))
+    captions, pictures = (np.flatnonzero(own.negatives == how) for how in (HARD_CAPTION, HARD_PICTURE))
+    token_ids, pool_ids, chosen, others, captioned, pictured = (
+        torch.from_numpy(given).to(device, non_blocking=True)
+        for given in (own.token_ids, part.pool_ids, own.chosen, own.others, captions, pictures)
+    )
     pooled = kind == "in_batch_hard" and objectives.itm.hard_ratio > 0
     first = part.first if pooled else 0
     true_text, true_rows = token_ids[chosen], chosen + first
-    false_text, false_rows = true_text.clone(), torch.where(captioned, chosen, others) + first
+    false_text, false_rows = true_text.clone(), others + first
+    false_rows[captioned] = true_rows[captioned]
     sound = torch.ones((), dtype=torch.bool, device=device)
     if own.foil_ids is not None:
         false_text[captioned] = torch.from_numpy(own.foil_ids).to(device)[chosen[captioned]]
     elif own.rewriting is not None:
-        rows = own.chosen[own.negatives == HARD_CAPTION]
-        false_text[captioned], sound = _written(
-            model, true_text[captioned], own.rewriting.rows(rows), objectives, companions
-        )
+        hidden = own.rewriting.rows(own.chosen[captions])
+        false_text[captioned], sound = _written(model, true_text[captioned], hidden, objectives, companions)
     elif pooled:
         draws = torch.from_numpy(part.pool_draws).to(device)
         similarity = pair_similarity(model, features, token_ids, pool_ids, world)
@@ -90,12 +93,11 @@ def _written(
 ) -> tuple[Tensor, Tensor]:
     """`written_captions`, round by round, and whether the generator's logits were finite (bool scalar)."""
     itm, device = objectives.itm, original.device
-    read, positions = rewriting.hidden.token_ids.to(device), rewriting.hidden.positions.to(device)
-    rounds, draws = rewriting.rounds.to(device), rewriting.draws.to(device)
+    read, draws = (each.to(device, non_blocking=True) for each in (rewriting.hidden.token_ids, rewriting.draws))
     banned = companions.synonyms if itm.false_negative_filter == "synonyms" else companions.synonyms[:, :1]
     written, sound = original, torch.ones((), dtype=torch.bool, device=device)
     for number in range(itm.synthesis_rounds):
-        here = positions if itm.synthesis_rounds == 1 else positions & (rounds == number)
+        here = places_of(rewriting.hidden.positions & (rewriting.rounds == number), device)
         logits = _generator_logits(model, read, here, itm.generator, companions)
         made = synthesize(
             logits,
@@ -112,22 +114,22 @@ def _written(
             assert companions.frozen is not None
             made = take_back(made, original, here, language_logits(companions.frozen, read, here), itm.filter_ratio)
         # What is written now is read by the rounds to come, whose own words are still masked.
-        read, written = torch.where(here, made, read), torch.where(here, made, written)
+        read, written = read.index_put(here, made[here]), written.index_put(here, made[here])
         sound = sound & drawable(logits, itm.sampling_temperature)
     return written, sound
 
 
 def _generator_logits(
-    model: ViLTA, token_ids: Tensor, positions: Tensor, generator: str, companions: Companions
+    model: ViLTA, token_ids: Tensor, places: Places, generator: str, companions: Companions
 ) -> Tensor:
-    """Word logits [M, V] of whoever writes, at `positions` (bool [B, L]) of captions int64 [B, L]."""
+    """Word logits [M, V] of whoever writes, at `places` of captions int64 [B, L]."""
     if generator == "unigram":
-        return companions.unigram.expand(int(positions.sum()), -1)
+        return companions.unigram.expand(len(places[0]), -1)
     language = {"current": model, "ema": companions.ema}.get(generator)
     writer = language.language if language is not None else companions.frozen
     assert writer is not None
     was_training = writer.training
     writer.eval()
-    logits = language_logits(writer, token_ids, positions)
+    logits = language_logits(writer, token_ids, places)
     writer.train(was_training)
     return logits

@@ -5,13 +5,14 @@ import math
 import torch
 from torch import Tensor
 
+from workbench.data.masking import Places
 from workbench.objectives.losses import likeliest
 
 
 def synthesize(
     logits: Tensor,
     original: Tensor,
-    positions: Tensor,
+    places: Places,
     temperature: float,
     banned: Tensor,
     special: Tensor,
@@ -22,19 +23,19 @@ def synthesize(
     """Hard negative captions (our reading of ViLTA): each masked position is sampled anew from the language model.
 
     `logits` [M, V] of the generator at the M masked positions, `original` int64 [B, L],
-    `positions` bool [B, L], `banned` int64 [V, K]: the ids that must not replace each original token (at least
+    `places` of them, `banned` int64 [V, K]: the ids that must not replace each original token (at least
     itself; with the synonym filter, its synonyms as well), `special` int64: those that are never sampled, `draws` [M] uniform
     in [0, 1).
     """
     picked = logits.float() / temperature
     picked[:, special] = -torch.inf
-    picked = picked.scatter(1, banned[original[positions]], -torch.inf)
+    picked = picked.scatter(1, banned[original[places]], -torch.inf)
     if top_k is not None:
         picked = likeliest(picked, top_k)
     if top_p < 1:
         picked = nucleus(picked, top_p)
     written = original.clone()
-    written[positions] = choose(picked.softmax(dim=-1), draws)
+    written[places] = choose(picked.softmax(dim=-1), draws)
     return written
 
 
@@ -65,16 +66,16 @@ def nucleus(logits: Tensor, p: float) -> Tensor:
     return logits.masked_fill((before >= p).gather(1, places.argsort(dim=-1)), -torch.inf)
 
 
-def take_back(written: Tensor, original: Tensor, positions: Tensor, judge_logits: Tensor, ratio: float) -> Tensor:
+def take_back(written: Tensor, original: Tensor, places: Places, judge_logits: Tensor, ratio: float) -> Tensor:
     """`written` with the original word again wherever the judge finds the new one at least `ratio` times as likely.
 
-    `judge_logits` [M, V] at the M masked positions (bool [B, L]); `written`, `original` int64 [B, L].
+    `judge_logits` [M, V] at the M masked `places`; `written`, `original` int64 [B, L].
     """
     log_p = judge_logits.log_softmax(dim=-1)
-    new, old = written[positions], original[positions]
+    new, old = written[places], original[places]
     plausible = log_p.gather(1, new[:, None]) >= log_p.gather(1, old[:, None]) + math.log(ratio)
     kept = written.clone()
-    kept[positions] = torch.where(plausible.squeeze(1), old, new)
+    kept[places] = torch.where(plausible.squeeze(1), old, new)
     return kept
 
 

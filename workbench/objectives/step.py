@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from workbench.config.schema import Mlm, Objectives
+from workbench.data.masking import Places
 from workbench.model.fusion import NONE
 from workbench.model.vilta import ViLTA
 from workbench.objectives.companions import Companions, language_logits
@@ -35,8 +36,8 @@ def losses(
     mlm_config, own = objectives.mlm, part.own
     features = images if images.is_floating_point() else model.image_features(images)
     device, rows = features.device, len(own.token_ids)
-    token_ids = torch.from_numpy(own.token_ids).to(device)
-    masked_ids, positions = own.masked.token_ids.to(device), own.masked.positions.to(device)
+    token_ids = torch.from_numpy(own.token_ids).to(device, non_blocking=True)
+    masked_ids, places = own.masked.token_ids.to(device, non_blocking=True), own.masked.places(device)
     matching = match_batch(model, features, part, objectives, companions, world)
 
     image_tokens = model.adapt_image(features)
@@ -50,13 +51,13 @@ def losses(
         length_buckets,
     )
 
-    labels = token_ids[positions]
+    labels = token_ids[places]
     mlm_share = len(labels) / max(1, part.masked_in_step)
-    logits = model.mlm_logits(fused[:rows][positions])
+    logits = model.mlm_logits(fused[:rows][places])
     soft = None
     if mlm_config.soft_labels != "none" and alpha > 0:
         read = token_ids if mlm_config.teacher_input == "full" else masked_ids
-        soft = teacher_logits(mlm_config, companions, features, read, positions)
+        soft = teacher_logits(mlm_config, companions, features, read, places)
     mlm = mlm_share * mlm_loss(logits, labels, soft, alpha, mlm_config.temperature)
 
     match_logits = model.itm_logits(pooled)
@@ -65,7 +66,7 @@ def losses(
     itm = part.share * valid / valid_everywhere * itm_loss(match_logits, matching.is_match, matching.valid)
     right = (match_logits.argmax(dim=-1).bool() == matching.is_match) & matching.valid
     # The language encoder's head sees the same masked captions, but no picture.
-    words = model.predict_words(states[:rows][positions])
+    words = model.predict_words(states[:rows][places])
     generator_mlm = mlm_share * mlm_loss(words, labels, None, 0.0, 1.0)
     total = objectives.mlm.weight * mlm + objectives.itm.weight * itm + objectives.generator.mlm_weight * generator_mlm
     # Negatives drawn from what is not finite are none. The loss says so, since all processes look at it; and without
@@ -148,18 +149,18 @@ def alpha_at(mlm: Mlm, step: int, steps: int) -> float:
 
 
 @torch.no_grad()
-def teacher_logits(mlm: Mlm, companions: Companions, features: Tensor, token_ids: Tensor, positions: Tensor) -> Tensor:
-    """Soft labels before their softmax [M, V], at `positions` (bool [B, L]) of the captions that the teacher reads."""
+def teacher_logits(mlm: Mlm, companions: Companions, features: Tensor, token_ids: Tensor, places: Places) -> Tensor:
+    """Soft labels before their softmax [M, V], at `places` of the captions int64 [B, L] that the teacher reads."""
     if mlm.soft_labels == "frozen_lm":
         assert companions.frozen is not None
-        logits = language_logits(companions.frozen, token_ids, positions)
+        logits = language_logits(companions.frozen, token_ids, places)
     elif mlm.soft_labels == "ema":
         assert companions.ema is not None
         # The momentum model shares the vision encoder's features of this step: one vision forward, not two.
         image = companions.ema.adapt_image(features.detach())
         fused, _ = companions.ema.fuse(companions.ema.encode_text(token_ids), image, token_ids, NONE)
-        logits = companions.ema.mlm_logits(fused[positions])
+        logits = companions.ema.mlm_logits(fused[places])
     else:
         row = companions.unigram if mlm.soft_labels == "unigram" else torch.zeros_like(companions.unigram)
-        logits = row.expand(int(positions.sum()), -1)
+        logits = row.expand(len(places[0]), -1)
     return likeliest(logits, mlm.top_k) if mlm.top_k else logits

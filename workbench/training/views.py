@@ -66,9 +66,8 @@ def _views(settings: Settings, seed: int, prepared: Prepared, count: int) -> lis
         written = [words(corpus.tokeniser, ids) for ids in made.tolist()]
     soft = [""] * len(rows)
     if objectives.mlm.soft_labels != "none":
-        positions = plan.masked.positions.to(prepared.device)
         read = token_ids if objectives.mlm.teacher_input == "full" else plan.masked.token_ids.to(prepared.device)
-        logits = teacher_logits(objectives.mlm, companions, features, read, positions)
+        logits = teacher_logits(objectives.mlm, companions, features, read, plan.masked.places(prepared.device))
         soft = _softened(corpus.tokeniser, logits / objectives.mlm.temperature, plan.masked.positions)
     return [
         View(
