@@ -11,6 +11,7 @@ from workbench.config.schema import Phase, Settings
 from workbench.config.settings import apply
 from workbench.data import lexicon
 from workbench.errors import UserError
+from workbench.model.fusion import Rows
 from workbench.stop import Stopped
 from workbench.training.fused_start import Detecting, Words, fused_start, phase_losses, phase_steps
 from workbench.training.loop import Hooks
@@ -117,9 +118,9 @@ class Seen:
         self.ids = prepared.corpus.train.texts(rows, 0, 0).astype(np.int64)
         fuse = model.fuse
 
-        def heard(states: Tensor, image: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor]:
+        def heard(states: Tensor, image: Tensor, token_ids: Tensor, paired: Rows) -> tuple[Tensor, Tensor]:
             self.read = token_ids.numpy()
-            return fuse(states, image, token_ids)
+            return fuse(states, image, token_ids, paired)
 
         model.fuse = heard  # type: ignore[method-assign]
         features = torch.from_numpy(np.array(prepared.features["train"][rows])).float()
