@@ -22,6 +22,7 @@ from torchvision.transforms import v2
 from analysis.report import write_report
 from analysis.runs import read_runs
 from tests.analysis.toy import toy_store
+from tests.benchmarks.reference import report
 from tests.benchmarks.storage import storage
 from workbench.config.schema import Experiment, Seeds, Settings
 from workbench.config.settings import apply
@@ -298,6 +299,8 @@ def main() -> None:
         cached = seconds(lambda: np.array(loaded[:200]), 3)
         print(f"200 pictures, rendered / read from the cache: {rendering / cached:.0f}")
 
+        for form in ("tiny", "small"):
+            report(form, None, steps=3, repeats=5, compiled=False)
         corpora(home)
         (home / "storage").mkdir()
         storage(home / "storage")

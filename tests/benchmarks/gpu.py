@@ -36,12 +36,14 @@ METHOD = {"objectives.mlm.soft_labels": "frozen_lm", "objectives.itm.negatives":
 PLAIN = {"objectives.mlm.soft_labels": "none", "objectives.itm.hard_ratio": 0.0}
 
 
-def large_model(preset: str, changes: dict[str, Any]) -> tuple[Settings, ViLTA, Companions]:
+def large_model(
+    preset: str, changes: dict[str, Any], vocabulary: Vocabulary = VOCABULARY
+) -> tuple[Settings, ViLTA, Companions]:
     """The model of a preset with random weights, on the device, with its frozen teacher where the settings ask for one."""
     settings = apply(Settings.model_validate(read_preset(preset)), OFFLINE | changes)
     device = pick_device()
     torch.manual_seed(0)
-    model = ViLTA(settings.model, settings.data.image_size, VOCABULARY, settings.data.max_length).to(device)
+    model = ViLTA(settings.model, settings.data.image_size, vocabulary, settings.data.max_length).to(device)
     if settings.model.vision.frozen:
         model.vision.requires_grad_(False)
     teacher = None
@@ -51,24 +53,46 @@ def large_model(preset: str, changes: dict[str, Any]) -> tuple[Settings, ViLTA, 
         frozen=teacher,
         ema=None,
         queue=None,
-        unigram=torch.zeros(VOCABULARY.size, device=device),
-        synonyms=torch.arange(VOCABULARY.size, device=device)[:, None],
-        vocabulary=VOCABULARY,
-        special=torch.tensor(VOCABULARY.special, device=device),
+        unigram=torch.zeros(vocabulary.size, device=device),
+        synonyms=torch.arange(vocabulary.size, device=device)[:, None],
+        vocabulary=vocabulary,
+        special=torch.tensor(vocabulary.special, device=device),
     )
     return settings, model, companions
 
 
-def step_of(settings: Settings, model: ViLTA, companions: Companions, batch: int) -> Callable[[int], Tensor]:
-    """A whole training step, to be called with its number; gives the loss."""
-    device, rng = pick_device(), np.random.default_rng(0)
-    token_ids = rng.integers(len(SPECIAL), VOCABULARY.size, size=(batch, LENGTH))
+def random_batch(
+    settings: Settings, vocabulary: Vocabulary, batch: int, padded: bool = False
+) -> tuple[np.ndarray, Tensor]:
+    """Captions int64 [B, L] of random words and random pictures uint8 [B, 3, S, S], these on the device. All captions are of one length,
+    which leaves no padding once they are cut to it; with `padded` they are of half to all of it."""
+    rng = np.random.default_rng(0)
+    token_ids = rng.integers(len(SPECIAL), vocabulary.size, size=(batch, LENGTH))
     token_ids[:, 0], token_ids[:, LENGTH - 2], token_ids[:, LENGTH - 1] = START, END, PAD
     side = settings.data.image_size
-    images = torch.from_numpy(rng.integers(0, 256, size=(batch, 3, side, side), dtype=np.uint8)).to(device)
+    images = torch.from_numpy(rng.integers(0, 256, size=(batch, 3, side, side), dtype=np.uint8)).to(pick_device())
+    if padded:
+        lengths, place = rng.integers(LENGTH // 2, LENGTH, size=(batch, 1)), np.arange(LENGTH)
+        token_ids = np.where(place < lengths, token_ids, PAD)
+        token_ids[place == lengths - 1] = END
+    return token_ids, images
+
+
+@torch.no_grad()
+def stored_features(model: ViLTA, images: Tensor) -> Tensor:
+    """What the vision encoder makes of pictures uint8 [B, 3, S, S], as a frozen one's are kept: float32 [B, N, C]."""
+    with precision(images.device):
+        return torch.cat([model.image_features(part).float() for part in images.split(64)])
+
+
+def step_of(
+    settings: Settings, model: ViLTA, companions: Companions, batch: int, padded: bool = False
+) -> Callable[[int], Tensor]:
+    """A whole training step, to be called with its number; gives the loss."""
+    device, vocabulary = pick_device(), companions.vocabulary
+    token_ids, images = random_batch(settings, vocabulary, batch, padded)
     if settings.model.vision.frozen:
-        with torch.no_grad(), precision(device):
-            images = torch.cat([model.image_features(part).float() for part in images.split(64)])
+        images = stored_features(model, images)
     optimiser = optimiser_for(model, settings)
     train_mode(model, settings)
 
@@ -77,7 +101,7 @@ def step_of(settings: Settings, model: ViLTA, companions: Companions, batch: int
             token_ids,
             None,
             settings.objectives,
-            VOCABULARY,
+            vocabulary,
             np.arange(batch),
             seed=0,
             epoch=0,
@@ -94,15 +118,17 @@ def step_of(settings: Settings, model: ViLTA, companions: Companions, batch: int
     return step
 
 
-def measured(step: Callable[[int], Tensor], warm: int, steps: int) -> float:
-    """Median seconds of a step."""
+def measured(
+    step: Callable[[int], Tensor], warm: int, steps: int, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Median seconds of a step, as `clock` tells them."""
     times = []
     for number in range(warm + steps):
         _wait()
-        started = time.perf_counter()
+        started = clock()
         loss = step(number)
         _wait()
-        times.append(time.perf_counter() - started)
+        times.append(clock() - started)
         assert torch.isfinite(loss)
     return float(np.median(times[warm:]))
 
