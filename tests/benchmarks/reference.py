@@ -33,6 +33,7 @@ from tests.benchmarks.gpu import METHOD, PLAIN, large_model, measured, random_ba
 from workbench.config.schema import Settings
 from workbench.config.settings import apply
 from workbench.data.text import Vocabulary
+from workbench.model.fusion import CoAttention
 from workbench.model.vilta import ViLTA
 from workbench.objectives.companions import Companions
 from workbench.training.distributed import speed_up
@@ -110,6 +111,7 @@ def read(model: ViLTA, token_ids: Tensor, image: Tensor, no_masks: bool) -> tupl
     if model.image_positions:
         image = image + (model.row_positions + model.column_positions).flatten(0, 1)
     image = image + model.image_type
+    assert isinstance(model.fusion, CoAttention)
     for text_layer, image_layer in zip(model.fusion.text_layers, model.fusion.image_layers, strict=True):
         text, image = text_layer(text, image, text_mask, image_mask), image_layer(image, text, image_mask, text_mask)
     of_text = text[:, 0] if model.text_pool == "first" else (text * kept).sum(dim=1) / kept.sum(dim=1)

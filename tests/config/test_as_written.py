@@ -148,6 +148,7 @@ def test_a_setting_that_came_later_leaves_the_hash_of_what_was_before_it() -> No
         "mask_words",
         "synthesis_words",
         "synthesis_rounds",
+        "deterministic",
         "suites",
         "foils",
         "source",

@@ -22,7 +22,12 @@ from workbench.trial.run import train_cell
 from workbench.world import ALONE
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-LONGER = {"optimisation.steps": 24, "evaluation.every": 6, "optimisation.checkpoint_every": 6}
+LONGER = {
+    "optimisation.deterministic": True,
+    "optimisation.steps": 24,
+    "evaluation.every": 6,
+    "optimisation.checkpoint_every": 6,
+}
 METHODS = [
     {"objectives.mlm.soft_labels": "frozen_lm", "objectives.itm.negatives": "synthesized"},
     {"objectives.mlm.soft_labels": "ema", "objectives.itc.weight": 1.0, "objectives.itm.negatives": "in_batch_hard"},

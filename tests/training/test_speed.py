@@ -99,3 +99,15 @@ def test_the_numbers_stay_but_for_rounding(
     )
     assert changed == pytest.approx(plain, rel=2e-5)
     assert (torch._dynamo.utils.counters["frames"]["ok"] > compiled) == ("compile" in change)
+
+
+def test_deterministic_kernels_are_those_of_the_trial_that_asks_for_them(
+    settings: Settings, prepared: Prepared, tmp_path: Path
+) -> None:
+    try:
+        losses_of(settings, prepared, tmp_path / "a", deterministic=True)
+        assert torch.are_deterministic_algorithms_enabled()
+        losses_of(settings, prepared, tmp_path / "b")
+        assert not torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)

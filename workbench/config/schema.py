@@ -20,6 +20,7 @@ LATER: dict[str, Any] = {
     "model.text_pool": "first",
     "evaluation.suites": None,
     "data.foils": "words",
+    "optimisation.deterministic": False,
 }
 
 
@@ -368,6 +369,9 @@ class Optimisation(Block):
     activation_checkpointing: bool = Field(False, description="recompute layers in the backward pass, to save memory")
     compile: bool = Field(False, description="torch.compile for the encoders and the fusion")
     precision: Literal["auto", "bfloat16", "float32"] = Field("auto", description="`auto`: bfloat16 autocast on a GPU")
+    deterministic: bool = Field(
+        False, description="on a GPU: kernels that give the same bits each time, where large models have faster ones"
+    )
     sharding: Literal["ddp", "fsdp"] = Field(
         "ddp", description="with several processes: each holds the whole model, or a part of it (FSDP2)"
     )

@@ -45,6 +45,12 @@ def pick_device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
+def choose_kernels(settings: Settings) -> None:
+    """Those of this process, from now on, by `optimisation.deterministic`."""
+    torch.use_deterministic_algorithms(settings.optimisation.deterministic, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
 @contextmanager
 def precision(device: torch.device, kind: str = "auto") -> Iterator[None]:
     """`auto`: bfloat16 where it is free (CUDA), float32 elsewhere."""
@@ -75,6 +81,7 @@ def prepare(
     """Loads, or makes once, all that the trials of these settings have in common; `folder` holds the encoders of the package. Raises Stopped where `stop()`; what the warm start
     has reached is kept, and nothing else is seen half made."""
     device = pick_device()
+    choose_kernels(settings)
     progress("data", 0, 1, {})
     with cut(stop):
         corpus, shipped = corpus_of(settings, cache_dir, folder)

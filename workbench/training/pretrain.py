@@ -24,7 +24,7 @@ from workbench.training.energy import energy_meter
 from workbench.training.finetune import TrialEnd
 from workbench.training.loop import Diverged, Hooks, Losses, Pruned, Training, backward, fit, seed_dropout
 from workbench.training.measures import Subject, at_the_end, examples, validation
-from workbench.training.prepare import Prepared, precision
+from workbench.training.prepare import Prepared, choose_kernels, precision
 from workbench.training.schedule import adamw
 from workbench.training.state import TrainState, parts_file, restore, save
 from workbench.training.warm_start import new_model
@@ -74,6 +74,7 @@ class _Trial:
         self.settings, self.seed, self.prepared = settings, seed, prepared
         self.checkpoint, self.hooks, self.world = checkpoint, hooks, world
         corpus, optimisation, objectives = prepared.corpus, settings.optimisation, settings.objectives
+        choose_kernels(settings)
         self.model = starting_model(settings, seed, prepared)
         self.order = Order(corpus.train.shares, optimisation.batch_size, seed)
         check_cut(settings, self.order.size, self.model, world)
