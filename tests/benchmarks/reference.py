@@ -21,6 +21,7 @@ import copy
 import gc
 import json
 import platform
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -258,6 +259,7 @@ def compare(
     for _ in range(repeats):
         for title, make in makers.items():
             times[title].append(measured(make(), 2, steps, clock))
+            print(f"{name}, {title}: {batch / times[title][-1]:.1f} pairs/s", file=sys.stderr, flush=True)
             for each in models:
                 each.zero_grad(set_to_none=True)
     return _rows({title: batch / np.array(taken) for title, taken in times.items()})
