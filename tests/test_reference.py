@@ -1,4 +1,5 @@
-"""The plain trainer that `tests.benchmarks.reference` compares with learns, and does the same work on the same numbers as our step."""
+"""The plain trainer that `tests.benchmarks.reference` compares with learns, and does the same work on the same
+numbers as our step."""
 
 from typing import Any
 

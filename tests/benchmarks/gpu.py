@@ -64,8 +64,8 @@ def large_model(
 def random_batch(
     settings: Settings, vocabulary: Vocabulary, batch: int, padded: bool = False
 ) -> tuple[np.ndarray, Tensor]:
-    """Captions int64 [B, L] of random words and random pictures uint8 [B, 3, S, S], these on the device. All captions are of one length,
-    which leaves no padding once they are cut to it; with `padded` they are of half to all of it."""
+    """Captions int64 [B, L] of random words and random pictures uint8 [B, 3, S, S], these on the device. All captions
+    are of one length, which leaves no padding once they are cut to it; with `padded` they are of half to all of it."""
     rng = np.random.default_rng(0)
     token_ids = rng.integers(len(SPECIAL), vocabulary.size, size=(batch, LENGTH))
     token_ids[:, 0], token_ids[:, LENGTH - 2], token_ids[:, LENGTH - 1] = START, END, PAD

@@ -1,22 +1,27 @@
-"""`python -m tests.benchmarks.reference`: the training step against a plain one in METER's way, and what each saving contributes.
+"""`python -m tests.benchmarks.reference`: the training step against a plain one in METER's way, and what each saving
+contributes.
 
-The plain trainer, `reference_step`, is what one writes down first, after METER (Dou et al. 2022). MLM and ITM are two passes, each through
-the vision encoder, which is trained, the text encoder and the fusion. Both sides of a pair have a padding mask, the MLM head reads every
-position, and half of the ITM pairs have another picture. The optimiser is `torch.optim.AdamW` as torch has it by default on the device;
-nothing is compiled. The modules are those of our model, so that sizes are the same, and so are batch, captions, pictures, precision and
-clipping. Where METER does more, the reference does not: attention is torch's fused kernel, captions are cut to the longest of the batch,
-and the pictures of false pairs come from the batch.
+The plain trainer, `reference_step`, is what one writes down first, after METER (Dou et al. 2022). MLM and ITM are two
+passes, each through the vision encoder, which is trained, the text encoder and the fusion. Both sides of a pair have
+a padding mask, the MLM head reads every position, and half of the ITM pairs have another picture. The optimiser is
+`torch.optim.AdamW` as torch has it by default on the device; nothing is compiled. The modules are those of our model,
+so that sizes are the same, and so are batch, captions, pictures, precision and clipping. Where METER does more, the
+reference does not: attention is torch's fused kernel, captions are cut to the longest of the batch, and the pictures
+of false pairs come from the batch.
 
-Then one saving after another, and at the end our own step (`step_of` of `tests.benchmarks.gpu`): with METER's objectives, to which it adds
-MLM of the text encoder alone, and with written negatives and soft labels. Data are random words and pictures; in each step masks and false
-pairs are drawn. All variants train one model, by turns: each repeat goes through all of them with a fresh optimiser, and ratios are
-those within a repeat. On a CPU there is one thread, and its own seconds are counted, so that other work on the machine disturbs less.
+Then one saving after another, and at the end our own step (`step_of` of `tests.benchmarks.gpu`): with METER's
+objectives, to which it adds MLM of the text encoder alone, and with written negatives and soft labels. Data are
+random words and pictures; in each step masks and false pairs are drawn. All variants train one model, by turns: each
+repeat goes through all of them with a fresh optimiser, and ratios are those within a repeat. On a CPU there is one
+thread, and its own seconds are counted, so that other work on the machine disturbs less.
 """
 
 import argparse
 import copy
+import gc
 import json
 import platform
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -74,8 +79,8 @@ class Savings:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What chance decides in a step: `masked` int64 [B, L], captions with masks; `labels` int64 [B, L], the tokens to be predicted, else
-    IGNORED; `image_rows` int64 [B], whose picture each caption has in ITM; `is_match` bool [B]."""
+    """What chance decides in a step: `masked` int64 [B, L], captions with masks; `labels` int64 [B, L], the tokens to
+    be predicted, else IGNORED; `image_rows` int64 [B], whose picture each caption has in ITM; `is_match` bool [B]."""
 
     masked: Tensor
     labels: Tensor
@@ -84,8 +89,8 @@ class Drawn:
 
 
 def draw(token_ids: Tensor, ratio: float, vocabulary: Vocabulary, device: torch.device) -> Drawn:
-    """Drawn on the CPU as METER's collator does, then moved: `ratio` of the ordinary tokens of captions int64 [B, L] are predicted, of
-    which 80 % become <mask> and 10 % a random token; half of the captions get another picture."""
+    """Drawn on the CPU as METER's collator does, then moved: `ratio` of the ordinary tokens of captions int64 [B, L]
+    are predicted, of which 80 % become <mask> and 10 % a random token; half of the captions get another picture."""
     rows = len(token_ids)
     chosen = torch.from_numpy(vocabulary.ordinary)[token_ids] & (torch.rand(token_ids.shape) < ratio)
     fate = torch.rand(token_ids.shape)
@@ -99,7 +104,7 @@ def draw(token_ids: Tensor, ratio: float, vocabulary: Vocabulary, device: torch.
 
 
 def read(model: ViLTA, token_ids: Tensor, image: Tensor, no_masks: bool) -> tuple[Tensor, Tensor]:
-    """One pass of captions int64 [R, L] and their image tokens [R, N, D] -> fused text states [R, L, D], pooled pairs [R, 2 D]."""
+    """Captions int64 [R, L] with image tokens [R, N, D] -> fused text states [R, L, D], pooled pairs [R, 2 D]."""
     text_mask: Tensor | None = token_ids != model.pad
     image_mask: Tensor | None = torch.ones(image.shape[:2], dtype=torch.bool, device=image.device)
     kept = (token_ids != model.pad)[..., None]
@@ -122,7 +127,7 @@ def read(model: ViLTA, token_ids: Tensor, image: Tensor, no_masks: bool) -> tupl
 def reference_losses(
     model: ViLTA, images: Tensor, token_ids: Tensor, drawn: Drawn, savings: Savings = Savings()
 ) -> tuple[Tensor, Tensor]:
-    """MLM and ITM loss of pictures uint8 [B, 3, S, S] (features [B, N, C] where they are stored) and captions int64 [B, L]."""
+    """MLM and ITM loss of pictures uint8 [B, 3, S, S], or features [B, N, C] if stored, and captions int64 [B, L]."""
     see = (lambda given: given) if savings.stored else model.image_features
     if savings.shared:
         rows = len(token_ids)
@@ -209,8 +214,8 @@ def ladder(frozen: bool) -> list[tuple[str, Savings]]:
 
 @dataclass(frozen=True)
 class Row:
-    """A variant: median pairs a second; pairs a second over those of the reference, median, least and most of the repeats; and over those
-    of the variant before it, median."""
+    """A variant: median pairs a second; pairs a second over those of the reference, median, least and most of the
+    repeats; and over those of the variant before it, median."""
 
     name: str
     pairs_per_second: float
@@ -229,7 +234,9 @@ def compare(
     padded: bool = False,
     changes: dict[str, Any] | None = None,
 ) -> list[Row]:
-    """Measures every variant of a form, `repeats` times by turns, each time `steps` steps after two that do not count."""
+    """Measures every variant of a form, `repeats` times by turns, each time `steps` steps after two uncounted ones."""
+    if compiled:
+        torch.compiler.reset()  # else what was compiled for another form stays in memory
     form = FORMS[name]
     # Only time is measured: a small learning rate keeps whatever many turns make of one model finite.
     given = form.changes | METHOD | {"optimisation.learning_rate": 1e-5} | (changes or {})
@@ -254,6 +261,7 @@ def compare(
     for _ in range(repeats):
         for title, make in makers.items():
             times[title].append(measured(make(), 2, steps, clock))
+            print(f"{name}, {title}: {batch / times[title][-1]:.1f} pairs/s", file=sys.stderr, flush=True)
             for each in models:
                 each.zero_grad(set_to_none=True)
     return _rows({title: batch / np.array(taken) for title, taken in times.items()})
@@ -281,14 +289,13 @@ def report(
         except torch.cuda.OutOfMemoryError:
             size //= 2
             print(f"{name}: out of GPU memory; on with a batch of {size}", flush=True)
+        gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     print(f"{name}, batch {size}, {repeats} x {steps} steps: pairs/s, over the reference (range), over the row before")
     for row in rows:
-        print(
-            f"  {row.name:44} {row.pairs_per_second:8.1f} {row.ratio:7.2f} ({row.least:.2f} to {row.most:.2f}) {row.over_previous:7.2f}",
-            flush=True,
-        )
+        over = f"{row.ratio:7.2f} ({row.least:.2f} to {row.most:.2f}) {row.over_previous:7.2f}"
+        print(f"  {row.name:44} {row.pairs_per_second:8.1f} {over}", flush=True)
     return {"preset": name, "batch": size, "steps": steps, "repeats": repeats, "rows": [asdict(row) for row in rows]}
 
 
