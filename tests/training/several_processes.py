@@ -56,6 +56,7 @@ VARIANTS: dict[str, dict] = {
     "sharded": FSDP | {"objectives.mlm.soft_labels": "frozen_lm", "objectives.mlm.alpha": 0.5},
     "sharded, trained vision": FSDP | TRAINED_VIT | CONTRAST,
 }
+LONG = ("chosen words", "similarity", "trained vision", "sharded")  # the others do most of what these do
 TUNED = ("vqa", "nlvr2", "retrieval")
 RESUMED = ("contrast", "sharded, trained vision")
 
@@ -109,14 +110,14 @@ def variant(base: Settings, name: str, world: World) -> Settings:
 def main() -> None:
     torch.set_num_threads(1)
     base = Settings.model_validate_json(Path(sys.argv[1]).read_text())
-    cache, out = Path(sys.argv[2]), Path(sys.argv[3])
+    cache, out, variants = Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:]
     with joined() as world:
         spread = spread_over(ViLTA(base.model, 64, Vocabulary.plain(100), 16), "fsdp", world)
         assert all(isinstance(parameter, DTensor) for parameter in spread.parameters())
         copied = spread_over(ViLTA(base.model, 64, Vocabulary.plain(100), 16), "ddp", world)
         assert isinstance(copied, DistributedDataParallel)
-        made = {name: curve(variant(base, name, world), cache, out / f"{name}.pt", world) for name in VARIANTS}
-        for name in RESUMED:
+        made = {name: curve(variant(base, name, world), cache, out / f"{name}.pt", world) for name in variants}
+        for name in (name for name in RESUMED if name in variants):
             settings = variant(base, name, world)
             curve(settings, cache, out / f"{name} from two.pt", world, stop_at=3)
             made[f"{name} from one"] = curve(settings, cache, out / f"{name} from one.pt", world)

@@ -26,27 +26,34 @@ def base(settings: Settings) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def curves(base: Settings, cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
-    """The curves of one process, and of two of half the batch each; each of them also goes on from the other's checkpoint."""
+def curves(
+    base: Settings, cache_dir: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> dict[str, dict]:
+    """The curves of one process, and of two of half the batch each, in the variants that are tested in this run; each of them also goes
+    on from the other's checkpoint."""
+    items = [item for item in request.session.items if isinstance(item, pytest.Function) and hasattr(item, "callspec")]
+    asked = {item.callspec.params.get("name") for item in items if item.path == Path(__file__)}
+    variants = [name for name in several.VARIANTS if name in asked]
+    resumed = [name for name in several.RESUMED if name in variants]
     folder = tmp_path_factory.mktemp("two")
     (folder / "settings.json").write_text(base.model_dump_json())
     one = {}
-    for name in several.VARIANTS:
+    for name in variants:
         one[name] = several.curve(several.variant(base, name, ALONE), cache_dir, folder / f"alone {name}.pt")
-    for name in several.RESUMED:
+    for name in resumed:
         several.curve(several.variant(base, name, ALONE), cache_dir, folder / f"{name} from one.pt", stop_at=3)
     for task in several.TUNED:
         one[task] = several.tuned(base, cache_dir, folder / f"alone {task}.pt", task)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(SCRIPT)]
     ran = subprocess.run(
-        [*command, str(folder / "settings.json"), str(cache_dir), str(folder)],
+        [*command, str(folder / "settings.json"), str(cache_dir), str(folder), *variants],
         capture_output=True,
         text=True,
         timeout=600,
     )
     assert ran.returncode == 0, ran.stderr[-4000:]
     two = json.loads((folder / "curves.json").read_text())
-    for name in several.RESUMED:
+    for name in resumed:
         settings = several.variant(base, name, ALONE)
         one[f"{name} from two"] = several.curve(settings, cache_dir, folder / f"{name} from two.pt")
     return {"one": one, "two": two}
@@ -65,7 +72,10 @@ def same(made: dict[str, float], expected: dict[str, float], from_step: int = 1)
         assert made[name] == pytest.approx(expected[name], abs=1.01 / 32), name
 
 
-@pytest.mark.parametrize("name", several.VARIANTS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.long if name in several.LONG else ()) for name in several.VARIANTS],
+)
 def test_two_processes_of_half_the_batch_follow_one_process_of_the_whole(curves: dict, name: str) -> None:
     same(curves["two"][name], curves["one"][name])
 

@@ -33,6 +33,7 @@ def main(stop: Stop | None = None) -> None:
     Without a `stop` of the process that listens already, one listens while the command runs.
     """
     os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a thread that waits leaves its core to others; read by torch
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for `optimisation.deterministic`; read once, by CUDA
     cut_short = soften()
     if stop is None:
