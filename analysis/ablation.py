@@ -49,7 +49,8 @@ def section(runs: Runs) -> Section | None:
 
 
 def headlines(runs: Runs) -> list[str]:
-    """The primary metric and the headline metrics that were measured, each on the test split where it was measured there."""
+    """The primary metric and the headline metrics that were measured, each on the test split where it was measured
+    there."""
     found = [runs.record.primary]
     for row in METRICS:
         if row.headline:

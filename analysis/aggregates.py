@@ -1,7 +1,9 @@
-"""All kinds of foils together: many scores of each run as one number with its interval, after rliable (Agarwal et al. 2021).
+"""All kinds of foils together: many scores of each run as one number with its interval, after rliable (Agarwal et al.
+2021).
 
-A score array is [seeds, tasks]: here the tasks are kinds of foils, on a scale from 0 to 1. One run scores all of them, so that the bootstrap
-draws whole seeds (rliable draws each task's on its own, which takes scores of one run for independent).
+A score array is [seeds, tasks]: here the tasks are kinds of foils, on a scale from 0 to 1. One run scores all of them,
+so that the bootstrap draws whole seeds (rliable draws each task's on its own, which takes scores of one run for
+independent).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -78,14 +80,15 @@ STATISTICS: dict[str, Statistic] = {"IQM": iqm, "mean": mean, "median": median}
 
 
 def resampled(scores: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """Bootstrap of whole seeds, [resamples, seeds, tasks]: one run scores all tasks, which therefore are not independent."""
+    """Bootstrap of whole seeds, [resamples, seeds, tasks]: one run scores all tasks, which therefore are not
+    independent."""
     seeds = len(scores)
     return scores[rng.integers(0, seeds, (resamples, seeds))]
 
 
 def seed_interval(scores: np.ndarray, statistic: Statistic, resamples: int = 2000, seed: int = 0) -> Interval:
-    """The statistic of [seeds, tasks] with its interval of a bootstrap of seeds, of the mean with Student's; without one where the
-    seeds are too few for a bootstrap."""
+    """The statistic of [seeds, tasks] with its interval of a bootstrap of seeds, of the mean with Student's; without
+    one where the seeds are too few for a bootstrap."""
     if statistic is mean:
         return mean_interval(scores.mean(axis=1), (0.0, 1.0))
     if len(scores) < fewest_seeds():
@@ -112,7 +115,8 @@ def profile_interval(
 
 
 def probability_of_improvement(arm: np.ndarray, baseline: np.ndarray) -> np.ndarray:
-    """How likely a score of the arm is above one of the baseline on the same task, ties counting half, averaged over tasks."""
+    """How likely a score of the arm is above one of the baseline on the same task, ties counting half, averaged over
+    tasks."""
     found = stats.mannwhitneyu(arm, baseline, axis=-2, method="asymptotic").statistic
     return np.mean(found / (arm.shape[-2] * baseline.shape[-2]), axis=-1)
 
@@ -140,7 +144,8 @@ def score_arrays(runs: Runs, names: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def aggregate_table(arrays: Mapping[str, np.ndarray], baseline: str) -> pl.DataFrame:
-    """A row an arm and aggregate: IQM, mean and median over all tasks, and the probability of improvement over the baseline."""
+    """A row an arm and aggregate: IQM, mean and median over all tasks, and the probability of improvement over the
+    baseline."""
     rows = []
     for arm, scores in arrays.items():
         found = {name: seed_interval(scores, statistic) for name, statistic in STATISTICS.items()}

@@ -86,8 +86,9 @@ def _table(runs: Runs, errors: pl.DataFrame) -> Table:
 
 
 def reliability_table(runs: Runs) -> pl.DataFrame:
-    """What a reliability diagram draws: a row per head (`itm`, `mlm`), arm and bin of confidence. Means are over all answers of all seeds;
-    the interval of the accuracy is that of this very mean over the seeds that have answers in the bin; `share` of all answers."""
+    """What a reliability diagram draws: a row per head (`itm`, `mlm`), arm and bin of confidence. Means are over all
+    answers of all seeds; the interval of the accuracy is that of this very mean over the seeds that have answers in the
+    bin; `share` of all answers."""
     found = runs.metrics.filter(pl.col("metric").str.starts_with("reliability/"))
     if found.is_empty():
         return pl.DataFrame(schema=RELIABILITY)
@@ -113,8 +114,8 @@ HEADS = {"itm": "image-text matching", "mlm": "masked words"}
 
 
 def reliability_figure(table: pl.DataFrame, arms: Sequence[str]) -> Figure:
-    """One panel per head: how often the model is right where it is so sure, with 95 % intervals over seeds; the area of a marker is the share
-    of answers. The dashed diagonal is a calibrated model."""
+    """One panel per head: how often the model is right where it is so sure, with 95 % intervals over seeds; the area of
+    a marker is the share of answers. The dashed diagonal is a calibrated model."""
     heads = [head for head in HEADS if head in table["head"].to_list()]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, len(heads), figsize=(4.6 * len(heads), 3.9), squeeze=False)

@@ -16,8 +16,9 @@ Differences = list[tuple[str, list[str]]]  # a setting, and its value in each sw
 
 
 def merged(sweeps: Sequence[Runs]) -> Runs:
-    """The trials of all sweeps, each arm named after its sweep, with the first one's baseline, primary metric and target. An arm whose cells an
-    earlier sweep has, too, is left out of the later one: it is the same, and no contrast of the family.
+    """The trials of all sweeps, each arm named after its sweep, with the first one's baseline, primary metric and
+    target. An arm whose cells an earlier sweep has, too, is left out of the later one: it is the same, and no contrast
+    of the family.
 
     Raises UserError where a sweep is given twice, or lacks the first one's primary metric.
     """

@@ -230,8 +230,9 @@ PLANNING = {
 
 
 def planning_table(compared: pl.DataFrame, margin: float | None) -> pl.DataFrame:
-    """Per arm: the power of its seeds for a difference as large as the margin, and the seeds that would give `POWER`, for the family that
-    the answer judges. Nothing of it depends on the difference that was seen (Hoenig and Heisey 2001)."""
+    """Per arm: the power of its seeds for a difference as large as the margin, and the seeds that would give `POWER`,
+    for the family that the answer judges. Nothing of it depends on the difference that was seen (Hoenig and Heisey
+    2001)."""
     rows = []
     known = compared.filter((pl.col("spread") > 0) & ~pl.col("ranked").fill_null(False))
     family = max(1, compared.filter(pl.col("verdict") != FEW).height)

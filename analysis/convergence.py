@@ -1,7 +1,7 @@
 """How fast each arm reaches a target. `time` is in the unit of `runs.over`: optimiser steps, pairs or device-seconds.
 
-A trial reaches the target at a time, misses it (then the time is later than its own last evaluation), or diverges before (then it never
-reaches it). What a ratio of times can say follows from which side is only bounded.
+A trial reaches the target at a time, misses it (then the time is later than its own last evaluation), or diverges
+before (then it never reaches it). What a ratio of times can say follows from which side is only bounded.
 """
 
 from collections.abc import Sequence
@@ -142,8 +142,8 @@ def _origin(runs: Runs) -> str:
 
 
 def mean_curves(runs: Runs, name: str) -> pl.DataFrame:
-    """`arm`, `step`, mean `time`, `mean`, `low`, `high` over the seeds that did not diverge; steps that only some of these have logged are
-    left out."""
+    """`arm`, `step`, mean `time`, `mean`, `low`, `high` over the seeds that did not diverge; steps that only some of
+    these have logged are left out."""
     kept = runs.outcomes().filter(pl.col("outcome") != "diverged")
     seeds = dict(kept.group_by("arm").len().iter_rows())
     curves = runs.curves(name).join(kept, on=["arm", "seed"], how="semi")
@@ -156,8 +156,9 @@ def mean_curves(runs: Runs, name: str) -> pl.DataFrame:
 
 
 def crossing(times: np.ndarray, values: np.ndarray, target: float, lower: bool = False) -> tuple[str, float]:
-    """The event (`reached`, `from the start`, `missed`) and its time: where the curve crosses the target for two evaluations in a row,
-    interpolated linearly; the first evaluation where that holds it already; the last one where none does. `lower`: values below hold it."""
+    """The event (`reached`, `from the start`, `missed`) and its time: where the curve crosses the target for two
+    evaluations in a row, interpolated linearly; the first evaluation where that holds it already; the last one where
+    none does. `lower`: values below hold it."""
     held = values <= target if lower else values >= target
     for place in range(len(held)):
         if held[place : place + PERSISTENCE].all():
@@ -170,9 +171,10 @@ def crossing(times: np.ndarray, values: np.ndarray, target: float, lower: bool =
 
 
 def target_value(runs: Runs) -> tuple[str, float]:
-    """The metric and the value that the experiment names. `baseline_final`: `WAY` of the way from chance (where the metric has no chance
-    level, from the baseline's first evaluation) to the baseline's last value, medians over seeds, so that it is reached well before the end;
-    nan where the baseline does not get beyond its start by more than its 95 % interval."""
+    """The metric and the value that the experiment names. `baseline_final`: `WAY` of the way from chance (where the
+    metric has no chance level, from the baseline's first evaluation) to the baseline's last value, medians over seeds,
+    so that it is reached well before the end; nan where the baseline does not get beyond its start by more than its 95
+    % interval."""
     target = runs.record.target
     name = target.metric
     if target.value != "baseline_final":
@@ -191,7 +193,8 @@ def target_value(runs: Runs) -> tuple[str, float]:
 
 
 def times_to(runs: Runs, name: str, target: float) -> pl.DataFrame:
-    """A row per trial, as `TIMES`: what happened, its `time` where it reached the target, and the range `low` to `high` that the time is in."""
+    """A row per trial, as `TIMES`: what happened, its `time` where it reached the target, and the range `low` to `high`
+    that the time is in."""
     diverged = set(runs.outcomes().filter(pl.col("outcome") == "diverged").select("arm", "seed").iter_rows())
     rows = []
     for (arm, seed), curve in runs.curves(name).group_by("arm", "seed", maintain_order=True):
@@ -221,8 +224,8 @@ def beyond(times: pl.DataFrame) -> float:
 
 
 def speed(runs: Runs, times: pl.DataFrame) -> pl.DataFrame:
-    """One row per arm, as `SPEED`: how many seeds reached the target, the restricted mean of the time to it, and the speed-up over the
-    baseline with its intervals, bound and verdict. All arms are one family."""
+    """One row per arm, as `SPEED`: how many seeds reached the target, the restricted mean of the time to it, and the
+    speed-up over the baseline with its intervals, bound and verdict. All arms are one family."""
     frame = ratios(runs, times)
     arms = frame.filter(pl.col("paired") > 0)["arm"].to_list()
     more: dict[str, dict[str, Any]] = {}
@@ -257,8 +260,9 @@ def _verdict(bound: str, adjusted: float, direction: float) -> str:
 
 
 def ratios(runs: Runs, times: pl.DataFrame) -> pl.DataFrame:
-    """Speed, as `RATIO`, without what depends on the other arms. A ratio is the baseline's time by the arm's: the geometric mean over
-    paired seeds with the Student interval of the logarithms, or a bound on it, whose other end is open."""
+    """Speed, as `RATIO`, without what depends on the other arms. A ratio is the baseline's time by the arm's: the
+    geometric mean over paired seeds with the Student interval of the logarithms, or a bound on it, whose other end is
+    open."""
     limit, never = horizon(times), beyond(times)
     base = times.filter(pl.col("arm") == runs.baseline).select("seed", "event", base_low="low", base_high="high")
     rows: list[dict[str, object]] = []
@@ -312,8 +316,9 @@ def _ratio(both: pl.DataFrame, limit: float) -> dict[str, object]:
 
 
 def _substituted(runs: Runs, times: pl.DataFrame, arms: Sequence[str]) -> np.ndarray:
-    """log(baseline's time / arm's time), [seeds, arms], nan where a seed is not paired. A miss counts at its last evaluation and a
-    divergence beyond all times: exchanging arm and baseline changes the sign alone, which is what sign flips need."""
+    """log(baseline's time / arm's time), [seeds, arms], nan where a seed is not paired. A miss counts at its last
+    evaluation and a divergence beyond all times: exchanging arm and baseline changes the sign alone, which is what sign
+    flips need."""
     limit = beyond(times)
     at = {
         (arm, seed): np.log(max(limit if event == DIVERGED else end if time is None else time, 1e-12))
@@ -379,7 +384,8 @@ def _table(speeds: pl.DataFrame, unit: str) -> Table:
 
 
 def targets(runs: Runs, name: str, count: int = 12) -> list[float]:
-    """Levels of the metric at even distances from where the baseline is at its first evaluation to where it ends, both left out."""
+    """Levels of the metric at even distances from where the baseline is at its first evaluation to where it ends, both
+    left out."""
     base = runs.curves(name).filter(pl.col("arm") == runs.baseline)
     steps = base["step"].unique().sort()
     if len(steps) < 2:
@@ -401,8 +407,9 @@ def speed_over_targets(runs: Runs, name: str) -> pl.DataFrame:
 
 
 def fraction_reached(runs: Runs, times: pl.DataFrame) -> pl.DataFrame:
-    """`arm`, `time`, `share`, `low`, `high`: Aalen and Johansen's estimate of the share of seeds that have reached the target by a time, with
-    its log-log interval. Divergence competes with reaching; a miss is censored at its last evaluation."""
+    """`arm`, `time`, `share`, `low`, `high`: Aalen and Johansen's estimate of the share of seeds that have reached the
+    target by a time, with its log-log interval. Divergence competes with reaching; a miss is censored at its last
+    evaluation."""
     rows = []
     for arm in runs.arms:
         own = times.filter(pl.col("arm") == arm)
@@ -419,7 +426,8 @@ def fraction_reached(runs: Runs, times: pl.DataFrame) -> pl.DataFrame:
 
 
 def curve_area(curves: pl.DataFrame) -> pl.DataFrame:
-    """`arm`, `seed`, `value`: the normalised area under each curve, its mean height between the first and the last evaluation."""
+    """`arm`, `seed`, `value`: the normalised area under each curve, its mean height between the first and the last
+    evaluation."""
     rows = []
     for (arm, seed), curve in curves.group_by("arm", "seed", maintain_order=True):
         times, values = curve["time"].to_numpy(), curve["value"].to_numpy()
@@ -430,8 +438,9 @@ def curve_area(curves: pl.DataFrame) -> pl.DataFrame:
 
 
 def time_profile(over_targets: pl.DataFrame, points: int = 81) -> pl.DataFrame:
-    """AlgoPerf's performance profile (Dahl et al. 2023): `arm`, `tau`, `share` of the targets for which the arm's restricted mean of times is
-    at most `tau` times the fastest arm's; a target that fewer than `CREDIT` of an arm's seeds reach is never within reach."""
+    """AlgoPerf's performance profile (Dahl et al. 2023): `arm`, `tau`, `share` of the targets for which the arm's
+    restricted mean of times is at most `tau` times the fastest arm's; a target that fewer than `CREDIT` of an arm's
+    seeds reach is never within reach."""
     if over_targets.is_empty():
         return pl.DataFrame(schema={"arm": pl.String, "tau": pl.Float64, "share": pl.Float64})
     credited = pl.col("reached") >= CREDIT * pl.col("seeds")
@@ -496,8 +505,8 @@ def reached_figure(
     name: str,
     unit: str,
 ) -> Figure:
-    """Left: the share of seeds that have reached the target, over time. Middle: the speed-up over the baseline at each of several targets; a
-    hollow marker is a bound. Right: AlgoPerf's performance profile over those targets."""
+    """Left: the share of seeds that have reached the target, over time. Middle: the speed-up over the baseline at each
+    of several targets; a hollow marker is a bound. Right: AlgoPerf's performance profile over those targets."""
     with plt.rc_context(STYLE):
         figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11.4, 3.3))
         for arm in arms:

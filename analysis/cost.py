@@ -62,10 +62,11 @@ def device_hours(runs: Runs) -> float:
 
 
 def cost_table(runs: Runs, name: str) -> pl.DataFrame:
-    """A row per arm: mean `seconds` of training per trial (evaluation excluded) with their Student interval and the same in `device_seconds`,
-    over the trials that went to their end; `device_hours` of all its trials, those that diverged included; mean `kilojoules` per trial
-    where the device tells (NVML; null elsewhere); the metric's `mean` with its interval; and whether the arm is on the `front`: no
-    other arm is at least as good for less device time. Arms whose time was not logged have no row."""
+    """A row per arm: mean `seconds` of training per trial (evaluation excluded) with their Student interval and the
+    same in `device_seconds`, over the trials that went to their end; `device_hours` of all its trials, those that
+    diverged included; mean `kilojoules` per trial where the device tells (NVML; null elsewhere); the metric's `mean`
+    with its interval; and whether the arm is on the `front`: no other arm is at least as good for less device time.
+    Arms whose time was not logged have no row."""
     seconds, spent, values = runs.final("seconds"), runs.last("seconds"), runs.final(name)
     whole = runs.final("perf/device_seconds")
     joules = runs.final("perf/energy_joules")
@@ -120,7 +121,8 @@ def _table(table: pl.DataFrame, name: str) -> Table:
 
 
 def cost_figure(table: pl.DataFrame, arms: Sequence[str], name: str) -> Figure:
-    """What an arm reaches against the device time of a trial, both with their intervals; the line joins the arms on the front."""
+    """What an arm reaches against the device time of a trial, both with their intervals; the line joins the arms on the
+    front."""
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(5.6, 3.6))
         front = table.filter(pl.col("front")).sort("device_seconds", "mean")

@@ -33,7 +33,8 @@ def section(runs: Runs) -> Section | None:
 
 
 def _scores(found: dict[str, dict[str, Any]], arms: dict[str, str]) -> dict[str, np.ndarray]:
-    """Arm -> score of each pair, its mean over seeds; trials that were shown other pairs than the first one are left out."""
+    """Arm -> score of each pair, its mean over seeds; trials that were shown other pairs than the first one are left
+    out."""
     if not found:
         return {}
     first = [(pair["caption"], pair["other"]) for pair in next(iter(found.values()))["pairs"]]

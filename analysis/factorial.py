@@ -1,7 +1,8 @@
 """Which factor does what, where several are crossed.
 
-Every effect is a contrast of cells within a seed, then a mean over seeds: on a balanced grid these are the estimates of a mixed model in which
-seeds, and how seeds differ in each effect, are random. Main effects and interactions together are one family.
+Every effect is a contrast of cells within a seed, then a mean over seeds: on a balanced grid these are the estimates of
+a mixed model in which seeds, and how seeds differ in each effect, are random. Main effects and interactions together
+are one family.
 """
 
 import itertools
@@ -102,8 +103,8 @@ def left_out(runs: Runs, name: str, levels: Levels) -> int:
 
 
 def effects(runs: Runs, name: str) -> pl.DataFrame:
-    """Main effects (a level less the baseline's, averaged over the other factors) and two-way interactions (how much the effect of one level
-    changes with another's), each against zero; all of them are one family."""
+    """Main effects (a level less the baseline's, averaged over the other factors) and two-way interactions (how much
+    the effect of one level changes with another's), each against zero; all of them are one family."""
     levels = crossed(runs)
     values = list(by_seed(runs, name, levels).values()) if levels else []
     if not values:
@@ -185,7 +186,8 @@ def _mean(grid: np.ndarray, at: Mapping[int, int]) -> np.ndarray:
 
 
 def interaction_figure(values: dict[int, np.ndarray], levels: dict[str, list[str]], name: str) -> Figure:
-    """One panel per pair of factors: the mean over seeds (and all other factors) at each level of the one, a line per level of the other."""
+    """One panel per pair of factors: the mean over seeds (and all other factors) at each level of the one, a line per
+    level of the other."""
     pairs = list(itertools.combinations(enumerate(levels), 2))[:6]
     grid = np.stack(list(values.values()))
     with plt.rc_context(STYLE):

@@ -1,9 +1,10 @@
-"""Many contrasts judged together, so that a page section without any effect claims one in at most 5 % of sweeps: arrays in, numbers out.
+"""Many contrasts judged together, so that a page section without any effect claims one in at most 5 % of sweeps: arrays
+in, numbers out.
 
-The test is the step-down max-T of Westfall and Young (1993; Romano and Wolf 2005) with joint sign flips: the same seeds change sign in all
-contrasts at once, so that what the contrasts have in common, above all the baseline, is accounted for. Where no effect is there, the
-differences of a seed are symmetric around zero, and the test is exact at any number of seeds. The intervals take their critical value from
-the same flips of the centred differences.
+The test is the step-down max-T of Westfall and Young (1993; Romano and Wolf 2005) with joint sign flips: the same seeds
+change sign in all contrasts at once, so that what the contrasts have in common, above all the baseline, is accounted
+for. Where no effect is there, the differences of a seed are symmetric around zero, and the test is exact at any number
+of seeds. The intervals take their critical value from the same flips of the centred differences.
 """
 
 from dataclasses import dataclass
@@ -20,11 +21,13 @@ REFERENCE_DRAWS = 20_000
 
 @dataclass(frozen=True)
 class Family:
-    """One entry per contrast: paired `seeds` int [M]; exact `p` of the contrast alone; step-down `adjusted` p; ends of the
-    simultaneous 95 % interval of the mean difference. `p` needs two seeds, and `adjusted` so many that the level can be reached; else nan.
+    """One entry per contrast: paired `seeds` int [M]; exact `p` of the contrast alone; step-down `adjusted` p; ends of
+    the simultaneous 95 % interval of the mean difference. `p` needs two seeds, and `adjusted` so many that the level
+    can be reached; else nan.
 
-    An interval leaves out zero if and only if `adjusted` is at most the level, where there is such a p. Between what single-step
-    intervals and the more powerful step-down test say, the test decides: an interval that would hold zero then ends there.
+    An interval leaves out zero if and only if `adjusted` is at most the level, where there is such a p. Between what
+    single-step intervals and the more powerful step-down test say, the test decides: an interval that would hold zero
+    then ends there.
     """
 
     seeds: np.ndarray
@@ -37,8 +40,9 @@ class Family:
 def judge(differences: np.ndarray, tested: np.ndarray | None = None) -> Family:
     """Judges contrasts, [seeds, M] with nan where a seed is not paired, as one family.
 
-    `tested`: what the tests are made on where it is not the differences themselves, of the same shape: in columns with diverged
-    trials their `worst_ranks`. The intervals are about the differences alone; in such columns they may disagree with the test.
+    `tested`: what the tests are made on where it is not the differences themselves, of the same shape: in columns with
+    diverged trials their `worst_ranks`. The intervals are about the differences alone; in such columns they may
+    disagree with the test.
     """
     tested = differences if tested is None else tested
     count = differences.shape[1]
@@ -61,9 +65,9 @@ def judge(differences: np.ndarray, tested: np.ndarray | None = None) -> Family:
 def worst_ranks(
     differences: np.ndarray, arm_diverged: np.ndarray, base_diverged: np.ndarray, lower: bool
 ) -> np.ndarray:
-    """Signed ranks of paired differences, each bool and float array [seeds], in which a trial that diverged is worse than every trial
-    that did not, and as bad as another one that did (Lachin 1999, worst-rank analysis); nan where a trial is missing. `lower`: less
-    is better."""
+    """Signed ranks of paired differences, each bool and float array [seeds], in which a trial that diverged is worse
+    than every trial that did not, and as bad as another one that did (Lachin 1999, worst-rank analysis); nan where a
+    trial is missing. `lower`: less is better."""
     worse, better = (np.inf, -np.inf) if lower else (-np.inf, np.inf)
     placed = np.where(arm_diverged, np.where(base_diverged, 0.0, worse), np.where(base_diverged, better, differences))
     known = ~np.isnan(placed)
@@ -74,14 +78,16 @@ def worst_ranks(
 
 
 def scores(columns: np.ndarray, flips: np.ndarray) -> np.ndarray:
-    """|sum of flipped differences| over the root of their sum of squares, [flips, M]: within a column it rises with Student's |t|."""
+    """|sum of flipped differences| over the root of their sum of squares, [flips, M]: within a column it rises with
+    Student's |t|."""
     filled = np.nan_to_num(columns)
     size = np.sqrt((filled**2).sum(axis=0))
     return np.abs(flips @ filled) / np.where(size > 0, size, 1.0)
 
 
 def _comparable(pivots: np.ndarray, seeds: np.ndarray) -> np.ndarray:
-    """Scores of columns with different numbers of seeds on one scale: -log p of Student's t with its own degrees of freedom."""
+    """Scores of columns with different numbers of seeds on one scale: -log p of Student's t with its own degrees of
+    freedom."""
     if len(set(seeds.tolist())) == 1:
         return pivots
     square = np.minimum(np.round(pivots, 10) ** 2, seeds - 1e-9)
@@ -104,7 +110,8 @@ def _able(seeds: np.ndarray) -> np.ndarray:
 
 
 def _simultaneous(differences: np.ndarray, flips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the simultaneous intervals. Columns with too few seeds for flips take a simulated reference, and their share of the level."""
+    """Ends of the simultaneous intervals. Columns with too few seeds for flips take a simulated reference, and their
+    share of the level."""
     count = differences.shape[1]
     low, high = np.full(count, NAN), np.full(count, NAN)
     seeds = (~np.isnan(differences)).sum(axis=0)
@@ -147,8 +154,8 @@ def _critical(differences: np.ndarray, flips: np.ndarray, seeds: np.ndarray, lev
 
 @lru_cache(maxsize=256)
 def reference(seeds: int, contrasts: int, level: float = LEVEL) -> float:
-    """The critical value of |t| for so many contrasts with one baseline, of equal spread and normal (Dunnett's case with a variance per
-    contrast), from simulated sweeps. For fewer seeds than sign flips need."""
+    """The critical value of |t| for so many contrasts with one baseline, of equal spread and normal (Dunnett's case
+    with a variance per contrast), from simulated sweeps. For fewer seeds than sign flips need."""
     rng = np.random.default_rng(0)
     draws = max(1000, REFERENCE_DRAWS // max(1, contrasts // 8))
     made = rng.normal(size=(draws, seeds, contrasts)) - rng.normal(size=(draws, seeds, 1))
@@ -159,8 +166,8 @@ def reference(seeds: int, contrasts: int, level: float = LEVEL) -> float:
 def _agreeing(
     differences: np.ndarray, low: np.ndarray, high: np.ndarray, adjusted: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The intervals so that they hold zero exactly where the test does not reject it: one that should not ends at zero, and one that should
-    is widened until it passes zero by a little."""
+    """The intervals so that they hold zero exactly where the test does not reject it: one that should not ends at zero,
+    and one that should is widened until it passes zero by a little."""
     mean = np.nansum(differences, axis=0)
     rejected, kept = adjusted <= LEVEL, adjusted > LEVEL
     past = 0.05 * (high - low) / 2

@@ -80,8 +80,8 @@ def _section(runs: Runs, suite: str) -> Section:
 
 
 def suite_table(runs: Runs, suite: str) -> pl.DataFrame:
-    """One row per arm and kind, as `SUITE`: the score with its interval over seeds, the mean score with a grey image, and the contrast with
-    the baseline; all kinds and arms of the suite are one family."""
+    """One row per arm and kind, as `SUITE`: the score with its interval over seeds, the mean score with a grey image,
+    and the contrast with the baseline; all kinds and arms of the suite are one family."""
     prefix = f"{PREFIX}{suite}/"
     frame = compare(runs, runs.names(prefix)).filter(pl.col("mean").is_not_null())
     blank = {}
@@ -101,8 +101,8 @@ def suite_table(runs: Runs, suite: str) -> pl.DataFrame:
 
 
 def count_of(runs: Runs, suite: str, what: str) -> dict[str, int]:
-    """Kind -> how many items each trial was measured on at least, or how many were missing or identical at most; empty where no trial
-    says so, as for the foils of a trial's own test split."""
+    """Kind -> how many items each trial was measured on at least, or how many were missing or identical at most; empty
+    where no trial says so, as for the foils of a trial's own test split."""
     prefix = f"suite_{what}/{suite}/"
     worst = min if what == "items" else max
     return {
@@ -131,8 +131,8 @@ def _of_items(table: pl.DataFrame) -> list[str]:
 
 
 def at_chance(table: pl.DataFrame) -> list[str]:
-    """The kinds of which every arm's 95 % interval holds chance and stays within `NEAR` of it: shown to be guessed, not merely not shown to
-    be more."""
+    """The kinds of which every arm's 95 % interval holds chance and stays within `NEAR` of it: shown to be guessed, not
+    merely not shown to be more."""
     guessed = (
         (pl.col("low") <= pl.col("chance"))
         & (pl.col("high") >= pl.col("chance"))

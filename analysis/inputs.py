@@ -15,8 +15,8 @@ FREE = ("data.augment", "data.workers", "data.caption_noise", "model.fusion.", "
 
 
 def mixtures(*sweeps: Runs) -> list[str]:
-    """A sentence each where trials whose settings ask for the same data, or the same start, were made from different ones; also those
-    of several sweeps that are compared."""
+    """A sentence each where trials whose settings ask for the same data, or the same start, were made from different
+    ones; also those of several sweeps that are compared."""
     return [
         *_mixtures(sweeps, "data", DATA, lambda tags: (), lambda tags: tags.data),
         # A start is named after its data, too.

@@ -1,6 +1,8 @@
-"""Arms against the baseline, paired by seed: runs in, one frame out, and how such a frame is shown. Every topic that compares arms uses this.
+"""Arms against the baseline, paired by seed: runs in, one frame out, and how such a frame is shown. Every topic that
+compares arms uses this.
 
-The contrasts of one call are one family: of a page section without any effect, at most 5 % have a verdict other than `undecided`.
+The contrasts of one call are one family: of a page section without any effect, at most 5 % have a verdict other than
+`undecided`.
 """
 
 from collections.abc import Callable, Sequence
@@ -64,10 +66,10 @@ def compare(
 ) -> pl.DataFrame:
     """One row per metric and arm, the baseline's first, as `CONTRASTS`; all of them are one family.
 
-    `mean` with its Student interval over the arm's own seeds; `difference` from the baseline over `paired` seeds with its Student interval
-    (this arm alone) and with the simultaneous one, `all_low` and `all_high`; `p` of this arm alone and `p_adjusted`. Of arms with
-    diverged trials, or with a baseline that has them, both p are of worst ranks (`ranked`). `values`: where they come from, instead of
-    the trials' final values.
+    `mean` with its Student interval over the arm's own seeds; `difference` from the baseline over `paired` seeds with
+    its Student interval (this arm alone) and with the simultaneous one, `all_low` and `all_high`; `p` of this arm alone
+    and `p_adjusted`. Of arms with diverged trials, or with a baseline that has them, both p are of worst ranks
+    (`ranked`). `values`: where they come from, instead of the trials' final values.
     """
     values = values or runs.final
     ended = {(arm, seed): outcome for arm, seed, outcome in runs.outcomes().iter_rows()}
@@ -131,8 +133,9 @@ def _reached(runs: Runs, name: str, arm: str, values: np.ndarray, ended: dict[tu
 def _ranked(
     differences: np.ndarray, arm: tuple[np.ndarray, np.ndarray], base: tuple[np.ndarray, np.ndarray], name: str
 ) -> np.ndarray | None:
-    """Worst ranks where a paired trial diverged, else None. `arm` and `base`: values, and which trials diverged. A trial has an outcome
-    where it has a value or diverged; a metric that a side has in no trial, though some of its trials ended well, is not its outcome."""
+    """Worst ranks where a paired trial diverged, else None. `arm` and `base`: values, and which trials diverged. A
+    trial has an outcome where it has a value or diverged; a metric that a side has in no trial, though some of its
+    trials ended well, is not its outcome."""
     (own, own_diverged), (other, other_diverged) = arm, base
     ended = (~np.isnan(own) | own_diverged) & (~np.isnan(other) | other_diverged)
     for values, diverged in (arm, base):
@@ -166,8 +169,8 @@ def _cut(name: str, low: float, high: float) -> tuple[float, float]:
 def verdict(
     adjusted: float, low: float, high: float, direction: float, seeds: int, margin: float | None, equal: bool = True
 ) -> str:
-    """What the family's test says of a contrast over so many seeds; where it rejects nothing, whether the simultaneous interval lies within
-    the margin. `equal`: whether equivalence may be said at all."""
+    """What the family's test says of a contrast over so many seeds; where it rejects nothing, whether the simultaneous
+    interval lies within the margin. `equal`: whether equivalence may be said at all."""
     if seeds == 0:
         return NONE
     if smallest_p(seeds) > LEVEL:

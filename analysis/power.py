@@ -1,4 +1,5 @@
-"""What so many seeds can show of a difference that matters, by simulated sweeps under the rule of the verdict: numbers in and out."""
+"""What so many seeds can show of a difference that matters, by simulated sweeps under the rule of the verdict: numbers
+in and out."""
 
 from functools import lru_cache
 
@@ -15,9 +16,10 @@ FLIPS = 1024
 
 @lru_cache(maxsize=1024)
 def power(effect: float, seeds: int, contrasts: int) -> float:
-    """How often an arm whose differences have a mean of `effect` standard deviations is called different, among `contrasts` arms of
-    which the others equal the baseline. Normal values, a baseline that all arms share. Good to about .03, as the sweeps are few; the
-    first step of the step-down test alone, since the others are rarely rejected."""
+    """How often an arm whose differences have a mean of `effect` standard deviations is called different, among
+    `contrasts` arms of which the others equal the baseline. Normal values, a baseline that all arms share. Good to
+    about .03, as the sweeps are few; the first step of the step-down test alone, since the others are rarely rejected.
+    """
     if seeds < fewest_seeds():
         return 0.0
     own, others, flips = _simulated(seeds, contrasts)
@@ -29,8 +31,8 @@ def power(effect: float, seeds: int, contrasts: int) -> float:
 
 @lru_cache(maxsize=32)
 def _simulated(seeds: int, contrasts: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Differences of the arm in question without its effect [seeds, sweeps]; the highest score of all others under each flip [flips, sweeps];
-    the flips [flips, seeds]."""
+    """Differences of the arm in question without its effect [seeds, sweeps]; the highest score of all others under each
+    flip [flips, sweeps]; the flips [flips, seeds]."""
     rng = np.random.default_rng(0)
     made = (rng.normal(size=(SWEEPS, seeds, contrasts)) - rng.normal(size=(SWEEPS, seeds, 1))) / np.sqrt(2)
     made, flips = made.astype(np.float32), signs(seeds, FLIPS).astype(np.float32)

@@ -19,8 +19,8 @@ PUBLISHED = {
     "provenance": pl.String,
 }
 OWN = "this sweep"
-# Our metric of each column, and the corpus that the images must come from for the two to be about the same benchmark. Recall is
-# fine-tuned, as it is in the published columns.
+# Our metric of each column, and the corpus that the images must come from for the two to be about the same benchmark.
+# Recall is fine-tuned, as it is in the published columns.
 OURS = {
     "vqa_dev": ("downstream/vqa/accuracy", None),
     "nlvr2_dev": ("downstream/nlvr2/accuracy", None),
@@ -36,7 +36,8 @@ OURS = {
 
 @dataclass(frozen=True)
 class Peers:
-    """`columns`: benchmarks in order, key -> name; `rows`: model, images and a cell per column; `caution`: how far they compare."""
+    """`columns`: benchmarks in order, key -> name; `rows`: model, images and a cell per column; `caution`: how far they
+    compare."""
 
     columns: dict[str, str]
     rows: list[dict[str, Any]]
@@ -71,7 +72,8 @@ def section(runs: Runs) -> Section:
 
 
 def against_published(runs: Runs) -> Peers:
-    """Each arm's mean in per cent, in the columns that it was measured in, then the models of `published.yaml` with their provenance."""
+    """Each arm's mean in per cent, in the columns that it was measured in, then the models of `published.yaml` with
+    their provenance."""
     source = (resources.files("analysis") / "published.yaml").read_text(encoding="utf-8")
     told = yaml.safe_load(source)
     columns: dict[str, str] = told["columns"]

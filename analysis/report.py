@@ -1,4 +1,5 @@
-"""A sweep, several of them or a single run -> one self-contained HTML page, Markdown, CSV and LaTeX tables, PNG, SVG and PDF figures."""
+"""A sweep, several of them or a single run -> one self-contained HTML page, Markdown, CSV and LaTeX tables, PNG, SVG
+and PDF figures."""
 
 import base64
 import hashlib
@@ -60,9 +61,9 @@ def write_report(
 ) -> Path:
     """Writes `report.html`, `report.md`, `tables/` and `figures/` into `folder`; gives the page's path.
 
-    `compare_with`: further sweeps whose arms are set beside. `over`: what curves and speeds are read over, one of `UNITS`.
-    `against_published`: with the peers' published numbers. Raises UserError where there is no finished trial to report, or its time was
-    not logged.
+    `compare_with`: further sweeps whose arms are set beside. `over`: what curves and speeds are read over, one of
+    `UNITS`. `against_published`: with the peers' published numbers. Raises UserError where there is no finished trial
+    to report, or its time was not logged.
     """
     sweeps = [replace(read_runs(uri, each), over=over) for each in (run_id, *compare_with)]
     runs = compare.merged(sweeps) if compare_with else sweeps[0]
@@ -101,7 +102,8 @@ def render(found: Sequence[Section], runs: Runs, folder: Path, cautions: Sequenc
 
 
 def _draw(plot: Plot, folder: Path) -> str:
-    """Writes a figure in all forms; gives it as a data URI that follows the page's colours, so that the page needs nothing beside it."""
+    """Writes a figure in all forms; gives it as a data URI that follows the page's colours, so that the page needs
+    nothing beside it."""
     if plot.figure.get_layout_engine() is not None:
         plot.figure.draw_without_rendering()  # lays it out
         plot.figure.set_layout_engine("none")  # once for all forms

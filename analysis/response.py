@@ -1,4 +1,5 @@
-"""How metrics respond to a number that is varied, such as a temperature or a ratio, and whether they rise or fall with it."""
+"""How metrics respond to a number that is varied, such as a temperature or a ratio, and whether they rise or fall with
+it."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -55,8 +56,8 @@ def section(runs: Runs) -> Section | None:
 
 
 def trend(runs: Runs, name: str, levels: dict[str, float]) -> Contrast:
-    """The change of the metric from the lowest to the highest level along the line of least squares (over the logarithms of levels where they
-    are spaced so), within each seed that has all levels, against zero."""
+    """The change of the metric from the lowest to the highest level along the line of least squares (over the
+    logarithms of levels where they are spaced so), within each seed that has all levels, against zero."""
     x = np.array(list(levels.values()))
     x = np.log(x) if logarithmic(list(levels.values())) else x
     weights = (x - x.mean()) / ((x - x.mean()) ** 2).sum() * np.ptp(x)
@@ -114,9 +115,11 @@ def logarithmic(levels: list[float]) -> bool:
 
 
 def curve(found: pl.DataFrame, count: int = 121) -> pl.DataFrame:
-    """Fritsch and Carlson's monotone interpolation of the means and of the ends of their intervals: between two levels it neither overshoots nor turns.
+    """Fritsch and Carlson's monotone interpolation of the means and of the ends of their intervals: between two levels
+    it neither overshoots nor turns.
 
-    A Gaussian process was tried and dropped: with so few levels, each of its own spread, it passed far from the points where the response bends.
+    A Gaussian process was tried and dropped: with so few levels, each of its own spread, it passed far from the points
+    where the response bends.
     """
     known = found.filter(pl.col("low").is_not_nan() & pl.col("low").is_not_null())
     if known.height < FEWEST:
@@ -133,7 +136,8 @@ def curve(found: pl.DataFrame, count: int = 121) -> pl.DataFrame:
 def response_figure(
     panels: dict[str, tuple[pl.DataFrame, pl.DataFrame]], factor: str, seeds: dict[str, pl.DataFrame], log: bool
 ) -> Figure:
-    """One panel per metric: its mean at each level with the interval, the seeds as dots, and the fitted curve with its band."""
+    """One panel per metric: its mean at each level with the interval, the seeds as dots, and the fitted curve with its
+    band."""
     with plt.rc_context(STYLE):
         columns = min(3, len(panels))
         rows = -(-len(panels) // columns)

@@ -1,6 +1,7 @@
 """How far each arm falls when images or captions are disturbed.
 
-Scores are matching AUC, which guessing brings to chance and not to zero: what is lost is counted as a share of what there was above chance.
+Scores are matching AUC, which guessing brings to chance and not to zero: what is lost is counted as a share of what
+there was above chance.
 """
 
 from collections.abc import Sequence
@@ -106,8 +107,8 @@ SCATTER_CAPTION = (
 
 
 def split(runs: Runs) -> str:
-    """The pairs that the scores are about: version 1, whose trials did not record how many pairs they had, measured the few kinds on the
-    validation split."""
+    """The pairs that the scores are about: version 1, whose trials did not record how many pairs they had, measured the
+    few kinds on the validation split."""
     if _prefix(runs) == EVERY or not runs.tags:
         return "test"
     found = {"test" if tags.pairs else "validation" for tags in runs.tags.values()}
@@ -145,8 +146,8 @@ def severity_curves(scored: pl.DataFrame) -> pl.DataFrame:
 
 
 def losses(scored: pl.DataFrame, chance: float = CHANCE) -> pl.DataFrame:
-    """`arm`, `kind`, `seed`, `value`: (clean - disturbed) / (clean - chance), averaged over severities. Trials whose clean score is nearer to
-    chance than `FLOOR` have none. With a chance of 0 it is the MMI of Qiu et al. (2022)."""
+    """`arm`, `kind`, `seed`, `value`: (clean - disturbed) / (clean - chance), averaged over severities. Trials whose
+    clean score is nearer to chance than `FLOOR` have none. With a chance of 0 it is the MMI of Qiu et al. (2022)."""
     clean = scored.filter(pl.col("kind") == "clean").select("arm", "seed", clean="value")
     able = (
         scored.filter(pl.col("kind") != "clean")
@@ -161,10 +162,10 @@ def losses(scored: pl.DataFrame, chance: float = CHANCE) -> pl.DataFrame:
 def derived(scored: pl.DataFrame, baseline: str) -> pl.DataFrame:
     """`arm`, `seed`, `metric`, `value` of `SUMMARIES`, over all disturbances:
 
-    `robustness_mean_drop`, the mean of `losses` over kinds; `corruption_error`, the mean error (1 - score) as a ratio to the mean error of the
-    baseline's trial of the same seed (a ratio of means over kinds, so that a kind in which the baseline makes no error does not decide);
-    `effective_robustness`, the logit of the mean disturbed score less that of the score which losing the same share above chance as that
-    trial does would leave.
+    `robustness_mean_drop`, the mean of `losses` over kinds; `corruption_error`, the mean error (1 - score) as a ratio
+    to the mean error of the baseline's trial of the same seed (a ratio of means over kinds, so that a kind in which the
+    baseline makes no error does not decide); `effective_robustness`, the logit of the mean disturbed score less that of
+    the score which losing the same share above chance as that trial does would leave.
     """
     disturbed = scored.filter(pl.col("kind") != "clean")
     keys = ["arm", "seed"]
@@ -196,7 +197,8 @@ def _logit(scores: np.ndarray) -> np.ndarray:
 
 
 def retention(base: pl.DataFrame) -> float | None:
-    """The share above chance that the baseline keeps when it is disturbed, of means over its trials; None where it has too little above it."""
+    """The share above chance that the baseline keeps when it is disturbed, of means over its trials; None where it has
+    too little above it."""
     clean = base["clean"].mean() if base.height else None
     if not isinstance(clean, float) or clean - CHANCE < FLOOR:
         return None
@@ -204,8 +206,8 @@ def retention(base: pl.DataFrame) -> float | None:
 
 
 def at_floor(scored: pl.DataFrame) -> pl.DataFrame:
-    """`arm`, `kind`, `floor`: whether the scores of an arm under a kind, averaged over severities, are within `FLOOR` of chance on average and
-    are not told from it (95 %)."""
+    """`arm`, `kind`, `floor`: whether the scores of an arm under a kind, averaged over severities, are within `FLOOR`
+    of chance on average and are not told from it (95 %)."""
     rows = []
     disturbed = scored.filter(pl.col("kind") != "clean")
     by_seed = disturbed.group_by("arm", "kind", "seed", maintain_order=True).agg(pl.col("value").mean())
@@ -322,7 +324,8 @@ def severity_figure(curves: pl.DataFrame, arms: Sequence[str]) -> Figure:
 
 
 def scatter_figure(points: pl.DataFrame, arms: Sequence[str], baseline: str) -> Figure:
-    """Clean against disturbed score, a dot per trial and a large marker per arm's mean; the line keeps the baseline's share above chance."""
+    """Clean against disturbed score, a dot per trial and a large marker per arm's mean; the line keeps the baseline's
+    share above chance."""
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(5.6, 4.0))
         kept = retention(points.filter(pl.col("arm") == baseline))

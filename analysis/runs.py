@@ -223,7 +223,8 @@ def _searched(store: Store, arms: dict[str, str], primary: str) -> pl.DataFrame:
 
 def list_runs(uri: str, living: Callable[[str, str], Living | None] = lambda *_: None) -> pl.DataFrame:
     """Every sweep and single training, the newest first, as `LISTED`. A process that was killed leaves its runs as
-    RUNNING in the store: `living`, given a study's name and the run, tells what really lives of it, where that is known.
+    RUNNING in the store: `living`, given a study's name and the run, tells what really lives of it, where that is
+    known.
 
     Trials by state; `seconds_left` from the pace of those that have ended; `best` mean of the primary metric and its
     arm.

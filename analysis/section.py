@@ -12,7 +12,8 @@ WORDY = 24  # letters beyond which a cell is text
 
 @dataclass(frozen=True)
 class Cell:
-    """A table's cell: text, where it leads, what a pointer over it tells, an image before it (a data URI), and emphasis."""
+    """A table's cell: text, where it leads, what a pointer over it tells, an image before it (a data URI), and
+    emphasis."""
 
     text: str
     href: str = ""
@@ -40,8 +41,8 @@ class Sources:
 
 @dataclass(frozen=True)
 class Table:
-    """A table as people read it. `sources`: the values behind it; `folded`: shown after a click; `paper`: also written for LaTeX, with
-    `paper_heads` and `paper_rows` where a column of a paper needs fewer words."""
+    """A table as people read it. `sources`: the values behind it; `folded`: shown after a click; `paper`: also written
+    for LaTeX, with `paper_heads` and `paper_rows` where a column of a paper needs fewer words."""
 
     caption: str
     heads: Sequence[str]
@@ -61,7 +62,8 @@ class Table:
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure with the file's name and what it shows, which is its caption and its description for people who do not see it."""
+    """A figure with the file's name and what it shows, which is its caption and its description for people who do not
+    see it."""
 
     name: str
     caption: str
@@ -70,8 +72,8 @@ class Plot:
 
 @dataclass(frozen=True)
 class Section:
-    """A topic of a report: an anchor, a title, what was found in sentences (`lead`, then `points`), tables, figures and notes. `split`: the
-    held-out pairs that it is about; `frames`: what is written as CSV, by file name."""
+    """A topic of a report: an anchor, a title, what was found in sentences (`lead`, then `points`), tables, figures and
+    notes. `split`: the held-out pairs that it is about; `frames`: what is written as CSV, by file name."""
 
     name: str
     title: str

@@ -24,8 +24,9 @@ class Interval:
 
 @dataclass(frozen=True)
 class Contrast:
-    """An arm against the baseline, paired by seed: the mean difference with its Student interval, the exact two-sided sign-flip p, the
-    number of paired seeds, and the standard deviation of the differences. What needs two seeds is nan with fewer."""
+    """An arm against the baseline, paired by seed: the mean difference with its Student interval, the exact two-sided
+    sign-flip p, the number of paired seeds, and the standard deviation of the differences. What needs two seeds is nan
+    with fewer."""
 
     difference: Interval
     p: float
@@ -44,8 +45,8 @@ def mean_interval(values: np.ndarray, bounds: tuple[float, float] = (-np.inf, np
 
 
 def ratio_interval(numerators: np.ndarray, denominators: np.ndarray, bounds: tuple[float, float]) -> Interval:
-    """The ratio of two sums over seeds, with the Student interval of its linearisation over seeds (Cochran 1977, 6.3), so that the
-    interval is about the very estimate; nan ends with fewer than two seeds."""
+    """The ratio of two sums over seeds, with the Student interval of its linearisation over seeds (Cochran 1977, 6.3),
+    so that the interval is about the very estimate; nan ends with fewer than two seeds."""
     whole = float(denominators.sum())
     if whole <= 0:
         return Interval(NAN, NAN, NAN)
@@ -75,8 +76,9 @@ def paired_contrast(arm: np.ndarray, baseline: np.ndarray) -> Contrast:
 
 
 def signs(seeds: int, most: int = MOST_FLIPS) -> np.ndarray:
-    """Sign flips of so many seeds, float [flips, seeds], the first one the identity. A flip and its opposite give the same two-sided
-    statistic, so that one of each two is enough. All of them where they are at most `most`, else so many drawn ones."""
+    """Sign flips of so many seeds, float [flips, seeds], the first one the identity. A flip and its opposite give the
+    same two-sided statistic, so that one of each two is enough. All of them where they are at most `most`, else so many
+    drawn ones."""
     if 2 ** (seeds - 1) <= most:
         return 1.0 - 2.0 * ((np.arange(2 ** (seeds - 1))[:, None] >> np.arange(seeds)) & 1)
     drawn = np.random.default_rng(0).integers(0, 2, (most, seeds))
@@ -85,8 +87,8 @@ def signs(seeds: int, most: int = MOST_FLIPS) -> np.ndarray:
 
 
 def percentile_interval(value: float, drawn: np.ndarray, seeds: int) -> Interval:
-    """A value with the percentile interval of its bootstrap draws over so many seeds, widened as Hesterberg (2015, section 5.3) widens it,
-    since of few seeds the plain one is too narrow."""
+    """A value with the percentile interval of its bootstrap draws over so many seeds, widened as Hesterberg (2015,
+    section 5.3) widens it, since of few seeds the plain one is too narrow."""
     t = stats.t.ppf(0.5 + CONFIDENCE / 2, seeds - 1)
     tail = float(stats.norm.sf(t * np.sqrt(seeds / (seeds - 1))))
     low, high = np.quantile(drawn, [tail, 1 - tail])
@@ -94,8 +96,8 @@ def percentile_interval(value: float, drawn: np.ndarray, seeds: int) -> Interval
 
 
 def incidence(times: np.ndarray, kinds: np.ndarray) -> list[tuple[float, float, float, float]]:
-    """The cumulative incidence of kind 1 beside the competing kind 2; 0 is censored. Rows of time, share and the ends of its 95 % interval
-    (variance of Aalen's kind, complementary log-log), nan where it is not defined."""
+    """The cumulative incidence of kind 1 beside the competing kind 2; 0 is censored. Rows of time, share and the ends
+    of its 95 % interval (variance of Aalen's kind, complementary log-log), nan where it is not defined."""
     survival, share = 1.0, 0.0
     past: list[
         tuple[float, float, float, float, float]

@@ -1,4 +1,5 @@
-"""The topics of a report, in the order of the page. To add one, write a module with a function from runs to a section and name it here."""
+"""The topics of a report, in the order of the page. To add one, write a module with a function from runs to a section
+and name it here."""
 
 from collections.abc import Callable
 

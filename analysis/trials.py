@@ -51,7 +51,8 @@ def section(runs: Runs) -> Section:
 
 
 def trial_table(runs: Runs) -> pl.DataFrame:
-    """`arm`, `seed`, `run_id`, `outcome`, its `primary` metric, its time `to_target` (null for a miss), its `seconds` of training."""
+    """`arm`, `seed`, `run_id`, `outcome`, its `primary` metric, its time `to_target` (null for a miss), its `seconds`
+    of training."""
     name, target = target_value(runs)
     times = times_to(runs, name, target).select("arm", "seed", to_target="time")
     found = runs.trials.select("arm", "seed", "run_id", "outcome")

@@ -59,8 +59,8 @@ def _best(best: dict[str, Any] | None) -> str:
 
 
 def importances(runs: Runs) -> pl.DataFrame:
-    """A row per arm and tuned setting: the share of the variance of the primary metric over the arm's search that the setting explains (fANOVA,
-    Hutter et al. 2014). Pruned and diverged trials are left out, having no final value."""
+    """A row per arm and tuned setting: the share of the variance of the primary metric over the arm's search that the
+    setting explains (fANOVA, Hutter et al. 2014). Pruned and diverged trials are left out, having no final value."""
     search = runs.record.search
     rows = []
     for (arm,), trials in runs.searched.group_by("arm", maintain_order=True):

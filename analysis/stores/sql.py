@@ -122,7 +122,8 @@ class SqlStore:
             raise UserError(f"{self.file}: the database cannot be read ({error.strerror or error}).") from error
 
     def _there(self) -> bool:
-        """Whether there is a database file. Raises UserError where that cannot be told, or where no folder could hold one."""
+        """Whether there is a database file. Raises UserError where that cannot be told, or where no folder could hold
+        one."""
         assert self.file is not None
         folder = self.file.parent
         try:
@@ -169,8 +170,8 @@ def _read(file: Path, uri: str, question: Callable[[Connection], Answer]) -> Ans
 def _state(file: Path) -> tuple[int, int] | None:
     """What tells whether a database has been written to meanwhile; None where SQLite has to lock it to read it.
 
-    Without locks only one with write-ahead logging can be read, while nothing waits in its log because somebody has it open, or left
-    it so.
+    Without locks only one with write-ahead logging can be read, while nothing waits in its log because somebody has it
+    open, or left it so.
     """
     log = file.with_name(f"{file.name}-wal")
     with open(file, "rb") as opened:

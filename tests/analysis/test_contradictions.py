@@ -1,4 +1,5 @@
-"""No sentence of the page contradicts a table of it: random sweeps with missing, diverged, tied and single trials, and with scores at chance."""
+"""No sentence of the page contradicts a table of it: random sweeps with missing, diverged, tied and single trials, and
+with scores at chance."""
 
 import re
 from collections.abc import Iterator
@@ -167,7 +168,8 @@ def test_sentences_follow_from_the_tables(drawn: Drawn) -> None:
 
 
 def check_frame(frame: pl.DataFrame) -> None:
-    """Intervals hold their estimates and stay where the metric can be; what is bold is what the test rejects, and what the interval shows."""
+    """Intervals hold their estimates and stay where the metric can be; what is bold is what the test rejects, and what
+    the interval shows."""
     for row in frame.iter_rows(named=True):
         if {"metric", "mean", "low", "high"} <= set(row) and row["low"] is not None:
             least, most = metric(row["metric"]).bounds

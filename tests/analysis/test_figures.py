@@ -1,4 +1,5 @@
-"""What each figure draws, against what was looked at and found right. After a change that is meant: WB_RENEW=1 pytest tests/analysis/test_figures.py, and look."""
+"""What each figure draws, against what was looked at and found right. After a change that is meant: WB_RENEW=1 pytest
+tests/analysis/test_figures.py, and look."""
 
 import hashlib
 import json

@@ -90,7 +90,8 @@ def test_the_section_names_its_split_and_marks_what_differs() -> None:
 
 
 def test_effective_robustness_is_paired_so_that_its_error_rate_holds() -> None:
-    """Equal retention, the arm's clean score above the baseline's: against the baseline's mean over seeds a tenth would be called different."""
+    """Equal retention, the arm's clean score above the baseline's: against the baseline's mean over seeds a tenth would
+    be called different."""
     rng = np.random.default_rng(0)
     claimed = []
     for _ in range(150):

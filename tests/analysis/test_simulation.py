@@ -109,7 +109,8 @@ def test_true_nulls_beside_true_effects_are_claimed_in_at_most_five_per_cent() -
 
 
 def test_an_equal_arm_whose_worst_seeds_diverge_is_not_called_better() -> None:
-    """Of twelve seeds the worst 27 % diverge; where these are left out, more than a tenth of the sweeps call the arm better."""
+    """Of twelve seeds the worst 27 % diverge; where these are left out, more than a tenth of the sweeps call the arm
+    better."""
     rng = np.random.default_rng(3)
     better, left_out = [], []
     for _ in range(DRAWS):
@@ -162,7 +163,8 @@ def test_a_twice_slower_arm_is_seen_at_the_target_that_the_baseline_sets() -> No
 
 
 def test_aggregates_hold_the_truth_where_one_run_scores_all_kinds() -> None:
-    """Scores of a run correlate at .8 over kinds; a bootstrap of each kind's seeds on its own holds the truth in .53 of sweeps."""
+    """Scores of a run correlate at .8 over kinds; a bootstrap of each kind's seeds on its own holds the truth in .53 of
+    sweeps."""
     rng = np.random.default_rng(5)
     held = []
     for _ in range(DRAWS):

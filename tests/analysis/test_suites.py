@@ -1,4 +1,5 @@
-"""How the report shows scores of published suites: beside how many items they are about, and marked where these are not all."""
+"""How the report shows scores of published suites: beside how many items they are about, and marked where these are not
+all."""
 
 from collections.abc import Iterator
 from dataclasses import replace

@@ -31,7 +31,8 @@ def toy_runs(arms: dict[str, dict[str, Any]], seeds: int, value: Callable[[dict[
 
 
 def sweep_of(values: dict[str, list[float | str | None]], metric: str = "val/itm_auc", **about: Any) -> Runs:
-    """A sweep with these final values per arm and seed, the baseline first; None: the trial is missing, "diverged": it diverged."""
+    """A sweep with these final values per arm and seed, the baseline first; None: the trial is missing, "diverged": it
+    diverged."""
     each = [(arm, seed, value) for arm, row in values.items() for seed, value in enumerate(row) if value is not None]
     trials = [
         (f"{arm}{seed}", "n", "FINISHED", arm, seed, "diverged" if value == "diverged" else "finished")
@@ -46,8 +47,8 @@ def sweep_of(values: dict[str, list[float | str | None]], metric: str = "val/itm
 
 
 def curves_of(curves: dict[str, list[Any]], at: Any, target: float | str, diverged: tuple[str, ...] = ()) -> Runs:
-    """A sweep whose trials have these curves of val/itm_auc, evaluated `at` steps; `diverged` names trials as arm and seed, `fast3`. A curve
-    that is shorter ends earlier."""
+    """A sweep whose trials have these curves of val/itm_auc, evaluated `at` steps; `diverged` names trials as arm and
+    seed, `fast3`. A curve that is shorter ends earlier."""
     each = [(arm, seed, curve) for arm, rows in curves.items() for seed, curve in enumerate(rows)]
     trials = [
         (f"{arm}{seed}", "n", "FINISHED", arm, seed, "diverged" if f"{arm}{seed}" in diverged else "finished")

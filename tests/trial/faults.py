@@ -1,4 +1,5 @@
-"""Processes of a trial in one of which something goes wrong; started by test_faults.py, which says what in WB_TEST_FAULT, as `RANK kind`."""
+"""Processes of a trial in one of which something goes wrong; started by test_faults.py, which says what in
+WB_TEST_FAULT, as `RANK kind`."""
 
 import errno
 import os

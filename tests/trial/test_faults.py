@@ -1,4 +1,5 @@
-"""What one of several processes of a trial meets alone ends all of them at once, and the first reason is the one that is heard."""
+"""What one of several processes of a trial meets alone ends all of them at once, and the first reason is the one that
+is heard."""
 
 import signal
 import threading

@@ -18,8 +18,8 @@ Wanted = dict[str, set[Hashable]]  # what a side of `where` allows for each fact
 def read_arms(
     document: Document, seeds: Seeds, search: Search | None
 ) -> tuple[dict[str, list[Any]], list[dict[str, Any]]]:
-    """The factors with their levels, and the arms: every combination of `factors`, with those under `zip` changing together and
-    only where `where` holds; or the listed `arms`."""
+    """The factors with their levels, and the arms: every combination of `factors`, with those under `zip` changing
+    together and only where `where` holds; or the listed `arms`."""
     factors, together = (document.mapping(name) for name in ("factors", "zip"))
     listed = document.content.get("arms")
     if listed is not None and (factors or together or document.content.get("where") is not None):

@@ -8,8 +8,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 IRRELEVANT = {"optimisation": {"checkpoint_every"}, "data": {"workers"}}  # settings that cannot change a result
-# Settings that came later, each with the value at which a trial is what it was without them: it stays out of the hashes, so that
-# what finished before is still found.
+# Settings that came later, each with the value at which a trial is what it was without them: it stays out of the
+# hashes, so that what finished before is still found.
 LATER: dict[str, Any] = {
     "objectives.mlm.mask_words": "any",
     "objectives.itm.synthesis_words": "any",
@@ -155,8 +155,8 @@ class Vision(Block):
 
 
 class Text(Block):
-    """A language encoder with its language-model head: a new one in RoBERTa's form, or a pre-trained one of BERT's, RoBERTa's, XLM-R's,
-    DistilBERT's, DeBERTa-v2's (and v3's) or ModernBERT's, whose width need not be the model's."""
+    """A language encoder with its language-model head: a new one in RoBERTa's form, or a pre-trained one of BERT's,
+    RoBERTa's, XLM-R's, DistilBERT's, DeBERTa-v2's (and v3's) or ModernBERT's, whose width need not be the model's."""
 
     layers: Count = Field(2, description="of a pre-trained encoder the first so many")
     heads: Count = 4
@@ -216,7 +216,8 @@ class Model(Block):
 
 
 class Phase(Block):
-    """Steps of a fused start: masked language modelling over the language encoder and the fusion, with the vision encoder as it is."""
+    """Steps of a fused start: masked language modelling over the language encoder and the fusion, with the vision
+    encoder as it is."""
 
     steps: Count
     words: Literal["all", "details", "relations"] = Field(
@@ -406,7 +407,8 @@ class RetrievalSuite(Block):
 
 
 class TaskFiles(Block):
-    """A downstream task on which a copy of the trial's model is fine-tuned; as `wb finetune` takes it, at the trial's image side."""
+    """A downstream task on which a copy of the trial's model is fine-tuned; as `wb finetune` takes it, at the trial's
+    image side."""
 
     annotations: Path | None = Field(None, description="folder of the task's files; without it, rendered scenes")
     images: Annotated[tuple[Path, ...], BeforeValidator(_several)] = Field((), description="folders of its images")

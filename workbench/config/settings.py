@@ -25,7 +25,8 @@ def apply(settings: Settings, values: Mapping[str, Any], where: str = "settings"
 
 
 def telling(settings: Settings) -> str:
-    """The settings that can change a result, as hashes take them; a setting that came later is among them where it changes one."""
+    """The settings that can change a result, as hashes take them; a setting that came later is among them where it
+    changes one."""
     left_out: dict[str, Any] = {block: dict.fromkeys(names, True) for block, names in IRRELEVANT.items()}
     for dotted, before in LATER.items():
         *blocks, name = dotted.split(".")

@@ -60,8 +60,9 @@ class Trained:
 
 @dataclass(frozen=True)
 class Result:
-    """`metrics` by their names in the run; `missing`: examples whose image could not be read, and why; `notes`: sentences that belong
-    to the scores; `partial`: why the scores must not stand for those of the whole, where they must not."""
+    """`metrics` by their names in the run; `missing`: examples whose image could not be read, and why; `notes`:
+    sentences that belong to the scores; `partial`: why the scores must not stand for those of the whole, where they
+    must not."""
 
     metrics: dict[str, float]
     examples: int
@@ -96,8 +97,8 @@ class Sentences:
 
 @dataclass(frozen=True)
 class How:
-    """How an evaluation is made: parts that are measured are kept in the folder `home`, from where it goes on after `stop()`; `show`
-    hears of how many parts are done."""
+    """How an evaluation is made: parts that are measured are kept in the folder `home`, from where it goes on after
+    `stop()`; `show` hears of how many parts are done."""
 
     home: Path
     stop: Callable[[], bool] = never
@@ -141,8 +142,8 @@ def load_trained(tracker: Tracker, run_id: str, workspace: Path, image_size: int
 
 
 def check_data(run_id: str, then: str, now: str, packaged: bool, say: Callable[[str], None]) -> None:
-    """Says that a run was trained on other data than there are now, by their fingerprints; what was not recorded counts as equal.
-    Raises UserError where it learnt its words from other encoders of the package."""
+    """Says that a run was trained on other data than there are now, by their fingerprints; what was not recorded counts
+    as equal. Raises UserError where it learnt its words from other encoders of the package."""
     if then in ("", now):
         return
     if packaged:

@@ -31,8 +31,8 @@ SHORTLIST = 128  # candidates of each query that ITM ranks
 @dataclass(frozen=True)
 class Tuning:
     """What is asked for. `files`: the task's, None for what the facts of the run's rendered scenes give (`retrieval`:
-    the run's own pairs); `seed`: of classifier and order; `limit`: the first so many examples of each split, scored under
-    a name that says so; `allow_partial`: score a split of which more than 1 % of the examples lack an image."""
+    the run's own pairs); `seed`: of classifier and order; `limit`: the first so many examples of each split, scored
+    under a name that says so; `allow_partial`: score a split of which more than 1 % of the examples lack an image."""
 
     task: str
     recipe: Recipe
@@ -52,8 +52,8 @@ def finetune_run(
 ) -> Result:
     """Fine-tunes a finished run's model on a task and scores it on the task's validation split (retrieval: the run's
     test split), and on its test split where that is among the files. `show` hears of how many of its images are looked
-    at, and then answered. Every process of the world must call this; the first one alone scores, the others get no metrics.
-    Raises Stopped, to go on from there, and UserError where the loss is no longer a number."""
+    at, and then answered. Every process of the world must call this; the first one alone scores, the others get no
+    metrics. Raises Stopped, to go on from there, and UserError where the loss is no longer a number."""
     settings, task, device = trained.settings, tuning.task, pick_device()
     if settings.model.vision.frozen:
         trained.model.vision.requires_grad_(False)

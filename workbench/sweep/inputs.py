@@ -16,7 +16,8 @@ NAMED = 3  # cells that a sentence names
 
 
 def look(study: str, finished: list[tuple[Cell, TrialTags]], missing: list[Cell], cache_dir: Path) -> None:
-    """Raises UserError where the inputs of the finished trials have changed, or those of the missing ones cannot be read."""
+    """Raises UserError where the inputs of the finished trials have changed, or those of the missing ones cannot be
+    read."""
     from workbench.trial.inputs import Inputs
 
     inputs = Inputs(cache_dir)

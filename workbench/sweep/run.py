@@ -274,7 +274,8 @@ class _Sweep:
             self._report()
 
     def _put_right(self) -> None:
-        """A worker that woke up late, or was ended at the last moment, may have left the run of an ended cell as running."""
+        """A worker that woke up late, or was ended at the last moment, may have left the run of an ended cell as
+        running."""
         ended = {ending.run_id for ending in self._ended().values()}
         for run_id in self.tracker.open_trials(self.outcome.run_id):
             if run_id in ended:
@@ -376,8 +377,8 @@ def _launched(sweep: "_Sweep", workspace: Path) -> Iterator[Event]:
 
 
 def refuse_another_question(ledger: Ledger, experiment: Experiment, named: bool = False) -> None:
-    """Raises UserError where the study holds cells that this experiment's could not be compared with. `named`: the study is
-    one that was asked for by its name, and not by that of a file."""
+    """Raises UserError where the study holds cells that this experiment's could not be compared with. `named`: the
+    study is one that was asked for by its name, and not by that of a file."""
     if "job" not in ledger.study.user_attrs or not ledger.endings():
         return
     before = published(ledger).experiment

@@ -23,7 +23,8 @@ def known(workspace: Path, study: str, storage: str | None) -> Ledger | None:
 
 
 def _opened(workspace: Path, storage: str | None) -> BaseStorage | None:
-    """The storage of studies; None where nothing was ever started in the workspace, in which opening would leave a trace."""
+    """The storage of studies; None where nothing was ever started in the workspace, in which opening would leave a
+    trace."""
     is_new = storage is None and not Workspace(workspace).journal.exists()
     return None if is_new else open_storage(storage, workspace)
 

@@ -70,7 +70,8 @@ class Worker:
     def __init__(self, place: Place, study: str, emit: Emit, stop: Stop) -> None:
         self.place, self.emit, self.stop = place, emit, stop
         self.ledger = Ledger(open_storage(place.storage, place.workspace), study)
-        # The store has answered the sweep before: what its gateway says now, such as a login page, may be said for a while.
+        # The store has answered the sweep before: what its gateway says now, such as a login page, may be said for a
+        # while.
         self.patience = Patience(self._say, stop, refusing=False)
         self.plan = Planner()
         self.sightings = Sightings(Workspace(place.workspace).studies)

@@ -1,4 +1,5 @@
-"""The metrics of one run on their way to MLflow: written down locally first, sent by a thread, none lost and none twice."""
+"""The metrics of one run on their way to MLflow: written down locally first, sent by a thread, none lost and none
+twice."""
 
 import math
 import queue
@@ -23,8 +24,8 @@ Entry = dict[str, Any]
 class RunLog:
     """Logs to a run that exists. `log` returns at once; `close` waits until everything has arrived.
 
-    Each entry is a line of `file` before it is sent, with its time. What a process that died had not sent is sent by the
-    next one; since MLflow tells metrics apart by (key, step, time, value), sending a line twice changes nothing.
+    Each entry is a line of `file` before it is sent, with its time. What a process that died had not sent is sent by
+    the next one; since MLflow tells metrics apart by (key, step, time, value), sending a line twice changes nothing.
     `again`: the run has been logged to before, so that what it holds is asked for first.
     """
 

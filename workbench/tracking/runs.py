@@ -82,7 +82,8 @@ class Tracker:
         return run is not None and run.info.lifecycle_stage == "active"
 
     def gather(self, sweep: str, parents: Sequence[str]) -> set[str]:
-        """All trials that a sweep has in the store, now children of the first of `parents`, the runs that it has or had.
+        """All trials that a sweep has in the store, now children of the first of `parents`, the runs that it has or
+        had.
 
         Those that were deleted in MLflow are brought back: the study counts them, and they would come out the same.
         """
@@ -135,7 +136,8 @@ class Tracker:
             self.say(f"run {run.info.run_id} was deleted in MLflow, though its study counts it; restored")
 
     def known(self, identity: Mapping[str, str], old: Mapping[str, str] | None) -> Run | None:
-        """The run with the tags `identity`, deleted or not; else the newest with those of `old` and no sweep's name, which it gets now."""
+        """The run with the tags `identity`, deleted or not; else the newest with those of `old` and no sweep's name,
+        which it gets now."""
         if run := self.find(identity):
             return run
         if run := next(iter(self._search(identity, 1, ViewType.DELETED_ONLY)), None):
@@ -156,7 +158,8 @@ class Tracker:
         parent: str | None = None,
         old: Mapping[str, str] | None = None,
     ) -> tuple[str, bool]:
-        """The id of the run with the tags `identity`, set running again, or of a new one; and whether it was there before.
+        """The id of the run with the tags `identity`, set running again, or of a new one; and whether it was there
+        before.
 
         `old`: the tags by which it is known if it is from before sweeps had a name of their own. Safe to repeat after
         an outage at any of its steps. Params are written once.

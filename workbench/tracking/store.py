@@ -67,8 +67,8 @@ def sees(uri: str, workspace: Path, run_id: str | None) -> bool:
 def open_store(workspace: Path, say: Say = to_stderr, new: bool = True) -> str:
     """Creates or migrates the database once, before any worker touches it; gives its address.
 
-    The database of a workspace that has moved is told where its artifacts are now. Raises UserError where the workspace cannot be
-    written, or is not there though it should not be `new`.
+    The database of a workspace that has moved is told where its artifacts are now. Raises UserError where the workspace
+    cannot be written, or is not there though it should not be `new`.
     """
     uri, home = tracking_uri(workspace), Workspace(workspace)
     file = database_file(uri)
@@ -104,8 +104,9 @@ def _alone(uri: str, file: Path | None, say: Say) -> Iterator[None]:
 
 @contextmanager
 def postgres_lock(address: str, why: str, say: Say = to_stderr, silence: float = FROZEN_SECONDS) -> Iterator[None]:
-    """Holds off others on the same PostgreSQL database. The lock is released when its holder is gone, and also when it has been frozen
-    for `silence` seconds: it ends with a transaction that the server cuts off unless the holder says something in it."""
+    """Holds off others on the same PostgreSQL database. The lock is released when its holder is gone, and also when it
+    has been frozen for `silence` seconds: it ends with a transaction that the server cuts off unless the holder says
+    something in it."""
     try:
         import psycopg
     except ImportError:  # another driver; whoever connects next says what is missing

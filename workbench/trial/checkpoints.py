@@ -1,5 +1,5 @@
-"""Where the states and weights of cells are kept: each study has a folder of its own, so that two studies of a workspace
-that hold the same cell never touch each other's files."""
+"""Where the states and weights of cells are kept: each study has a folder of its own, so that two studies of a
+workspace that hold the same cell never touch each other's files."""
 
 import os
 from collections.abc import Iterable
@@ -25,9 +25,9 @@ def weights_of(workspace: Path, study: str, name: str) -> Path:
 
 
 def take_over(ledger: Ledger, workspace: Path, cells: Iterable[str]) -> None:
-    """Moves the states of these cells (by their keys) from the folder that studies once shared to the study's own, where
-    they are surely its: the study has tried the cell, and no other study of the storage is still at it. Other states stay
-    for `wb gc`, and their cells start anew."""
+    """Moves the states of these cells (by their keys) from the folder that studies once shared to the study's own,
+    where they are surely its: the study has tried the cell, and no other study of the storage is still at it. Other
+    states stay for `wb gc`, and their cells start anew."""
     shared = {path.name.partition(".")[0] for path in Workspace(workspace).checkpoints.glob("*.pt*")}
     wanted = shared.intersection(cells)
     if not wanted or not (wanted := wanted & ledger.unfinished()):

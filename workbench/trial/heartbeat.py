@@ -59,9 +59,9 @@ class Watch:
 
 
 class Sightings:
-    """Beats as this machine has seen them at earlier looks, kept in a file, so that a command which ends at once can tell
-    a silent worker of another machine, too, when it is given a second time a lease later. As in `Watch` this machine's
-    clock alone counts."""
+    """Beats as this machine has seen them at earlier looks, kept in a file, so that a command which ends at once can
+    tell a silent worker of another machine, too, when it is given a second time a lease later. As in `Watch` this
+    machine's clock alone counts."""
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / f"seen-{socket.gethostname()}.json"
@@ -77,7 +77,8 @@ class Sightings:
         return bool(at - self.now[name][1] > LEASE)
 
     def keep(self) -> None:
-        """For the next look, where there was anything to see; where nothing can be written, that will be as the first one."""
+        """For the next look, where there was anything to see; where nothing can be written, that will be as the first
+        one."""
         if not self.now:
             return
         recent = {name: each for name, each in self.before.items() if time.time() - each[1] < REMEMBERED}
@@ -111,8 +112,8 @@ class Beating:
         self.trying = False
 
     def overdue(self) -> bool:
-        """Whether nothing was tried for a whole lease: this process was frozen, and may have lost it meanwhile. Not while a storage
-        that is away lets the thread wait."""
+        """Whether nothing was tried for a whole lease: this process was frozen, and may have lost it meanwhile. Not
+        while a storage that is away lets the thread wait."""
         return not self.trying and time.monotonic() - self.tried > LEASE
 
     def _run(self) -> None:

@@ -1,5 +1,5 @@
-"""What a trial is made from beside its settings, which name it alone: its data and the weights that it starts from, told
-apart by what they hold; and how that of a trial differs from what is there now."""
+"""What a trial is made from beside its settings, which name it alone: its data and the weights that it starts from,
+told apart by what they hold; and how that of a trial differs from what is there now."""
 
 from pathlib import Path
 
@@ -42,8 +42,8 @@ class Inputs:
             self.known[suites] = ""
 
     def changes(self, settings: Settings, then: TrialTags) -> list[str]:
-        """How what is there now differs from what a trial of these settings was made from, in words; what was not recorded
-        counts as equal. Raises UserError where they cannot be read now."""
+        """How what is there now differs from what a trial of these settings was made from, in words; what was not
+        recorded counts as equal. Raises UserError where they cannot be read now."""
         data, found = self._data(settings), []
         if then.data and then.data != data:
             found.append(f"the data ({_source(settings)}: {then.data} then, {data} now)")

@@ -26,8 +26,9 @@ SET_UP_SECONDS = 60.0  # within which a sweep has told its workers what to do
 @dataclass(frozen=True)
 class Job:
     """`start`: the number of the sweep's start; failures of earlier ones are forgiven, since the user has started it
-    again. `parent_run` is the sweep's run, None for a training outside a sweep. `threads` of a trial and `all_threads` of what is prepared for all
-    of them are the same for every worker, wherever it is, since rounding depends on them."""
+    again. `parent_run` is the sweep's run, None for a training outside a sweep. `threads` of a trial and `all_threads`
+    of what is prepared for all of them are the same for every worker, wherever it is, since rounding depends on them.
+    """
 
     study: str
     experiment: Experiment

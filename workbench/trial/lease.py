@@ -25,7 +25,8 @@ class Lease(Protocol):
 
     @property
     def lost(self) -> bool:
-        """Whether another worker is known to have the trial now; asks the storage only after a time in which this process was frozen."""
+        """Whether another worker is known to have the trial now; asks the storage only after a time in which this
+        process was frozen."""
 
     def tell(self, step: int, steps: int) -> None:
         """How far the trial is, for those who watch the study."""
@@ -143,7 +144,8 @@ class Unleased(_EndsElsewhere):
 def end_trial(
     storage: BaseStorage, trial_id: int, state: TrialState, value: float | None = None, **attributes: Any
 ) -> bool:
-    """Whether the trial has now ended as said, and had not ended otherwise before. Safe to repeat where an answer was lost."""
+    """Whether the trial has now ended as said, and had not ended otherwise before. Safe to repeat where an answer was
+    lost."""
     try:
         for name, each in attributes.items():
             storage.set_trial_user_attr(trial_id, name, each)

@@ -80,7 +80,8 @@ class Gate:
 
 class Book:
     """A study's trials by their cell. What has ended never changes, so that it is taken in once, and a look at a study
-    of thousands of cells costs little more than what is new. `lost`: runs that are gone, so that their endings do not count."""
+    of thousands of cells costs little more than what is new. `lost`: runs that are gone, so that their endings do not
+    count."""
 
     def __init__(self, lost: frozenset[str] = frozenset()) -> None:
         self.lost = lost
@@ -139,7 +140,8 @@ class Ledger:
     def agreed(self, what: str, propose: Callable[[], str]) -> str:
         """What all processes that ask for it agree on, on whatever machine: what the first of them has proposed.
 
-        Proposals are kept beside the study, as trials of another one, since every storage sets these in one order for all.
+        Proposals are kept beside the study, as trials of another one, since every storage sets these in one order for
+        all.
         """
         beside = optuna.create_study(storage=self.storage, study_name=AGREED + self.name, load_if_exists=True)
 

@@ -93,8 +93,8 @@ def run_cell(
     """Trains a claimed cell, going on from its checkpoint, and logs it.
 
     Raises Stopped (or Interrupted) where it was asked to stop, LeaseLost where another worker has the trial now. Of
-    several processes only the first one logs. `micro_batches`: into so many the batch is cut for want of memory, 0 as the
-    settings have it.
+    several processes only the first one logs. `micro_batches`: into so many the batch is cut for want of memory, 0 as
+    the settings have it.
     """
     cell, place, patience, world = lease.cell, context.place, context.patience, context.world
     _refuse_unmeasured(goal, prepared)
@@ -233,8 +233,8 @@ def sending(tracker: Tracker, run_id: str, place: Place, again: bool, patience: 
 def train_cell(
     cell: Cell, micro_batches: int, prepared: Prepared, checkpoint: Path, hooks: Hooks, world: World
 ) -> Trained:
-    """Trains; where the memory of the GPU does not suffice, with ever smaller micro-batches of the same batch. Of several processes one
-    may lack memory alone: they are started anew, which is for whoever has started them."""
+    """Trains; where the memory of the GPU does not suffice, with ever smaller micro-batches of the same batch. Of
+    several processes one may lack memory alone: they are started anew, which is for whoever has started them."""
     settings = cell.settings
     remarks: dict[str, str] = {}
     if micro_batches:

@@ -1,7 +1,8 @@
 """Several processes of this machine that train one model together.
 
-They are started as torchrun starts them, but watched more closely: a process that fails alone leaves the others in an exchange that
-never comes about. Each therefore writes down how it ended before it lets go, and the one that has started them ends the others.
+They are started as torchrun starts them, but watched more closely: a process that fails alone leaves the others in an
+exchange that never comes about. Each therefore writes down how it ended before it lets go, and the one that has started
+them ends the others.
 """
 
 import logging
@@ -65,8 +66,8 @@ def _again() -> None:
 
 @dataclass(frozen=True)
 class Given:
-    """What each process of a trial is given; `micro_batches`: into how many the batch is cut for want of memory, 0 as the settings
-    have it."""
+    """What each process of a trial is given; `micro_batches`: into how many the batch is cut for want of memory, 0 as
+    the settings have it."""
 
     job: Job
     goal: Goal
@@ -82,8 +83,8 @@ def run_together(
     """The ending of a claimed cell that `job.processes` processes of this machine train together; this one keeps the
     lease.
 
-    Where the memory of the GPUs does not suffice, all begin again with smaller micro-batches. Raises Stopped where they were asked to
-    stop, LeaseLost, UserError, and MemberFailed with what the first of them to fail has said.
+    Where the memory of the GPUs does not suffice, all begin again with smaller micro-batches. Raises Stopped where they
+    were asked to stop, LeaseLost, UserError, and MemberFailed with what the first of them to fail has said.
     """
     given = Given(job, goal, context.place, lease.cell, lease.trial_id)
     settings = lease.cell.settings.optimisation
@@ -164,7 +165,8 @@ def member(given: Given) -> None:
 
 @contextmanager
 def _telling(stop: Stop) -> Iterator[None]:
-    """Writes down what ends this process, and ends it: to leave a group of processes may be to wait for one that is gone."""
+    """Writes down what ends this process, and ends it: to leave a group of processes may be to wait for one that is
+    gone."""
     import torch
 
     try:

@@ -134,7 +134,8 @@ def _end(living: dict[Connection, BaseProcess]) -> None:
 
 
 def in_a_worker(action: Callable[[], None]) -> None:
-    """Calls `action` in a process that has loaded the models, and raises what it raises; this process need not load them."""
+    """Calls `action` in a process that has loaded the models, and raises what it raises; this process need not load
+    them."""
     in_workers([action])
 
 
