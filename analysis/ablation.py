@@ -12,9 +12,9 @@ from workbench.metrics import METRICS, SPLITS, metric, split_of
 
 BETTER, WORSE, OTHER, GUESS = "▲", "▼", "◆", "†"
 NOTE = (
-    f"Mean over seeds. {BETTER} better and {WORSE} worse than the baseline, {OTHER} different from it: the adjusted p is at most .05, for the metric "
-    "that the answer is about over the arms, and for all other columns together over all their contrasts. "
-    f"{GUESS} some trials diverged and have no value. Arrows in the head say which way is better."
+    f"Mean over seeds. {BETTER} better and {WORSE} worse than the baseline, {OTHER} different from it: the adjusted p"
+    " is at most .05, for the metric that the answer is about over the arms, and for all other columns together over"
+    f" all their contrasts. {GUESS} some trials diverged and have no value. Arrows in the head say which way is better."
 )
 
 

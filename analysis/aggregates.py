@@ -24,8 +24,8 @@ from workbench.metrics import OWN_SUITES, SCENES, spaced
 from workbench.significance import fewest_seeds
 
 CAPTION = (
-    "Left: interquartile mean, mean and median of the accuracy over kinds of foils and seeds. Right: the share of kinds and seeds above each "
-    "accuracy. 95 % intervals of a bootstrap of whole seeds (after Agarwal et al. 2021)."
+    "Left: interquartile mean, mean and median of the accuracy over kinds of foils and seeds. Right: the share of kinds"
+    " and seeds above each accuracy. 95 % intervals of a bootstrap of whole seeds (after Agarwal et al. 2021)."
 )
 Statistic = Callable[[np.ndarray], np.ndarray]
 AGGREGATES = {"arm": pl.String, "aggregate": pl.String, "value": pl.Float64, "low": pl.Float64, "high": pl.Float64}
@@ -172,7 +172,8 @@ def profile_table(arrays: Mapping[str, np.ndarray], points: int = 81) -> pl.Data
 
 
 def aggregate_figure(table: pl.DataFrame, profiles: pl.DataFrame, arms: Sequence[str], what: str) -> Figure:
-    """Left: IQM, mean and median of all scores with their intervals. Right: the share of scores above each threshold."""
+    """Left: IQM, mean and median of all scores with their intervals. Right: the share of scores above each
+    threshold."""
     names = [name for name in ("median", "mean", "IQM") if name in table["aggregate"].to_list()]
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(9.2, 3.3))

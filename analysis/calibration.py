@@ -26,12 +26,12 @@ RELIABILITY = {
 }
 ERRORS = ("test/itm_ece", "test/mlm_ece")
 CAPTION = (
-    "How often an answer is right, by how sure the model is of it, with 95 % intervals over seeds; the area of a marker is its share of all "
-    "answers; on the dashed line confidence is accuracy. 15 bins of equal width."
+    "How often an answer is right, by how sure the model is of it, with 95 % intervals over seeds; the area of a marker"
+    " is its share of all answers; on the dashed line confidence is accuracy. 15 bins of equal width."
 )
 NOTE = (
-    "A calibration error is never zero on finitely many answers. Its noise floor is what a perfectly calibrated model with the same confidences "
-    "would show on average; only what lies above it speaks of calibration."
+    "A calibration error is never zero on finitely many answers. Its noise floor is what a perfectly calibrated model"
+    " with the same confidences would show on average; only what lies above it speaks of calibration."
 )
 
 

@@ -75,8 +75,8 @@ def section(sweeps: Sequence[Runs]) -> Section:
             "settings", "Settings in which the sweeps differ", ["None, beside what one of the sweeps varies."]
         )
     note = (
-        "Beside what one of the sweeps varies. Where they differ in more than one setting, no difference between the sweeps is due to one of them "
-        "alone."
+        "Beside what one of the sweeps varies. Where they differ in more than one setting, no difference between the"
+        " sweeps is due to one of them alone."
     )
     rows = [Row([name, *levels]) for name, levels in found]
     return Section(

@@ -35,9 +35,10 @@ from workbench.metrics import SPLITS, metric, split_of, title
 from workbench.significance import fewest_seeds
 
 RULE = (
-    "An arm raises or lowers the metric where its adjusted p is at most .05; but for p of ranks, that is where its interval for all arms at "
-    "once leaves out 0. It is equivalent to the baseline where that interval lies within the margin. All else is undecided, which is no evidence of "
-    "equality. Intervals: Student's over paired seeds (this arm alone), and simultaneous ones from the sign flips of the test (all arms at once)."
+    "An arm raises or lowers the metric where its adjusted p is at most .05; but for p of ranks, that is where its"
+    " interval for all arms at once leaves out 0. It is equivalent to the baseline where that interval lies within the"
+    " margin. All else is undecided, which is no evidence of equality. Intervals: Student's over paired seeds (this arm"
+    " alone), and simultaneous ones from the sign flips of the test (all arms at once)."
 )
 PLANNING_HEADS = ("arm", "paired seeds", "sd of the differences", "power for the margin", f"seeds for {POWER:.0%}")
 
@@ -64,7 +65,10 @@ def section(runs: Runs) -> Section:
     )
 
 
-NO_MARGIN = "The experiment states no margin, so that it cannot be said which differences are too small to matter: set `margin:` in its YAML."
+NO_MARGIN = (
+    "The experiment states no margin, so that it cannot be said which differences are too small to matter: set"
+    " `margin:` in its YAML."
+)
 
 
 def answer(runs: Runs, frame: pl.DataFrame) -> str:
@@ -103,11 +107,13 @@ def answer(runs: Runs, frame: pl.DataFrame) -> str:
         has = "has" if len(groups[FEW]) == 1 else "have"
         told = listed([counted(count, "paired seed") for count in counts], "or")
         said.append(
-            f"{_who(groups[FEW], names)} {has} {told} of {row.title}, too few for a verdict ({fewest_seeds()} are needed)"
+            f"{_who(groups[FEW], names)} {has} {told} of {row.title}, too few for a verdict ({fewest_seeds()} are"
+            " needed)"
         )
     if groups[NONE]:
         said.append(
-            f"{_who(groups[NONE], names)} {_is(groups[NONE])} not compared, having no value of {row.title} that pairs with the baseline's"
+            f"{_who(groups[NONE], names)} {_is(groups[NONE])} not compared, having no value of {row.title} that pairs"
+            " with the baseline's"
         )
     text = "; ".join(first + said)
     return (
@@ -125,7 +131,10 @@ def _alone(runs: Runs, frame: pl.DataFrame) -> str:
         diverged = f"{own['diverged']} of {counted(own['trials'], 'trial')} diverged"
         why = diverged if own["diverged"] else "it was not measured"
         return f"{own['arm']} has no final value of {row.title}: {why}."
-    return f"{own['arm']} reaches {row.title} {number(own['mean'])} ({counted(own['seeds'], 'seed')}); there is no other arm to compare it with."
+    return (
+        f"{own['arm']} reaches {row.title} {number(own['mean'])} ({counted(own['seeds'], 'seed')}); there is no other"
+        " arm to compare it with."
+    )
 
 
 def _moved(
@@ -143,9 +152,11 @@ def _moved(
         note = (
             ""
             if not small
-            else ", less than the margin"
-            if len(small) == len(plain)
-            else f" ({_who(small, names)} by less than the margin)"
+            else (
+                ", less than the margin"
+                if len(small) == len(plain)
+                else f" ({_who(small, names)} by less than the margin)"
+            )
         )
         said.append(f"{_who(plain, names)} {verb}{_s(plain)} {what}by {listed(sizes)}{unit}{note}")
     if ranked:
@@ -215,7 +226,10 @@ def _sensitivity(runs: Runs, compared: pl.DataFrame) -> list[Table]:
                 ]
             ),
         ]
-    note = "The answer rests on the first line of each pair. Leaving out trials that diverged flatters an arm whose weakest seeds diverge."
+    note = (
+        "The answer rests on the first line of each pair. Leaving out trials that diverged flatters an arm whose"
+        " weakest seeds diverge."
+    )
     heads = ("arm", "analysis", "p", "adjusted p", "against the baseline")
     return [Table("Sensitivity to divergence", heads, rows, note)]
 
@@ -257,14 +271,18 @@ def _planning(planning: pl.DataFrame, margin: float | None) -> Table:
         for row in planning.iter_rows(named=True)
     ]
     note = (
-        f"How often a true difference of {margin:g} would be found, if the differences over seeds have the standard deviation that was seen; "
-        "from simulated sweeps under the rule of the answer, good to about 3 points. It does not depend on the difference that was seen."
+        f"How often a true difference of {margin:g} would be found, if the differences over seeds have the standard"
+        " deviation that was seen; from simulated sweeps under the rule of the answer, good to about 3 points. It does"
+        " not depend on the difference that was seen."
     )
     return Table(f"What these seeds can show of a difference of {margin:g}", PLANNING_HEADS, rows, note)
 
 
 def _forest(runs: Runs, frame: pl.DataFrame, primary: str, margin: float | None) -> Plot:
-    told = f"Difference from the baseline in {title(primary)}: paired seeds as dots, the mean, and its interval for all arms at once"
+    told = (
+        f"Difference from the baseline in {title(primary)}: paired seeds as dots, the mean, and its interval for all"
+        " arms at once"
+    )
     told += f"; shaded: differences smaller than the margin of {margin:g}." if margin else "."
     return Plot("forest", told, forest_figure(runs, frame, primary, margin))
 

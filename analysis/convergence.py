@@ -87,7 +87,8 @@ def section(runs: Runs) -> Section | None:
         speeds, over_targets = speed(runs, times), speed_over_targets(runs, name)
         shares, profile = fraction_reached(runs, times), time_profile(over_targets)
         lead = [
-            f"{unit.capitalize()} until {metric(name).title} holds {number(target)}{_origin(runs)}; above 1 is faster than the baseline."
+            f"{unit.capitalize()} until {metric(name).title} holds {number(target)}{_origin(runs)}; above 1 is faster"
+            " than the baseline."
         ]
         points, tables = sentences(speeds), [_table(speeds, unit)]
         frames = {
@@ -112,19 +113,24 @@ def section(runs: Runs) -> Section | None:
 
 
 NO_TARGET = (
-    "There is no target to compare speeds at: the baseline has no value of it, or does not get measurably beyond where it starts, as "
-    "`baseline_final` asks."
+    "There is no target to compare speeds at: the baseline has no value of it, or does not get measurably beyond where"
+    " it starts, as `baseline_final` asks."
 )
 SPEED_CAPTION = (
-    "Left: the share of seeds that have reached the target, with 95 % intervals; a trial that diverges never reaches it (Aalen and "
-    "Johansen 1978). Middle: the speed-up over the baseline at up to twelve targets, with 95 % intervals; where the marker is hollow it is a "
-    f"bound. Right: for how many of these targets an arm is within a factor of the fastest; without credit where fewer than {CREDIT:.0%} of its "
-    "seeds reach it (AlgoPerf, Dahl et al. 2023)."
+    "Left: the share of seeds that have reached the target, with 95 % intervals; a trial that diverges never reaches"
+    " it (Aalen and Johansen 1978). Middle: the speed-up over the baseline at up to twelve targets, with 95 %"
+    " intervals; where the marker is hollow it is a bound. Right: for how many of these targets an arm is within a"
+    f" factor of the fastest; without credit where fewer than {CREDIT:.0%} of its seeds reach it (AlgoPerf, Dahl et al."
+    " 2023)."
 )
 NOTES = (
-    "A target is reached where two evaluations in a row hold it; the time is interpolated between the last evaluation below and the first "
-    "above. A trial that misses it is censored at its own last evaluation. `at most` and `at least` say which side of a ratio has misses; with "
-    "misses on both sides, or where nobody reaches it, there is no ratio. Where more reach it in the direction that a bound leaves open, there is no verdict. The restricted mean counts no time beyond what every arm was given.",
+    (
+        "A target is reached where two evaluations in a row hold it; the time is interpolated between the last"
+        " evaluation below and the first above. A trial that misses it is censored at its own last evaluation. `at"
+        " most` and `at least` say which side of a ratio has misses; with misses on both sides, or where nobody reaches"
+        " it, there is no ratio. Where more reach it in the direction that a bound leaves open, there is no verdict."
+        " The restricted mean counts no time beyond what every arm was given."
+    ),
 )
 
 
@@ -368,9 +374,11 @@ def _table(speeds: pl.DataFrame, unit: str) -> Table:
                     f"{row['reached']} of {row['seeds']}"
                     + (f", {row['diverged']} diverged" if row["diverged"] else ""),
                     number(row["time"], 1),
-                    f"{row['bound']} {number(row['speed_up'])}".strip()
-                    if row["speed_up"] is not None
-                    else number(None),
+                    (
+                        f"{row['bound']} {number(row['speed_up'])}".strip()
+                        if row["speed_up"] is not None
+                        else number(None)
+                    ),
                     *(spread(*each) for each in bounds),
                     probability(row["p_adjusted"]),
                     row["verdict"] or "–",
@@ -379,7 +387,10 @@ def _table(speeds: pl.DataFrame, unit: str) -> Table:
             )
         )
     heads = ("arm", "seeds that reach it", f"restricted mean, {unit}", "speed-up", "95 %, this arm alone")
-    note = "Bold: the adjusted p is at most .05 in the direction that the bound allows; p is adjusted over the arms (step-down max-T)."
+    note = (
+        "Bold: the adjusted p is at most .05 in the direction that the bound allows; p is adjusted over the arms"
+        " (step-down max-T)."
+    )
     return Table("Times to the target", (*heads, "95 %, all arms at once", "adjusted p", "verdict"), rows, note)
 
 

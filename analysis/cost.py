@@ -30,8 +30,8 @@ COST = {
 }
 SECONDS = (0.0, float("inf"))
 CAPTION = (
-    "Means over seeds with 95 % intervals, against the device time of a trial's training; the dashed line joins the arms whose means no other "
-    "one beats at their cost."
+    "Means over seeds with 95 % intervals, against the device time of a trial's training; the dashed line joins the"
+    " arms whose means no other one beats at their cost."
 )
 
 

@@ -13,9 +13,9 @@ from workbench.metrics import spaced
 
 MOST = 12
 NOTE = (
-    "Each score is the mean over an arm's seeds of how much more likely than the other caption the true one is matched, as a probability: "
-    "1 / (1 + exp(other − true)) of the log odds; below .5 the other caption wins. The pairs shown are those whose scores differ most between "
-    "arms: they are chosen for that, and are not typical."
+    "Each score is the mean over an arm's seeds of how much more likely than the other caption the true one is matched,"
+    " as a probability: 1 / (1 + exp(other − true)) of the log odds; below .5 the other caption wins. The pairs shown"
+    " are those whose scores differ most between arms: they are chosen for that, and are not typical."
 )
 
 

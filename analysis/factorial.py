@@ -36,7 +36,10 @@ EFFECTS = {
     "p_adjusted": pl.Float64,
     "verdict": pl.String,
 }
-CAPTION = "Mean over seeds with 95 % intervals, and over the levels of any further factor; lines that are not parallel are an interaction."
+CAPTION = (
+    "Mean over seeds with 95 % intervals, and over the levels of any further factor; lines that are not parallel are an"
+    " interaction."
+)
 Levels = dict[str, list[str]]  # factor -> its levels as text, the baseline's first
 
 
@@ -140,7 +143,10 @@ def sentences(found: pl.DataFrame, margin: float | None, name: str) -> list[str]
         interval = spread(row["all_low"], row["all_high"], signed)
         size = signed(row["difference"]) + ("" if interval == DASH else f" {interval}")
         if row["verdict"] in (HIGHER, LOWER):
-            told = f"they interact: together {'more' if row['verdict'] == HIGHER else 'less'} {metric(name).title} than their effects add up to"
+            told = (
+                f"they interact: together {'more' if row['verdict'] == HIGHER else 'less'} {metric(name).title} than"
+                " their effects add up to"
+            )
         elif row["verdict"] == EQUIVALENT and margin:
             told = f"an interaction larger than {amount(margin, metric(name))} is excluded"
         elif row["verdict"] == FEW:

@@ -37,8 +37,8 @@ SUITE = {
     "verdict": pl.String,
 }
 CAPTION = (
-    "Mean over seeds with 95 % intervals; the bar behind each point is the score with a grey image: what the text gives away. The dashed line is "
-    "chance."
+    "Mean over seeds with 95 % intervals; the bar behind each point is the score with a grey image: what the text gives"
+    " away. The dashed line is chance."
 )
 
 
@@ -56,7 +56,8 @@ def _section(runs: Runs, suite: str) -> Section:
     guessed = at_chance(table)
     lead = (
         [
-            f"{listed([spaced(kind) for kind in guessed])} {'is' if len(guessed) == 1 else 'are'} at chance in every arm, within {100 * NEAR:.0f} points."
+            f"{listed([spaced(kind) for kind in guessed])} {'is' if len(guessed) == 1 else 'are'} at chance in every"
+            f" arm, within {100 * NEAR:.0f} points."
         ]
         if guessed
         else []

@@ -1,4 +1,5 @@
-"""What the trials of sweeps were made from and run with, where that is not the same: then more differs than their arms."""
+"""What the trials of sweeps were made from and run with, where that is not the same: then more differs than their
+arms."""
 
 from collections.abc import Callable, Hashable, Sequence
 

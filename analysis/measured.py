@@ -10,9 +10,10 @@ from analysis.wording import counted, listed
 from workbench.metrics import title
 
 SEEDS = (
-    "Seeds vary the initialisation of what is not pre-trained, the order of the pairs, masks, and sampled negatives; the same seed draws the same in "
-    "every arm. They do not vary the data, their split, or the warm start of the encoders: the intervals are about training again on the same "
-    "data from the same start, not about other data (Bouthillier et al. 2021)."
+    "Seeds vary the initialisation of what is not pre-trained, the order of the pairs, masks, and sampled negatives;"
+    " the same seed draws the same in every arm. They do not vary the data, their split, or the warm start of the"
+    " encoders: the intervals are about training again on the same data from the same start, not about other data"
+    " (Bouthillier et al. 2021)."
 )
 
 
@@ -69,7 +70,10 @@ def _pairs(runs: Runs) -> str:
 def _every(evaluation: dict[str, Any]) -> str:
     if not evaluation:
         return ""
-    return f"every {counted(evaluation['every'], 'step')} on {counted(evaluation['pairs'], 'validation pair')}; at the end on {counted(evaluation['final_pairs'], 'test pair')}"
+    return (
+        f"every {counted(evaluation['every'], 'step')} on {counted(evaluation['pairs'], 'validation pair')}; at the end"
+        f" on {counted(evaluation['final_pairs'], 'test pair')}"
+    )
 
 
 def _code(made: dict[str, Any]) -> str:

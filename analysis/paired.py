@@ -51,12 +51,12 @@ HIGHER, LOWER, EQUIVALENT, UNDECIDED, FEW, NONE, BASELINE = (
     "baseline",
 )
 BOLD = (
-    "Bold: the adjusted p is at most .05. It is adjusted over all contrasts of this section (step-down max-T with joint sign flips over "
-    "seeds), so that a section without any effect has a bold row in at most 5 % of sweeps."
+    "Bold: the adjusted p is at most .05. It is adjusted over all contrasts of this section (step-down max-T with joint"
+    " sign flips over seeds), so that a section without any effect has a bold row in at most 5 % of sweeps."
 )
 RANKED = (
-    "(ranks): where trials of the arm or of the baseline diverged, p ranks these worse than all others, and means, differences and the interval of "
-    "the arm alone are about the others."
+    "(ranks): where trials of the arm or of the baseline diverged, p ranks these worse than all others, and means,"
+    " differences and the interval of the arm alone are about the others."
 )
 Values = Callable[[str], pl.DataFrame]  # metric -> arm, seed, value
 

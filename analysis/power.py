@@ -44,7 +44,8 @@ def _simulated(seeds: int, contrasts: int) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 def seeds_needed(effect: float, contrasts: int, wanted: float = POWER) -> int | None:
-    """The fewest seeds with which such a difference is found with the wanted power; None where more than `MOST_SEEDS`."""
+    """The fewest seeds with which such a difference is found with the wanted power; None where more than
+    `MOST_SEEDS`."""
     low, high = fewest_seeds(), MOST_SEEDS
     if not effect > 0 or power(effect, high, contrasts) < wanted:
         return None

@@ -59,7 +59,10 @@ def section(runs: Runs) -> Section:
             )
         rows.append(Row(cells))
     heads = ("model", "images", *peers.columns.values())
-    note = "In per cent. Italics: recalled from memory and unchecked; upright: read in a copy of the source, or measured here."
+    note = (
+        "In per cent. Italics: recalled from memory and unchecked; upright: read in a copy of the source, or measured"
+        " here."
+    )
     if any(PARTIAL in str(getattr(cell, "text", cell)) for row in rows for cell in row.cells):
         note += f" {PARTIAL} of a part of the split: the other examples have no image."
     return Section(
@@ -118,10 +121,13 @@ def _caution(data: dict[str, Any], measured: bool) -> str:
     source = ", ".join(data.get("mix", {})) or str(data.get("source", "unknown data"))
     if not measured:
         return (
-            f"No arm of this sweep (data: {source}) was measured on any of these benchmarks; wb finetune does that. The published numbers stand "
-            "alone."
+            f"No arm of this sweep (data: {source}) was measured on any of these benchmarks; wb finetune does that. The"
+            " published numbers stand alone."
         )
     told = f"This sweep was pre-trained on {source}, the published models on the images that their row names."
     if data.get("source") == "scenes":
-        told += " Tasks that were fine-tuned without annotations are made of rendered scenes and do not compare with the published ones at all."
+        told += (
+            " Tasks that were fine-tuned without annotations are made of rendered scenes and do not compare with the"
+            " published ones at all."
+        )
     return told

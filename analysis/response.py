@@ -22,8 +22,8 @@ FEWEST = 4  # levels that a curve is fitted to
 TREND = 3  # levels that a trend is tested over
 MOST = 6  # metrics that are drawn
 CAPTION = (
-    "Mean over seeds with its 95 % interval at each level, single seeds as dots; between the levels a monotone interpolation of the means and of "
-    "the ends of their intervals, which is a guess."
+    "Mean over seeds with its 95 % interval at each level, single seeds as dots; between the levels a monotone"
+    " interpolation of the means and of the ends of their intervals, which is a guess."
 )
 WIDE = 20.0  # ratio of the levels from which on they are spaced by their logarithms
 
@@ -77,11 +77,17 @@ def trend_sentence(found: Contrast, name: str, factor: str, levels: dict[str, fl
     interval = spread(found.difference.low, found.difference.high, signed)
     change = f"{signed(found.difference.mean)}{'' if interval == DASH else ' ' + interval} {ends} along a straight line"
     if smallest_p(found.seeds) > LEVEL:
-        return f"{what[0].upper()}{what[1:]} over {over}: {change}; too few seeds for a verdict ({fewest_seeds()} are needed)."
+        return (
+            f"{what[0].upper()}{what[1:]} over {over}: {change}; too few seeds for a verdict ({fewest_seeds()} are"
+            " needed)."
+        )
     counts = f"sign-flip {p_is(found.p)}, {counted(found.seeds, 'seed')}, one test"
     if found.p > LEVEL:
         return f"Whether {what} rises or falls with {over} is undecided: {change} ({counts})."
-    return f"{what[0].upper()}{what[1:]} {'rises' if found.difference.mean > 0 else 'falls'} with {over}: {change} ({counts})."
+    return (
+        f"{what[0].upper()}{what[1:]} {'rises' if found.difference.mean > 0 else 'falls'} with {over}: {change}"
+        f" ({counts})."
+    )
 
 
 def varied(runs: Runs) -> tuple[str, dict[str, float]] | None:

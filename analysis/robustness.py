@@ -85,24 +85,29 @@ def section(runs: Runs) -> Section | None:
 
 
 LEAD = (
-    "The share of the matching AUC above chance (0.5) that is lost under disturbed images and captions, (clean − disturbed) / (clean − chance), "
-    "averaged over kinds and severities."
+    "The share of the matching AUC above chance (0.5) that is lost under disturbed images and captions, (clean −"
+    " disturbed) / (clean − chance), averaged over kinds and severities."
 )
 NOTE = (
-    "Loss: for a metric without a chance level this is the MMI of Qiu et al. (2022). Corruption error: the mean error (1 − AUC) as a ratio to that of "
-    "the baseline's trial of the same seed, after mCE (Hendrycks and Dietterich 2019). Effective robustness: logit of the disturbed score less the "
-    "logit that a trial would have if it lost the same share above chance as the baseline's trial of the same seed, in the manner of Taori et al. "
-    f"(2020); 0 for the baseline. A clean score less than {FLOOR} above chance has nothing to lose and no loss; scores within {FLOOR} of chance that "
-    "are not told from it are marked ⊥: their losses tell how much there was to lose, not how robust the arm is."
+    "Loss: for a metric without a chance level this is the MMI of Qiu et al. (2022). Corruption error: the mean error"
+    " (1 − AUC) as a ratio to that of the baseline's trial of the same seed, after mCE (Hendrycks and Dietterich"
+    " 2019). Effective robustness: logit of the disturbed score less the logit that a trial would have if it lost the"
+    " same share above chance as the baseline's trial of the same seed, in the manner of Taori et al. (2020); 0 for"
+    f" the baseline. A clean score less than {FLOOR} above chance has nothing to lose and no loss; scores within"
+    f" {FLOOR} of chance that are not told from it are marked ⊥: their losses tell how much there was to lose, not how"
+    " robust the arm is."
 )
 LOSSES_CAPTION = (
-    "Loss above chance in per cent, averaged over severities and seeds; darker is worse. * differs from the baseline (adjusted p at most .05 over the "
-    "whole section). ⊥ the disturbed scores are near chance, and not told from it."
+    "Loss above chance in per cent, averaged over severities and seeds; darker is worse. * differs from the baseline"
+    " (adjusted p at most .05 over the whole section). ⊥ the disturbed scores are near chance, and not told from it."
 )
-SEVERITY_CAPTION = "Matching AUC against random captions, from undisturbed (0) to the strongest disturbance, with 95 % intervals; dotted: chance."
+SEVERITY_CAPTION = (
+    "Matching AUC against random captions, from undisturbed (0) to the strongest disturbance, with 95 % intervals;"
+    " dotted: chance."
+)
 SCATTER_CAPTION = (
-    "Dots are trials, large markers means of arms. On the dashed line an arm loses the same share above chance as the baseline; above it, less: "
-    "effective robustness."
+    "Dots are trials, large markers means of arms. On the dashed line an arm loses the same share above chance as the"
+    " baseline; above it, less: effective robustness."
 )
 
 

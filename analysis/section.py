@@ -1,4 +1,5 @@
-"""What a report consists of, as values: a topic makes a `Section`, and the templates show any section in the same way."""
+"""What a report consists of, as values: a topic makes a `Section`, and the templates show any section in the same
+way."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -38,8 +38,8 @@ def section(runs: Runs) -> Section:
     local = ", while `wb ui` is running" if runs.home.startswith("http://127.0.0.1") else ""
     caption = f"{counted(len(rows), 'trial')}, what each reached, and their runs"
     note = (
-        f"A run's id leads to its page in MLflow{local}. The tables as CSV and LaTeX and the figures as PNG, SVG and PDF lie beside this page in "
-        "tables/ and figures/."
+        f"A run's id leads to its page in MLflow{local}. The tables as CSV and LaTeX and the figures as PNG, SVG and"
+        " PDF lie beside this page in tables/ and figures/."
     )
     return Section(
         "trials",

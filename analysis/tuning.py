@@ -19,7 +19,10 @@ IMPORTANCE = {"arm": pl.String, "setting": pl.String, "importance": pl.Float64, 
 FEWEST = 4  # finished trials of an arm, below which an importance says nothing
 
 
-CAPTION = "The share of the variance of the tuned metric over each arm's search that a setting explains (fANOVA, Hutter et al. 2014)."
+CAPTION = (
+    "The share of the variance of the tuned metric over each arm's search that a setting explains (fANOVA, Hutter et"
+    " al. 2014)."
+)
 
 
 def section(runs: Runs) -> Section | None:
@@ -30,8 +33,8 @@ def section(runs: Runs) -> Section | None:
     found = importances(runs)
     name = on_validation(runs.record.primary)
     lead = (
-        f"Each arm was tuned with the same budget of {search.trials} trials ({search.sampler}, pruner: {search.pruner}, seed {search.seed}) "
-        "on the validation split, then run with fresh seeds, on which alone the answer rests."
+        f"Each arm was tuned with the same budget of {search.trials} trials ({search.sampler}, pruner: {search.pruner},"
+        f" seed {search.seed}) on the validation split, then run with fresh seeds, on which alone the answer rests."
     )
     rows = [
         Row([each.arm, str(each.tried), str(each.pruned), str(each.diverged), _best(each.best), number(each.value)])

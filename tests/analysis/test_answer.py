@@ -39,9 +39,10 @@ def said(runs: Runs) -> str:
 
 def test_the_answer_is_one_sentence() -> None:
     runs = swept({0.25: 0.0, 0.75: -0.025, 1.0: -0.165}, margin=0.02)
-    assert said(runs) == (
-        "No hard ratio is shown to raise foil accuracy; 0.75 and 1 lower it by 2.5 and 16.5 points; 0.25 is equivalent to the baseline "
-        "within 2.0 points."
+    assert (
+        said(runs)
+        == "No hard ratio is shown to raise foil accuracy; 0.75 and 1 lower it by 2.5 and 16.5 points; 0.25 is"
+        " equivalent to the baseline within 2.0 points."
     )
 
 
@@ -86,8 +87,8 @@ def test_a_baseline_without_a_value_is_told_as_that() -> None:
     rows: dict[str, list[float | str | None]] = {"base": ["diverged"] * 8, "arm": list(BASE)}
     told = said(sweep_of(rows, "test/foil_accuracy"))
     assert "Only the baseline" not in told
-    assert told == (
-        "The baseline base diverged in every trial; arm raises foil accuracy with diverged trials ranked worst."
+    assert (
+        told == "The baseline base diverged in every trial; arm raises foil accuracy with diverged trials ranked worst."
     )
     few = said(sweep_of({"base": ["diverged"] * 3, "arm": [0.5, 0.6, 0.7]}, "test/foil_accuracy"))
     assert few.startswith("The baseline base diverged in every trial; arm has 0 paired seeds")

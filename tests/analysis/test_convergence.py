@@ -214,7 +214,8 @@ def test_where_a_bound_leaves_the_direction_open_there_is_no_verdict_and_no_p() 
 
 
 def test_divergence_is_later_than_whatever_was_reached() -> None:
-    """Over seconds, the horizon of a fast arm is earlier than the time at which the slow baseline reaches the target."""
+    """Over seconds, the horizon of a fast arm is earlier than the time at which the slow baseline reaches the
+    target."""
     made = curves_of(
         {"base": [LATE] * 8, "fast": [RISES] * 8, "x": [[0.0]] * 8}, STEPS, 0.8, tuple(f"x{seed}" for seed in range(8))
     )

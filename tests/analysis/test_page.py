@@ -53,8 +53,8 @@ def test_the_page_opens_sorts_and_follows_links_without_errors_or_network(page: 
         assert shown.run("[...document.images].every((image) => image.alt.length > 20)")
         assert shown.run("document.querySelector('figure').dataset.name") == "forest"
         saved = shown.run(
-            "(() => { const [svg, png] = document.querySelectorAll('.downloads a'); png.addEventListener('click', (e) => e.preventDefault()); "
-            "png.click(); return [png.href.slice(0, 22), atob(svg.href.split(',')[1])]; })()"
+            "(() => { const [svg, png] = document.querySelectorAll('.downloads a'); png.addEventListener('click', (e)"
+            " => e.preventDefault()); png.click(); return [png.href.slice(0, 22), atob(svg.href.split(',')[1])]; })()"
         )
         assert saved[0] == "data:image/png;base64,"
         assert "<svg" in saved[1]

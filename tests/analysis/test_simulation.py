@@ -64,7 +64,8 @@ def test_without_effects_an_arm_is_claimed_in_at_most_five_per_cent(seeds: int, 
         held.append(bool(((made.low <= 0) & (made.high >= 0)).all()))
         claimed["troubled"].append(bool((judge(*troubled(rng, differences)).adjusted <= LEVEL).any()))
     print(
-        f"{seeds} seeds, {arms} arms: error {np.mean(claimed['clean']):.3f}, with trouble {np.mean(claimed['troubled']):.3f}, coverage {np.mean(held):.3f}"
+        f"{seeds} seeds, {arms} arms: error {np.mean(claimed['clean']):.3f}, with trouble"
+        f" {np.mean(claimed['troubled']):.3f}, coverage {np.mean(held):.3f}"
     )
     for each in claimed.values():
         assert np.mean(each) <= LEVEL + error(LEVEL, DRAWS)
@@ -85,7 +86,8 @@ def test_simultaneous_intervals_hold_all_truths_as_often_as_they_say(seeds: int)
 
 @pytest.mark.parametrize(("seeds", "wanted"), [(6, 0.36), (7, 0.65), (8, 0.76)])
 def test_six_seeds_can_reach_a_verdict_with_four_arms(seeds: int, wanted: float) -> None:
-    """An effect of 1.5 standard deviations of the differences in one of four arms; Holm's adjustment has 0, 0 and .56."""
+    """An effect of 1.5 standard deviations of the differences in one of four arms; Holm's adjustment has 0, 0 and
+    .56."""
     rng = np.random.default_rng(seeds)
     found = []
     for _ in range(4 * DRAWS):
@@ -126,7 +128,8 @@ def test_an_equal_arm_whose_worst_seeds_diverge_is_not_called_better() -> None:
 
 
 def test_ratios_of_interpolated_times_hold_the_truth_as_often_as_they_say() -> None:
-    """Evaluations every 50 steps, the arm 1.25 times as fast; times rounded up to evaluations hold it in .71 of sweeps."""
+    """Evaluations every 50 steps, the arm 1.25 times as fast; times rounded up to evaluations hold it in .71 of
+    sweeps."""
     rng = np.random.default_rng(3)
     held = []
     at = np.arange(50, 601, 50)
@@ -176,7 +179,8 @@ def test_aggregates_hold_the_truth_where_one_run_scores_all_kinds() -> None:
 
 
 def test_a_section_without_any_effect_has_a_bold_row_in_at_most_five_per_cent() -> None:
-    """Twenty metrics of which some correlate, four arms; with one family per metric half of the pages have a bold row."""
+    """Twenty metrics of which some correlate, four arms; with one family per metric half of the pages have a bold
+    row."""
     rng = np.random.default_rng(6)
     bold = []
     for _ in range(DRAWS):
@@ -195,7 +199,8 @@ def test_intervals_of_one_arm_hold_the_truth_as_often_as_they_say() -> None:
 
 
 def test_one_arm_never_changes_what_is_said_of_another() -> None:
-    """Beside a clear effect, an arm of which 7 of 8 trials diverged, one with two trials, and one that always diverges."""
+    """Beside a clear effect, an arm of which 7 of 8 trials diverged, one with two trials, and one that always
+    diverges."""
     rng = np.random.default_rng(7)
     base = list(rng.normal(0.7, 0.01, 8))
     clear: list[float | str | None] = [float(value) - 0.05 for value in base]

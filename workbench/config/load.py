@@ -200,8 +200,8 @@ def _check_primary(where: str, primary: str, settings: Settings, search: Search 
         _check_metric(where, primary, [*outcomes(settings.data), *suite_outcomes(asked)])
     if search is not None and split_of(primary) is None:
         raise UserError(
-            f"{where}: `search` tunes on the validation split, and `{primary}` is measured once, after the last step; take a "
-            "metric of `val/` or `test/`."
+            f"{where}: `search` tunes on the validation split, and `{primary}` is measured once, after the last step;"
+            " take a metric of `val/` or `test/`."
         )
 
 

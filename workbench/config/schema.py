@@ -80,16 +80,23 @@ class Data(Block):
     path: str | None = Field(None, description="folder of captioned pictures (source: folder)")
     mix: dict[str, Annotated[Number, Field(gt=0)]] = Field(
         default_factory=dict,
-        description="source: prepared; names of `wb data prepare`, or folders, each with how often an epoch shows its pictures",
+        description=(
+            "source: prepared; names of `wb data prepare`, or folders, each with how often an epoch shows its pictures"
+        ),
     )
     augment: Literal["none", "crop", "rand_augment"] = Field(
         "none",
-        description="training pictures: `crop`, a random part of at least half of the area; `rand_augment`, then two of ALBEF's "
-        "operations; neither mirrors nor recolours, since captions name sides and colours",
+        description=(
+            "training pictures: `crop`, a random part of at least half of the area; `rand_augment`, then two of ALBEF's"
+            " operations; neither mirrors nor recolours, since captions name sides and colours"
+        ),
     )
     workers: Annotated[Whole, Field(ge=0)] | None = Field(
         None,
-        description="processes that read ahead; default a thread for stored features, which stay on a GPU where they fit, else up to four",
+        description=(
+            "processes that read ahead; default a thread for stored features, which stay on a GPU where they fit, else"
+            " up to four"
+        ),
     )
     image_size: Annotated[Whole, Field(ge=16, le=1024)] = 64
     train_pairs: Count = Field(20480, description="at most so many training pairs")
@@ -97,19 +104,25 @@ class Data(Block):
     most_things: Annotated[Whole, Field(ge=2, le=3)] = Field(3, description="scenes: largest number of objects")
     caption_noise: Share = Field(
         0.0,
-        description="rate of wrong or missing words in the captions that trials train on; not in those of the warm start",
+        description=(
+            "rate of wrong or missing words in the captions that trials train on; not in those of the warm start"
+        ),
     )
     foils: Literal["words", "spacy", "none"] = Field(
         "words",
-        description="source: folder, prepared; captions that are false in one fact, made by rules for English; `spacy`: only of "
-        "words that spaCy, too, finds to be nouns and adjectives; `none`: for captions in other languages",
+        description=(
+            "source: folder, prepared; captions that are false in one fact, made by rules for English; `spacy`: only of"
+            " words that spaCy, too, finds to be nouns and adjectives; `none`: for captions in other languages"
+        ),
     )
     exclude: str | None = Field(None, description="folder: skip files whose path matches this regular expression")
     max_length: Annotated[Whole, Field(ge=8, le=512)] = Field(28, description="tokens, longer captions are cut")
     vocabulary: Annotated[Whole, Field(ge=64)] = 2000
     tokeniser: str | None = Field(
         None,
-        description="that of `model.text.weights`, from this folder or hub name; without it one is trained on the captions",
+        description=(
+            "that of `model.text.weights`, from this folder or hub name; without it one is trained on the captions"
+        ),
     )
     seed: Whole = 0
 
@@ -139,8 +152,10 @@ class Vision(Block):
     name: str = "test_byobnet"
     tokens: Literal["grid", "final"] = Field(
         "grid",
-        description="`grid`: the places of a feature stage; `final`: a transformer's tokens after its last norm, the class "
-        "token first where it has one",
+        description=(
+            "`grid`: the places of a feature stage; `final`: a transformer's tokens after its last norm, the class "
+            "token first where it has one"
+        ),
     )
     stage: Annotated[Whole, Field(ge=0, le=63)] = Field(
         3, description="index of the timm feature stage; with `tokens: final` of the last block that is kept"
@@ -163,7 +178,9 @@ class Text(Block):
     dropout: Share = 0.0
     weights: str | None = Field(
         None,
-        description="pre-trained, from this folder or hub name, such as `roberta-base`; `data.tokeniser` must be its own",
+        description=(
+            "pre-trained, from this folder or hub name, such as `roberta-base`; `data.tokeniser` must be its own"
+        ),
     )
 
 
@@ -179,8 +196,10 @@ class Fusion(Block):
     norm_epsilon: Positive = 1e-5
     initialisation: Literal["similarity", "bert"] = Field(
         "similarity",
-        description="`similarity`: attention between the streams starts with equal query and key, so that aligned tokens find "
-        "each other; `bert`: normal weights of 0.02, as METER has it for all but the encoders",
+        description=(
+            "`similarity`: attention between the streams starts with equal query and key, so that aligned tokens find "
+            "each other; `bert`: normal weights of 0.02, as METER has it for all but the encoders"
+        ),
     )
 
 
@@ -222,12 +241,17 @@ class Phase(Block):
     steps: Count
     words: Literal["all", "details", "relations"] = Field(
         "all",
-        description="which words are hidden or written anew; `details`: those of size, texture and relation; `relations`: `left`, "
-        "`above` and their like alone",
+        description=(
+            "which words are hidden or written anew; `details`: those of size, texture and relation; `relations`:"
+            " `left`, `above` and their like alone"
+        ),
     )
     replaced: Annotated[Number, Field(ge=0, lt=1)] = Field(
         0.0,
-        description="share of them that the language encoder writes anew; the fusion learns which words are not the caption's own (ELECTRA)",
+        description=(
+            "share of them that the language encoder writes anew; the fusion learns which words are not the caption's"
+            " own (ELECTRA)"
+        ),
     )
     learning_rate: Positive = 2e-3
     batch_size: Annotated[Whole, Field(ge=2)] = 64
@@ -240,8 +264,10 @@ class WarmStart(Block):
 
     source: Literal["package", "train"] = Field(
         "train",
-        description="`package`: the encoders that come with the package, for which the steps and rates here are of no account; "
-        "`train`: made on the first use",
+        description=(
+            "`package`: the encoders that come with the package, for which the steps and rates here are of no account; "
+            "`train`: made on the first use"
+        ),
     )
     steps: Annotated[Whole, Field(ge=0)] = 3400
     text_every: Count = Field(
@@ -275,8 +301,10 @@ class Mlm(Block):
     whole_word: bool = Field(False, description="mask all tokens of a word or none; `mask_ratio` then counts words")
     soft_labels: Literal["none", "frozen_lm", "ema", "smoothing", "unigram"] = Field(
         "frozen_lm",
-        description="teacher: the frozen language encoder (ViLTA), the momentum model that sees the picture (ALBEF), "
-        "or a control without knowledge of the caption: uniform, word frequencies",
+        description=(
+            "teacher: the frozen language encoder (ViLTA), the momentum model that sees the picture (ALBEF), "
+            "or a control without knowledge of the caption: uniform, word frequencies"
+        ),
     )
     temperature: Positive = Field(1.0, description="T of the soft term, on teacher and student")
     alpha: Share = Field(0.5, description="weight of the soft term; 0 is exactly the one-hot loss")
@@ -296,7 +324,9 @@ class Itm(Block):
     hard_ratio: Share = Field(0.5, description="share of the negatives that are hard; the rest get a random picture")
     similarity_temperature: Positive = Field(
         0.07,
-        description="in_batch_hard: other pairs are drawn by softmax(similarity / temperature); with `itc` its similarity",
+        description=(
+            "in_batch_hard: other pairs are drawn by softmax(similarity / temperature); with `itc` its similarity"
+        ),
     )
     generator: Literal["current", "frozen", "ema", "unigram"] = Field(
         "current", description="synthesized: who writes; the language encoder in training, as it started, or averaged"
@@ -306,9 +336,11 @@ class Itm(Block):
     )
     synthesis_words: Words = Field(
         "content",
-        description="which words are written over: `content`, those of open classes (nouns, adjectives, verbs, numbers); "
-        "`surprising`, in proportion to the entropy of the warm-started language encoder where the word is hidden; `salient`, "
-        "in proportion to what the picture tells the momentum model of the word",
+        description=(
+            "which words are written over: `content`, those of open classes (nouns, adjectives, verbs, numbers);"
+            " `surprising`, in proportion to the entropy of the warm-started language encoder where the word is hidden;"
+            " `salient`, in proportion to what the picture tells the momentum model of the word"
+        ),
     )
     synthesis_rounds: Count = Field(
         1, description="written words are sampled in so many rounds, each knowing those of the rounds before"
@@ -320,8 +352,10 @@ class Itm(Block):
     )
     false_negative_filter: Literal["none", "synonyms", "teacher"] = Field(
         "synonyms",
-        description="`synonyms` bans the lexicon's synonyms of the original word from being sampled; `teacher` takes a "
-        "word back that the frozen language encoder finds at least `filter_ratio` times as likely as the original",
+        description=(
+            "`synonyms` bans the lexicon's synonyms of the original word from being sampled; `teacher` takes a "
+            "word back that the frozen language encoder finds at least `filter_ratio` times as likely as the original"
+        ),
     )
     filter_ratio: Positive = 1.0
 
@@ -361,8 +395,10 @@ class Optimisation(Block):
     checkpoint_every: Count = Field(100, description="steps between saved train states")
     micro_batches: Count = Field(
         1,
-        description="gradients are accumulated over so many parts of the batch; in-batch negatives and ITC's keys come from one "
-        "of them, all else stays as it is",
+        description=(
+            "gradients are accumulated over so many parts of the batch; in-batch negatives and ITC's keys come from one"
+            " of them, all else stays as it is"
+        ),
     )
     length_buckets: Count = Field(
         1, description="captions of like length are read together, cut to the longest of them"
@@ -460,7 +496,9 @@ class Evaluation(Block):
     )
     suites: Suites | None = Field(
         None,
-        description="published suites, retrieval and downstream tasks that are measured at the end of each trial, by name",
+        description=(
+            "published suites, retrieval and downstream tasks that are measured at the end of each trial, by name"
+        ),
     )
 
 
@@ -478,7 +516,8 @@ class Settings(Block):
     def _stored_features_do_not_change(self) -> "Settings":
         if self.data.augment != "none" and self.model.vision.frozen:
             raise ValueError(
-                "`data.augment` needs an encoder that reads the pictures: with `model.vision.frozen: true` its features are computed once"
+                "`data.augment` needs an encoder that reads the pictures: with `model.vision.frozen: true` its features"
+                " are computed once"
             )
         return self
 
@@ -533,7 +572,10 @@ class Experiment(Block):
     target: Target = Target()
     primary: str = Field(
         "val/itm_auc",
-        description="the metric that the answer is about, on the validation or the test split; a search tunes on the validation split",
+        description=(
+            "the metric that the answer is about, on the validation or the test split; a search tunes on the validation"
+            " split"
+        ),
     )
     file: str = Field("", description="where its YAML is")
     margin: Positive | None = Field(

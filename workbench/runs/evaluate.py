@@ -148,12 +148,12 @@ def check_data(run_id: str, then: str, now: str, packaged: bool, say: Callable[[
         return
     if packaged:
         raise UserError(
-            f"--run-id {run_id}: it was trained with the words of other encoders than the package has now; install the version "
-            "of then."
+            f"--run-id {run_id}: it was trained with the words of other encoders than the package has now; install the"
+            " version of then."
         )
     say(
-        f"run {run_id} was trained on other data than there are now ({then} then, {now} now); a tokeniser that is trained on "
-        "their captions reads words otherwise, so that what is measured may mean nothing"
+        f"run {run_id} was trained on other data than there are now ({then} then, {now} now); a tokeniser that is"
+        " trained on their captions reads words otherwise, so that what is measured may mean nothing"
     )
 
 

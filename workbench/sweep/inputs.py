@@ -26,7 +26,8 @@ def look(study: str, finished: list[tuple[Cell, TrialTags]], missing: list[Cell]
 
 
 def check_inputs(cells: Iterable[Cell], inputs: "Inputs") -> None:
-    """Raises UserError where what the trials of these cells need is missing or does not fit, before the first of them."""
+    """Raises UserError where what the trials of these cells need is missing or does not fit, before the first of
+    them."""
     for cell in cells:
         inputs.check(cell.settings)
 
@@ -44,9 +45,9 @@ def refuse_changed_inputs(study: str, finished: Iterable[tuple[Cell, TrialTags]]
         return
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     raise UserError(
-        f"{study}: finished trials of this study, `{'`, `'.join(names[:NAMED])}`{more}, were made from other inputs "
-        f"than there are now: {'; '.join(changes)}. Put back what was there to extend it, or run all trials anew, apart from "
-        "these, with `--study NAME`."
+        f"{study}: finished trials of this study, `{'`, `'.join(names[:NAMED])}`{more}, were made from other inputs"
+        f" than there are now: {'; '.join(changes)}. Put back what was there to extend it, or run all trials anew,"
+        " apart from these, with `--study NAME`."
     )
 
 

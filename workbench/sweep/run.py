@@ -180,7 +180,8 @@ class _Sweep:
         show(Planned(self.plan.total, len(self.done), options.workers, run_id))
 
     def _look_at_inputs(self, home: Workspace) -> None:
-        """Refuses to set trials beside others that were made from other data or weights; says where it was other code."""
+        """Refuses to set trials beside others that were made from other data or weights; says where it was other
+        code."""
         endings = self.ledger.endings()
         tags = self.tracker.made(self.ledger.sweep(), _run_before(self.ledger)) if endings else {}
         # One whose run is gone for good will be made again.
@@ -327,7 +328,8 @@ class _Sweep:
 
 
 def _run_of(ledger: Ledger, tracker: Tracker, experiment: Experiment) -> str:
-    """The sweep's run, the same for all who start it at once; those from before sweeps had a name of their own get one."""
+    """The sweep's run, the same for all who start it at once; those from before sweeps had a name of their own get
+    one."""
     about = {"study": ledger.name, "kind": "sweep"}
     told = {"preset": experiment.preset, "primary": experiment.primary}
     before = _run_before(ledger)
@@ -394,8 +396,8 @@ def refuse_another_question(ledger: Ledger, experiment: Experiment, named: bool 
     another = before.file not in ("", experiment.file) and Path(before.file).exists()
     if experiment.file and another and not named and not contains(experiment, before):
         raise UserError(
-            f"{experiment.file}: the study `{ledger.name}` of this workspace belongs to another file of that name, {before.file}, "
-            "and neither has all arms of the other; keep both apart with `--study NAME`."
+            f"{experiment.file}: the study `{ledger.name}` of this workspace belongs to another file of that name,"
+            f" {before.file}, and neither has all arms of the other; keep both apart with `--study NAME`."
         )
 
 

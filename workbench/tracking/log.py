@@ -61,7 +61,8 @@ class RunLog:
         self._take(entry)
 
     def close(self) -> None:
-        """Waits until the store has everything, then forgets the file. Raises Interrupted, with all kept, when stopped."""
+        """Waits until the store has everything, then forgets the file. Raises Interrupted, with all kept, when
+        stopped."""
         self.closing.set()
         self.sending.join()
         if self.failed is not None:

@@ -194,8 +194,8 @@ class Tracker:
             return self.attached(run_id, "config.json"), tags
         except (MlflowException, OSError, LookupError) as error:
             raise UserError(
-                f"--run-id {run_id}: no trial of this store; give the id of a trial or a single training, not of a sweep "
-                f"({first_line(error)})."
+                f"--run-id {run_id}: no trial of this store; give the id of a trial or a single training, not of a"
+                f" sweep ({first_line(error)})."
             ) from error
 
     def trials_of(self, run_id: str) -> list[str]:

@@ -179,7 +179,8 @@ def _migrate(uri: str) -> None:
         if "out-of-date database schema" not in str(error):
             raise
         raise UserError(
-            f"{shown(uri)}: it was made by another version of MLflow; keep a copy of it, then run `mlflow db upgrade '{shown(uri)}'`."
+            f"{shown(uri)}: it was made by another version of MLflow; keep a copy of it, then run `mlflow db upgrade"
+            f" '{shown(uri)}'`."
         ) from error
 
 
@@ -192,7 +193,8 @@ def _readdress(file: Path, artifacts: str, say: Say) -> None:
         old = str(found[0])
         for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
             connection.execute(
-                f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} = ? OR substr({column}, 1, ?) = ?",
+                f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} = ? OR substr({column}, 1,"
+                " ?) = ?",
                 [artifacts, len(old) + 1, old, len(old) + 1, old + "/"],
             )
     say(f"this workspace was at {_folder(old)}; its runs now say that their files are in {_folder(artifacts)}")

@@ -20,7 +20,8 @@ class Inputs:
         self.known: dict[str, str] = {}
 
     def read(self, settings: Settings) -> tuple[str, str]:
-        """The names of the data and the start of a trial of these settings. Raises UserError where they cannot be read."""
+        """The names of the data and the start of a trial of these settings. Raises UserError where they cannot be
+        read."""
         data = self._data(settings)
         return data, self._start(settings, data)
 

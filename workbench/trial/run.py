@@ -82,8 +82,9 @@ def _refuse_unmeasured(goal: Goal, prepared: Prepared) -> None:
     """Before anything is trained: only the captions tell whether there are foils."""
     if bare(goal.value) == "foil_accuracy" and not prepared.corpus.val.foil_kinds:
         raise UserError(
-            f"`primary`: `{goal.value}` cannot be measured, since too few foils can be made of the held-out captions; give more pairs "
-            "(`data.eval_pairs`) with English captions, or take another metric, such as `test/itm_auc`."
+            f"`primary`: `{goal.value}` cannot be measured, since too few foils can be made of the held-out captions;"
+            " give more pairs (`data.eval_pairs`) with English captions, or take another metric, such as"
+            " `test/itm_auc`."
         )
 
 

@@ -107,6 +107,6 @@ def _tell_of_changes(run_id: str, cell: Cell, context: Context) -> None:
     with suppress(UserError):  # what cannot be read any more was something else
         if found := Inputs(Workspace(home).cache).changes(cell.settings, tags):
             context.patience.say(
-                f"it was made from other inputs than there are now: {'; '.join(found)}; to train anew, give the file another "
-                "name, or name another --workspace"
+                f"it was made from other inputs than there are now: {'; '.join(found)}; to train anew, give the file"
+                " another name, or name another --workspace"
             )

@@ -51,16 +51,16 @@ def open_storage(address: str | None, workspace: Path) -> BaseStorage:
     except Exception as error:
         if "table schema" in str(error):
             raise UserError(
-                f"--storage {shown(address)}: this database holds other tables, such as MLflow's; give the studies one of "
-                "their own."
+                f"--storage {shown(address)}: this database holds other tables, such as MLflow's; give the studies one"
+                " of their own."
             ) from error
         if outage(error) or isinstance(error, TimeoutError):
             raise UserError(f"--storage {shown(address)}: it cannot be reached ({first_line(error)[:200]}).") from error
         # psycopg's and SQLAlchemy's: a password, role or database that is wrong.
         if type(error).__name__ == "OperationalError":
             raise UserError(
-                f"--storage {shown(address)}: it refuses the connection ({shown(first_line(error))[:200]}); check user, "
-                "password and database."
+                f"--storage {shown(address)}: it refuses the connection ({shown(first_line(error))[:200]}); check user,"
+                " password and database."
             ) from error
         raise
     if kind.startswith("sqlite"):
