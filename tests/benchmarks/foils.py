@@ -123,6 +123,9 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("file", type=Path)
     asked.add_argument("--more", type=Path, help="further captions, which the language encoder alone is trained on")
+    asked.add_argument(
+        "--letters", type=Path, help="captions that the model of letters reads, instead of those of FILE"
+    )
     asked.add_argument("--images", type=int, default=2000, help="with foils; one caption of each")
     asked.add_argument("--steps", type=int, default=2500)
     asked.add_argument("--keep", type=Path)
@@ -156,7 +159,8 @@ def main() -> None:
         texts = pl.DataFrame({"caption": [each.text for each in captions]})
         texts.hstack(foils).write_parquet(given.keep / "foils.parquet")
 
-    letters, rng = Letters(known), np.random.default_rng(0)
+    letters = Letters([caption for image in read(given.letters) for caption in image] if given.letters else known)
+    rng = np.random.default_rng(0)
     before: dict[str, Pairs] = {kind: [] for kind in RULES}
     for captioned in captions:
         for kind, found in candidates(captioned, nouns).items():
@@ -164,12 +168,14 @@ def main() -> None:
                 before[kind].append((captioned.text, str(rng.choice(found))))
     texts_of = [each.text for each in captions]
     after = {kind: [pair for pair in zip(texts_of, foils[kind], strict=True) if pair[1]] for kind in RULES}
-    print(f"{'':22s}{'candidates':>12s}{'letters':>9s}{'kept':>8s}{'letters':>9s}  encoder, trigrams, pairs of words")
+    print(
+        f"{'':22s}{'candidates':>12s}{'letters':>9s}{'kept':>8s}{'letters':>9s}  encoder, trigrams, pairs of words, words"
+    )
     for kind in [*RULES, "all"]:
         kinds = RULES if kind == "all" else [kind]
         first, last = ([pair for each in kinds for pair in of[each]] for of in (before, after))
         by_letters = [letters([a for a, _ in of]) - letters([b for _, b in of]) for of in (first, last)]
-        balanced = told(np.array([scored[a] - scored[b] for a, b in last]).reshape(len(last), 3))
+        balanced = told(np.array([scored[a] - scored[b] for a, b in last]).reshape(len(last), 4))
         shares = [told(gaps.reshape(-1, 1))[0] for gaps in by_letters]
         told_of = ", ".join(f"{share:.3f}" for share in balanced)
         print(f"{kind:22s}{len(first):>12,}{shares[0]:>9.3f}{len(last):>8,}{shares[1]:>9.3f}  {told_of}", flush=True)

@@ -178,14 +178,15 @@ def test_what_is_kept_has_gaps_that_are_symmetrical_about_0_in_all_scores_at_onc
 
 def test_counts_tell_likely_texts_and_words_that_go_together() -> None:
     counts = TextCounts(["a dog on the grass", "a dog in the grass", "a boat on the sea", "the sea and a boat"])
-    (likely, together), (unlikely, apart), (jumbled, same) = counts(
-        ["a dog on the grass", "a boat on the grass", "grass the on dog a"]
+    (likely, together, common), (unlikely, apart, _), (jumbled, same, as_common), (_, _, rare) = counts(
+        ["a dog on the grass", "a boat on the grass", "grass the on dog a", "a dog in the sea"]
     )
     assert likely > unlikely > jumbled
     assert together > apart
     assert together == same
+    assert common == as_common > rare
     assert np.isfinite(counts(["", "zebra"])).all()
-    assert counts([]).shape == (0, 2)
+    assert counts([]).shape == (0, 3)
     words = ["a", "dog", "on", "in", "the", "grass", "boat", "sea", "and", "</s>", "never"]
     chances = [counts._chance(("a", "dog"), word) for word in words]
     assert sum(chances) == pytest.approx(1.0)

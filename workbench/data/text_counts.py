@@ -1,4 +1,4 @@
-"""How likely a caption is as a text, by what was counted in others: the likelihood of its words in their order, and which words go together."""
+"""How likely a caption is as a text, by counts of others: its words in order, which go together, how common each is."""
 
 import math
 from collections import Counter
@@ -37,9 +37,11 @@ class TextCounts:
             self.together.update(combinations(distinct, 2))
 
     def __call__(self, captions: Sequence[str]) -> np.ndarray:
-        """float [N, 2]: log-likelihood by trigrams (nats), and mean pointwise mutual information of two words of the caption."""
+        """float [N, 3]: log-likelihood by trigrams (nats); mean pointwise mutual information of two words of a caption;
+        log-likelihood by single words (nats), since trigrams hide how rare a word is among other rare words."""
         words = [[token.word for token in tokens(caption)] for caption in captions]
-        return np.array([(self._likelihood(each), self._information(each)) for each in words]).reshape(len(words), 2)
+        made = [(self._likelihood(each), self._information(each), self._commonness(each)) for each in words]
+        return np.array(made).reshape(len(words), 3)
 
     def _likelihood(self, words: Sequence[str]) -> float:
         return sum(math.log(self._chance(before, word)) for before, word in _steps(words))
@@ -57,6 +59,10 @@ class TextCounts:
             for one, two in combinations(sorted(set(words)), 2)
         ]
         return math.fsum(told) / len(told) if told else 0.0
+
+    def _commonness(self, words: Sequence[str]) -> float:
+        """The same for the same words in any order, to the last bit."""
+        return math.fsum(math.log(self._chance((), word)) for word in words)
 
 
 def _steps(words: Sequence[str]) -> Iterator[Step]:
