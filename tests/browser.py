@@ -38,7 +38,8 @@ class Shown:
 
 @contextmanager
 def browser(file: Path, **context: Any) -> Iterator[Shown]:
-    """The file, opened in a new context of Playwright (such as `color_scheme="dark"`). Skips where there is no browser."""
+    """The file, opened in a new context of Playwright (such as `color_scheme="dark"`). Skips where there is no
+    browser."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if program is None:

@@ -14,7 +14,8 @@ NUMBERS = ("two", "three", "four")
 
 
 def write_karpathy(home: Path, dataset: str, train: int, held_out: int) -> Path:
-    """`dataset_<name>.json` and its images below `home`; gives the JSON's path. COCO's images lie in a folder for each of its own splits."""
+    """`dataset_<name>.json` and its images below `home`; gives the JSON's path. COCO's images lie in a folder for each
+    of its own splits."""
     rng = np.random.default_rng(0)
     images = []
     for number in range(train + 2 * held_out):

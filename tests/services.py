@@ -1,4 +1,5 @@
-"""`wb` as a process, and real servers, for tests: PostgreSQL from Debian's packages, MLflow's own. Each on the loopback, in a folder of its own."""
+"""`wb` as a process, and real servers, for tests: PostgreSQL from Debian's packages, MLflow's own. Each on the
+loopback, in a folder of its own."""
 
 import os
 import random
@@ -24,8 +25,8 @@ def command(*arguments: str) -> list[str]:
 
 
 def free_port() -> int:
-    """A port that nobody listens on, from below those that the system gives to clients: a server that is stopped and started again would find
-    one of these taken by whoever has tried to reach it meanwhile."""
+    """A port that nobody listens on, from below those that the system gives to clients: a server that is stopped and
+    started again would find one of these taken by whoever has tried to reach it meanwhile."""
     for port in random.SystemRandom().sample(range(20_000, 32_000), 50):
         with socket.socket() as found, suppress(OSError):
             found.bind(("127.0.0.1", port))
@@ -74,7 +75,8 @@ class Postgres:
             self.process = None
 
     def _let_in(self) -> None:
-        """Its user may pass through the folders above. Every other pytest that begins takes that back from the uppermost."""
+        """Its user may pass through the folders above. Every other pytest that begins takes that back from the
+        uppermost."""
         for folder in (self.home, *self.home.parents) if self.user else ():
             if folder.stat().st_uid == 0 and folder != Path("/"):
                 folder.chmod(folder.stat().st_mode | 0o011)

@@ -1,10 +1,12 @@
-"""Sweeps under fire, compared with the same sweep left in peace. `just soak`, or `python tests/soak.py --minutes 20 [--cluster]`.
+"""Sweeps under fire, compared with the same sweep left in peace. `just soak`, or `python tests/soak.py --minutes 20
+[--cluster]`.
 
-40 cells and 3 workers. Every few seconds a random worker is killed, or frozen for longer than its lease. Besides, the sweep is stopped twice; the
-MLflow server is killed for 20 seconds, and for 15 seconds all its answers break off in the middle; the disk is full twice; the clock is set
-back by ten minutes for a while (`--clock`); a worker runs out of memory by a limit. With `--cluster` the workers are Ray's, the study is in a PostgreSQL database that is
-killed for 10 seconds, and the MLflow server keeps its runs in the same one. At the end each cell is complete exactly once, each metric is there
-at each step exactly once, and all values are those of the undisturbed sweep, to the last bit.
+40 cells and 3 workers. Every few seconds a random worker is killed, or frozen for longer than its lease. Besides, the
+sweep is stopped twice; the MLflow server is killed for 20 seconds, and for 15 seconds all its answers break off in the
+middle; the disk is full twice; the clock is set back by ten minutes for a while (`--clock`); a worker runs out of
+memory by a limit. With `--cluster` the workers are Ray's, the study is in a PostgreSQL database that is killed for 10
+seconds, and the MLflow server keeps its runs in the same one. At the end each cell is complete exactly once, each
+metric is there at each step exactly once, and all values are those of the undisturbed sweep, to the last bit.
 """
 
 import argparse
@@ -135,15 +137,16 @@ class Field:
 
 
 def values(database: str) -> tuple[Value, Counter[tuple[str, str, int]]]:
-    """Every logged value of the trials in an MLflow database, all of which must be finished, and how often each is there."""
+    """Every logged value of the trials in an MLflow database, all of which must be finished, and how often each is
+    there."""
     engine = create_engine(database)
     with engine.connect() as connection:
         cells = {
             run: (cell, status)
             for run, cell, status in connection.execute(
                 text(
-                    "SELECT r.run_uuid, c.value, r.status FROM runs r JOIN tags c ON c.run_uuid = r.run_uuid AND c.key = 'config_hash' "
-                    "JOIN tags k ON k.run_uuid = r.run_uuid AND k.key = 'kind' AND k.value = 'trial'"
+                    "SELECT r.run_uuid, c.value, r.status FROM runs r JOIN tags c ON c.run_uuid = r.run_uuid AND c.key"
+                    " = 'config_hash' JOIN tags k ON k.run_uuid = r.run_uuid AND k.key = 'kind' AND k.value = 'trial'"
                 )
             )
         }
@@ -162,8 +165,9 @@ def values(database: str) -> tuple[Value, Counter[tuple[str, str, int]]]:
 def soak(
     field: Field, steps: int, pause: float, seed: int = 0, seeds: int = CELLS // 10, calm: Path | None = None
 ) -> Fired:
-    """Runs both sweeps and compares them; raises AssertionError where anything was lost, doubled or changed. `pause`: mean seconds between
-    two kills; `seeds`: of ten cells each; `calm`: the workspace of the undisturbed sweep, from an earlier soak of as many steps."""
+    """Runs both sweeps and compares them; raises AssertionError where anything was lost, doubled or changed. `pause`:
+    mean seconds between two kills; `seeds`: of ten cells each; `calm`: the workspace of the undisturbed sweep, from an
+    earlier soak of as many steps."""
     from workbench.trial.ledger import Ledger
     from workbench.trial.storage import open_storage
 
@@ -227,7 +231,8 @@ def patiently_read(ledger: Any) -> dict[str, Any]:
 
 
 def at_work(ledger: Any) -> set[int]:
-    """The processes that hold a trial: one that is shot before it has begun shows nothing, on a slow machine for ever."""
+    """The processes that hold a trial: one that is shot before it has begun shows nothing, on a slow machine for
+    ever."""
     running = [trial for trial in ledger.study.get_trials(deepcopy=False) if trial.state.name == "RUNNING"]
     return {trial.user_attrs["holder"]["pid"] for trial in running if "holder" in trial.user_attrs}
 

@@ -1,4 +1,5 @@
-"""`wb` in each of its phases, and what a signal does to it there: for test_stopping.py, and for the table of benchmarks/stopping.py."""
+"""`wb` in each of its phases, and what a signal does to it there: for test_stopping.py, and for the table of
+benchmarks/stopping.py."""
 
 import os
 import signal
@@ -74,7 +75,8 @@ class Started:
         until(come, seconds)
 
     def stop(self, *signals: signal.Signals, group: bool = False) -> float:
-        """Seconds from the first signal until the command has ended. What it has started is gone within 15 seconds more."""
+        """Seconds from the first signal until the command has ended. What it has started is gone within 15 seconds
+        more."""
         family, began = self.family(), time.monotonic()
         for each in signals:
             with suppress(ProcessLookupError):
@@ -111,8 +113,8 @@ class Started:
 
 @dataclass(frozen=True)
 class Phase:
-    """`arguments` of `wb`, in which {yaml}, {w}, {run} and {pictures} stand for what they are called; `come(workspace, out)` says that the phase is there,
-    for which it then has to be waited a little more."""
+    """`arguments` of `wb`, in which {yaml}, {w}, {run} and {pictures} stand for what they are called; `come(workspace,
+    out)` says that the phase is there, for which it then has to be waited a little more."""
 
     name: str
     arguments: str

@@ -35,7 +35,8 @@ def wb(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def inside(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """`wb` in this process, which has loaded everything already: for what a command does, where its process does not matter."""
+    """`wb` in this process, which has loaded everything already: for what a command does, where its process does not
+    matter."""
     out, errors, code = io.StringIO(), io.StringIO(), 0
     before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}, sys.argv
     sys.argv = ["wb", *arguments]
@@ -69,8 +70,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def prepare_emoji(workspace: Path) -> list[str]:
-    """A miniature of the emoji packages, prepared under the name that the experiment gives them; and the options without which a
-    machine that lacks the ImageNet weights cannot run it."""
+    """A miniature of the emoji packages, prepared under the name that the experiment gives them; and the options
+    without which a machine that lacks the ImageNet weights cannot run it."""
     for style in ("round", "square"):
         write_package(workspace / "packages", style)
     made = inside(
@@ -99,7 +100,8 @@ def prepare_emoji(workspace: Path) -> list[str]:
 def test_every_experiment_runs_through_to_its_report(
     file: Path, shared: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # All forms of a figure are drawn in the first experiment, in processes of its own; drawing takes most of a report's time.
+    # All forms of a figure are drawn in the first experiment, in processes of its own; drawing takes most of a report's
+    # time.
     monkeypatch.setattr(report, "FORMS", {"svg": report.FORMS["svg"]})
     extra = prepare_emoji(shared) if file.stem == "emoji_itm" else []
     dataset = file.stem.partition("_")[0]
@@ -138,8 +140,8 @@ def final_metrics(workspace: Path) -> dict[tuple[str, str], float]:
     """(cell, metric) -> last value of every finished trial; fails where a cell is finished twice."""
     with sqlite3.connect(workspace / "mlflow.db") as connection:
         cells = connection.execute(
-            "SELECT c.value || s.value, r.run_uuid FROM runs r JOIN tags c ON c.run_uuid = r.run_uuid AND c.key = 'cell'"
-            " JOIN tags s ON s.run_uuid = r.run_uuid AND s.key = 'seed' WHERE r.status = 'FINISHED'"
+            "SELECT c.value || s.value, r.run_uuid FROM runs r JOIN tags c ON c.run_uuid = r.run_uuid AND c.key ="
+            " 'cell' JOIN tags s ON s.run_uuid = r.run_uuid AND s.key = 'seed' WHERE r.status = 'FINISHED'"
         ).fetchall()
         assert len({cell for cell, _ in cells}) == len(cells)
         return {

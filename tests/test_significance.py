@@ -23,6 +23,8 @@ def test_the_fewest_seeds_are_those_with_which_the_report_can_reject() -> None:
 def test_an_experiment_whose_seeds_are_too_few_says_so() -> None:
     assert no_verdict(6, 3) is None
     assert no_verdict(1, 1) is None  # nothing is compared
-    assert no_verdict(3, 2) == (
-        "3 seeds cannot reach a verdict: the smallest p of the report's test is then 0.25, above 0.05; it takes 6 seeds."
+    assert (
+        no_verdict(3, 2)
+        == "3 seeds cannot reach a verdict: the smallest p of the report's test is then 0.25, above 0.05; it takes 6"
+        " seeds."
     )

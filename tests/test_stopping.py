@@ -1,4 +1,5 @@
-"""Asked to stop, every command ends within seconds wherever it is, leaves nobody behind, and the same command goes on."""
+"""Asked to stop, every command ends within seconds wherever it is, leaves nobody behind, and the same command goes
+on."""
 
 import os
 import signal
@@ -136,7 +137,8 @@ def test_a_suspended_sweep_is_not_mistaken_for_a_dead_one(yaml: Path) -> None:
 
 
 def run_stop(code: str) -> tuple[int, float]:
-    """A process that listens, then runs `code` and is sent SIGTERM a second later; its exit code, and the seconds until then."""
+    """A process that listens, then runs `code` and is sent SIGTERM a second later; its exit code, and the seconds until
+    then."""
     begin = "import time; from workbench.stop import *; stop = Stop({}); stop.listen(); print('ready', flush=True);\n"
     process = subprocess.Popen(
         [sys.executable, "-c", begin.format("within=1.5") + code],

@@ -251,7 +251,8 @@ print(run_id, ledger.sweep())
 
 
 def test_sweeps_that_start_at_once_share_one_run(tmp_path: Path, tiny: Path) -> None:
-    """In fresh workspaces, then with a new study in one that is there, by processes that are as ready as can be by then."""
+    """In fresh workspaces, then with a new study in one that is there, by processes that are as ready as can be by
+    then."""
     homes = [tmp_path / "w0", tmp_path / "w1", tmp_path / "w1"]
     begin = "for place, each in enumerate(sys.argv[4:]):\n    study, sys.argv[2] = f's{place}', each\n"
     said = at_once(f"{begin}    exec({FIRST_USE!r})\n", 3, "-", tiny, *homes)
@@ -281,8 +282,10 @@ def test_whoever_waits_for_a_first_use_says_so(tmp_path: Path) -> None:
         [
             sys.executable,
             "-c",
-            "import sys, time; from pathlib import Path; from workbench.workspace import Workspace\n"
-            "with Workspace(Path(sys.argv[1])).first_use():\n print('held', flush=True); time.sleep(60)",
+            (
+                "import sys, time; from pathlib import Path; from workbench.workspace import Workspace\n"
+                "with Workspace(Path(sys.argv[1])).first_use():\n print('held', flush=True); time.sleep(60)"
+            ),
             str(tmp_path),
         ],
         cwd=ROOT,
@@ -392,7 +395,10 @@ def test_sweeps_that_start_at_once_on_two_machines_share_one_run(tmp_path: Path,
     """Two workspaces, one storage and one MLflow store."""
     with postgres(tmp_path / "pg", "studies") as server:
         shared = f"sqlite:///{tmp_path / 'mlflow.db'}"
-        code = "import os\nstudy = 's'\nos.environ['MLFLOW_TRACKING_URI'] = sys.argv.pop()\nsys.argv[2] += str(os.getpid())\n"
+        code = (
+            "import os\nstudy = 's'\nos.environ['MLFLOW_TRACKING_URI'] = sys.argv.pop()\nsys.argv[2] +="
+            " str(os.getpid())\n"
+        )
         said = at_once(code + FIRST_USE, 3, tmp_path / "w", tiny, server.address("studies"), shared)
     assert len(set(said)) == 1
     with sqlite3.connect(tmp_path / "mlflow.db") as connection:
@@ -514,7 +520,10 @@ def test_a_workspace_on_a_read_only_mount_is_read(
     shutil.copytree(swept[0], home)
     mount.mkdir()
     if left_open:
-        code = "import os, sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute(\"UPDATE runs SET name = 'late' WHERE name = 'tiny-smoke'\"); c.commit(); os._exit(0)"
+        code = (
+            "import os, sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute(\"UPDATE runs SET name = 'late' WHERE"
+            " name = 'tiny-smoke'\"); c.commit(); os._exit(0)"
+        )
         subprocess.run([sys.executable, "-c", code, str(home / "mlflow.db")], check=True)
         assert (home / "mlflow.db-wal").stat().st_size
         (home / "mlflow.db-shm").unlink()

@@ -353,8 +353,9 @@ def _of_connecting(told: str) -> Verdict:
 
 def _of_sqlalchemy(error: BaseException) -> Verdict:
     """Its driver decides; of a driver that is not known here, SQLAlchemy at least tells that the connection is gone."""
-    # "Can't reconnect until invalid transaction is rolled back": the connection was lost within this transaction, and its
-    # user went on, as Optuna does where it tries a second way to ask for all trials. The next attempt has a new one.
+    # "Can't reconnect until invalid transaction is rolled back": the connection was lost within this transaction, and
+    # its user went on, as Optuna does where it tries a second way to ask for all trials. The next attempt has a new
+    # one.
     if getattr(error, "code", None) == "8s2b":
         return _database("the connection was lost")
     orig = getattr(error, "orig", None)

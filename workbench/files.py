@@ -30,7 +30,8 @@ def append_line(file: Path, entry: Any) -> None:
 
 
 def read_lines(file: Path) -> list[Any]:
-    """The whole entries of a file; none where there is no file. One that was cut short when its writer died is left out."""
+    """The whole entries of a file; none where there is no file. One that was cut short when its writer died is left
+    out."""
     entries = []
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
         with suppress(ValueError):

@@ -1,7 +1,8 @@
-"""Every metric in one row: its name, its title for people, its unit, chance level, direction, and the data that it needs.
+"""Every metric in one row: its name, its title for people, its unit, chance level, direction, and the data that it
+needs.
 
-A metric is logged as `<split>/<name>` (`val/itm_auc`), or under a prefix of its own (`compositional/sugarcrepe/swap_obj`). A row whose
-name ends in `/` stands for a family: all metrics that begin with it.
+A metric is logged as `<split>/<name>` (`val/itm_auc`), or under a prefix of its own
+(`compositional/sugarcrepe/swap_obj`). A row whose name ends in `/` stands for a family: all metrics that begin with it.
 """
 
 import re
@@ -17,10 +18,11 @@ SPLITS = {"val": "validation", "test": "test"}
 
 @dataclass(frozen=True)
 class Metric:
-    """What readers must know of a metric. `chance`: the score of guessing, where there is one; `bounds`: values that it cannot leave;
-    `needs`: without what it is not measured, rendered scenes or foils, which scenes have, too; `outcome`: it is measured at every evaluation, so that a
-    question can be about it; `headline`: it has a column in the ablation table; `brief`: its title in the column of a paper; `filed`: the name, or the prefix of a family, under
-    which it is logged on the test split, where that is not `test/<name>`; `{suite}` in it is the one of the data source's foils."""
+    """What readers must know of a metric. `chance`: the score of guessing, where there is one; `bounds`: values that it
+    cannot leave; `needs`: without what it is not measured, rendered scenes or foils, which scenes have, too; `outcome`:
+    it is measured at every evaluation, so that a question can be about it; `headline`: it has a column in the ablation
+    table; `brief`: its title in the column of a paper; `filed`: the name, or the prefix of a family, under which it is
+    logged on the test split, where that is not `test/<name>`; `{suite}` in it is the one of the data source's foils."""
 
     name: str
     title: str
@@ -104,7 +106,8 @@ METRICS = (
     Metric("perf/", "{}", "neither", "", bounds=POSITIVE),
     Metric("train/", "training: {}", "neither", "", bounds=ANY),
 )
-# Scores of the published suites, by the names of their files or kinds; VL-CheckList's depend on the lists that are there.
+# Scores of the published suites, by the names of their files or kinds; VL-CheckList's depend on the lists that are
+# there.
 SUITE_KINDS: Final = {
     "sugarcrepe": ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj"),
     "aro": ("relation", "attribution", "coco_order", "flickr30k_order"),
@@ -124,8 +127,8 @@ _FAMILIES = tuple(row for row in METRICS if row.name.endswith("/"))
 
 
 def metric(logged: str) -> Metric:
-    """The row of a metric by its logged name, with or without its split; of a family with the title of its member. A name that has no
-    row gets one without chance level, bounds or direction."""
+    """The row of a metric by its logged name, with or without its split; of a family with the title of its member. A
+    name that has no row gets one without chance level, bounds or direction."""
     name = bare(logged)
     if part := PART.search(name):
         whole = metric(name.replace(part[0], "", 1))
@@ -139,7 +142,8 @@ def metric(logged: str) -> Metric:
 
 
 def of_first(name: str, limit: int | None) -> str:
-    """The name of a metric of the first `limit` examples alone, which must not look like that of all: `retrieval-first-100/text_r1`."""
+    """The name of a metric of the first `limit` examples alone, which must not look like that of all:
+    `retrieval-first-100/text_r1`."""
     if not limit:
         return name
     family, _, rest = name.partition("/")
@@ -150,12 +154,14 @@ def of_first(name: str, limit: int | None) -> str:
 
 
 def counted_as(kind: str, counted: Collection[str]) -> str | None:
-    """The kind whose items a score of a suite is about: VALSE's and VL-CheckList's kinds have several scores, `existence/p_c`."""
+    """The kind whose items a score of a suite is about: VALSE's and VL-CheckList's kinds have several scores,
+    `existence/p_c`."""
     return next((each for each in (kind, kind.rpartition("/")[0]) if each in counted), None)
 
 
 def measured_afterwards(name: str) -> bool:
-    """Whether a metric is of an evaluation of a finished run (`wb eval`, `wb finetune`), which its training has not logged."""
+    """Whether a metric is of an evaluation of a finished run (`wb eval`, `wb finetune`), which its training has not
+    logged."""
     family, _, rest = name.partition("/")
     if family in ("compositional", "blank_image"):
         return rest.partition("/")[0] not in OWN_SUITES
@@ -186,8 +192,8 @@ def spaced(name: str) -> str:
 
 
 def filed(split: str, name: str, source: str = SCENES) -> str:
-    """The name under which a measurement of a split is logged: on the test split, foils and what belongs to them are a suite like the
-    published ones, named by the data source."""
+    """The name under which a measurement of a split is logged: on the test split, foils and what belongs to them are a
+    suite like the published ones, named by the data source."""
     if split == "test":
         suite = SCENES if source == SCENES else CAPTIONS
         for row in _FAMILIES:
@@ -211,7 +217,8 @@ def outcomes(data: "Data", splits: tuple[str, ...] = ("val", "test")) -> Iterato
 
 
 def suite_outcomes(suites: Mapping[str, int | None]) -> Iterator[str]:
-    """What a question may be about where these suites are measured at the end of each trial, each with its limit, if any."""
+    """What a question may be about where these suites are measured at the end of each trial, each with its limit, if
+    any."""
     for suite, limit in suites.items():
         if suite == "retrieval":
             names = [row.name for row in METRICS if row.name.startswith("retrieval/")]

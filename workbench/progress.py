@@ -129,7 +129,8 @@ def counted(console: Console, what: str) -> Iterator[Callable[[int, int], None]]
 
 @contextmanager
 def counting(console: Console, first: str) -> Iterator[Callable[[str, int, int], None]]:
-    """The same for several kinds of work, the `first` of which has its bar from the start: `show(what, done, of how many)`."""
+    """The same for several kinds of work, the `first` of which has its bar from the start: `show(what, done, of how
+    many)`."""
     bars = _bars(console, "rate")
     tasks = {first: bars.add_task(first, total=None, rate="")}
     started: dict[str, tuple[float, int]] = {}

@@ -17,8 +17,8 @@ VERSION = 2
 
 @dataclass(frozen=True)
 class Living:
-    """What lives of a sweep or a single training, as its study tells; cells by their hash. `process`: whether the sweep's
-    own process does, None where that is not known."""
+    """What lives of a sweep or a single training, as its study tells; cells by their hash. `process`: whether the
+    sweep's own process does, None where that is not known."""
 
     process: bool | None
     running: frozenset[str]
@@ -37,10 +37,12 @@ class Tuned(BaseModel):
 
 
 class SweepRecord(BaseModel):
-    """A sweep, as the artifact `experiment.json` of its run. Version 1 measured robustness on the validation split and logged no examples.
+    """A sweep, as the artifact `experiment.json` of its run. Version 1 measured robustness on the validation split and
+    logged no examples.
 
-    `arms`: labels in the order of the grid, the baseline first; `arm_values`: label -> factor levels; `cells`: hash of each compared
-    cell -> label of its arm; `planned`: how many trials the answer rests on; `settings`: the resolved settings of the baseline.
+    `arms`: labels in the order of the grid, the baseline first; `arm_values`: label -> factor levels; `cells`: hash of
+    each compared cell -> label of its arm; `planned`: how many trials the answer rests on; `settings`: the resolved
+    settings of the baseline.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -87,9 +89,10 @@ def is_start(now: str, then: str) -> bool:
 
 
 class TrialTags(BaseModel):
-    """The tags of a trial's run. `config_hash`: the hash of the cell, of all that decides its result; `arm`: the label that all seeds
-    of an arm share; `data` and `warm_start`: the fingerprints of what it was made from; `code`: the states of the code that it was run
-    with, of which there are several where it was stopped in between; `pairs`: how many each split holds."""
+    """The tags of a trial's run. `config_hash`: the hash of the cell, of all that decides its result; `arm`: the label
+    that all seeds of an arm share; `data` and `warm_start`: the fingerprints of what it was made from; `code`: the
+    states of the code that it was run with, of which there are several where it was stopped in between; `pairs`: how
+    many each split holds."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 

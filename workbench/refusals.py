@@ -1,4 +1,5 @@
-"""What a tracking server answers that refuses for good, in a sentence: a wrong user, a wrong address, a page to log in."""
+"""What a tracking server answers that refuses for good, in a sentence: a wrong user, a wrong address, a page to log
+in."""
 
 import os
 import re
@@ -13,7 +14,10 @@ SENTENCES = {
     401: f"it wants to know who asks (401); {LOG_IN}",
     403: f"it does not let this user in (403); ask for the right, or log in as another: {LOG_IN}",
     404: "no MLflow server is there (404); check the address, also the path at its end",
-    200: f"it answers with a web page, such as one to log in, and not as an MLflow server; check the address, or {LOG_IN}",
+    200: (
+        "it answers with a web page, such as one to log in, and not as an MLflow server; check the address, or"
+        f" {LOG_IN}"
+    ),
 }
 
 

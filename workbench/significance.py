@@ -4,8 +4,8 @@ LEVEL = 0.05
 
 
 def smallest_p(seeds: int) -> float:
-    """The smallest two-sided p that sign flips of so many paired seeds can give; adjusted jointly for several contrasts it is no
-    smaller, and no larger either, since the same flips serve them all."""
+    """The smallest two-sided p that sign flips of so many paired seeds can give; adjusted jointly for several contrasts
+    it is no smaller, and no larger either, since the same flips serve them all."""
     return 2.0 ** (1 - seeds) if seeds > 0 else 1.0
 
 
@@ -20,6 +20,6 @@ def no_verdict(seeds: int, arms: int) -> str | None:
         return None
     told = "seed" if seeds == 1 else "seeds"
     return (
-        f"{seeds} {told} cannot reach a verdict: the smallest p of the report's test is then {smallest_p(seeds):.3g}, above "
-        f"{LEVEL:g}; it takes {fewest_seeds()} seeds."
+        f"{seeds} {told} cannot reach a verdict: the smallest p of the report's test is then {smallest_p(seeds):.3g},"
+        f" above {LEVEL:g}; it takes {fewest_seeds()} seeds."
     )

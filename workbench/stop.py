@@ -1,7 +1,8 @@
 """How a process is asked to end: by Ctrl-C, a scheduler's SIGTERM, or a terminal that hung up.
 
-Work that can save asks `stop()` between two of its steps. Work that has nothing to save runs inside `cut()`, which the signal
-interrupts. Whatever has not ended then is ended by a thread, which hears of a signal even while the main thread is blocked in C++.
+Work that can save asks `stop()` between two of its steps. Work that has nothing to save runs inside `cut()`, which the
+signal interrupts. Whatever has not ended then is ended by a thread, which hears of a signal even while the main thread
+is blocked in C++.
 """
 
 import os
@@ -36,8 +37,9 @@ class Stop:
     """Set by the first signal. The process is ended `within` seconds of it, but for a checkpoint that is being written;
     what was saved before stays whole in any case.
 
-    `raises`: the signal also raises KeyboardInterrupt in the main thread. `sentence`: what is said on standard error; a process that
-    says one is a command's, which a second signal ends at once. `on_saving` is called where the end has to wait for a checkpoint.
+    `raises`: the signal also raises KeyboardInterrupt in the main thread. `sentence`: what is said on standard error; a
+    process that says one is a command's, which a second signal ends at once. `on_saving` is called where the end has to
+    wait for a checkpoint.
     """
 
     def __init__(
@@ -94,7 +96,8 @@ class Stop:
 
     @contextmanager
     def cut(self) -> Iterator[None]:
-        """Work that the signal interrupts wherever it is, since it has nothing to save. Raises Stopped, also where asked before."""
+        """Work that the signal interrupts wherever it is, since it has nothing to save. Raises Stopped, also where
+        asked before."""
         if self.asked:
             raise Stopped
         try:
@@ -137,7 +140,8 @@ class Stop:
 
     @contextmanager
     def guard(self, lost: Callable[[], bool]) -> Iterator[None]:
-        """Ends the process where the work inside has not ended a few seconds after `lost()`; one that listens to nothing goes on."""
+        """Ends the process where the work inside has not ended a few seconds after `lost()`; one that listens to
+        nothing goes on."""
         left = threading.Event()
 
         def watch() -> None:
@@ -258,8 +262,8 @@ def guard(stop: Callable[[], bool], lost: Callable[[], bool]) -> AbstractContext
 
 
 def end_with_parent() -> None:
-    """Ends this process with the one that has started it by multiprocessing, however that ends. Its sentinel is known to processes of a
-    fork server, too, whose parent by number is the server."""
+    """Ends this process with the one that has started it by multiprocessing, however that ends. Its sentinel is known
+    to processes of a fork server, too, whose parent by number is the server."""
     from multiprocessing import parent_process
 
     parent = parent_process()

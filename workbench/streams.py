@@ -1,4 +1,5 @@
-"""Standard output and error that are closed, hung up, full, or of few characters: no reason to end work that writes to neither."""
+"""Standard output and error that are closed, hung up, full, or of few characters: no reason to end work that writes to
+neither."""
 
 import io
 import os
@@ -22,7 +23,8 @@ class _Raw(io.FileIO):
 
 
 def open_closed() -> None:
-    """Before any file is opened, which would get the number of a standard stream that is closed, and be written to in its place."""
+    """Before any file is opened, which would get the number of a standard stream that is closed, and be written to in
+    its place."""
     for fd in range(3):
         try:
             os.fstat(fd)
@@ -31,7 +33,8 @@ def open_closed() -> None:
 
 
 def soften() -> Callable[[], OSError | None]:
-    """Puts lenient streams in place of this process's own, for entry points; gives what tells why the output was cut short."""
+    """Puts lenient streams in place of this process's own, for entry points; gives what tells why the output was cut
+    short."""
     open_closed()
     out = _lenient(sys.__stdout__, 1)
     errors = _lenient(sys.__stderr__, 2)

@@ -1,4 +1,5 @@
-"""How processes that one machine has started together tell how each of them ended, so that the first error is the one that is heard.
+"""How processes that one machine has started together tell how each of them ended, so that the first error is the one
+that is heard.
 
 What the others then raise, such as a connection that was closed, follows from it and says nothing.
 """
@@ -18,8 +19,8 @@ from workbench.stop import MEMBER
 
 @dataclass(frozen=True)
 class Told:
-    """How a process ended: `made` is what it came to, else `reason` says in words why there is nothing, and `trace` where. `at` is the
-    time by a clock that all processes of a machine share."""
+    """How a process ended: `made` is what it came to, else `reason` says in words why there is nothing, and `trace`
+    where. `at` is the time by a clock that all processes of a machine share."""
 
     how: Literal["ended", "stopped", "lost", "user", "memory", "failed"]
     reason: str = ""

@@ -1,4 +1,5 @@
-"""The folders of a workspace as one value, the addresses of what lies in them, and the locks of whoever uses them first."""
+"""The folders of a workspace as one value, the addresses of what lies in them, and the locks of whoever uses them
+first."""
 
 import errno
 import fcntl
@@ -85,7 +86,8 @@ class Workspace:
         return self.root / "reports"
 
     def make(self, folder: Path) -> None:
-        """Makes a folder of the workspace. Raises UserError where it cannot be made, or its name cannot be an address."""
+        """Makes a folder of the workspace. Raises UserError where it cannot be made, or its name cannot be an
+        address."""
         self.check()
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +101,8 @@ class Workspace:
         check_name(self.root)
         if self.root.is_symlink() and not self.root.exists():
             raise UserError(
-                f"--workspace {self.root}: this link leads to {self.root.resolve()}, which is not there; mount or make that first."
+                f"--workspace {self.root}: this link leads to {self.root.resolve()}, which is not there; mount or make"
+                " that first."
             )
 
     def owns(self, uri: str) -> bool:
@@ -121,8 +124,8 @@ def check_name(folder: Path) -> None:
         str(folder.absolute()).encode("utf-8")
     except UnicodeEncodeError as error:
         raise UserError(
-            f"--workspace {os.fsencode(folder).decode('utf-8', 'replace')}: its name is not valid UTF-8, and MLflow could not "
-            "find it again; rename it or name another one."
+            f"--workspace {os.fsencode(folder).decode('utf-8', 'replace')}: its name is not valid UTF-8, and MLflow"
+            " could not find it again; rename it or name another one."
         ) from error
 
 
@@ -178,7 +181,8 @@ def deleted_run(uri: str, run_id: str) -> str:
 
 
 def read_only_uri(file: Path, untouched: bool) -> str:
-    """The address by which SQLite itself opens a file for reading; `untouched`: without any file of its own beside it."""
+    """The address by which SQLite itself opens a file for reading; `untouched`: without any file of its own beside
+    it."""
     return f"file:{quote(str(file.absolute()))}?mode=ro" + ("&immutable=1" if untouched else "")
 
 
@@ -196,7 +200,8 @@ def local_path(address: str) -> Path | None:
 def locked(file: Path, why: str, say: Say = to_stderr, quiet: float = QUIET_WAIT) -> Iterator[None]:
     """Holds the lock `file`, which the kernel releases when its holder dies, however it dies.
 
-    Where it is held by another process for longer than `quiet` seconds, `why` is said once. Raises UserError where it cannot be made.
+    Where it is held by another process for longer than `quiet` seconds, `why` is said once. Raises UserError where it
+    cannot be made.
     """
     try:
         held = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class World:
-    """`rank` of `size` processes. `group` carries their exchanges, apart from the gradients, which DDP and FSDP2 carry."""
+    """`rank` of `size` processes. `group` carries their exchanges, apart from the gradients, which DDP and FSDP2
+    carry."""
 
     rank: int = 0
     size: int = 1
@@ -26,7 +27,8 @@ class World:
         return total
 
     def gather(self, rows: Tensor) -> Tensor:
-        """[b, ...] of every process -> [size * b, ...] in the order of ranks; gradients flow back to the row's process."""
+        """[b, ...] of every process -> [size * b, ...] in the order of ranks; gradients flow back to the row's
+        process."""
         if self.size == 1:
             return rows
         gathered: Tensor = _Gather.apply(rows, self)

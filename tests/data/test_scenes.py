@@ -99,7 +99,8 @@ def test_a_foil_puts_what_looks_alike_and_every_concept_equally_often(concepts: 
 
 
 def test_words_alone_do_not_give_a_foil_away() -> None:
-    """True captions and foils of a kind use each word that the kind changes equally often, within what chance allows."""
+    """True captions and foils of a kind use each word that the kind changes equally often, within what chance
+    allows."""
     counts: dict[str, Counter[str]] = {"true": Counter(), **{kind: Counter() for kind in FOILS}}
     cases: Counter[str] = Counter()
     for scene in scenes(3, "val", 3000, 3):

@@ -100,6 +100,7 @@ def _said(error: BaseException) -> tuple[int, str]:
 
 
 def _let_the_first_process_speak() -> None:
-    """Of several processes that torchrun has started most meet the same error; the first one says it, and its end takes the others down."""
+    """Of several processes that torchrun has started most meet the same error; the first one says it, and its end takes
+    the others down."""
     if int(os.environ.get("RANK", "0")) > 0:
         time.sleep(3)

@@ -26,9 +26,11 @@ Name = Annotated[str, typer.Argument(help="A name for the prepared corpus, for `
 
 @data.command(
     "prepare",
-    epilog="Examples: `wb data prepare coco --from annotations/captions_train2017.json --images train2017`; "
-    "`wb data prepare cc3m --from cc3m/ --side 256` (a folder of tars); `npm pack emoji-datasource-google@16.0.0`, then "
-    "`wb data prepare emoji --from . --side 128`",
+    epilog=(
+        "Examples: `wb data prepare coco --from annotations/captions_train2017.json --images train2017`; `wb data"
+        " prepare cc3m --from cc3m/ --side 256` (a folder of tars); `npm pack emoji-datasource-google@16.0.0`, then `wb"
+        " data prepare emoji --from . --side 128`"
+    ),
 )
 def data_prepare(
     name: Name,
@@ -37,7 +39,8 @@ def data_prepare(
         typer.Option(
             "--from",
             help="COCO's, Karpathy's or Visual Genome's JSON, a list of {image, caption}, Flickr's .token, a .csv / "
-            ".jsonl / .parquet, a tar or folder of tars, npm's emoji-datasource-*, or a folder that holds one of these, "
+            ".jsonl / .parquet, a tar or folder of tars, npm's emoji-datasource-*, or a folder that holds one of"
+            " these, "
             "or pictures with a .txt beside each.",
         ),
     ],

@@ -199,7 +199,8 @@ def finetune(
 
 
 def _land(tracker: "Tracker", trained: "Trained", made: "Result", allow_partial: bool, as_json: bool) -> dict[str, Any]:
-    """Logs a result to its run, unless it is of a part and would look like that of the whole; and tells it to people."""
+    """Logs a result to its run, unless it is of a part and would look like that of the whole; and tells it to
+    people."""
     logged = made.partial is None or allow_partial
     if logged:
         tracker.log(trained.run_id, made.metrics, trained.settings.optimisation.steps)

@@ -35,7 +35,10 @@ Storage = Annotated[
     str | None,
     typer.Option(
         envvar="WB_STORAGE",
-        help="Where the study is kept: postgresql://... or grpc://HOST:PORT; default a journal file in the workspace, for one machine.",
+        help=(
+            "Where the study is kept: postgresql://... or grpc://HOST:PORT; default a journal file in the workspace,"
+            " for one machine."
+        ),
     ),
 ]
 

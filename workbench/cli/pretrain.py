@@ -26,7 +26,8 @@ def pretrain(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Train the encoders that every trial starts from, and say what they know. Stopped at any point, the same command goes on."""
+    """Train the encoders that every trial starts from, and say what they know. Stopped at any point, the same command
+    goes on."""
     import torch
 
     from workbench.config.load import load_experiment
@@ -48,8 +49,8 @@ def pretrain(
     known = made.card["knows"]
     typer.echo(made.table)
     typer.echo(
-        f"masked words: perplexity {known['perplexity']:.2f}, {known['words_right']:.3f} right; alignment AUC {known['alignment_auc']:.3f}\n"
-        f"{made.folder}: SHA-256 {made.card['sha256']}"
+        f"masked words: perplexity {known['perplexity']:.2f}, {known['words_right']:.3f} right; alignment AUC"
+        f" {known['alignment_auc']:.3f}\n{made.folder}: SHA-256 {made.card['sha256']}"
     )
 
 

@@ -41,8 +41,10 @@ def runs(workspace: Workspace = DEFAULT, storage: Storage = None, as_json: Json 
 
 
 @app.command(
-    epilog="Examples: `wb report --run-id 1f0c...`; `wb report --compare 1f0c... 77ab...`; `wb report --run-id 1f0c... --over seconds`. "
-    "`wb runs` lists the ids."
+    epilog=(
+        "Examples: `wb report --run-id 1f0c...`; `wb report --compare 1f0c... 77ab...`; `wb report --run-id 1f0c..."
+        " --over seconds`. `wb runs` lists the ids."
+    )
 )
 def report(
     others: Annotated[

@@ -53,8 +53,9 @@ def worker(
     job = awaited(existing(open_storage(storage, workspace), study), to_stderr, stop)
     if not sees(job.uri, workspace, job.parent_run):
         raise UserError(
-            f"{study}: its runs are not kept in {shown(resolved(job.uri, workspace))} as this machine sees it; share the workspace, go on "
-            "with `wb sweep FILE` if it has moved, or start the sweep with MLFLOW_TRACKING_URI=http://... of an MLflow server."
+            f"{study}: its runs are not kept in {shown(resolved(job.uri, workspace))} as this machine sees it; share"
+            " the workspace, go on with `wb sweep FILE` if it has moved, or start the sweep with"
+            " MLFLOW_TRACKING_URI=http://... of an MLflow server."
         )
     count = workers or max(1, default_workers(trials_per_device) // job.processes)
     say_of_hidden_devices()
@@ -93,7 +94,8 @@ def storage_(
     workspace: Workspace = DEFAULT,
     debug: Debug = False,
 ) -> None:
-    """Serve a study's storage to many workers over Optuna's gRPC proxy. It knows no passwords: keep it in a trusted network."""
+    """Serve a study's storage to many workers over Optuna's gRPC proxy. It knows no passwords: keep it in a trusted
+    network."""
     from workbench.trial.quiet import quiet
     from workbench.trial.storage import serve
 

@@ -103,7 +103,8 @@ def sweep(
         )
     if launcher != "local" and processes > 1:
         raise UserError(
-            f"--processes-per-trial: with `--launcher {launcher}` a trial is one process; take `--launcher local` or `wb worker`."
+            f"--processes-per-trial: with `--launcher {launcher}` a trial is one process; take `--launcher local` or"
+            " `wb worker`."
         )
     if status:
         _status(experiment, workspace, study or experiment.name, storage, as_json)
@@ -201,8 +202,11 @@ def _status(experiment: "Experiment", workspace: Path, study: str, storage: str 
 
 
 @app.command(
-    epilog="Example: `wb train experiments/pretrain_4m.yaml --nproc 8`; over several machines, on each of them: "
-    "`torchrun --nnodes 2 --nproc-per-node 8 --rdzv-endpoint HOST:29500 -m workbench train FILE`, with a workspace that all share."
+    epilog=(
+        "Example: `wb train experiments/pretrain_4m.yaml --nproc 8`; over several machines, on each of them: `torchrun"
+        " --nnodes 2 --nproc-per-node 8 --rdzv-endpoint HOST:29500 -m workbench train FILE`, with a workspace that all"
+        " share."
+    )
 )
 def train(
     file: File,
@@ -265,5 +269,6 @@ def train(
             typer.echo(f"{before}diverged, run {made.run_id}; its last finite state was not kept")
         else:
             typer.echo(
-                f"{before}{experiment.primary} {made.value:.4f}, run {made.run_id}\nweights (for `model.weights`): {made.weights}"
+                f"{before}{experiment.primary} {made.value:.4f}, run {made.run_id}\nweights (for `model.weights`):"
+                f" {made.weights}"
             )

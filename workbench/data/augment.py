@@ -46,7 +46,8 @@ OPERATIONS: Final[list[Callable[[Tensor], Tensor]]] = [
 
 
 def augment(pictures: Tensor, kind: str, side: int, rows: np.ndarray, seed: int, epoch: int) -> Tensor:
-    """uint8 [B, 3, S, S] of the pairs `rows` -> uint8 [B, 3, side, side]: a random crop; `rand_augment` changes it further."""
+    """uint8 [B, 3, S, S] of the pairs `rows` -> uint8 [B, 3, side, side]: a random crop; `rand_augment` changes it
+    further."""
     if kind == "none":
         return resize(pictures, side)
     made = _crop(pictures, side, RowRandom(rows, "crop", seed, epoch).random((len(rows), 4)))

@@ -11,7 +11,8 @@ DETERMINERS: Final = frozenset(_DETERMINERS_WORDS.split()) | frozenset(NUMBERS)
 
 
 def _exclusive(groups: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Word -> the words of the other members of its group. A member is one word or several that are alike: `grey/gray`."""
+    """Word -> the words of the other members of its group. A member is one word or several that are alike:
+    `grey/gray`."""
     made: dict[str, list[str]] = {}
     for group in groups:
         members = [member.split("/") for member in group.split()]
@@ -147,16 +148,25 @@ school
 ROOMS: Final = frozenset(_ROOMS_WORDS.split())
 # Nouns of one line may be said of one thing, or the one is part of the other: none replaces another.
 _ALIKE: Final = (
-    "bike bicycle bikes bicycles motorcycle motorcycles motorbike motorbikes scooter scooters moped mopeds bikers biker",
+    (
+        "bike bicycle bikes bicycles motorcycle motorcycles motorbike motorbikes scooter scooters moped mopeds bikers"
+        " biker"
+    ),
     "car cars vehicle vehicles automobile automobiles suv van vans taxi taxis cab cabs sedan truck trucks jeep",
     "bus buses trolley trolleys tram trams minibus",
     "train trains locomotive locomotives engine engines tram trams trolley subway railcar cars railway railroad",
     "plane planes airplane airplanes aeroplane aeroplanes aircraft jet jets airliner jetliner",
     "boat boats ship ships sailboat sailboats vessel vessels kayak canoe canoes kayaks ferry yacht gondola raft",
     "couch couches sofa sofas loveseat seat seats chair chairs armchair recliner futon bench benches stool stools",
-    "street streets road roads highway roadway avenue lane alley path sidewalk pavement intersection trail driveway curb crosswalk",
+    (
+        "street streets road roads highway roadway avenue lane alley path sidewalk pavement intersection trail driveway"
+        " curb crosswalk"
+    ),
     "table tables desk desks counter counters countertop stand tabletop shelf shelves",
-    "tv television televisions tvs screen screens monitor monitors computer computers laptop laptops pc desktop notebook macbook",
+    (
+        "tv television televisions tvs screen screens monitor monitors computer computers laptop laptops pc desktop"
+        " notebook macbook"
+    ),
     "phone phones cellphone cellphones telephone smartphone smartphones cell device devices blackberry iphone ipod",
     "keyboard keyboards mouse computer computers laptop",
     "remote remotes controller controllers control controls wii wiimote",
@@ -165,32 +175,62 @@ _ALIKE: Final = (
     "cow cows bull bulls calf calves ox oxen cattle steer buffalo",
     "horse horses pony ponies mare colt foal donkey",
     "sheep lamb lambs ram ewe goat goats",
-    "bird birds parrot parrots seagull seagulls pigeon pigeons duck ducks goose geese owl hawk eagle swan swans gull gulls chicken pelican "
-    "parakeet",
+    (
+        "bird birds parrot parrots seagull seagulls pigeon pigeons duck ducks goose geese owl hawk eagle swan swans"
+        " gull gulls chicken pelican parakeet"
+    ),
     "bear bears cub cubs teddy teddies toy toys doll dolls animal",
     "plate plates dish dishes bowl bowls platter tray trays saucer pan pot cup cups mug mugs glass glasses",
-    "sandwich sandwiches burger burgers hamburger hamburgers sub cheeseburger hotdog hotdogs bun buns wrap bread panini toast",
-    "cake cakes dessert desserts pastry pastries pie pies cupcake cupcakes cheesecake donut donuts doughnut doughnuts bagel cookie cookies "
-    "frosting muffin",
-    "meal meals dinner lunch breakfast food foods dish salad pasta meat snack entree rice noodles soup sauce chicken beef pork steak ham "
-    "vegetables veggies vegetable broccoli carrots carrot potatoes tomatoes onions peppers fries beans cheese toppings greens lettuce",
-    "fruit fruits apple apples banana bananas orange oranges pear pears grapes peach peaches strawberries berries lemon lemons",
-    "field fields grass lawn meadow pasture grassland yard park hillside ground plain plains savannah prairie weeds hay",
-    "sea ocean water lake river wave waves beach shore sand pond bay shoreline surf coast stream harbor dock pier waters pool",
+    (
+        "sandwich sandwiches burger burgers hamburger hamburgers sub cheeseburger hotdog hotdogs bun buns wrap bread"
+        " panini toast"
+    ),
+    (
+        "cake cakes dessert desserts pastry pastries pie pies cupcake cupcakes cheesecake donut donuts doughnut"
+        " doughnuts bagel cookie cookies frosting muffin"
+    ),
+    (
+        "meal meals dinner lunch breakfast food foods dish salad pasta meat snack entree rice noodles soup sauce"
+        " chicken beef pork steak ham vegetables veggies vegetable broccoli carrots carrot potatoes tomatoes onions"
+        " peppers fries beans cheese toppings greens lettuce"
+    ),
+    (
+        "fruit fruits apple apples banana bananas orange oranges pear pears grapes peach peaches strawberries berries"
+        " lemon lemons"
+    ),
+    (
+        "field fields grass lawn meadow pasture grassland yard park hillside ground plain plains savannah prairie"
+        " weeds hay"
+    ),
+    (
+        "sea ocean water lake river wave waves beach shore sand pond bay shoreline surf coast stream harbor dock pier"
+        " waters pool"
+    ),
     "hill hills mountain mountains slope slopes hillside snow mountainside incline cliff ramp",
-    "tree trees branch branches forest woods bush bushes plant plants leaves palm shrub shrubs jungle grove log wood foliage",
+    (
+        "tree trees branch branches forest woods bush bushes plant plants leaves palm shrub shrubs jungle grove log"
+        " wood foliage"
+    ),
     "flower flowers rose roses plant plants bouquet daisies tulips vase vases",
     "rock rocks stone stones boulder boulders cliff",
-    "kitchen room bathroom bedroom restroom restrooms area bath home house apartment office hotel living building buildings",
+    (
+        "kitchen room bathroom bedroom restroom restrooms area bath home house apartment office hotel living building"
+        " buildings"
+    ),
     "toilet toilets urinal urinals commode bathroom sink sinks bathtub tub shower bidet faucet",
     "stove oven stoves ovens range microwave refrigerator fridge freezer refridgerator appliances",
     "hat hats cap caps helmet helmets visor beanie bandana",
-    "shirt shirts jersey top jacket jackets sweater coat coats t-shirt tshirt vest suit suits uniform uniforms outfit outfits clothes "
-    "clothing dress dresses costume costumes attire wetsuit wetsuits hoodie tuxedo gown tie ties necktie",
+    (
+        "shirt shirts jersey top jacket jackets sweater coat coats t-shirt tshirt vest suit suits uniform uniforms"
+        " outfit outfits clothes clothing dress dresses costume costumes attire wetsuit wetsuits hoodie tuxedo gown tie"
+        " ties necktie"
+    ),
     "pants jeans shorts trousers skirt slacks",
     "shoes sneakers boots sandals shoe boot sneaker",
-    "building buildings house houses home tower towers church skyscraper skyscrapers store shop barn castle structure structures hotel "
-    "station school restaurant hut cabin cathedral steeple city town",
+    (
+        "building buildings house houses home tower towers church skyscraper skyscrapers store shop barn castle"
+        " structure structures hotel station school restaurant hut cabin cathedral steeple city town"
+    ),
     "sign signs post posts pole poles billboard signpost board light lights lamp lamps lamppost signal streetlight",
     "skateboard skateboards board boards skate longboard skates",
     "surfboard surfboards wave waves board boards surf boogie paddleboard bodyboard",
@@ -204,10 +244,15 @@ _ALIKE: Final = (
     "umbrella umbrellas parasol parasols canopy awning",
     "bed beds mattress bunk pillow pillows blanket blankets comforter cot quilt bedspread sheets cover covers",
     "book books magazine magazines newspaper paper papers notebook menu card",
-    "wine beer drink drinks coffee tea beverage beverages juice soda bottle bottles milk alcohol cocktail can cans water glass",
+    (
+        "wine beer drink drinks coffee tea beverage beverages juice soda bottle bottles milk alcohol cocktail can cans"
+        " water glass"
+    ),
     "camera cameras phone video selfie",
-    "head face hair mouth neck ear ears nose eye eyes teeth tongue hand hands arm arms lap leg legs foot feet finger fingers shoulder "
-    "shoulders tail tusk tusks trunk back paw paws",
+    (
+        "head face hair mouth neck ear ears nose eye eyes teeth tongue hand hands arm arms lap leg legs foot feet"
+        " finger fingers shoulder shoulders tail tusk tusks trunk back paw paws"
+    ),
     "sky skies cloud clouds sun air sunset",
     "airport runway tarmac field hangar airfield path road street strip",
     "kite kites parachute balloon balloons",
@@ -258,8 +303,8 @@ _LINES: Final = _lines()
 
 
 def may_be_one_thing(one: str, other: str) -> bool:
-    """Whether both nouns may be said of one thing, as far as the lists know. Of two people only a man and a woman, and a boy and a girl,
-    exclude each other."""
+    """Whether both nouns may be said of one thing, as far as the lists know. Of two people only a man and a woman, and
+    a boy and a girl, exclude each other."""
     if one in PEOPLE and other in PEOPLE:
         crossed = (one in MALE and other in FEMALE) or (one in FEMALE and other in MALE)
         return not crossed or (one in _CHILDREN) != (other in _CHILDREN)

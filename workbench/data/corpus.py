@@ -24,14 +24,15 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Pairs:
-    """One split. `images` uint8 [N, 3, H, W] (an array that is memory-mapped, or `Pictures` of prepared stores), `token_ids` int64
-    [N, L] padded, of each picture's first caption. All captions of picture i are `caption_ids` int32 [M, L] from `starts[i]` to
-    `starts[i + 1]`, where pictures have several. `shares`: the pairs of each source and how often an epoch shows them.
+    """One split. `images` uint8 [N, 3, H, W] (an array that is memory-mapped, or `Pictures` of prepared stores),
+    `token_ids` int64 [N, L] padded, of each picture's first caption. All captions of picture i are `caption_ids` int32
+    [M, L] from `starts[i]` to `starts[i + 1]`, where pictures have several. `shares`: the pairs of each source and how
+    often an epoch shows them.
 
-    `captions` is a frame with a row a pair: `caption`, for scenes `paraphrase`, and one nullable column for each kind of foil, where the
-    source tells what is false or `with_foils` has added them. `scene` gives the facts of a pair, where they are known. `noise` disturbs
-    what training reads of captions; `token_ids`, `caption_ids` and `captions` are without it. `texts_of` gives all captions of the
-    pictures at some rows, where they have several.
+    `captions` is a frame with a row a pair: `caption`, for scenes `paraphrase`, and one nullable column for each kind
+    of foil, where the source tells what is false or `with_foils` has added them. `scene` gives the facts of a pair,
+    where they are known. `noise` disturbs what training reads of captions; `token_ids`, `caption_ids` and `captions`
+    are without it. `texts_of` gives all captions of the pictures at some rows, where they have several.
     """
 
     images: np.ndarray | Pictures
@@ -108,7 +109,8 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Corpus:
-    """`synonyms` is int64 [vocabulary, K]: the tokens that mean the same, itself first; `fingerprint` names the content."""
+    """`synonyms` is int64 [vocabulary, K]: the tokens that mean the same, itself first; `fingerprint` names the
+    content."""
 
     train: Pairs
     val: Pairs
@@ -124,8 +126,8 @@ class Corpus:
 
 
 def load_corpus(data: Data, cache_dir: Path, given: Tokeniser | None = None) -> Corpus:
-    """The corpus, prepared on first use and memory-mapped from the cache after; without caption noise, which is no part of it
-    (`with_noise`). Scenes may be read by a tokeniser that is `given`.
+    """The corpus, prepared on first use and memory-mapped from the cache after; without caption noise, which is no part
+    of it (`with_noise`). Scenes may be read by a tokeniser that is `given`.
 
     Raises UserError where the source cannot be read.
     """
@@ -155,7 +157,8 @@ def with_noise(corpus: Corpus, rate: float) -> Corpus:
 
 
 def fingerprint_of(data: Data, cache_dir: Path, given: Tokeniser | None = None) -> str:
-    """The fingerprint of the corpus that `load_corpus` would give now; prepares nothing. Raises UserError as that does."""
+    """The fingerprint of the corpus that `load_corpus` would give now; prepares nothing. Raises UserError as that
+    does."""
     data = _without_noise(data)
     if data.source == "scenes":
         return _of_scenes(data) + _read_by(given)
@@ -165,8 +168,8 @@ def fingerprint_of(data: Data, cache_dir: Path, given: Tokeniser | None = None) 
 
 
 def split_sizes(data: Data, cache_dir: Path) -> dict[str, int]:
-    """Pairs of each split that `load_corpus` would give, but for pictures of a folder that cannot be read; prepares nothing. Raises
-    UserError as that does."""
+    """Pairs of each split that `load_corpus` would give, but for pictures of a folder that cannot be read; prepares
+    nothing. Raises UserError as that does."""
     if data.source == "scenes":
         return {split: data.train_pairs if split == "train" else data.eval_pairs for split in SPLITS}
     if data.source == "folder":
@@ -185,7 +188,8 @@ def _read_by(given: Tokeniser | None) -> str:
 
 
 def _of_scenes(data: Data) -> str:
-    return f"scenes-{key(scenes.VERSION, data.model_dump_json(exclude={'augment', 'workers', 'foils'})):016x}{own_ids(data)}"
+    told = data.model_dump_json(exclude={"augment", "workers", "foils"})
+    return f"scenes-{key(scenes.VERSION, told):016x}{own_ids(data)}"
 
 
 def _of_folder(data: Data, files: dict[str, list[folder.CaptionedFile]]) -> str:
@@ -199,7 +203,8 @@ def _of_mix(data: Data, stores: list[Store]) -> str:
 
 
 def own_ids(data: Data) -> str:
-    """What tells a corpus with the ids of a pre-trained tokeniser from one of earlier versions, where `<mask>` had another id."""
+    """What tells a corpus with the ids of a pre-trained tokeniser from one of earlier versions, where `<mask>` had
+    another id."""
     return "-own-ids" if data.tokeniser else ""
 
 
@@ -318,8 +323,8 @@ def _refuse_few(path: str, split: str, pairs: list[folder.CaptionedFile], of: in
         return
     unread = f" Left out are {folder.listed(broken)}." if broken else ""
     raise UserError(
-        f"`data.path`: {path} holds too few different captions; the {split} split needs at least 2, and of {of:,} pairs it has "
-        f"{len(pairs):,} with {different}.{unread}"
+        f"`data.path`: {path} holds too few different captions; the {split} split needs at least 2, and of {of:,} pairs"
+        f" it has {len(pairs):,} with {different}.{unread}"
     )
 
 

@@ -37,7 +37,8 @@ Progress = Callable[[int, int, dict[str, float]], None]  # rows done, of how man
 
 @dataclass(frozen=True)
 class Layout:
-    """What a store holds when it is whole: `rows` of each split, each `row` of [T, C] numbers; at most `shard` rows a file."""
+    """What a store holds when it is whole: `rows` of each split, each `row` of [T, C] numbers; at most `shard` rows a
+    file."""
 
     row: tuple[int, int]
     rows: dict[str, int]
@@ -108,8 +109,8 @@ class Features:
         return int(np.prod(self.shape)) * self.dtype.itemsize
 
     def __getitem__(self, index: int | slice | np.ndarray) -> np.ndarray:
-        """Of an array int64 [B] or a slice [B, T, C], of a number [T, C]. Raises IndexError outside of the split, and UserError
-        where a file is damaged."""
+        """Of an array int64 [B] or a slice [B, T, C], of a number [T, C]. Raises IndexError outside of the split, and
+        UserError where a file is damaged."""
         rows = np.arange(*index.indices(len(self))) if isinstance(index, slice) else np.atleast_1d(index)
         if rows.size and not 0 <= rows.min() <= rows.max() < len(self):
             raise IndexError(f"a row of {len(self):,} was asked for that is none of them")
@@ -141,9 +142,9 @@ class Features:
 def open_features(home: Path, layout: Layout, make: Make, progress: Progress) -> dict[str, Features]:
     """The features of every split, from the folder `home`; shards that are not there, or cut short, are made by `make`.
 
-    Processes that ask for the same store at once wait for the first. Stopped at any point, the next call goes on with the
-    shards that are missing. Raises UserError where the disk is too small for them, and OSError (ENOSPC) where it has become
-    so since the store was begun.
+    Processes that ask for the same store at once wait for the first. Stopped at any point, the next call goes on with
+    the shards that are missing. Raises UserError where the disk is too small for them, and OSError (ENOSPC) where it
+    has become so since the store was begun.
     """
     if missing(home, layout):
         with alone(home):
@@ -164,8 +165,8 @@ def opened(home: Path, layout: Layout) -> dict[str, Features]:
 
 
 def open_of_one_file(home: Path, rows: Mapping[str, int]) -> dict[str, Features] | None:
-    """A store from before there were shards, one file a split, which is used as it is; None where it is none, or not of so
-    many rows."""
+    """A store from before there were shards, one file a split, which is used as it is; None where it is none, or not of
+    so many rows."""
     found = {}
     for split, count in rows.items():
         file = home / f"{split}.npy"
@@ -199,8 +200,8 @@ def damaged(home: Path, layout: Layout) -> list[Shard]:
 
 @dataclass(frozen=True)
 class Checked:
-    """A store as it was found: the files that are yet to be made, and those of them that were made once, but are lost or
-    damaged."""
+    """A store as it was found: the files that are yet to be made, and those of them that were made once, but are lost
+    or damaged."""
 
     home: Path
     layout: Layout
@@ -218,14 +219,14 @@ class Checked:
         todo = f", {len(self.missing):,} of them yet to be made" if self.missing else ""
         harm = f"; DAMAGED: {', '.join(self.damaged)}" if self.damaged else ""
         return (
-            f"{self.home}: {sum(layout.rows.values()):,} images x {layout.row[0]} x {layout.row[1]}, {layout.bytes / 1e9:,.2f} GB "
-            f"in {len(layout.shards):,} files{todo}, of {layout.made_from}{harm}"
+            f"{self.home}: {sum(layout.rows.values()):,} images x {layout.row[0]} x {layout.row[1]},"
+            f" {layout.bytes / 1e9:,.2f} GB in {len(layout.shards):,} files{todo}, of {layout.made_from}{harm}"
         )
 
 
 def check_stores(cache_dir: Path, verify: bool) -> list[Checked]:
-    """The stores of a cache. `verify`: all is read, and what is damaged is removed, so that whoever opens the store next makes
-    that anew and nothing else."""
+    """The stores of a cache. `verify`: all is read, and what is damaged is removed, so that whoever opens the store
+    next makes that anew and nothing else."""
     found = []
     for home in sorted(file.parent for file in cache_dir.glob(f"*/{STORE}")):
         layout = Layout.read(home)
@@ -277,8 +278,8 @@ def _fill(home: Path, layout: Layout, todo: list[Shard], make: Make, progress: P
 
 
 def _parts(shard: Shard, layout: Layout, make: Make, progress: Callable[[int], None]) -> Iterator[bytes | memoryview]:
-    """What a shard's file holds; tells how many rows are written of one that is not whole yet. Raises ValueError where `make`
-    gives other rows than were asked for."""
+    """What a shard's file holds; tells how many rows are written of one that is not whole yet. Raises ValueError where
+    `make` gives other rows than were asked for."""
     yield _header((len(shard.rows), *layout.row), layout.dtype)
     written = 0
     for block in make(shard.split, shard.rows):
@@ -319,7 +320,7 @@ def _refuse_small_disk(home: Path, layout: Layout, rows: int, begun: bool) -> No
     if begun:  # what has filled the disk since may pass, and is waited out as anywhere
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"{home}, {needed / 1e9:,.1f} GB more are needed")
     raise UserError(
-        f"{home}: the stored features of {rows:,} images ({' x '.join(map(str, layout.row))} numbers each) need "
-        f"{needed / 1e9:,.1f} GB and {free / 1e9:,.1f} GB are free; make room, take a --workspace on a larger disk, or set "
-        "`model.vision.frozen: false`."
+        f"{home}: the stored features of {rows:,} images ({' x '.join(map(str, layout.row))} numbers each) need"
+        f" {needed / 1e9:,.1f} GB and {free / 1e9:,.1f} GB are free; make room, take a --workspace on a larger disk, or"
+        " set `model.vision.frozen: false`."
     )

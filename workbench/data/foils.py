@@ -18,8 +18,8 @@ Done = Callable[[int], None]  # hears of how many captions are done
 def make_foils(
     captions: Sequence[Captioned], nouns: Nouns, score: Score, seed: int, done: Done = lambda _: None
 ) -> pl.DataFrame:
-    """A row a caption, a nullable column a kind. Of each kind the candidate is taken that is likeliest as a text by `score`; then captions
-    lose theirs until the score tells nothing: see `balance.symmetrical`."""
+    """A row a caption, a nullable column a kind. Of each kind the candidate is taken that is likeliest as a text by
+    `score`; then captions lose theirs until the score tells nothing: see `balance.symmetrical`."""
     gaps: dict[str, list[np.ndarray]] = {kind: [] for kind in RULES}
     made = [_drawn(captioned, nouns, seed) for captioned in captions]
     for start in range(0, len(captions), CHUNK):
@@ -34,7 +34,8 @@ def make_foils(
 
 
 def _kept(kind: str, texts: Sequence[Sequence[str]], gaps: Sequence[np.ndarray], seed: int) -> list[str | None]:
-    """The foil of one kind of each caption, from its candidates and their gaps float [K_i, S]; None where it has none."""
+    """The foil of one kind of each caption, from its candidates and their gaps float [K_i, S]; None where it has
+    none."""
     foils: list[str | None] = [None] * len(texts)
     rows = [row for row, found in enumerate(texts) if found]
     if not rows:
@@ -49,7 +50,8 @@ def _kept(kind: str, texts: Sequence[Sequence[str]], gaps: Sequence[np.ndarray],
 
 
 def _drawn(captioned: Captioned, nouns: Nouns, seed: int) -> dict[str, list[str]]:
-    """At most `MOST` candidates of each kind; which ones depends on the seed, the captions of the image and the kind."""
+    """At most `MOST` candidates of each kind; which ones depends on the seed, the captions of the image and the
+    kind."""
     made = candidates(captioned, nouns)
     for kind, foils in made.items():
         if len(foils) > MOST:

@@ -40,8 +40,9 @@ def broken_images(
 ) -> dict[Path, str]:
     """Why each image that is missing or broken cannot be read; whole ones are not named.
 
-    With a `cache` folder, what was found is kept there and not looked at again while size and modification time stay. `workers` threads
-    decode side by side, by default one a core. Raises Stopped where `stop()`; what was found until then is kept.
+    With a `cache` folder, what was found is kept there and not looked at again while size and modification time stay.
+    `workers` threads decode side by side, by default one a core. Raises Stopped where `stop()`; what was found until
+    then is kept.
     """
     distinct = dict.fromkeys(paths)
     versions = {path: version for path in distinct if (version := _version(path)) is not None}
@@ -97,10 +98,12 @@ def _checked(
 
 
 def _fault(path: Path) -> tuple[str, bool]:
-    """Why an image cannot be read (nothing: it can), and whether that lasts as long as the file's bytes are the same."""
+    """Why an image cannot be read (nothing: it can), and whether that lasts as long as the file's bytes are the
+    same."""
     try:
         decode(path, SIDE)
     except BrokenPicture as error:
-        # The system's refusal, such as that of a file without permission or a disk that fails, can end without a change of the file.
+        # The system's refusal, such as that of a file without permission or a disk that fails, can end without a change
+        # of the file.
         return str(error), getattr(error.__cause__, "errno", None) is None
     return "", True

@@ -1,4 +1,5 @@
-"""Stored images as JPEG. A shard is one file: the images one after another, then int64 [n, 2], where each begins and ends."""
+"""Stored images as JPEG. A shard is one file: the images one after another, then int64 [n, 2], where each begins and
+ends."""
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
@@ -38,8 +39,8 @@ def decode(blob: bytes, side: int) -> np.ndarray:
 
 
 def decode_all(blobs: Sequence[bytes], side: int, device: "torch.device") -> "torch.Tensor":
-    """uint8 [B, 3, side, side] on the device. nvJPEG decodes on a GPU, where torchvision is built with it, and PIL anywhere
-    else; the two may round pixels differently. Raises ValueError as `decode`."""
+    """uint8 [B, 3, side, side] on the device. nvJPEG decodes on a GPU, where torchvision is built with it, and PIL
+    anywhere else; the two may round pixels differently. Raises ValueError as `decode`."""
     # Only here, since a process that prepares images has no need of torch.
     import torch
     from torchvision.io import ImageReadMode, decode_jpeg
@@ -66,8 +67,8 @@ def shard_parts(rows: int, images: Iterable[tuple[int, bytes]]) -> Iterator[byte
 class JpegShard:
     """A shard's file, memory-mapped: `shard[place]` decodes an image.
 
-    Raises UserError where its index leads outside of its images, so that nothing else is ever read, or where an image is
-    damaged.
+    Raises UserError where its index leads outside of its images, so that nothing else is ever read, or where an image
+    is damaged.
     """
 
     def __init__(self, file: Path, rows: int, side: int) -> None:

@@ -21,8 +21,8 @@ Shares = tuple[tuple[int, float], ...]  # (pairs, how often an epoch shows them)
 
 @dataclass(frozen=True)
 class Order:
-    """Epochs of shuffled pairs, cut into batches without remainder; keyed by (seed, epoch), so every arm of an ablation sees
-    the same pairs and a resumed run goes on exactly."""
+    """Epochs of shuffled pairs, cut into batches without remainder; keyed by (seed, epoch), so every arm of an ablation
+    sees the same pairs and a resumed run goes on exactly."""
 
     shares: Shares
     batch_size: int
@@ -46,8 +46,8 @@ def epoch_length(shares: Shares) -> int:
 
 @lru_cache(maxsize=2)
 def epoch_order(shares: Shares, seed: int, epoch: int) -> np.ndarray:
-    """The pairs of an epoch int64 [E], shuffled. A source that is shown 2.5 times comes whole twice, and half of it, another half
-    in every epoch, once more."""
+    """The pairs of an epoch int64 [E], shuffled. A source that is shown 2.5 times comes whole twice, and half of it,
+    another half in every epoch, once more."""
     if len(shares) == 1 and shares[0][1] == 1.0:
         return generator("epoch", seed, epoch).permutation(shares[0][0])
     parts, start = [], 0
@@ -86,8 +86,8 @@ def read_ahead(
 
 
 def in_background(read: Callable[[int], T], steps: Iterable[int], ahead: int = AHEAD) -> Iterator[T]:
-    """`read(step)` of each of the steps in turn, while a thread reads the next ones; its error is raised at its step. For what
-    spends its time in reading, since a thread shares Python with the others."""
+    """`read(step)` of each of the steps in turn, while a thread reads the next ones; its error is raised at its step.
+    For what spends its time in reading, since a thread shares Python with the others."""
     pool, waiting = ThreadPoolExecutor(1, "read ahead"), deque[Future[T]]()
     try:
         for step in steps:

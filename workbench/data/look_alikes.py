@@ -14,8 +14,9 @@ ALTERNATIVES = 4.0  # how many others a concept is taken for, as the exponential
 
 @dataclass(frozen=True)
 class LookAlikes:
-    """`chances` [K, K]: of each concept, how likely each other one is put in its place. Symmetric, its rows and columns add up
-    to 1: every concept is as common in foils as in true captions, so that words alone do not give a foil away."""
+    """`chances` [K, K]: of each concept, how likely each other one is put in its place. Symmetric, its rows and
+    columns add up to 1: every concept is as common in foils as in true captions, so that words alone do not give a
+    foil away."""
 
     names: tuple[str, ...]
     chances: np.ndarray
@@ -42,7 +43,8 @@ def near_colours() -> LookAlikes:
 
 
 def _balanced(likeness: np.ndarray) -> np.ndarray:
-    """A symmetric [K, K] with equal sums that prefers the like (Sinkhorn scaling of the exponential), as sharp as `ALTERNATIVES` asks."""
+    """A symmetric [K, K] with equal sums that prefers the like (Sinkhorn scaling of the exponential), as sharp as
+    `ALTERNATIVES` asks."""
     others = ~np.eye(len(likeness), dtype=bool)
     below = likeness.astype(np.float64) - likeness[others].max()
     low, high = 0.0, 80.0 / -below[others].min()

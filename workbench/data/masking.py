@@ -14,7 +14,8 @@ Places = tuple[Tensor, Tensor]  # rows and columns int64 [M] of a batch of capti
 
 @dataclass(frozen=True)
 class Masked:
-    """`token_ids` int64 [B, L] with replacements; `positions` bool [B, L] marks what is to be predicted. Both on the host."""
+    """`token_ids` int64 [B, L] with replacements; `positions` bool [B, L] marks what is to be predicted. Both on the
+    host."""
 
     token_ids: Tensor
     positions: Tensor
@@ -24,8 +25,8 @@ class Masked:
 
 
 def places_of(positions: Tensor, device: torch.device) -> Places:
-    """The M rows and columns int64 that `positions` bool [B, L] marks, in order, on the device. They are looked for on the host, which
-    would have to wait for a GPU to tell how many there are."""
+    """The M rows and columns int64 that `positions` bool [B, L] marks, in order, on the device. They are looked for on
+    the host, which would have to wait for a GPU to tell how many there are."""
     rows, columns = positions.nonzero(as_tuple=True)
     return rows.to(device, non_blocking=True), columns.to(device, non_blocking=True)
 
@@ -40,9 +41,9 @@ def choose_positions(
 ) -> np.ndarray:
     """bool [B, L]: `ratio` of each caption's ordinary tokens, at least one where there is any.
 
-    With `whole_words` it is `ratio` of the words, each with all of its tokens. With `weights`
-    (float [B, L]) only tokens of a weight above 0 are counted and chosen, one after another with a probability in proportion to
-    it; a caption that has none of them is treated as without weights.
+    With `whole_words` it is `ratio` of the words, each with all of its tokens. With `weights` (float [B, L]) only
+    tokens of a weight above 0 are counted and chosen, one after another with a probability in proportion to it; a
+    caption that has none of them is treated as without weights.
     """
     ordinary = vocabulary.ordinary[token_ids]
     if weights is not None:
@@ -56,8 +57,8 @@ def choose_positions(
 def _choose(weights: np.ndarray, ratio: float, rng: Random) -> np.ndarray:
     """bool [B, N]: `ratio` of the places whose weight is above 0.
 
-    Exponential waiting times with these rates: who comes first is drawn in proportion to the weights, and so is the next of the
-    rest (Efraimidis and Spirakis 2006). With equal weights the smallest draws are taken.
+    Exponential waiting times with these rates: who comes first is drawn in proportion to the weights, and so is the
+    next of the rest (Efraimidis and Spirakis 2006). With equal weights the smallest draws are taken.
     """
     eligible = weights > 0
     count = np.maximum(1, np.round(ratio * eligible.sum(axis=1))).astype(int)

@@ -37,7 +37,8 @@ class Chosen:
         return pl.concat([store.pairs["captions"].gather(rows) for store, rows in zip(stores, self.rows, strict=True)])
 
     def foils(self, stores: list[Store]) -> pl.DataFrame:
-        """A nullable column for each kind of foil that any of the stores brings, with a row a picture; no column where none does."""
+        """A nullable column for each kind of foil that any of the stores brings, with a row a picture; no column where
+        none does."""
         parts = [store.foils[rows] for store, rows in zip(stores, self.rows, strict=True)]
         kinds = sorted({kind for part in parts for kind in part.columns})
         missing = [[pl.lit(None, pl.String).alias(kind) for kind in kinds if kind not in part] for part in parts]
@@ -55,8 +56,9 @@ def stores_of(mix: Iterable[str], prepared: Path) -> list[Store]:
 
 
 def choose_splits(stores: list[Store], data: Data) -> dict[str, Chosen]:
-    """Rows for train, val and test. Splits as published; where val or test is missing the other is halved, and where both
-    are, a twentieth of the training pictures is taken for each. Which ones is keyed by `data.seed` and the picture's id."""
+    """Rows for train, val and test. Splits as published; where val or test is missing the other is halved, and where
+    both are, a twentieth of the training pictures is taken for each. Which ones is keyed by `data.seed` and the
+    picture's id."""
     ranks = [
         np.array([key("split", data.seed, id) for id in store.pairs["id"].to_list()], dtype=np.int64)
         for store in stores
@@ -104,8 +106,8 @@ def _at_most(parts: list[np.ndarray], limit: int) -> list[np.ndarray]:
 
 
 def write_texts(stores: list[Store], chosen: Chosen, tokeniser: Tokeniser, home: Path) -> None:
-    """`captions.npy` int32 [M, L] of all training captions, `starts.npy` int64 [N + 1], where those of each picture begin, and
-    `firsts.npy` int32 [N, L] of its first one."""
+    """`captions.npy` int32 [M, L] of all training captions, `starts.npy` int64 [N + 1], where those of each picture
+    begin, and `firsts.npy` int32 [N, L] of its first one."""
     captions = chosen.captions(stores)
     starts = np.concatenate([[0], captions.list.len().to_numpy().cumsum()]).astype(np.int64)
     texts = captions.explode()

@@ -15,8 +15,8 @@ MISSING = 0.5  # share of the disturbed words that are dropped; the others becom
 
 @dataclass(frozen=True)
 class CaptionNoise:
-    """Each word is, with probability `rate`, dropped or replaced by one of `words` (token ids of content words that are one token
-    each, int64 [K]). `what` tells noise of one purpose from that of another."""
+    """Each word is, with probability `rate`, dropped or replaced by one of `words` (token ids of content words that are
+    one token each, int64 [K]). `what` tells noise of one purpose from that of another."""
 
     rate: float
     words: np.ndarray
@@ -36,8 +36,8 @@ class CaptionNoise:
         return cls(rate, words.astype(np.int64), vocabulary, what)
 
     def disturb(self, token_ids: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Captions int64 [B, L] with their noise, which belongs to each caption's number int64 [B] and never changes, and which of
-        the tokens are wrong, bool [B, L]. A caption keeps one word at least."""
+        """Captions int64 [B, L] with their noise, which belongs to each caption's number int64 [B] and never changes,
+        and which of the tokens are wrong, bool [B, L]. A caption keeps one word at least."""
         rng = RowRandom(numbers, "caption noise", self.what)
         begins = word_begins(token_ids, self.vocabulary)
         ordinary = self.vocabulary.ordinary[token_ids]

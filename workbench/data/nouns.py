@@ -1,7 +1,7 @@
 """What a corpus of captions tells of its nouns: which there are, how they are used, and which take the place of which.
 
-Nouns are found by their place: after a determiner or a preposition and before a word of a closed class. Two are of one kind where they stand
-among the same words (distributional similarity, Lin 1998).
+Nouns are found by their place: after a determiner or a preposition and before a word of a closed class. Two are of one
+kind where they stand among the same words (distributional similarity, Lin 1998).
 """
 
 import re
@@ -57,7 +57,8 @@ def tokens(caption: str) -> list[Token]:
 
 
 def stem(word: str) -> str:
-    """The singular, as far as rules tell, and without the endings of verbs and agents: words with one stem are taken for one."""
+    """The singular, as far as rules tell, and without the endings of verbs and agents: words with one stem are taken
+    for one."""
     word = IRREGULAR.get(word, word)
     if word.endswith("ies") and len(word) > 4:
         return word[:-3] + "y"
@@ -71,7 +72,8 @@ def is_plural(word: str) -> bool:
 
 
 def as_noun(words: Sequence[Token], place: int) -> bool:
-    """Whether a word stands where a noun does that is not part of a compound: `a dog with`, `of people on`, `a red car parked`."""
+    """Whether a word stands where a noun does that is not part of a compound: `a dog with`, `of people on`, `a red car
+    parked`."""
     if place == 0:
         return False
     before, token = words[place - 1], words[place]
@@ -86,9 +88,10 @@ def as_noun(words: Sequence[Token], place: int) -> bool:
 
 @dataclass(frozen=True)
 class Nouns:
-    """The nouns of a corpus, most frequent first. `kin` int [N, K]: those that stand among the same words, likest first, -1 where there
-    are no more; `lift` float [N, N]: how much more often than by chance both are said of one image; `articled` and `bare` float [N]: shares
-    of their uses after `a` or `an`, and after a preposition; `an`: words that follow `an`."""
+    """The nouns of a corpus, most frequent first. `kin` int [N, K]: those that stand among the same words, likest
+    first, -1 where there are no more; `lift` float [N, N]: how much more often than by chance both are said of one
+    image; `articled` and `bare` float [N]: shares of their uses after `a` or `an`, and after a preposition; `an`: words
+    that follow `an`."""
 
     words: tuple[str, ...]
     counts: np.ndarray
@@ -106,8 +109,8 @@ class Nouns:
         return "an" if word in self.an or (word not in self.places and word[:1] in "aeiou") else "a"
 
     def replacements(self, noun: str, before: str, said: frozenset[str]) -> list[str]:
-        """Nouns that may stand after the word `before` in the place of `noun` and are likely to be false of an image of which the words
-        `said` are true; likest first."""
+        """Nouns that may stand after the word `before` in the place of `noun` and are likely to be false of an image of
+        which the words `said` are true; likest first."""
         place = self.places.get(noun)
         if place is None:
             return []

@@ -71,10 +71,10 @@ def prepare_source(
 ) -> Store:
     """Writes the pictures and captions of `reading` to the folder `home`; `progress(done, of how many)` counts them.
 
-    `stored`: as pixels, or as JPEGs of the stored side and this `quality` (1 to 100). `in_place`: neither; every picture
-    is looked at, but left where it is and decoded anew whenever it is read. A picture that cannot be read is listed with
-    its reason and left out. Raises UserError where `home` is taken, the disk is too small, a compressed archive is to be
-    read in place, or no picture at all can be read.
+    `stored`: as pixels, or as JPEGs of the stored side and this `quality` (1 to 100). `in_place`: neither; every
+    picture is looked at, but left where it is and decoded anew whenever it is read. A picture that cannot be read is
+    listed with its reason and left out. Raises UserError where `home` is taken, the disk is too small, a compressed
+    archive is to be read in place, or no picture at all can be read.
     """
     packed = next((picture.place for picture in reading.found if isinstance(picture.place, Packed)), None)
     if in_place and packed is not None:
@@ -102,8 +102,8 @@ def _made(home: Path, fingerprint: str) -> Store | None:
     if store.facts["fingerprint"] == fingerprint:
         return store
     raise UserError(
-        f"{home}: holds something else already (from {store.facts['form']}, side {store.side}, {store.how}); take another "
-        "name."
+        f"{home}: holds something else already (from {store.facts['form']}, side {store.side}, {store.how}); take"
+        " another name."
     )
 
 

@@ -41,8 +41,8 @@ class Place:
 
 @dataclass(frozen=True)
 class Found:
-    """A picture with its captions; `box` where they are about that part alone. `foils`: (kind, text) of captions that are
-    known to be false of it, made from its first caption."""
+    """A picture with its captions; `box` where they are about that part alone. `foils`: (kind, text) of captions that
+    are known to be false of it, made from its first caption."""
 
     id: str
     captions: tuple[str, ...]
@@ -70,8 +70,8 @@ class Reading:
         box: Box | None = None,
         foils: Mapping[str, str] | None = None,
     ) -> None:
-        """Takes a picture with its captions, white space made single, empty and repeated ones left out; `foils`: kind ->
-        a caption that is known to be false of it."""
+        """Takes a picture with its captions, white space made single, empty and repeated ones left out; `foils`: kind
+        -> a caption that is known to be false of it."""
         texts = [" ".join(_whole(text).split()) for text in captions if isinstance(text, str)]
         told = [text for text in texts if text]
         kept = tuple(dict.fromkeys(told))

@@ -1,8 +1,9 @@
-"""Captions that are false in one fact, made from true ones by rules for English: two words change places, or one is replaced.
+"""Captions that are false in one fact, made from true ones by rules for English: two words change places, or one is
+replaced.
 
-The kinds are those of SugarCrepe (Hsieh et al. 2023, arXiv 2306.14610) that rules can make. A candidate is likely to be false, not known to
-be: no replacement is said of the image in any of its captions, or may be said of the same thing as the word that it replaces, as far as the
-lists (`caption_words.py`) and the corpus (`nouns.py`) tell.
+The kinds are those of SugarCrepe (Hsieh et al. 2023, arXiv 2306.14610) that rules can make. A candidate is likely to be
+false, not known to be: no replacement is said of the image in any of its captions, or may be said of the same thing as
+the word that it replaces, as far as the lists (`caption_words.py`) and the corpus (`nouns.py`) tell.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -160,7 +161,8 @@ def _swap_nouns(captioned: Captioned, nouns: Nouns) -> Iterator[Changes]:
 
 
 def _same_either_way(words: Sequence[Token], one: int, two: int, nouns: Nouns) -> bool:
-    """Whether two nouns are said to be together, or in one relation to a third thing: `a cat next to a dog`, `on a ledge on a board`."""
+    """Whether two nouns are said to be together, or in one relation to a third thing: `a cat next to a dog`, `on a
+    ledge on a board`."""
     between = {
         token.word
         for before, token in zip(words[one:two], words[one + 1 : two], strict=False)
@@ -252,7 +254,8 @@ def _goes_with(old: str, new: str, head: str) -> bool:
 
 
 def _object(words: Sequence[Token], first: int, last: int, phrase: str, nouns: Nouns) -> str | None:
-    """The noun that follows a preposition; None where it is not one of the corpus, or the preposition part of a longer phrase."""
+    """The noun that follows a preposition; None where it is not one of the corpus, or the preposition part of a longer
+    phrase."""
     place = last
     while place < len(words) and words[place].word in ("a", "an", "the", "his", "her", "their", "its"):
         place += 1

@@ -239,7 +239,8 @@ def _add_attribute(rng: np.random.Generator, scene: Scene, description: Descript
     return _with_phrase(description, place, replace(phrase, texture=(false, str(rng.choice(TEXTURES[false])))))
 
 
-# Kinds that random negatives teach as well as true foils do (docs/testbed.md): they leave no room, and do not enter the mean.
+# Kinds that random negatives teach as well as true foils do (docs/testbed.md): they leave no room, and do not enter the
+# mean.
 SOLVED: Final = ("replace_object", "swap_colours")
 FOILS: Final[dict[str, Callable[[np.random.Generator, Scene, Description], Description | None]]] = {
     "replace_object": _replace_object,

@@ -37,7 +37,8 @@ class Claim:
 
 
 def says_nothing_false(caption: str, scene: Scene) -> bool:
-    """Whether different things of the scene can be found for all noun phrases so that every attribute and relation holds.
+    """Whether different things of the scene can be found for all noun phrases so that every attribute and relation
+    holds.
 
     A caption that does not parse into noun phrases (an adjective without its noun, a relation without its
     arguments, a word that is not of this world) describes nothing, and counts as false.

@@ -1,7 +1,8 @@
 """Prepared pictures: memory-mapped shards of uint8 [n, 3, side, side] or of JPEGs, with an index of their captions.
 
 NAME/prepared.json          form, side, fit, counts, and each shard's file, rows and checksum
-NAME/pairs.parquet          id, place in the shards, split, captions (list) of each picture; foils (struct: kind -> text)
+NAME/pairs.parquet          id, place in the shards, split, captions (list) of each picture; foils (struct: kind ->
+text)
                             where the source tells what is false of one
 NAME/broken.parquet         what was left out, and why
 NAME/pictures-00000.npy     ..., or pictures-00000.jpegs
@@ -107,8 +108,8 @@ def checksum(path: Path) -> str:
 
 
 def write_parts(file: Path, parts: Iterable[bytes | memoryview]) -> dict[str, Any]:
-    """Writes the parts one after another; gives the file's `bytes` and `checksum`, as `checksum` would. Where there is no room
-    for all of them, the room of the others is given back."""
+    """Writes the parts one after another; gives the file's `bytes` and `checksum`, as `checksum` would. Where there is
+    no room for all of them, the room of the others is given back."""
     digest, size = hashlib.blake2b(digest_size=16), 0
     try:
         with open(file, "wb") as out:

@@ -23,8 +23,8 @@ UNUSED = re.compile(r"\[unused\d+\]")  # BERT's spare tokens
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What the ids of a tokeniser mean: `size` of them, V; `special` are those that are no words, among them `pad` and `mask`;
-    `word_starts` bool [V]: the tokens that begin a word."""
+    """What the ids of a tokeniser mean: `size` of them, V; `special` are those that are no words, among them `pad` and
+    `mask`; `word_starts` bool [V]: the tokens that begin a word."""
 
     size: int
     pad: int
@@ -55,8 +55,8 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Tokeniser:
-    """Captions to padded token ids int64 [B, L] and back. `special`: the ids of all tokens that are no words; of these `framing`
-    alone, such as `<s>` and padding, say nothing of the text."""
+    """Captions to padded token ids int64 [B, L] and back. `special`: the ids of all tokens that are no words; of these
+    `framing` alone, such as `<s>` and padding, say nothing of the text."""
 
     inner: Tokenizer
     max_length: int
@@ -74,8 +74,8 @@ class Tokeniser:
         return Vocabulary(self.size, self.pad, self.mask, self.special, self._word_starts())
 
     def encode(self, captions: Sequence[str]) -> np.ndarray:
-        """Token ids int64 [B, max_length] with the tokeniser's own first and last token, then padding; longer captions are cut before
-        their last token."""
+        """Token ids int64 [B, max_length] with the tokeniser's own first and last token, then padding; longer captions
+        are cut before their last token."""
         rows = np.full((len(captions), self.max_length), self.pad, dtype=np.int64)
         for row, encoding in zip(rows, self.inner.encode_batch_fast(list(captions)), strict=True):
             ids = encoding.ids[: self.max_length]
@@ -155,8 +155,8 @@ def read_tokeniser(text: str, max_length: int) -> Tokeniser:
 
 
 def padding_mask(token_ids: Tensor, pad: int) -> Tensor | None:
-    """bool [B, L]: what may be read of padded captions int64 [B, L]; None where nothing is padded, which attention is faster
-    without. On a GPU nobody looks, since the host would have to wait for it."""
+    """bool [B, L]: what may be read of padded captions int64 [B, L]; None where nothing is padded, which attention is
+    faster without. On a GPU nobody looks, since the host would have to wait for it."""
     mask = token_ids != pad
     return mask if mask.is_cuda or not bool(mask.all()) else None
 
@@ -182,8 +182,8 @@ def pretrained_tokeniser(where: str, max_length: int) -> Tokeniser:
     inner.no_truncation()
     if given.pad_token_id is None or given.mask_token_id is None:
         raise UserError(
-            f"`data.tokeniser`: `{where}` has no special tokens for padding and masked words; give the tokeniser of a masked "
-            "language model."
+            f"`data.tokeniser`: `{where}` has no special tokens for padding and masked words; give the tokeniser of a"
+            " masked language model."
         )
     words = inner.get_vocab()
     added = {token for token, content in given.added_tokens_decoder.items() if content.special}
@@ -198,8 +198,11 @@ def pretrained_tokeniser(where: str, max_length: int) -> Tokeniser:
 def unread(what: str, where: str, error: Exception) -> str:
     """Why something of transformers cannot be read from a folder or a name on the hub, and how to get it."""
     if os.path.isdir(os.path.expanduser(where)):
-        return f"no {what} can be read from the folder `{where}` ({first_line(error)}); give one that transformers has saved."
+        return (
+            f"no {what} can be read from the folder `{where}` ({first_line(error)}); give one that transformers has"
+            " saved."
+        )
     return (
-        f"no {what} can be read from `{where}` ({first_line(error)}); give a folder that holds one, or fetch it where the hub can be "
-        f"reached: hf download {where}"
+        f"no {what} can be read from `{where}` ({first_line(error)}); give a folder that holds one, or fetch it where"
+        f" the hub can be reached: hf download {where}"
     )

@@ -15,7 +15,8 @@ Step = tuple[tuple[str, ...], str]  # the words before one, and it
 
 
 class TextCounts:
-    """Counts of a corpus of captions: trigrams that back off to pairs and single words, and words that stand in one caption."""
+    """Counts of a corpus of captions: trigrams that back off to pairs and single words, and words that stand in one
+    caption."""
 
     def __init__(self, captions: Sequence[str]) -> None:
         self.seen: Counter[tuple[str, ...]] = Counter()

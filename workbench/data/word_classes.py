@@ -12,15 +12,17 @@ from workbench.data.masking import word_begins
 from workbench.data.text import Tokeniser, Vocabulary
 
 _FUNCTION = """
-a an the this that these those some any each every no one two three of in on at by for with from to into onto over under above below
-near behind beside between across through around along against up down out off and or but nor so while as than then there here is are
-was were be been being am has have had do does did can could will would may might must shall should it its he she they them his her
-their him we our you your i my me who which what where when how not very too also just only
+a an the this that these those some any each every no one two three of in on at by for with from to into onto over
+under above below near behind beside between across through around along against up down out off and or but nor so
+while as than then there here is are was were be been being am has have had do does did can could will would may might
+must shall should it its he she they them his her their him we our you your i my me who which what where when how not
+very too also just only
 """
 _MORE = """
-about after all although alongside amid among another atop because before beneath besides beyond both during either else few if inside
-itself himself herself themselves yourself like many more most much neither now other others outside own per same several since such
-though till together toward towards underneath unless until upon us whether whom whose why within without yet s t ve re ll d m
+about after all although alongside amid among another atop because before beneath besides beyond both during either
+else few if inside itself himself herself themselves yourself like many more most much neither now other others
+outside own per same several since such though till together toward towards underneath unless until upon us whether
+whom whose why within without yet s t ve re ll d m
 """
 FUNCTION_WORDS: Final = frozenset(_FUNCTION.split())  # as ARO's shuffles take them (`evaluation/published.py`)
 MORE_FUNCTION_WORDS: Final = frozenset(_MORE.split())
@@ -31,8 +33,8 @@ READ = 100_000  # captions that are counted at most
 
 
 def closed_class(captions: pl.Series) -> frozenset[str]:
-    """The words of closed classes, in lower case: English ones, and whatever is in a fifth of the captions or more, such as
-    `picture` where many begin with `a picture of`, unless the scenes' lexicon names something by it."""
+    """The words of closed classes, in lower case: English ones, and whatever is in a fifth of the captions or more,
+    such as `picture` where many begin with `a picture of`, unless the scenes' lexicon names something by it."""
     words = captions.head(READ).str.to_lowercase().str.extract_all(r"\w+").list.unique().explode().drop_nulls()
     counts = words.value_counts()
     often = counts.filter(counts["count"] >= FREQUENT * min(READ, len(captions)))[words.name].to_list()
@@ -70,7 +72,8 @@ class ContentWords:
         return cls(open_token, frozenset(ids for ids in pieces if len(ids) > 1), vocabulary, letters)
 
     def of_captions(self, token_ids: np.ndarray) -> np.ndarray:
-        """bool [B, L]: the tokens of content words; a word's pieces all are or none, but for punctuation that is written to it."""
+        """bool [B, L]: the tokens of content words; a word's pieces all are or none, but for punctuation that is
+        written to it."""
         begins = word_begins(token_ids, self.vocabulary)
         inside = self.vocabulary.ordinary[token_ids] & ~begins
         chosen: np.ndarray = self.open_token[token_ids]

@@ -1,5 +1,5 @@
-"""The npm packages `emoji-datasource-google`, `-twitter`, `-facebook`, as `npm pack` or `npm install` leaves them: emoji
-drawn by several hands, with Unicode's names in emoji.json."""
+"""The npm packages `emoji-datasource-google`, `-twitter`, `-facebook`, as `npm pack` or `npm install` leaves them:
+emoji drawn by several hands, with Unicode's names in emoji.json."""
 
 import hashlib
 import json
@@ -32,7 +32,8 @@ class Package:
 
 
 def emoji_packages(path: Path) -> list[Path]:
-    """The packages at a path: a package, its emoji.json, or a folder that holds some; none where there is something else."""
+    """The packages at a path: a package, its emoji.json, or a folder that holds some; none where there is something
+    else."""
     if path.name == FACTS:
         path = path.parent
     if _is_package(path):

@@ -1,7 +1,8 @@
 """What the emoji of the npm packages `emoji-datasource-*` show, in words.
 
-A caption has a slot for each fact that other emoji differ in (`{gender} firefighter with {tone} skin`). So a foil, which
-says one thing otherwise, is the caption of another emoji, and is false of the image by what the package itself says.
+A caption has a slot for each fact that other emoji differ in (`{gender} firefighter with {tone} skin`). So a foil,
+which says one thing otherwise, is the caption of another emoji, and is false of the image by what the package itself
+says.
 """
 
 import re
@@ -71,7 +72,8 @@ REWORDED = (  # patterns of lower-case names -> English
     (r"^(black|white) (large|medium|small)\b", r"\2 \1"),
     (r": ", ", "),
 )
-# Slot -> words of which only one can be true in its place; several words of a slot exclude each other where they share a set.
+# Slot -> words of which only one can be true in its place; several words of a slot exclude each other where they share
+# a set.
 SLOTS = {
     # What a style draws as curly hair may be red or blond as well.
     "hair": ["red hair, white hair, blond hair, no hair", "curly hair, no hair"],
@@ -213,7 +215,8 @@ def _slotted(words: str) -> tuple[str, dict[str, str]]:
 
 
 def _toned(caption: Caption, variation: str) -> Caption:
-    """The caption of a skin variation: `1F3FB`, or `1F3FB-1F3FF` for the two of a couple; of the emoji itself where empty."""
+    """The caption of a skin variation: `1F3FB`, or `1F3FB-1F3FF` for the two of a couple; of the emoji itself where
+    empty."""
     if not variation:
         return caption
     tones = [TONES[code] for code in variation.split("-")]
@@ -232,7 +235,8 @@ class Corpus:
         self.split_of = self._split()
 
     def foils(self, caption: Caption) -> dict[str, str]:
-        """Kind -> a false caption of that kind, if possible one of the same split, so that being new gives none away."""
+        """Kind -> a false caption of that kind, if possible one of the same split, so that being new gives none
+        away."""
         split = self.split_of[str(caption)]
         choices: dict[str, list[str]] = {}
         for slot, _ in caption.facts:
@@ -276,7 +280,8 @@ class Corpus:
 
 
 def _held_out(units: Sequence[str], place: int) -> dict[str, Sequence[str]]:
-    """A quarter of many units for each split; of the six skin tones of one thing two, for one split, by turns, or none."""
+    """A quarter of many units for each split; of the six skin tones of one thing two, for one split, by turns, or
+    none."""
     quarter = len(units) // 4
     if len(units) > 6:
         return {"val": units[:quarter], "test": units[quarter : 2 * quarter]}
