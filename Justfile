@@ -21,7 +21,7 @@ check:
     {{python}} -m ruff format --check .
     {{python}} -m mypy
 
-# Two sweeps under fire for twenty minutes each, compared with one in peace (as root, since they fill a disk of their own)
+# Two sweeps under fire for twenty minutes each, compared with one in peace (as root: they fill a disk of their own)
 soak:
     {{python}} tests/soak.py --minutes 20
     {{python}} tests/soak.py --minutes 20 --cluster
