@@ -221,6 +221,11 @@ def _searched(store: Store, arms: dict[str, str], primary: str) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=SEARCHED, orient="row")
 
 
+def every_run(uri: str) -> list[Run]:
+    """The sweeps, trials and single trainings of a store."""
+    return [run for run, _ in store_at(uri).all_runs()]
+
+
 def list_runs(uri: str, living: Callable[[str, str], Living | None] = lambda *_: None) -> pl.DataFrame:
     """Every sweep and single training, the newest first, as `LISTED`. A process that was killed leaves its runs as
     RUNNING in the store: `living`, given a study's name and the run, tells what really lives of it, where that is

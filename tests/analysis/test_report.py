@@ -318,7 +318,7 @@ def test_time_can_be_seconds(store: tuple[str, str, Tracker], tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ([], "give one run"),
+        (["a", "b"], "give one run"),
         (["--compare", "--run-id", "a"], "at least two runs"),
         (["--run-id", "a", "--over", "days"], "one of steps, pairs, seconds"),
         (["--run-id", "a", "--against", "me"], "there is `published` alone"),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from workbench.cli.named import OfTrials, run_named
 from workbench.cli.options import DEFAULT, Debug, Json, Workspace, app, console_for, current, print_json
 from workbench.errors import UserError
 from workbench.metrics import counted_as
@@ -26,7 +27,7 @@ Suite = Literal["sugarcrepe", "aro", "valse", "vl_checklist", "winoground", "rob
     "`wb eval --run-id ID --suite sugarcrepe --annotations sugar-crepe/data --images val2017 --json`",
 )
 def evaluate(
-    run_id: Annotated[str, typer.Option(help="A sweep (all of its finished trials), a trial, or a single training.")],
+    run_id: OfTrials,
     suite: Annotated[Suite, typer.Option(help="What to measure.")],
     annotations: Annotated[Path | None, typer.Option(help="Folder of the suite's files as published.")] = None,
     images: Annotated[
@@ -75,7 +76,7 @@ def evaluate(
     tracker = Tracker(open_store(workspace, new=False), workspace)
     console, stop = console_for(as_json), current.get()
     results = []
-    for trial in tracker.trials_of(run_id):
+    for trial in tracker.trials_of(run_named(tracker.uri, run_id)):
         trained = suites.load_trained(tracker, trial, workspace)
         with stop.asking(), counted(console, suite) as show:
             how = suites.How(Folders(workspace).evaluations / trial, stop, show)
@@ -111,7 +112,7 @@ def finetune(
         Literal["vqa", "nlvr2", "snli_ve", "retrieval"],
         typer.Argument(help="VQAv2, NLVR2, SNLI-VE, or retrieval on the run's own pairs."),
     ],
-    run_id: Annotated[str, typer.Option(help="A sweep (all of its finished trials), a trial, or a single training.")],
+    run_id: OfTrials,
     annotations: Annotated[
         Path | None, typer.Option(help="Folder of the task's files as published; without it, rendered scenes.")
     ] = None,
@@ -179,7 +180,7 @@ def finetune(
         tracker = Tracker(open_store(workspace, new=False), workspace)
         first = world.rank == 0
         console = console_for(as_json)
-        for trial in tracker.trials_of(run_id):
+        for trial in tracker.trials_of(run_named(tracker.uri, run_id)):
             trained = load_trained(tracker, trial, workspace, recipe.image_size)
             with ExitStack() as bars:
                 show = bars.enter_context(counting(console, task)) if first else lambda *_: None

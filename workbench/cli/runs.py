@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from workbench.cli.named import NAMES, SHORT, run_named
 from workbench.cli.options import DEFAULT, Debug, Json, Storage, Workspace, app, print_json
 from workbench.errors import UserError
 from workbench.workspace import Workspace as Folders
@@ -36,21 +37,21 @@ def runs(workspace: Workspace = DEFAULT, storage: Storage = None, as_json: Json 
         if row["best"] is not None:
             more.append(f"best {row['best']:.4f} {row['best_arm']}")
         typer.echo(
-            f"{row['run_id']}  {started}  {row['status']:<8}  {counts:>7}  {row['name']}  {', '.join(more)}".rstrip()
+            f"{row['run_id'][:SHORT]}  {started}  {row['status']:<8}  {counts:>7}  {row['name']}  {', '.join(more)}".rstrip()
         )
 
 
 @app.command(
     epilog=(
-        "Examples: `wb report --run-id 1f0c...`; `wb report --compare 1f0c... 77ab...`; `wb report --run-id 1f0c..."
-        " --over seconds`. `wb runs` lists the ids."
+        "Examples: `wb report` (of the newest sweep); `wb report --run-id 1f0c --over seconds`;"
+        " `wb report --compare 1f0c components`. `wb runs` lists ids and names."
     )
 )
 def report(
     others: Annotated[
         list[str] | None, typer.Argument(metavar="[RUN_ID]...", help="With --compare: the sweeps.")
     ] = None,
-    run_id: Annotated[str | None, typer.Option(help="A sweep's run or a single trial's.")] = None,
+    run_id: Annotated[str | None, typer.Option(help=f"A sweep or a trial: {NAMES}; default the newest.")] = None,
     compare: Annotated[
         bool,
         typer.Option("--compare", help="Set the arms of several sweeps side by side; the first one's baseline counts."),
@@ -66,10 +67,10 @@ def report(
     debug: Debug = False,
 ) -> None:
     """Write the report of a sweep or a single run: HTML, Markdown, CSV and LaTeX tables, PNG, SVG and PDF figures."""
-    ids = [*([run_id] if run_id else []), *(others or [])]
-    if compare and len(ids) < 2:
+    given = [*([run_id] if run_id else []), *(others or [])] or ["latest"]
+    if compare and len(given) < 2:
         raise UserError("--compare: give at least two runs, as in `wb report --compare A B`; `wb runs` lists them.")
-    if not compare and len(ids) != 1:
+    if not compare and len(given) > 1:
         raise UserError("give one run, as in `wb report --run-id A`, or several with --compare; `wb runs` lists them.")
     if against not in (None, "published"):
         raise UserError(
@@ -84,6 +85,7 @@ def report(
     if over not in UNITS:
         raise UserError(f"--over {over}: it is one of {', '.join(UNITS)}.")
     uri = tracking_uri(workspace)
+    ids = [run_named(uri, each) for each in given]
     folder = out or Folders(workspace).reports / "-".join(ids if len(ids) == 1 else [each[:8] for each in ids])
     try:
         page = write_report(uri, ids[0], folder, ids[1:], over, against == "published")

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from workbench.cli.named import OfSweepOrTrial, OfTrial, run_in, run_named
 from workbench.cli.options import (
     DEFAULT,
     Debug,
@@ -106,7 +107,7 @@ def storage_(
 
 @app.command(epilog="Example: `wb export --run-id ID --out frames`")
 def export(
-    run_id: Annotated[str, typer.Option(help="A sweep's run or a single trial's.")],
+    run_id: OfSweepOrTrial,
     out: Annotated[Path, typer.Option(help="Folder to write to.")],
     workspace: Workspace = DEFAULT,
     as_json: Json = False,
@@ -116,7 +117,8 @@ def export(
     from workbench.runs.export import export_run
     from workbench.tracking.store import tracking_uri
 
-    made = export_run(tracking_uri(workspace), run_id, out)
+    uri = tracking_uri(workspace)
+    made = export_run(uri, run_named(uri, run_id), out)
     if as_json:
         print_json({"trials": made.trials, "metrics": made.metrics, "out": str(out)})
     else:
@@ -125,7 +127,7 @@ def export(
 
 @app.command(epilog="Example: `wb reproduce --run-id ID`; exit code 1 where a metric differs.")
 def reproduce(
-    run_id: Annotated[str, typer.Option(help="A finished trial.")],
+    run_id: OfTrial,
     workspace: Workspace = DEFAULT,
     as_json: Json = False,
     debug: Debug = False,
@@ -135,7 +137,7 @@ def reproduce(
     from workbench.runs.reproduce import reproduce_run
 
     with SweepDisplay(console_for(as_json)) as display, (stop := current.get()).asking():
-        made = reproduce_run(run_id, workspace, display.show, stop)
+        made = reproduce_run(run_in(workspace, run_id), workspace, display.show, stop)
     if as_json:
         print_json({"run_id": made.run_id, "differences": made.warnings, "metrics": made.compared, "off": made.off})
     else:

@@ -1,0 +1,60 @@
+"""Runs named as people name them."""
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from workbench.cli import app
+from workbench.cli.named import run_in
+from workbench.errors import UserError
+from workbench.tracking.runs import Tracker
+from workbench.tracking.store import open_store
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> dict[str, str]:
+    """Two sweeps of one name, the second with a trial, and one of another name."""
+    tracker = Tracker(open_store(tmp_path), tmp_path)
+    ids = {}
+    for key, name in (("old", "itm"), ("new", "itm"), ("last", "components")):
+        ids[key], _ = tracker.start(name, {"study": key}, {"kind": "sweep"}, {})
+    ids["trial"], _ = tracker.start("seed 0", {"study": "new", "cell": "a"}, {"kind": "trial"}, {}, ids["new"])
+    return ids
+
+
+def test_a_run_is_found_by_its_id_its_first_letters_its_name_or_as_the_newest(
+    tmp_path: Path, made: dict[str, str]
+) -> None:
+    for run_id in made.values():
+        assert run_in(tmp_path, run_id) == run_id
+        assert run_in(tmp_path, run_id[:12]) == run_id
+    assert run_in(tmp_path, "itm") == made["new"]
+    assert run_in(tmp_path, "latest") == made["last"]
+    assert run_in(tmp_path, "0" * 32) == "0" * 32  # whatever reads it says that it is not there
+
+
+def test_what_names_no_run_or_several_is_refused(tmp_path: Path, made: dict[str, str]) -> None:
+    for given in ("nothing", "abc", made["old"][:3], "g" * 32):
+        with pytest.raises(UserError, match="no run of this workspace"):
+            run_in(tmp_path, given)
+
+
+def test_letters_that_several_ids_begin_with_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = Tracker(open_store(tmp_path), tmp_path)
+    made = [tracker.start("x", {"study": str(n)}, {"kind": "trial"}, {})[0] for n in range(17)]
+    letter = next(first for first in "0123456789abcdef" if sum(each[0] == first for each in made) > 1)
+    monkeypatch.setattr("workbench.cli.named.LETTERS", re.compile("[0-9a-f]+"))
+    with pytest.raises(UserError, match="runs begin so"):
+        run_in(tmp_path, letter)
+
+
+def test_the_list_shows_short_ids_and_the_newest_is_reported_without_one(tmp_path: Path, made: dict[str, str]) -> None:
+    listed = CliRunner().invoke(app, ["runs", "--workspace", str(tmp_path)]).stdout
+    assert made["last"][:8] in listed
+    assert made["last"] not in listed
+    (tmp_path / "empty").mkdir()
+    open_store(tmp_path / "empty")
+    missing = CliRunner().invoke(app, ["report", "--workspace", str(tmp_path / "empty")])
+    assert "no runs yet" in str(missing.exception)
