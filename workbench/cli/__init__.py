@@ -16,7 +16,7 @@ from workbench.streams import soften
 from workbench.together import Told, tell
 
 # Importing a module adds its commands, in the order of `wb --help`.
-for commands in ("train", "study", "runs", "measure", "data", "pretrain"):
+for commands in ("train", "study", "runs", "measure", "data", "pretrain", "doctor"):
     importlib.import_module(f"workbench.cli.{commands}")
 
 

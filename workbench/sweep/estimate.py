@@ -150,14 +150,26 @@ def look(settings: Settings) -> Here:
     import psutil
     import torch
 
-    from workbench.data.text import pretrained_tokeniser
-    from workbench.model.encoders import VisionEncoder
-    from workbench.model.language import read_text
     from workbench.training.prepare import shipped_for
     from workbench.training.shapes import outline
 
     shapes = outline(settings)
     shipped_for(settings)
+    missing = missing_weights(settings)
+    if torch.cuda.is_available():
+        free, _ = torch.cuda.mem_get_info()
+        return Here(missing, shapes, torch.cuda.get_device_name(), True, free, torch.cuda.device_count())
+    if shapes.parameters > LARGE:
+        return Here(missing, shapes, "a GPU, none of which is here", True, None, 1)
+    return Here(missing, shapes, "CPU", False, psutil.virtual_memory().available, 1)
+
+
+def missing_weights(settings: Settings) -> list[str]:
+    """A sentence for each tokeniser and each encoder whose weights are not there, with what fetches them."""
+    from workbench.data.text import pretrained_tokeniser
+    from workbench.model.encoders import VisionEncoder
+    from workbench.model.language import read_text
+
     vision, text, data = settings.model.vision, settings.model.text, settings.data
     missing: list[str] = []
     for asked, read in (
@@ -170,12 +182,7 @@ def look(settings: Settings) -> Here:
                 read()
         except UserError as error:
             missing.append(str(error))
-    if torch.cuda.is_available():
-        free, _ = torch.cuda.mem_get_info()
-        return Here(missing, shapes, torch.cuda.get_device_name(), True, free, torch.cuda.device_count())
-    if shapes.parameters > LARGE:
-        return Here(missing, shapes, "a GPU, none of which is here", True, None, 1)
-    return Here(missing, shapes, "CPU", False, psutil.virtual_memory().available, 1)
+    return missing
 
 
 def _probed(asking: Asking, arms: list[Settings], home: Path) -> list[Probed]:
