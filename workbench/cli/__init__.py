@@ -6,6 +6,7 @@ import os
 import sys
 import time
 import traceback
+from typing import Annotated
 
 import typer
 
@@ -20,8 +21,20 @@ for commands in ("train", "study", "runs", "measure", "data", "pretrain", "docto
     importlib.import_module(f"workbench.cli.{commands}")
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        from workbench import __version__
+
+        typer.echo(f"workbench {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def before_every_command() -> None:
+def before_every_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
     from workbench.trial.quiet import quiet
 
     quiet()

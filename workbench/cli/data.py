@@ -106,7 +106,7 @@ def data_prepare(
         typer.echo(told.text)
 
 
-@data.command("list")
+@data.command("list", epilog="Examples: `wb data list`; `wb data list --verify`")
 def data_list(
     workspace: Workspace = DEFAULT,
     verify: Annotated[bool, typer.Option("--verify", help="Read everything and compare checksums.")] = False,
@@ -144,7 +144,7 @@ def data_list(
         raise typer.Exit(1)
 
 
-@data.command("features")
+@data.command("features", epilog="Examples: `wb data features`; `wb data features --verify`")
 def data_features(
     workspace: Workspace = DEFAULT,
     verify: Annotated[

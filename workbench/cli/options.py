@@ -18,7 +18,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="""Which part of a vision-language pre-training method does what.
 
     `wb sweep experiments/ablation_itm.yaml` runs an ablation and writes its report; `wb ui` shows the runs in MLflow.

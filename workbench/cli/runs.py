@@ -1,6 +1,7 @@
 """`wb runs`, `wb report`, `wb ui`, and weights from elsewhere."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -12,8 +13,21 @@ from workbench.cli.options import DEFAULT, Debug, Json, Storage, Workspace, app,
 from workbench.errors import UserError
 from workbench.workspace import Workspace as Folders
 
+# Waits until a server answers, and opens a page of it in the browser.
+OPENED = """
+import sys, time, urllib.request, webbrowser
+for _ in range(120):
+    try:
+        urllib.request.urlopen(sys.argv[1], timeout=1)
+    except OSError:
+        time.sleep(0.5)
+        continue
+    webbrowser.open(sys.argv[2])
+    break
+"""
 
-@app.command()
+
+@app.command(epilog="Examples: `wb runs`; `wb runs --json`. Next: `wb report --run-id ID`.")
 def runs(workspace: Workspace = DEFAULT, storage: Storage = None, as_json: Json = False, debug: Debug = False) -> None:
     """List the sweeps and single trainings of a workspace, the newest first."""
     from datetime import datetime
@@ -101,20 +115,27 @@ def report(
         typer.echo(f"report: {page}")
 
 
-@app.command()
+@app.command(epilog="Examples: `wb ui --open`; `wb ui --workspace .wb --port 5001`")
 def ui(
     workspace: Workspace = DEFAULT,
     port: Annotated[int, typer.Option(help="Port on this machine.", min=1, max=65535)] = 5000,
     host: Annotated[
         str, typer.Option(help="Address to listen on; the default is reachable from this machine only.")
     ] = "127.0.0.1",
+    open_: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Open the MLflow UI on the workspace's runs."""
+    """Serve the MLflow UI on the workspace's runs."""
+    from workbench.tracking.runs import Tracker
     from workbench.tracking.store import open_store
 
     uri = open_store(workspace)
-    typer.echo(f"MLflow on http://{host}:{port} (Ctrl-C ends it)")
+    # MLflow opens on its view of traces, of which there are none here.
+    view = f"#/experiments/{Tracker(uri, workspace).experiment_id()}/runs?workflowType=machine_learning"
+    address = f"http://{host}:{port}/{view}"
+    typer.echo(f"MLflow on {address} (Ctrl-C ends it)")
+    if open_:
+        subprocess.Popen([sys.executable, "-c", OPENED, f"http://{host}:{port}/health", address])
     os.execv(
         sys.executable,
         [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)],
