@@ -1,5 +1,6 @@
 """`just bench`: ratios, each measured within this one run on one thread. Prints a line a comparison."""
 
+import math
 import sqlite3
 import tempfile
 import time
@@ -22,6 +23,7 @@ from analysis.report import write_report
 from analysis.runs import read_runs
 from tests.analysis.toy import toy_store
 from tests.benchmarks.storage import storage
+from workbench.config.load import load_experiment
 from workbench.config.schema import Experiment, Seeds, Settings
 from workbench.config.settings import apply
 from workbench.data.captions import read_source
@@ -29,8 +31,10 @@ from workbench.data.loader import Order
 from workbench.data.prepare import prepare_source
 from workbench.data.scenes import render, scenes
 from workbench.data.store import Pictures
+from workbench.evaluation.contract import evaluate
 from workbench.events import Event, TrialEnded
 from workbench.objectives.companions import make_companions
+from workbench.objectives.plan import Weights
 from workbench.objectives.step import losses
 from workbench.outage import Patience
 from workbench.stop import Stop
@@ -41,6 +45,7 @@ from workbench.tracking.store import open_store
 from workbench.training.batches import on_device, plan_batch, read_pictures
 from workbench.training.distributed import speed_up
 from workbench.training.loop import Hooks
+from workbench.training.measures import Subject, at_the_end, examples, validation
 from workbench.training.prepare import Prepared, prepare
 from workbench.training.pretrain import optimiser_for, starting_model, train, train_mode
 from workbench.training.state import TrainState, save
@@ -50,15 +55,17 @@ from workbench.trial.ledger import Ledger
 from workbench.trial.quiet import quiet
 from workbench.world import ALONE
 
+EXPERIMENT = Path(__file__).resolve().parents[2] / "experiments" / "ablation_itm.yaml"
 
-def seconds(action: Callable[[], object], repeats: int) -> float:
+
+def seconds(action: Callable[[], object], repeats: int, clock: Callable[[], float] = time.perf_counter) -> float:
     """The median of `repeats` timings, after one that is not counted."""
     action()
     timings = []
     for _ in range(repeats):
-        started = time.perf_counter()
+        started = clock()
         action()
-        timings.append(time.perf_counter() - started)
+        timings.append(clock() - started)
     return float(np.median(timings))
 
 
@@ -78,7 +85,7 @@ def train_step(settings: Settings, prepared: Prepared) -> Callable[[], None]:
         made = losses(
             model,
             on_device(settings, prepared, read, rows, 0, 0),
-            plan_batch(settings, prepared, companions, None, rows, 0, 0, 0).part(),
+            plan_batch(settings, prepared, companions, None, rows, 0, 0, 0, lambda _: Weights()).part(),
             settings.objectives,
             companions,
             alpha=0.0,
@@ -272,6 +279,27 @@ def logging_share(home: Path, settings: Settings) -> float:
     return sum(spent) / whole
 
 
+def evaluation_share(home: Path, times: int) -> float:
+    """Of the CPU time of a trial of `tiny`, what its evaluations take, with so many times the pairs; what trials share is there already."""
+    settings = load_experiment(EXPERIMENT).settings
+    counts = {name: times * getattr(settings.evaluation, name) for name in ("pairs", "final_pairs", "robustness_pairs")}
+    settings = apply(
+        settings,
+        {"data.train_pairs": 512, "data.eval_pairs": counts["final_pairs"], "objectives.itm.hard_ratio": 0.5}
+        | {f"evaluation.{name}": count for name, count in counts.items()},
+    )
+    prepared = prepare(settings, home / "cache", lambda *_: None)
+    model = starting_model(settings, 0, prepared)
+    subject = Subject(model, settings, prepared, make_companions(settings.objectives, model, prepared.corpus))
+    every, steps = settings.evaluation.every, settings.optimisation.steps
+    training = steps * seconds(train_step(settings, prepared), 5, time.process_time)
+    validations = math.ceil(steps / every) * seconds(lambda: evaluate(validation(subject)), 3, time.process_time)
+    final = seconds(lambda: evaluate(at_the_end(subject)), 1, time.process_time)
+    shown = seconds(lambda: examples(subject), 1, time.process_time)
+    measured = validations + final + shown
+    return measured / (training + measured)
+
+
 def main() -> None:
     quiet()
     torch.set_num_threads(1)
@@ -293,11 +321,15 @@ def main() -> None:
             changed = apply(base, {f"optimisation.{name}": value})
             print(f"training step, {name} {value} / without: {seconds(train_step(changed, shared), 15) / frozen:.2f}")
 
+        for times in (1, 2):
+            share = evaluation_share(home, times)
+            print(f"share of evaluation in the CPU time of a trial of `tiny`, {times} x its pairs: {share:.2f}")
+
         drawn = list(scenes(0, "train", 200, 3))
         rendering = seconds(lambda: [render(scene, 64) for scene in drawn], 3)
         loaded = np.load(next(home.glob("scenes-*/train.npy")), mmap_mode="r")
-        reading = seconds(lambda: np.array(loaded[:200]), 3)
-        print(f"200 pictures, rendered / read from the cache: {rendering / reading:.0f}")
+        loading = seconds(lambda: np.array(loaded[:200]), 3)
+        print(f"200 pictures, rendered / read from the cache: {rendering / loading:.0f}")
 
         corpora(home)
         (home / "storage").mkdir()
