@@ -8,15 +8,28 @@ import torch
 from workbench.config.schema import Settings
 from workbench.config.settings import apply
 from workbench.data.noise import CaptionNoise
+from workbench.data.text import trim
 from workbench.evaluation import matching
 from workbench.evaluation.contract import evaluate
-from workbench.evaluation.matching import BlankFoils, Matching, hold_out, negatives_truth
+from workbench.evaluation.corruptions import corrupt
+from workbench.evaluation.matching import (
+    BlankFoils,
+    Matching,
+    hold_out,
+    match_scores,
+    negatives_truth,
+    random_caption_scores,
+)
 from workbench.evaluation.noisy import NoisyCaptions
+from workbench.evaluation.robustness import Disturbances, Robustness
 from workbench.metrics import metric, outcomes
 from workbench.objectives.companions import make_companions
+from workbench.training.features import picture_features
 from workbench.training.measures import OnSplit, Subject, at_the_end, held_out
 from workbench.training.prepare import Prepared
 from workbench.training.warm_start import new_model
+
+CPU = torch.device("cpu")
 
 
 def test_every_metric_that_a_question_may_name_is_measured(settings: Settings, prepared: Prepared) -> None:
@@ -89,6 +102,50 @@ def test_a_perfect_scorer_gets_all_and_a_random_one_chance(
     repeated = [evaluate(Matching(model, data, written, 16)) for _ in range(30)]
     assert np.mean([scores["itm_auc"] for scores in repeated]) == pytest.approx(0.5, abs=0.04)
     assert np.mean([scores["foil_accuracy"] for scores in repeated]) == pytest.approx(0.5, abs=0.04)
+
+
+@pytest.mark.parametrize("size", [16, 96])
+def test_a_caption_of_many_pictures_is_encoded_once_and_scores_the_same_to_the_last_bit(
+    settings: Settings, prepared: Prepared, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    model = new_model(settings, prepared.corpus, 0).eval()
+    data = held_out(model, prepared, "test", 48)
+    rows, captions = matching.own_and_other(data, data.token_ids)
+    direct = []
+    with torch.no_grad():
+        for start in range(0, len(rows), size):
+            ids = torch.from_numpy(trim(captions[start : start + size], model.pad))
+            image = model.adapt_image(data.features[rows[start : start + size]])
+            logits = model.itm_logits(model.fuse(model.encode_text(ids), image, ids)[1]).double()
+            direct.append((logits[:, 1] - logits[:, 0]).numpy())
+    encoded: list[int] = []
+    encode = model.encode_text
+
+    def counted(ids: torch.Tensor) -> torch.Tensor:
+        encoded.append(len(ids))
+        return encode(ids)
+
+    monkeypatch.setattr(model, "encode_text", counted)
+    np.testing.assert_array_equal(match_scores(model, data.features, rows, captions, size), np.concatenate(direct))
+    widths = {trim(captions[start : start + size], model.pad).shape[1] for start in range(0, len(rows), size)}
+    different = len(np.unique(data.token_ids, axis=0))
+    assert different <= sum(encoded) <= min(len(widths) * different, len(captions))
+
+
+def test_pictures_that_are_corrupted_meet_captions_that_were_read_once(settings: Settings, prepared: Prepared) -> None:
+    model = new_model(settings, prepared.corpus, 0).eval()
+    data = held_out(model, prepared, "test", 24)
+    calls: list[int] = []
+    read = model.language.base_model.register_forward_hook(lambda *_: calls.append(1))
+    pictures = Disturbances(picture_kinds=("contrast",), caption_kinds=())
+    made = {part.name: part.measure() for part in Robustness(model, data, 16, pictures).parts()}
+    read.remove()
+    assert len(calls) <= 3
+    assert len(made) == 6
+    assert made["clean/0"] == [scores.tolist() for scores in random_caption_scores(model, data, 16)]
+    features = picture_features(model, corrupt(torch.from_numpy(np.array(data.pairs.images[:24])), "contrast", 5), CPU)
+    direct = random_caption_scores(model, replace(data, features=features), 16)
+    assert made["contrast/5"] == [scores.tolist() for scores in direct]
 
 
 def test_a_kind_of_foil_that_no_measured_pair_has_does_not_count(settings: Settings, prepared: Prepared) -> None:

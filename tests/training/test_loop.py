@@ -72,29 +72,53 @@ def test_no_split_is_measured_twice_and_the_end_is_about_the_test_split(
     assert again == final
 
 
-def test_corrupted_pictures_are_encoded_once_for_all_trials_of_a_frozen_encoder(
+def test_disturbed_pictures_and_captions_are_made_once_for_all_trials_of_a_frozen_encoder(
     settings: Settings, prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = apply(settings, {"evaluation.robustness_pairs": 8})
     encoded: list[int] = []
+    perturbed: list[int] = []
 
     class Robustness(measures.Robustness):
         def _corrupted_features(self, kind: str, severity: int) -> torch.Tensor:
             encoded.append(severity)
             return super()._corrupted_features(kind, severity)
 
+        def _perturbed(self, kind: str, level: int) -> torch.Tensor:
+            perturbed.append(level)
+            return super()._perturbed(kind, level)
+
     monkeypatch.setattr(measures, "Robustness", Robustness)
     elsewhere = replace(prepared, cache_dir=tmp_path / "cache")
     first, _ = run(settings, elsewhere, tmp_path / "first.pt")
-    assert len(encoded) == 20
+    assert (len(encoded), len(perturbed)) == (20, 15)
     again, _ = run(settings, elsewhere, tmp_path / "again.pt")
     run(apply(settings, {"objectives.itm.hard_ratio": 1.0}), elsewhere, tmp_path / "other.pt")
-    assert len(encoded) == 20
+    assert (len(encoded), len(perturbed)) == (20, 15)
     assert again == first
-    monkeypatch.setattr(measures, "kept_by_trials", lambda *_: lambda _, make: make())
+    for kept in ("kept_by_trials", "captions_kept_by_trials"):
+        monkeypatch.setattr(measures, kept, lambda *_: lambda _, make: make())
     anew, _ = run(settings, elsewhere, tmp_path / "anew.pt")
-    assert len(encoded) == 40
+    assert (len(encoded), len(perturbed)) == (40, 30)
     assert anew == first
+
+
+def test_another_wordnet_is_another_entry_of_perturbed_captions(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = replace(prepared, cache_dir=tmp_path)
+    for part in ("noun", "verb", "adj"):
+        (tmp_path / f"data.{part}").write_text("another")
+    made: list[int] = []
+
+    def make() -> torch.Tensor:
+        made.append(len(made))
+        return torch.tensor(made)
+
+    for folder, count in ((tmp_path / "none", 8), (tmp_path / "none", 8), (tmp_path, 8), (tmp_path, 9)):
+        monkeypatch.setenv("WNSEARCHDIR", str(folder))
+        measures.captions_kept_by_trials(elsewhere, count)("synonym_replacement-1", make)
+    assert made == [0, 1, 2]
 
 
 @pytest.mark.parametrize("asked", [2, 5, 9, 14, 20, 28])

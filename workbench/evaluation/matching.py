@@ -1,6 +1,7 @@
 """Image-text matching on held-out pairs: against random captions, foils, and captions that the model wrote itself."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,6 +26,8 @@ from workbench.model.vilta import ViLTA
 from workbench.randomness import generator
 
 BLANK = 128  # the grey of a picture that shows nothing
+FEW = 8  # captions that are not encoded by themselves
+TOGETHER = 8  # batches whose captions are kept at once, so that those that occur in several are encoded once
 
 
 @dataclass(frozen=True)
@@ -60,34 +63,77 @@ def match_scores(
     return match_scores_of_each(model, [(features, rows)], token_ids, batch_size)[0]
 
 
-@torch.no_grad()
 def match_scores_of_each(
     model: ViLTA, images: Sequence[tuple[Tensor, np.ndarray]], token_ids: np.ndarray, batch_size: int
 ) -> list[np.ndarray]:
     """As `match_scores`, the same captions with each of several `images` (features, rows), the captions encoded once."""
+    return scores_of_each(model, images, read_captions(model, token_ids, batch_size))
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A batch of captions as the language encoder has read them: those at `places` int64 [B] of a list, their tokens int64 [B, L], and
+    the rows `which` int64 [B] of `states` [U, L, D] that are theirs."""
+
+    places: np.ndarray
+    token_ids: np.ndarray
+    which: np.ndarray
+    states: Tensor
+
+
+@torch.no_grad()
+def read_captions(model: ViLTA, token_ids: np.ndarray, batch_size: int) -> Iterator[Texts]:
+    """Captions int64 [M, L], batch by batch, of which equal ones are encoded once. All of a batch are as wide as its longest: how much
+    padding follows a caption changes the last bit of its states, as does how few others are read with it."""
+    device = next(model.parameters()).device
+    for first in range(0, len(token_ids), TOGETHER * batch_size):
+        rows = np.arange(first, min(first + TOGETHER * batch_size, len(token_ids)))
+        of_width: dict[int, list[np.ndarray]] = {}
+        for start in range(0, len(rows), batch_size):
+            batch = rows[start : start + batch_size]
+            of_width.setdefault(trim(token_ids[batch], model.pad).shape[1], []).append(batch)
+        for width, batches in of_width.items():
+            ids = token_ids[np.concatenate(batches), :width]
+            different, which = np.unique(ids, axis=0, return_inverse=True)
+            if len(different) < FEW:
+                different, which = ids, np.arange(len(ids))
+            parts = torch.from_numpy(different).to(device).tensor_split(math.ceil(len(different) / batch_size))
+            states = torch.cat([model.encode_text(part) for part in parts])
+            ends = np.cumsum([len(batch) for batch in batches])
+            for batch, own in zip(batches, np.split(which.reshape(-1), ends[:-1]), strict=True):
+                yield Texts(batch, token_ids[batch, :width], own, states)
+
+
+@torch.no_grad()
+def scores_of_each(
+    model: ViLTA, images: Sequence[tuple[Tensor, np.ndarray]], texts: Iterable[Texts]
+) -> list[np.ndarray]:
+    """Log odds float64 [M] of a match with each of several `images` (features, rows), for captions that are read already."""
     device = images[0][0].device
-    scores: list[list[np.ndarray]] = [[np.empty(0)] for _ in images]
-    for start in range(0, len(token_ids), batch_size):
-        ids = torch.from_numpy(trim(token_ids[start : start + batch_size], model.pad)).to(device)
-        states = model.encode_text(ids)
+    scores = [np.empty(len(rows)) for _, rows in images]
+    for read in texts:
+        ids = torch.from_numpy(read.token_ids).to(device)
+        states = read.states[torch.from_numpy(read.which).to(device)]
         for made, (features, rows) in zip(scores, images, strict=True):
-            image = model.adapt_image(features[torch.from_numpy(rows[start : start + batch_size]).to(device)])
+            image = model.adapt_image(features[torch.from_numpy(rows[read.places]).to(device)])
             logits = model.itm_logits(model.fuse(states, image, ids)[1]).double()
-            made.append((logits[:, 1] - logits[:, 0]).cpu().numpy())
-    return [np.concatenate(made) for made in scores]
+            made[read.places] = (logits[:, 1] - logits[:, 0]).cpu().numpy()
+    return scores
 
 
 def random_caption_scores(
-    model: ViLTA, data: HeldOut, batch_size: int, features: Tensor | None = None, captions: np.ndarray | None = None
+    model: ViLTA, data: HeldOut, batch_size: int, captions: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of each picture with its own caption and with another picture's; both may be given disturbed."""
-    features = data.features if features is None else features
-    captions = data.token_ids if captions is None else captions
-    rows = np.arange(len(data))
-    scores = match_scores(
-        model, features, np.concatenate([rows, rows]), np.concatenate([captions, captions[data.shuffled]]), batch_size
-    )
+    """Scores of each picture with its own caption and with another picture's; captions int64 [N, L] may be given disturbed."""
+    rows, captions = own_and_other(data, data.token_ids if captions is None else captions)
+    scores = match_scores(model, data.features, rows, captions, batch_size)
     return scores[: len(data)], scores[len(data) :]
+
+
+def own_and_other(data: HeldOut, captions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each picture with its own of the captions int64 [N, L], then each with another picture's: rows int64 [2 N], tokens int64 [2 N, L]."""
+    rows = np.arange(len(data))
+    return np.concatenate([rows, rows]), np.concatenate([captions, captions[data.shuffled]])
 
 
 class Matching:

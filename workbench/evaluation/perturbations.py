@@ -15,6 +15,7 @@ import numpy as np
 from workbench.data.lexicon import OPPOSITE, RELATIONS, synonym_sets
 from workbench.randomness import generator
 
+VERSION: Final = 1  # raise it whenever a change alters the perturbed captions
 LEVELS: Final = (1, 2, 3, 4, 5)
 ALL_LEVELS: Final = (1, 2, 3, 4, 5, 6, 7)
 STEP: Final = 0.10  # captions here have a third of the words of COCO's: a level changes 10 % where the source has 5 %
@@ -226,8 +227,7 @@ def synonyms() -> Mapping[str, list[str]]:
     """word -> words that mean the same: the scenes' lexicon, and of WordNet (Debian's `wordnet-base`, or the folder that WNSEARCHDIR
     names) the first sense of every other word."""
     table = {word: [other for other in names if other != word] for names in synonym_sets() for word in names}
-    folders = [Path(folder) for folder in (os.environ.get("WNSEARCHDIR"), *WORDNETS) if folder]
-    home = next((folder for folder in folders if (folder / "data.noun").is_file()), None)
+    home = _wordnet()
     for part in ("noun", "verb", "adj") if home else ():
         assert home is not None
         for line in (home / f"data.{part}").read_text(encoding="latin-1").splitlines():
@@ -242,6 +242,17 @@ def synonyms() -> Mapping[str, list[str]]:
                 if others and word not in table:
                     table[word] = others
     return table
+
+
+def _wordnet() -> Path | None:
+    folders = [Path(folder) for folder in (os.environ.get("WNSEARCHDIR"), *WORDNETS) if folder]
+    return next((folder for folder in folders if (folder / "data.noun").is_file()), None)
+
+
+def wordnet_version() -> str:
+    """Tells one WordNet from another, and from none, without reading it: perturbed captions depend on it."""
+    home = _wordnet()
+    return repr([(home / f"data.{part}").stat().st_size for part in ("noun", "verb", "adj")] if home else None)
 
 
 CORE: Final = ("character_noise", "word_dropping", "synonym_replacement")  # measured at the end of every trial

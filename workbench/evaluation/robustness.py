@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -11,7 +11,14 @@ from scipy.special import expit
 from workbench.evaluation import corruptions, perturbations
 from workbench.evaluation.contract import Made, Part
 from workbench.evaluation.corruptions import SEVERITIES, corrupt
-from workbench.evaluation.matching import HeldOut, random_caption_scores
+from workbench.evaluation.matching import (
+    HeldOut,
+    Texts,
+    own_and_other,
+    random_caption_scores,
+    read_captions,
+    scores_of_each,
+)
 from workbench.evaluation.perturbations import LEVELS, perturb
 from workbench.evaluation.scores import auc, expected_calibration_error
 from workbench.evaluation.sentences import Accept
@@ -42,7 +49,8 @@ class Robustness:
 
     `whole` adds what the same scores tell besides: `calibration/<kind>/<severity>`, the expected calibration error of the matching
     head, and for perturbations `consistency/<kind>/<level>`, the share of true pairs whose verdict stays the same. `keep` may keep the
-    features of corrupted pictures for other models that have the same vision encoder.
+    features of corrupted pictures for other models that have the same vision encoder, `keep_captions` the tokens of perturbed captions
+    for others that have the same tokeniser.
     """
 
     def __init__(
@@ -53,15 +61,10 @@ class Robustness:
         by: Disturbances = Disturbances(),
         whole: bool = False,
         keep: Keep = lambda _, make: make(),
+        keep_captions: Keep = lambda _, make: make(),
     ) -> None:
-        self.model, self.data, self.batch_size, self.by, self.whole, self.keep = (
-            model,
-            data,
-            batch_size,
-            by,
-            whole,
-            keep,
-        )
+        self.model, self.data, self.batch_size, self.by, self.whole = model, data, batch_size, by, whole
+        self.keep, self.keep_captions = keep, keep_captions
         self.images = torch.from_numpy(np.array(data.pairs.images[: len(data)]))
         self.captions = data.pairs.captions["caption"].to_list()[: len(data)]
 
@@ -87,11 +90,10 @@ class Robustness:
                     yield f"consistency/{name}", float(np.mean((own > 0) == (clean > 0)))
 
     def _clean(self) -> Made:
-        return self._scores()
+        return self._with(self.data.features)
 
     def _pictures(self, kind: str, severity: int) -> Made:
-        features = self.keep(f"{kind}-{severity}", partial(self._corrupted_features, kind, severity))
-        return self._scores(features=features)
+        return self._with(self.keep(f"{kind}-{severity}", partial(self._corrupted_features, kind, severity)))
 
     @torch.no_grad()
     def _corrupted_features(self, kind: str, severity: int) -> torch.Tensor:
@@ -103,15 +105,29 @@ class Robustness:
         return torch.cat(parts)
 
     def _captions(self, kind: str, level: int) -> Made:
-        return self._scores(captions=self._encoded(perturb(self.captions, kind, level, self.by.accept)))
+        return self._with_captions(self.keep_captions(f"{kind}-{level}", partial(self._perturbed, kind, level)).numpy())
+
+    def _perturbed(self, kind: str, level: int) -> torch.Tensor:
+        return torch.from_numpy(self._encoded(perturb(self.captions, kind, level, self.by.accept)))
 
     def _rewritten(self) -> Made:
         assert self.by.rewrite is not None
-        return self._scores(captions=self._encoded(self.by.rewrite(self.captions)))
+        return self._with_captions(self._encoded(self.by.rewrite(self.captions)))
 
     def _encoded(self, captions: Sequence[str]) -> np.ndarray:
         return self.data.pairs.tokeniser.encode(captions)
 
-    def _scores(self, features: torch.Tensor | None = None, captions: np.ndarray | None = None) -> Made:
-        scored = random_caption_scores(self.model, self.data, self.batch_size, features, captions)
+    @cached_property
+    def _texts(self) -> list[Texts]:
+        """The undisturbed captions, read once for all pictures."""
+        _, captions = own_and_other(self.data, self.data.token_ids)
+        return list(read_captions(self.model, captions, self.batch_size))
+
+    def _with(self, features: torch.Tensor) -> Made:
+        rows, _ = own_and_other(self.data, self.data.token_ids)
+        (scores,) = scores_of_each(self.model, [(features, rows)], self._texts)
+        return [scores[: len(self.data)].tolist(), scores[len(self.data) :].tolist()]
+
+    def _with_captions(self, captions: np.ndarray) -> Made:
+        scored = random_caption_scores(self.model, self.data, self.batch_size, captions=captions)
         return [scores.tolist() for scores in scored]

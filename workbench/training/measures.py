@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from workbench.data import cache
 from workbench.data.corpus import Pairs
 from workbench.data.mixture import stores_of
 from workbench.data.noise import CaptionNoise
-from workbench.evaluation import corruptions
+from workbench.evaluation import corruptions, perturbations
 from workbench.evaluation.contract import Evaluation, Made, Several
 from workbench.evaluation.examples import SHOWN, make_examples
 from workbench.evaluation.masked_lm import MaskedWords
@@ -112,8 +113,13 @@ def at_the_end(subject: Subject, end: TrialEnd | None = None) -> Evaluation:
     measured: dict[str, Evaluation] = {"test": OnSplit(subject, "test", evaluation.final_pairs)}
     if evaluation.robustness_pairs:
         data = held_out(subject.model, subject.prepared, "test", evaluation.robustness_pairs)
-        keep = kept_by_trials(subject.prepared, data)
-        measured["robustness"] = Robustness(subject.model, data, evaluation.batch_size, keep=keep)
+        measured["robustness"] = Robustness(
+            subject.model,
+            data,
+            evaluation.batch_size,
+            keep=kept_by_trials(subject.prepared, data),
+            keep_captions=captions_kept_by_trials(subject.prepared, len(data)),
+        )
     return Several(measured | suites(subject, end))
 
 
@@ -164,11 +170,22 @@ def kept_by_trials(prepared: Prepared, data: HeldOut) -> Keep:
     images = data.pairs.images
     if not prepared.features or data.features.nbytes > len(data) * images[0].nbytes:
         return lambda _, make: make()
-    home = prepared.cache_dir / f"corrupted-{key(corruptions.VERSION, prepared.fingerprint, len(data)):016x}"
+    digest = key(corruptions.VERSION, prepared.fingerprint, len(data))
+    return _kept_in(prepared.cache_dir / f"corrupted-{digest:016x}", "features.npy", prepared.device)
 
-    def keep(name: str, make: Callable[[], Tensor]) -> Tensor:
-        file = cache.entry(home / name, lambda target: np.save(target / "features.npy", make().cpu().numpy()))
-        return torch.from_numpy(np.load(file / "features.npy")).to(prepared.device)
+
+def captions_kept_by_trials(prepared: Prepared, count: int) -> Keep:
+    """Trials on the same corpus perturb the first `count` test captions once, and keep their tokens."""
+    digest = key(perturbations.VERSION, perturbations.wordnet_version(), prepared.corpus.fingerprint, count)
+    return _kept_in(prepared.cache_dir / f"perturbed-{digest:016x}", "token_ids.npy", torch.device("cpu"))
+
+
+def _kept_in(home: Path, name: str, device: torch.device) -> Keep:
+    """Keeps each tensor as an entry of the folder `home`, as a file of that name."""
+
+    def keep(what: str, make: Callable[[], Tensor]) -> Tensor:
+        folder = cache.entry(home / what, lambda target: np.save(target / name, make().cpu().numpy()))
+        return torch.from_numpy(np.load(folder / name)).to(device)
 
     return keep
 
