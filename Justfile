@@ -26,9 +26,10 @@ soak:
     {{python}} tests/soak.py --minutes 20
     {{python}} tests/soak.py --minutes 20 --cluster
 
-# Ratios measured in one run; nothing here can fail a test
-bench:
-    {{python}} -m tests.benchmarks.bench
+# Times, ratios and how they grow, over five repeats, about 25 minutes; nothing here can fail a test. `just bench --list` names the parts, and
+# `just bench --only training startup --json bench.json` measures two of them
+bench *arguments:
+    OMP_NUM_THREADS=1 {{python}} -m tests.benchmarks.bench {{arguments}}
 
 # What one GPU does with a large model
 bench-gpu:

@@ -39,7 +39,8 @@ from tests.services import Postgres, free_port, http_stub, mlflow_server, postgr
 from tests.soak import small_disk
 from workbench.errors import Interrupted, UserError
 from workbench.faults import DATABASE, DISK, GROWN, MLFLOW, MOUNT, SERVER, diagnose, outage
-from workbench.outage import GIVE_UP, GaveUp, Patience
+from workbench.outage import GaveUp, Patience
+from workbench.stop import GIVE_UP
 from workbench.training import state
 from workbench.trial.storage import open_storage
 

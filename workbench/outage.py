@@ -10,10 +10,10 @@ from typing import TypeVar
 from workbench.errors import Interrupted, UserError
 from workbench.faults import Outage, diagnose
 from workbench.refusals import refusal
+from workbench.stop import GIVE_UP
 
 T = TypeVar("T")
 Persist = Callable[[Callable[[], None]], None]  # runs an action that writes, now or once it can be done
-GIVE_UP = "WB_GIVE_UP_AFTER"  # minutes; in the environment, so that it holds for workers in other processes, too
 SLICE = 0.05  # seconds between two looks at `stopped` and at the clock
 
 

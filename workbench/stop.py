@@ -26,6 +26,9 @@ SAVING = 120.0  # seconds that a checkpoint may take beyond them
 AGAIN = 0.2  # seconds after which a signal is a second one, and not the first that came by two ways
 TICK = 0.05
 SAVES = "saving"  # the file by which one of several processes says that it must not be cut short
+GIVE_UP = (
+    "WB_GIVE_UP_AFTER"  # minutes that an outage is waited for; in the environment, so that it holds for workers, too
+)
 MEMBER = "WB_MEMBER"  # names the folder of those whom a process of this machine has started together
 
 

@@ -28,7 +28,7 @@ def inner(threads: int, cache: Path) -> None:
     """Prints the seconds that the steps took."""
     import torch
 
-    from tests.benchmarks.bench import train_step
+    from tests.benchmarks.training import train_step
     from workbench.config.load import load_experiment
     from workbench.training.prepare import prepare
 

@@ -1,5 +1,5 @@
-"""`python -m tests.benchmarks.reference`: the training step against a plain one in METER's way, and what each saving
-contributes.
+"""The training step against a plain one in METER's way, and what each saving contributes:
+`python -m tests.benchmarks.reference`.
 
 The plain trainer, `reference_step`, is what one writes down first, after METER (Dou et al. 2022). MLM and ITM are two
 passes, each through the vision encoder, which is trained, the text encoder and the fusion. Both sides of a pair have
@@ -20,7 +20,6 @@ import argparse
 import copy
 import gc
 import json
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -34,6 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tests.benchmarks.figures import CPU, Figure, device, figure, ratio
 from tests.benchmarks.gpu import METHOD, PLAIN, large_model, measured, random_batch, step_of, stored_features
 from workbench.config.schema import Settings
 from workbench.config.settings import apply
@@ -234,7 +234,20 @@ def compare(
     padded: bool = False,
     changes: dict[str, Any] | None = None,
 ) -> list[Row]:
-    """Measures every variant of a form, `repeats` times by turns, each time `steps` steps after two uncounted ones."""
+    """A row a variant of a form, from their `speeds`."""
+    return _rows(speeds(name, batch, steps, repeats, compiled, padded, changes))
+
+
+def speeds(
+    name: str,
+    batch: int,
+    steps: int,
+    repeats: int,
+    compiled: bool,
+    padded: bool = False,
+    changes: dict[str, Any] | None = None,
+) -> dict[str, np.ndarray]:
+    """Pairs a second of every variant of a form, in each of `repeats` turns of `steps` steps after two that do not count."""
     if compiled:
         torch.compiler.reset()  # else what was compiled for another form stays in memory
     form = FORMS[name]
@@ -264,7 +277,7 @@ def compare(
             print(f"{name}, {title}: {batch / times[title][-1]:.1f} pairs/s", file=sys.stderr, flush=True)
             for each in models:
                 each.zero_grad(set_to_none=True)
-    return _rows({title: batch / np.array(taken) for title, taken in times.items()})
+    return {title: batch / np.array(taken) for title, taken in times.items()}
 
 
 def _rows(speeds: dict[str, np.ndarray]) -> list[Row]:
@@ -299,6 +312,16 @@ def report(
     return {"preset": name, "batch": size, "steps": steps, "repeats": repeats, "rows": [asdict(row) for row in rows]}
 
 
+def measure(repeats: int, home: Path) -> list[Figure]:
+    """The rows of the small forms, for `just bench`."""
+    made = []
+    for name in ("tiny", "small"):
+        first, *others = speeds(name, FORMS[name].batch, 3, repeats, compiled=False).items()
+        made.append(figure(f"`{name}`, {first[0]}", "pairs/s", first[1], f"{FORMS[name].batch} pairs a step; {CPU}"))
+        made += [ratio(f"`{name}`, {title}", speed, first[1], "over the reference") for title, speed in others]
+    return made
+
+
 def main() -> None:
     on_gpu = pick_device().type == "cuda"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -315,13 +338,13 @@ def main() -> None:
     if not on_gpu:
         torch.set_num_threads(1)
         torch.set_flush_denormal(True)
-    device = torch.cuda.get_device_name() if on_gpu else f"{platform.processor() or 'CPU'}, one thread, its own seconds"
-    print(f"{device}, torch {torch.__version__}", flush=True)
+    where = device() if on_gpu else f"{device()}, one thread, its own seconds"
+    print(f"{where}, torch {torch.__version__}", flush=True)
     made = []
     for name in given.preset:
         made.append(report(name, given.batch, given.steps, given.repeats, given.compile, given.padded))
         if given.json:
-            figures = {"device": device, "torch": torch.__version__, "padded": given.padded, "forms": made}
+            figures = {"device": where, "torch": torch.__version__, "padded": given.padded, "forms": made}
             given.json.write_text(json.dumps(figures, indent=1))
 
 

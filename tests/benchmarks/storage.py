@@ -1,18 +1,22 @@
-"""`python -m tests.benchmarks.storage`, a part of `just bench`: how fast stored features and stored images are written and read."""
+"""How fast stored features and stored images are written and read: `python -m tests.benchmarks.storage`."""
 
 import os
+import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 
+from tests.benchmarks.figures import CPU, WALL, Figure, figure, seconds, told
 from workbench.data.captions import read_source
 from workbench.data.features import Features, Layout, open_features
 from workbench.data.prepare import prepare_source
-from workbench.data.store import Pictures
+from workbench.data.store import Pictures, open_store
 
 ROW = (197, 768)  # of a ViT-B/16 at 224 px
 SHARD, SHARDS, BATCH = 512, 3, 128
@@ -20,27 +24,44 @@ IMAGES, SIDE = 192, 256
 FALL = 1.5  # of the amplitude with the frequency, at which a JPEG is as large as that of a photograph
 
 
-def features(home: Path) -> None:
-    """The feature store at the size of a ViT-B/16: 1,536 rows of 0.3 MB."""
+def measure(repeats: int, home: Path) -> list[Figure]:
+    return [*features(repeats, home), *images(repeats, home)]
+
+
+def features(repeats: int, home: Path) -> list[Figure]:
+    """The feature store at the size of a ViT-B/16: 1,536 rows of 0.3 MB, written anew in each repeat."""
     layout = Layout(ROW, {"train": SHARD * SHARDS}, SHARD, "bench")
     block = np.random.default_rng(0).standard_normal((SHARD // 2, *ROW), np.float32).astype(np.float16)
+    place = home / "features"
 
     def make(split: str, rows: range) -> Iterator[np.ndarray]:
         for _ in range(rows.start, rows.stop, len(block)):
             yield block
 
-    def write() -> int:
-        open_features(home / "features", layout, make, lambda *_: None)
-        return layout.rows["train"]
+    def opened() -> Features:
+        return open_features(place, layout, make, lambda *_: None)["train"]
 
-    print(f"stored features of {ROW[0]} x {ROW[1]}: {layout.row_bytes / 1e3:.0f} kB an image")
-    told("... written, with checksums", write, layout.row_bytes)
-    for where, cold in (("the disk", True), ("the page cache", False)):
-        for order in ("in turn", "in random order"):
-            stored = open_features(home / "features", layout, make, lambda *_: None)["train"]
-            if cold:
-                forget(stored)
-            told(f"... read {order}, from {where}", lambda: read(stored, order == "in turn"), layout.row_bytes)  # noqa: B023
+    rates: dict[str, list[float]] = {}
+    rows = layout.rows["train"]
+    for _ in range(repeats):
+        shutil.rmtree(place, ignore_errors=True)
+        rates.setdefault("written, with checksums", []).append(rows / seconds(opened))
+        for where, cold in (("the disk", True), ("the page cache", False)):
+            for order in ("in turn", "in random order"):
+                stored = opened()
+                if cold:
+                    forget(stored)
+                taken = seconds(partial(read, stored, order == "in turn"))
+                rates.setdefault(f"read {order}, from {where}", []).append(rows / taken)
+    size = f"{ROW[0]} x {ROW[1]}, {layout.row_bytes / 1e3:.0f} kB a row"
+    return [
+        made
+        for name, each in rates.items()
+        for made in (
+            figure(f"stored features {name}", "rows/s", each, f"{WALL}; {size}"),
+            figure(f"stored features {name}, bytes", "GB/s", [rate * layout.row_bytes / 1e9 for rate in each], WALL),
+        )
+    ]
 
 
 def read(stored: Features, in_turn: bool) -> int:
@@ -58,14 +79,7 @@ def forget(stored: Features) -> None:
             os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def told(what: str, action: Callable[[], int], size: int) -> None:
-    began = time.perf_counter()
-    rows = action()
-    took = time.perf_counter() - began
-    print(f"{what}: {rows / took:,.0f} rows/s, {rows * size / took / 1e9:.2f} GB/s")
-
-
-def images(home: Path) -> None:
+def images(repeats: int, home: Path) -> list[Figure]:
     """Images with the spectrum of photographs, stored in both forms and read back in random order."""
     source, rng = home / "images", np.random.default_rng(0)
     source.mkdir()
@@ -73,20 +87,30 @@ def images(home: Path) -> None:
         Image.fromarray(like_a_photograph(rng, SIDE)).save(source / f"{place}.png")
         (source / f"{place}.txt").write_text(f"image {place}")
     order = rng.permutation(IMAGES)
-    for stored in ("raw", "jpeg"):
-        began = time.process_time()
-        store = prepare_source(read_source(source), home / stored, SIDE, "crop", 1, lambda *_: None, stored=stored)
-        preparing = time.process_time() - began
-        pictures = Pictures([store], [np.arange(IMAGES)], SIDE)
-        began = time.process_time()
-        for start in range(0, IMAGES, 64):
-            pictures[order[start : start + 64]]
-        took = time.process_time() - began
-        size = sum(shard["bytes"] for shard in store.facts["shards"]) / IMAGES
-        print(
-            f"stored images of {SIDE} px, {store.how}: {size / 1e3:.0f} kB an image, "
-            f"{IMAGES / preparing:,.0f} images prepared in a second of one core, {IMAGES / took:,.0f} read"
-        )
+    forms: tuple[Literal["raw", "jpeg"], ...] = ("raw", "jpeg")
+    prepared: dict[str, list[float]] = {form: [] for form in forms}
+    reading: dict[str, list[float]] = {form: [] for form in forms}
+    made = []
+    for number in range(repeats):
+        for form in forms:
+            target = home / f"{form}{number}"
+            prepare = partial(prepare_source, read_source(source), target, SIDE, "crop", 1, lambda *_: None)
+            prepared[form].append(IMAGES / seconds(partial(prepare, stored=form), time.process_time))
+            stored = Pictures([prepare(stored=form)], [np.arange(IMAGES)], SIDE)
+            reading[form].append(IMAGES / seconds(partial(in_batches, stored, order), time.process_time))
+    for form in forms:
+        size = sum(shard["bytes"] for shard in open_store(home / f"{form}0").facts["shards"]) / IMAGES
+        made += [
+            figure(f"stored images of {SIDE} px, {form}", "kB", [size / 1e3], "an image"),
+            figure(f"stored images of {SIDE} px, {form}, prepared", "images/s", prepared[form], CPU),
+            figure(f"stored images of {SIDE} px, {form}, read in random order", "images/s", reading[form], CPU),
+        ]
+    return made
+
+
+def in_batches(stored: Pictures, order: np.ndarray) -> None:
+    for start in range(0, len(order), 64):
+        stored[order[start : start + 64]]
 
 
 def like_a_photograph(rng: np.random.Generator, side: int) -> np.ndarray:
@@ -98,11 +122,6 @@ def like_a_photograph(rng: np.random.Generator, side: int) -> np.ndarray:
     return (128 + 50 * made / made.std()).clip(0, 255).astype(np.uint8)
 
 
-def storage(home: Path) -> None:
-    features(home)
-    images(home)
-
-
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        storage(Path(folder))
+        print(*told(measure(5, Path(folder))), sep="\n")

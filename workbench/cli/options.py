@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from workbench.outage import GIVE_UP
-from workbench.stop import Stop
+from workbench.stop import GIVE_UP, Stop
 
 if TYPE_CHECKING:
     from rich.console import Console

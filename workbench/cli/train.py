@@ -81,10 +81,8 @@ def sweep(
     from workbench.config.arms import refuse_too_many
     from workbench.config.load import load_experiment
     from workbench.cores import usable_cores
-    from workbench.progress import SweepDisplay
     from workbench.significance import no_verdict
     from workbench.sweep.grid import smoke as shrink
-    from workbench.sweep.launch.local import default_workers, warm_up
 
     experiment = load_experiment(file, set_ or ())
     if seeds:
@@ -95,8 +93,6 @@ def sweep(
         experiment = shrink(experiment)
     elif not status and (few := no_verdict(experiment.seeds.count, len(experiment.arms))):
         typer.echo(f"{file}: {few}", err=True)
-    cores = usable_cores()
-    workers = 1 if launcher == "here" else workers or max(1, default_workers(trials_per_device) // processes)
     if not re.fullmatch(r"[\w+=-][\w .+=-]*", study or experiment.name):
         raise UserError(
             f"--study {study or experiment.name}: a name has letters, digits and - _ . + = alone, and no dot first."
@@ -109,6 +105,11 @@ def sweep(
     if status:
         _status(experiment, workspace, study or experiment.name, storage, as_json)
         return
+    from workbench.progress import SweepDisplay
+    from workbench.sweep.launch.local import default_workers, warm_up
+
+    cores = usable_cores()
+    workers = 1 if launcher == "here" else workers or max(1, default_workers(trials_per_device) // processes)
     if dry_run:
         from workbench.cli.plan import dry_run as tell
 

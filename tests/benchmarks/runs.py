@@ -1,0 +1,119 @@
+"""How runs are read: the report's reader against MLflow's client, many runs at once, and reports and stores over their number of runs."""
+
+import sqlite3
+from pathlib import Path
+
+from analysis.report import write_report
+from analysis.runs import read_runs
+from tests.analysis.toy import toy_store
+from tests.benchmarks.figures import CPU, Figure, by_turns, curve, figure, ratio
+from workbench.tracking.runs import Tracker
+from workbench.tracking.store import open_store
+from workbench.workspace import Workspace
+
+TRIALS, METRICS, POINTS = 1000, 20, 200
+SEEDS = (2, 6, 20)  # of five arms
+MANY_ARMS = (20, 5)  # arms and seeds of as many runs as the largest of these
+
+
+def measure(repeats: int, home: Path) -> list[Figure]:
+    return [*by_client(repeats, home / "few"), *many(repeats, home / "many"), *reports(repeats, home)]
+
+
+def by_client(repeats: int, home: Path) -> list[Figure]:
+    """5 runs x 20 metrics x 50 points."""
+    home.mkdir()
+    uri = open_store(home)
+    tracker = Tracker(uri, home)
+    parent, _ = tracker.start("bench", {"study": "bench"}, {}, {})
+    for seed in range(5):
+        run, _ = tracker.start(f"r{seed}", {"study": "bench", "cell": "a", "seed": str(seed)}, {}, {}, parent)
+        for at in range(50):
+            tracker.log(run, {f"val/m{k}": float(k) for k in range(20)}, at)
+        tracker.finish(run)
+
+    def through_client() -> None:
+        for run in tracker.client.search_runs([tracker.experiment_id()], f"tags.`mlflow.parentRunId` = '{parent}'"):
+            for name in run.data.metrics:
+                tracker.client.get_metric_history(run.info.run_id, name)
+
+    times = by_turns({"client": through_client, "reader": lambda: read_runs(uri, parent)}, repeats)
+    return [ratio("5,000 metric values, MLflow's client / the report's reader", times["client"], times["reader"])]
+
+
+def many(repeats: int, home: Path) -> list[Figure]:
+    """A whole sweep into frames."""
+    home.mkdir()
+    (parent,) = filled(home, 1, TRIALS, METRICS, POINTS)
+    uri = open_store(home)
+
+    def read() -> None:
+        assert read_runs(uri, parent).metrics.height == TRIALS * METRICS * POINTS
+
+    times = by_turns({"read": read}, repeats)
+    return [figure(f"reading {TRIALS:,} runs x {METRICS} metrics x {POINTS} points", "s", times["read"], CPU)]
+
+
+def filled(home: Path, sweeps: int, trials: int, metrics: int, points: int) -> list[str]:
+    """The runs of sweeps with so many finished trials each, written past MLflow, which would take long."""
+    tracker = Tracker(open_store(home), home)
+    parents = [tracker.start(f"s{k}", {"study": f"s{k}", "kind": "sweep"}, {}, {})[0] for k in range(sweeps)]
+    for parent in parents:
+        tracker.finish(parent)
+    experiment = tracker.experiment_id()
+    runs = [(f"{k:032x}", k, parent) for k, parent in enumerate(parents * trials)]
+    with sqlite3.connect(Workspace(home).database) as store:
+        columns = "run_uuid, name, status, start_time, end_time, lifecycle_stage, artifact_uri, experiment_id"
+        store.executemany(
+            f"INSERT INTO runs ({columns}) VALUES (?, 'r', 'FINISHED', 1, 2, 'active', '', {experiment})",
+            [(run,) for run, *_ in runs],
+        )
+        tags = [
+            (key, value, run)
+            for run, place, parent in runs
+            for key, value in (
+                ("cell", f"arm {place % 20}"),
+                ("seed", str(place // 20)),
+                ("mlflow.parentRunId", parent),
+            )
+        ]
+        store.executemany("INSERT INTO tags (key, value, run_uuid) VALUES (?, ?, ?)", tags)
+        store.executemany(
+            "INSERT INTO metrics (key, value, timestamp, run_uuid, step, is_nan) VALUES (?, ?, ?, ?, ?, 0)",
+            (
+                (f"val/m{m}", m + 0.001 * step, 1000 * step, run, step)
+                for run, *_ in runs
+                for m in range(metrics)
+                for step in range(points)
+            ),
+        )
+    return parents
+
+
+def reports(repeats: int, home: Path) -> list[Figure]:
+    """Whole reports with all their figures, of toy sweeps."""
+    places = {5 * seeds: (home / f"five-arms{seeds}", 5, seeds) for seeds in SEEDS}
+    stores = {count: toy_store(*place) for count, place in places.items()}
+    sizes = {count: [Workspace(place[0]).database.stat().st_size / 1e6] for count, place in places.items()}
+    wide = toy_store(home / "many-arms", *MANY_ARMS)
+    pages = {}
+
+    def written(name: str, store: tuple[str, str]) -> None:
+        pages[name] = write_report(*store, home / f"report-{name}")
+
+    actions = {str(count): lambda count=count: written(str(count), stores[count]) for count in stores}
+    times = by_turns(actions | {"wide": lambda: written("wide", wide)}, repeats)
+    arms, seeds = MANY_ARMS
+    return [
+        *curve("report of 5 arms", "s", {count: times[str(count)] for count in stores}, "runs", CPU),
+        figure(f"report of {arms} arms x {seeds} seeds", "s", times["wide"], CPU),
+        *(
+            figure(
+                f"page of that report, {name} runs" if name != "wide" else f"page of {arms} arms x {seeds} seeds",
+                "MB",
+                [page.stat().st_size / 1e6],
+            )
+            for name, page in pages.items()
+        ),
+        *curve("store of those runs", "MB", sizes, "runs", "the tracking store alone"),
+    ]
