@@ -31,7 +31,7 @@ def part(name: str) -> tuple[Measure, str]:
     """What measures a part, and what its module says of it in a line."""
     module = import_module(f"{PACKAGE}.{name}")
     measure: Measure = module.measure
-    return measure, (module.__doc__ or "").strip().splitlines()[0]
+    return measure, " ".join((module.__doc__ or "").split("\n\n")[0].split())
 
 
 def main() -> None:

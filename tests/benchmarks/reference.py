@@ -1,5 +1,4 @@
-"""The training step against a plain one in METER's way, and what each saving contributes:
-`python -m tests.benchmarks.reference`.
+"""The training step against a plain one in METER's way, saving by saving: `python -m tests.benchmarks.reference`.
 
 The plain trainer, `reference_step`, is what one writes down first, after METER (Dou et al. 2022). MLM and ITM are two
 passes, each through the vision encoder, which is trained, the text encoder and the fusion. Both sides of a pair have
