@@ -1,4 +1,5 @@
-"""`just bench` stays able to run: how figures are printed and written, that each part is there, and two parts at their smallest."""
+"""`just bench` stays able to run: how figures are printed and written, that each part is there, and two parts at their
+smallest."""
 
 import json
 from pathlib import Path

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class World:
-    """`rank` of `size` processes. `group` carries their exchanges, apart from the gradients, which DDP and FSDP2 carry."""
+    """`rank` of `size` processes. `group` carries their exchanges, apart from the gradients, which DDP and FSDP2
+    carry."""
 
     rank: int = 0
     size: int = 1
@@ -28,7 +29,8 @@ class World:
         return summed(value, self.group)
 
     def gather(self, rows: "Tensor") -> "Tensor":
-        """[b, ...] of every process -> [size * b, ...] in the order of ranks; gradients flow back to the row's process."""
+        """[b, ...] of every process -> [size * b, ...] in the order of ranks; gradients flow back to the row's
+        process."""
         if self.size == 1:
             return rows
         from workbench.exchange import gathered

@@ -1,7 +1,7 @@
 """`just bench`: what this machine makes of the workbench, each figure with its median and range over the repeats.
 
-One thread, and every ratio within one repeat. `--list` names the parts; a part is a module with `measure(repeats, home)`, where `home` is
-an empty folder.
+One thread, and every ratio within one repeat. `--list` names the parts; a part is a module with `measure(repeats,
+home)`, where `home` is an empty folder.
 """
 
 import argparse

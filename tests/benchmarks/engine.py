@@ -1,4 +1,5 @@
-"""What the sweep engine costs a trial beside its training: against plain Optuna and MLflow calls, and what logging takes."""
+"""What the sweep engine costs a trial beside its training: against plain Optuna and MLflow calls, and what logging
+takes."""
 
 import time
 from functools import partial

@@ -1,4 +1,5 @@
-"""What share of a `tiny` trial's work its evaluations are: a step, a validation and what comes at the end, times their numbers."""
+"""What share of a `tiny` trial's work its evaluations are: a step, a validation and what comes at the end, times their
+numbers."""
 
 import math
 from pathlib import Path

@@ -24,8 +24,8 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class Figure:
-    """What was measured, in a `unit` ("" of a ratio): its value in each of the repeats, one where it does not vary. `note`: which clock,
-    and what the name leaves open."""
+    """What was measured, in a `unit` ("" of a ratio): its value in each of the repeats, one where it does not vary.
+    `note`: which clock, and what the name leaves open."""
 
     name: str
     unit: str
@@ -49,8 +49,8 @@ def ratio(name: str, over: np.ndarray, under: np.ndarray, note: str = CPU) -> Fi
 def by_turns(
     actions: Mapping[str, Callable[[], object]], repeats: int, clock: Clock = time.process_time, times: int = 1
 ) -> dict[str, np.ndarray]:
-    """Name -> seconds of an action in each of the repeats: each repeat does all of them in turn, each `times` times in a row. Before the
-    first one comes another that does not count."""
+    """Name -> seconds of an action in each of the repeats: each repeat does all of them in turn, each `times` times in
+    a row. Before the first one comes another that does not count."""
     made: dict[str, list[float]] = {name: [] for name in actions}
     for action in actions.values():
         seconds(action, clock, times)

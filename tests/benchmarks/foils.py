@@ -1,8 +1,10 @@
-"""How far text alone tells the foils of real captions. `python -m tests.benchmarks.foils captions_val2017.json`; prints a line a kind.
+"""How far text alone tells the foils of real captions. `python -m tests.benchmarks.foils captions_val2017.json`; prints
+a line a kind.
 
-The file: COCO's captions, or lines of `IMAGE#NUMBER<tab>CAPTION` (Flickr8k's). Captions of some images get foils; on those of the others a small
-language encoder is trained, by which the foils are balanced, and a model of letters, which has no part in that and tells how far text alone
-tells the foils. The first 2,000 images are never read for either. `--keep DIR` keeps the language encoder and the foils; `--show N` prints N foils of each kind.
+The file: COCO's captions, or lines of `IMAGE#NUMBER<tab>CAPTION` (Flickr8k's). Captions of some images get foils; on
+those of the others a small language encoder is trained, by which the foils are balanced, and a model of letters, which
+has no part in that and tells how far text alone tells the foils. The first 2,000 images are never read for either.
+`--keep DIR` keeps the language encoder and the foils; `--show N` prints N foils of each kind.
 """
 
 import argparse
@@ -84,7 +86,8 @@ def language_of(captions: Sequence[str], steps: int, keep: Path | None) -> tuple
 
 
 class Letters:
-    """How likely a caption is by its letters: a model of six of them with absolute discounting, which backs off to fewer."""
+    """How likely a caption is by its letters: a model of six of them with absolute discounting, which backs off to
+    fewer."""
 
     def __init__(self, captions: Sequence[str], order: int = 6) -> None:
         self.order = order
@@ -169,7 +172,8 @@ def main() -> None:
     texts_of = [each.text for each in captions]
     after = {kind: [pair for pair in zip(texts_of, foils[kind], strict=True) if pair[1]] for kind in RULES}
     print(
-        f"{'':22s}{'candidates':>12s}{'letters':>9s}{'kept':>8s}{'letters':>9s}  encoder, trigrams, pairs of words, words"
+        f"{'':22s}{'candidates':>12s}{'letters':>9s}{'kept':>8s}{'letters':>9s}  encoder, trigrams, pairs of words,"
+        " words"
     )
     for kind in [*RULES, "all"]:
         kinds = RULES if kind == "all" else [kind]

@@ -1,9 +1,11 @@
-"""`just bench-gpu`: what one GPU does with the large model, with random weights, words and pictures. Prints a line a figure.
+"""`just bench-gpu`: what one GPU does with the large model, with random weights, words and pictures. Prints a line a
+figure.
 
-The model is that of a preset: `meter-base` (CLIP ViT-B/16 without its last block, RoBERTa-base, 6 + 6 co-attention layers, 768 wide), or
-`--preset clip-distil` with half of the layers of text and fusion. `clip-roberta` is `meter-base` with a frozen image encoder.
-A step is whole: masks and negatives drawn, forward, backward, gradient clipped, AdamW. Floating-point operations are those of matrix
-products and attention, as `torch.utils.flop_counter` counts them over one step; the peak is that of a matrix product in this run.
+The model is that of a preset: `meter-base` (CLIP ViT-B/16 without its last block, RoBERTa-base, 6 + 6 co-attention
+layers, 768 wide), or `--preset clip-distil` with half of the layers of text and fusion. `clip-roberta` is `meter-base`
+with a frozen image encoder. A step is whole: masks and negatives drawn, forward, backward, gradient clipped, AdamW.
+Floating-point operations are those of matrix products and attention, as `torch.utils.flop_counter` counts them over one
+step; the peak is that of a matrix product in this run.
 """
 
 import argparse
@@ -39,7 +41,8 @@ PLAIN = {"objectives.mlm.soft_labels": "none", "objectives.itm.hard_ratio": 0.0}
 def large_model(
     preset: str, changes: dict[str, Any], vocabulary: Vocabulary = VOCABULARY
 ) -> tuple[Settings, ViLTA, Companions]:
-    """The model of a preset with random weights, on the device, with its frozen teacher where the settings ask for one."""
+    """The model of a preset with random weights, on the device, with its frozen teacher where the settings ask for
+    one."""
     settings = apply(Settings.model_validate(read_preset(preset)), OFFLINE | changes)
     device = pick_device()
     torch.manual_seed(0)
@@ -160,9 +163,10 @@ def report(preset: str, name: str, changes: dict[str, Any], batch: int, peak: fl
     seconds = measured(step, 3, steps)
     operations = counter.get_total_flops()
     print(
-        f"{name}, batch {batch}: {batch / seconds:.0f} pairs/s, {1000 * seconds:.0f} ms a step (first {first:.1f} s), "
-        f"{operations / batch / 1e9:.0f} GFLOP a pair, {operations / seconds / 1e12:.0f} TFLOP/s = "
-        f"{operations / seconds / peak:.0%} of the peak, {trained / 1e6:.0f} M parameters trained, peak memory {_memory():.1f} GiB",
+        f"{name}, batch {batch}: {batch / seconds:.0f} pairs/s, {1000 * seconds:.0f} ms a step (first {first:.1f} s),"
+        f" {operations / batch / 1e9:.0f} GFLOP a pair, {operations / seconds / 1e12:.0f} TFLOP/s ="
+        f" {operations / seconds / peak:.0%} of the peak, {trained / 1e6:.0f} M parameters trained, peak memory"
+        f" {_memory():.1f} GiB",
         flush=True,
     )
 

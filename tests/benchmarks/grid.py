@@ -1,8 +1,8 @@
 """A grid as one workload: a sweep of six shrunk `tiny` trials against the same six, each trained alone from nothing.
 
-A sweep renders its data and encodes its images once, and its workers stay loaded from one trial to the next. Alone, each trial is a
-`wb train` in a workspace of its own. Both have one thread a process; a sweep with one worker gains by sharing alone, one with several
-also by the other cores.
+A sweep renders its data and encodes its images once, and its workers stay loaded from one trial to the next. Alone,
+each trial is a `wb train` in a workspace of its own. Both have one thread a process; a sweep with one worker gains by
+sharing alone, one with several also by the other cores.
 """
 
 import time
@@ -65,7 +65,8 @@ def whole(home: Path) -> tuple[float, float, float]:
 
 
 def between_trials(home: Path, repeats: int) -> tuple[list[float], list[float]]:
-    """Seconds from the end of each trial but the last to the next one's first step; and of a second step, which is like the first."""
+    """Seconds from the end of each trial but the last to the next one's first step; and of a second step, which is like
+    the first."""
     home.mkdir()
     settings = apply(Settings.model_validate(read_preset("tiny")), SHRUNK | {"evaluation.every": 10})
     ends: list[float] = []

@@ -49,7 +49,8 @@ CLAIMS = 4  # of each repeat
 
 
 def measure(repeats: int, home: Path) -> list[Figure]:
-    """Studies of which half of the cells have ended: a claim, and a worker's whole look at the study, which ends in one."""
+    """Studies of which half of the cells have ended: a claim, and a worker's whole look at the study, which ends in
+    one."""
     studies: dict[int, tuple[Ledger, Planner]] = {}
     claims: dict[int, list[float]] = {size: [] for size in SIZES}
     looks: dict[int, list[float]] = {size: [] for size in SIZES}
@@ -131,9 +132,9 @@ def of_cells(count: int, workspace: Path) -> str:
     size = (workspace / "studies" / "journal.log").stat().st_size / 1e6
     last = claims[-max(10, count // 20) :]
     return (
-        f"{count:,} cells: claim {1000 * median(claims):.0f} ms (of the last ones {1000 * median(last):.0f} ms, at most "
-        f"{1000 * max(claims):.0f} ms), a worker's whole look {1000 * median(looks):.0f} ms, --status {status:.2f} s, "
-        f"opening {float(seconds):.2f} s and {float(memory):.0f} MiB, journal {size:.1f} MB"
+        f"{count:,} cells: claim {1000 * median(claims):.0f} ms (of the last ones {1000 * median(last):.0f} ms, at most"
+        f" {1000 * max(claims):.0f} ms), a worker's whole look {1000 * median(looks):.0f} ms, --status {status:.2f} s,"
+        f" opening {float(seconds):.2f} s and {float(memory):.0f} MiB, journal {size:.1f} MB"
     )
 
 

@@ -1,8 +1,9 @@
-"""`python -m tests.benchmarks.neighbours`: what busy neighbours cost a training, by how OpenMP's threads wait for one another.
+"""`python -m tests.benchmarks.neighbours`: what busy neighbours cost a training, by how OpenMP's threads wait for one
+another.
 
-Times 30 steps of `tiny`, in a process of its own, with one and with two threads, beside none, one and two processes that keep a core
-busy, for each way of waiting. By default (libgomp) a thread that waits keeps its core for a while; `OMP_WAIT_POLICY=PASSIVE`
-gives it away, which `wb` sets. Prints seconds, the median and range over the repeats.
+Times 30 steps of `tiny`, in a process of its own, with one and with two threads, beside none, one and two processes
+that keep a core busy, for each way of waiting. By default (libgomp) a thread that waits keeps its core for a while;
+`OMP_WAIT_POLICY=PASSIVE` gives it away, which `wb` sets. Prints seconds, the median and range over the repeats.
 """
 
 import argparse

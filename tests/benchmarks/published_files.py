@@ -1,7 +1,8 @@
-"""How fast files in the published forms are read and scored. `python -m tests.benchmarks.published_files`; prints a line a measure.
+"""How fast files in the published forms are read and scored. `python -m tests.benchmarks.published_files`; prints a
+line a measure.
 
-All files are made up: tars of SBU's form behind an artificial latency, VQAv2's val questions, and a suite of SugarCrepe's size with images
-of noise, scored by the model that comes with the package.
+All files are made up: tars of SBU's form behind an artificial latency, VQAv2's val questions, and a suite of
+SugarCrepe's size with images of noise, scored by the model that comes with the package.
 """
 
 import builtins
@@ -132,8 +133,8 @@ def tars(home: Path, wait: float) -> str:
         prepare_source(reading, home / "prepared", 64, "crop", 1, lambda *_: None)
         prepared = time.perf_counter() - began - read
     return (
-        f"tar, {1000 * wait:.0f} ms per open and read: reading {SAMPLES / read:,.0f} samples/s, preparing {SAMPLES / prepared:,.0f}/s, "
-        f"opened {len(opened)} times"
+        f"tar, {1000 * wait:.0f} ms per open and read: reading {SAMPLES / read:,.0f} samples/s, preparing"
+        f" {SAMPLES / prepared:,.0f}/s, opened {len(opened)} times"
     )
 
 

@@ -246,7 +246,8 @@ def speeds(
     padded: bool = False,
     changes: dict[str, Any] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Pairs a second of every variant of a form, in each of `repeats` turns of `steps` steps after two that do not count."""
+    """Pairs a second of every variant of a form, in each of `repeats` turns of `steps` steps after two that do not
+    count."""
     if compiled:
         torch.compiler.reset()  # else what was compiled for another form stays in memory
     form = FORMS[name]

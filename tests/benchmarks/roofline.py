@@ -1,6 +1,8 @@
-"""How much of what a core can compute a training step makes use of: operations, their rate, and a matrix product's in the same repeat.
+"""How much of what a core can compute a training step makes use of: operations, their rate, and a matrix product's in
+the same repeat.
 
-Operations are those of matrix products, convolutions and attention, as `torch.utils.flop_counter` counts them over a whole step.
+Operations are those of matrix products, convolutions and attention, as `torch.utils.flop_counter` counts them over a
+whole step.
 """
 
 from collections.abc import Iterable
@@ -25,7 +27,8 @@ def measure(
 
 
 def of_form(name: str, batch: int, repeats: int) -> list[Figure]:
-    """The step of a form with written negatives and soft labels, its vision encoder frozen or trained as the preset has it."""
+    """The step of a form with written negatives and soft labels, its vision encoder frozen or trained as the preset has
+    it."""
     form = FORMS[name]
     # Only time is measured: a small learning rate keeps the model finite.
     changes = form.changes | METHOD | {"optimisation.learning_rate": 1e-5}

@@ -1,4 +1,5 @@
-"""How runs are read: the report's reader against MLflow's client, many runs at once, and reports and stores over their number of runs."""
+"""How runs are read: the report's reader against MLflow's client, many runs at once, and reports and stores over their
+number of runs."""
 
 import sqlite3
 from pathlib import Path

@@ -1,5 +1,6 @@
-"""How long each command takes to end after a signal, in each of its phases: `python tests/benchmarks/stopping.py [words of a phase ...]`; with the word
-`of-a-run` for the commands that need a finished one; with `--signal SIGKILL`, how long what it has started outlives it."""
+"""How long each command takes to end after a signal, in each of its phases: `python tests/benchmarks/stopping.py [words
+of a phase ...]`; with the word `of-a-run` for the commands that need a finished one; with `--signal SIGKILL`, how long
+what it has started outlives it."""
 
 import argparse
 import json

@@ -1,4 +1,5 @@
-"""What each of a training step's ways costs over another: frozen or trained, written or random negatives, buckets, compiled."""
+"""What each of a training step's ways costs over another: frozen or trained, written or random negatives, buckets,
+compiled."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""Corruptions against independent versions of ImageNet-C's on the CPU (NumPy, SciPy, PIL), and perturbations of captions."""
+"""Corruptions against independent versions of ImageNet-C's on the CPU (NumPy, SciPy, PIL), and perturbations of
+captions."""
 
 import io
 import math

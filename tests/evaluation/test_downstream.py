@@ -63,7 +63,8 @@ def test_what_all_agree_on_is_compared_as_it_is() -> None:
     assert vqa_accuracy("the dog", ["dog"] * 10) == 0.0
     assert vqa_accuracy("the dog", ["dog"] * 9 + ["cat"]) == 1.0
     assert vqa_accuracy("cat", ["The cat"] * 9 + ["dog"]) == 1.0
-    # In 2017 the given answers lost their punctuation alone: `The cat` stayed, and no answer without article matched it.
+    # In 2017 the given answers lost their punctuation alone: `The cat` stayed, and no answer without article matched
+    # it.
     assert vqa_accuracy("cat", ["The cat"] * 9 + ["dog"], "2017") == 0.0
     assert CONTRACTIONS["cant"] == "can't"
     assert "well" not in CONTRACTIONS

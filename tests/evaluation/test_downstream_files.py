@@ -1,4 +1,5 @@
-"""The published files of the downstream tasks: miniatures with ties, duplicates, gaps, and texts that are empty or too long."""
+"""The published files of the downstream tasks: miniatures with ties, duplicates, gaps, and texts that are empty or too
+long."""
 
 import json
 from collections import Counter
@@ -285,7 +286,8 @@ def test_a_perfect_scorer_is_always_right_and_one_that_guesses_is_at_chance(task
     values = np.array([score(task, split, np.full(len(split), c))["accuracy"] for c in range(len(split.classes))])
     guesses = np.random.default_rng(0).integers(len(split.classes), size=len(split))
     chance = values.mean() if task == "vqa" else 1 / len(split.classes)
-    # Four standard errors of a share; the accuracy of a guess lies between 0 and 1, so that it varies no more than that.
+    # Four standard errors of a share; the accuracy of a guess lies between 0 and 1, so that it varies no more than
+    # that.
     assert abs(score(task, split, guesses)["accuracy"] - chance) < 4 * (chance * (1 - chance) / len(split)) ** 0.5
 
 
@@ -294,7 +296,8 @@ def test_vqa_is_scored_by_both_versions(tmp_path: Path) -> None:
     split = read("vqa", tmp_path / "home")["val"]
     made = score("vqa", split, split.targets.dense(np.arange(len(split))).argmax(axis=1))
     assert made["answers"] == len(split.classes) == 5
-    # In 2017 neither `two`, nor `The dog` or `dont know`, matched an answer whose form is normal; of each tie the first is picked.
+    # In 2017 neither `two`, nor `The dog` or `dont know`, matched an answer whose form is normal; of each tie the first
+    # is picked.
     assert made["accuracy_2017"] < made["accuracy"]
 
 

@@ -207,7 +207,8 @@ def test_noisy_captions_are_measured_beside_the_clean_ones(settings: Settings, p
         assert np.isfinite(final[f"test/noisy/{name}"])
         assert metric(f"test/noisy/{name}").title.endswith("noisy captions")
     assert final["test/noisy/mlm_loss"] != final["test/mlm_loss"]
-    # A wrong word is not to be guessed: with nothing wrong and nothing missing the numbers are those of the clean captions.
+    # A wrong word is not to be guessed: with nothing wrong and nothing missing the numbers are those of the clean
+    # captions.
     data = held_out(model, prepared, "test", 48)
     for rate, same in ((0.0, True), (0.5, False)):
         noise = CaptionNoise.of(rate, prepared.corpus.content, prepared.corpus.train.token_ids, "evaluation")

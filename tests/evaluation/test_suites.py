@@ -139,7 +139,8 @@ def test_aro_by_hand(tmp_path: Path) -> None:
     examples = examples_of("aro", tmp_path, 30)
     assert not any(e.group == "near" for e in examples)
     assert examples[0].box == (0, 0, 9, 9)
-    # `holding` is always right, `behind` never, `to the right of` in half of its cases: the mean over relations, not over examples.
+    # `holding` is always right, `behind` never, `to the right of` in half of its cases: the mean over relations, not
+    # over examples.
     share = {"holding": [1.0] * 10, "behind": [0.0] * 10, "to the right of": [1.0, 0.0] * 5}
     seen = dict.fromkeys(share, 0)
     scores = {}

@@ -1,4 +1,5 @@
-"""Our accuracy against the rules of the official evaluation, told again step by step: that of 2017 and that of March 2021."""
+"""Our accuracy against the rules of the official evaluation, told again step by step: that of 2017 and that of March
+2021."""
 
 import re
 from collections.abc import Callable
@@ -16,7 +17,8 @@ from workbench.evaluation.downstream.vqa import (
     without_punctuation,
 )
 
-# The official table, short=whole, with its entries that no lower-case word meets and the one that stands the wrong way round.
+# The official table, short=whole, with its entries that no lower-case word meets and the one that stands the wrong way
+# round.
 TABLE = """
 aint=ain't arent=aren't cant=can't couldve=could've couldnt=couldn't couldn'tve=couldn't've couldnt've=couldn't've
 didnt=didn't doesnt=doesn't dont=don't hadnt=hadn't hadnt've=hadn't've hadn'tve=hadn't've hasnt=hasn't

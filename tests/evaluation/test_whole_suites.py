@@ -1,4 +1,5 @@
-"""What a suite's score is about: items that nothing can decide are left out and counted, and a part never looks like the whole."""
+"""What a suite's score is about: items that nothing can decide are left out and counted, and a part never looks like
+the whole."""
 
 import json
 from pathlib import Path

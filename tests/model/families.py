@@ -7,7 +7,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedTokenizerFast
 
-WORDS = "a an the red blue green small large striped dotted circle square star triangle cat dog tree left right of above below"
+WORDS = (
+    "a an the red blue green small large striped dotted circle square star triangle cat dog tree left right of above"
+    " below"
+)
 SIZES = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
 FAMILIES: dict[str, dict[str, Any]] = {
     "bert": {},

@@ -120,7 +120,8 @@ def of_family(settings: Settings, home: Path) -> Settings:
 
 
 def test_each_family_trains_and_resumes_to_the_bit(home: Path, settings: Settings, tmp_path: Path) -> None:
-    """With soft labels of the frozen encoder and negatives that the one in training writes; its width is not the model's."""
+    """With soft labels of the frozen encoder and negatives that the one in training writes; its width is not the
+    model's."""
     changed = of_family(settings, home)
     assert changed.model.width != 24
     check_encoders(changed)

@@ -1,4 +1,5 @@
-"""The fusion against METER's formulas, built from transformers' own BERT layers; and METER's checkpoints by their names."""
+"""The fusion against METER's formulas, built from transformers' own BERT layers; and METER's checkpoints by their
+names."""
 
 from pathlib import Path
 

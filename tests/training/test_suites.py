@@ -130,7 +130,10 @@ def test_what_is_missing_is_named_before_the_first_trial(files: Path, settings: 
         with_suites(settings, vqa={"annotations": str(files)})
 
 
-HEAD = "question: q?\npreset: tiny\nfactors: {objectives.itm.hard_ratio: [0.0, 0.5]}\nbaseline: {objectives.itm.hard_ratio: 0.0}\n"
+HEAD = (
+    "question: q?\npreset: tiny\nfactors: {objectives.itm.hard_ratio: [0.0, 0.5]}\nbaseline:"
+    " {objectives.itm.hard_ratio: 0.0}\n"
+)
 SUITES = (
     "fixed: {evaluation.suites: {sugarcrepe: {annotations: a, images: b}, retrieval: {limit: 100}, vqa: {epochs: 2}}}\n"
 )

@@ -65,7 +65,8 @@ def decoding(model: ViLTA, side: int, fit: Fit) -> Look:
 
 @torch.no_grad()
 def score_examples(reader: Reader, examples: Sequence[Example]) -> tuple[Scores, Scores, dict[str, str]]:
-    """Scores of the examples with their images and with a grey one, and the reason for each whose image cannot be read."""
+    """Scores of the examples with their images and with a grey one, and the reason for each whose image cannot be
+    read."""
     model, side = reader.model, reader.model.image_side
     images = list(dict.fromkeys((e.picture, e.box) for e in examples))
     features, broken_ones = reader.look(images)
@@ -90,16 +91,18 @@ def score_examples(reader: Reader, examples: Sequence[Example]) -> tuple[Scores,
 
 
 def told_apart(items: SuiteItems, tokeniser: Tokeniser) -> SuiteItems:
-    """Without the items of which a false caption has the true one's tokens: unknown words, or words after the last that is read."""
+    """Without the items of which a false caption has the true one's tokens: unknown words, or words after the last that
+    is read."""
     captions = list(dict.fromkeys(caption for e in items.examples for caption in e.captions))
     ids = {caption: row.tobytes() for caption, row in zip(captions, tokeniser.encode(captions), strict=True)}
     return items.without([e for e in items.examples if ids[e.captions[0]] in (ids[false] for false in e.captions[1:])])
 
 
 class Suite:
-    """A compositional suite, logged as `name`: `compositional/<name>/<kind>`, and `blank_image/<name>/<kind>` with a grey image; how many
-    items these are about, `suite_items/<name>/<kind>`, how many have no image that can be read, `suite_missing/...`, and how many were left
-    out because no scorer can tell their captions apart, `suite_identical/...`."""
+    """A compositional suite, logged as `name`: `compositional/<name>/<kind>`, and `blank_image/<name>/<kind>` with a
+    grey image; how many items these are about, `suite_items/<name>/<kind>`, how many have no image that can be read,
+    `suite_missing/...`, and how many were left out because no scorer can tell their captions apart,
+    `suite_identical/...`."""
 
     def __init__(self, reader: Reader, name: str, items: SuiteItems) -> None:
         self.reader, self.name, self.items = reader, name, items
@@ -164,8 +167,9 @@ def broken(made: Iterable[Made]) -> dict[str, str]:
 def suite_metrics(suite: str, examples: Sequence[Example], scores: Scores) -> dict[str, float]:
     """`<kind>` -> the suite's own score of each kind over the examples that have scores; ties count as wrong.
 
-    VALSE: `<kind>` pairwise, `<kind>/p_c`, `<kind>/p_f`, `<kind>/acc` by the threshold. VL-CheckList: `<kind>` pairwise and `<kind>/itm` by
-    the threshold. Winoground: `text`, `image`, `group`. ARO: macro means over relations and pairs of attributes.
+    VALSE: `<kind>` pairwise, `<kind>/p_c`, `<kind>/p_f`, `<kind>/acc` by the threshold. VL-CheckList: `<kind>` pairwise
+    and `<kind>/itm` by the threshold. Winoground: `text`, `image`, `group`. ARO: macro means over relations and pairs
+    of attributes.
     """
     kinds: dict[str, list[Example]] = {}
     for example in examples:

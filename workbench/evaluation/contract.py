@@ -1,7 +1,8 @@
 """What every evaluation is: parts that are measured one after another, and the metrics that are read off them.
 
-A part is slow, knows the model, and gives plain JSON, so that it can be kept and is not measured twice. `metrics` is fast and knows what the
-parts gave, nothing else. An evaluation that was stopped between two parts goes on with what is left.
+A part is slow, knows the model, and gives plain JSON, so that it can be kept and is not measured twice. `metrics` is
+fast and knows what the parts gave, nothing else. An evaluation that was stopped between two parts goes on with what is
+left.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,10 +1,12 @@
-"""Picture corruptions at five severities, batched on the device: the 16 of MM_Robustness (Qiu et al. 2022) and two more.
+"""Picture corruptions at five severities, batched on the device: the 16 of MM_Robustness (Qiu et al. 2022) and two
+more.
 
-Constants: ImageNet-C (Hendrycks and Dietterich 2019), whose lengths assume 224 px and are scaled with the picture's side.
-Each function takes pictures float [B, 3, S, S] in [0, 1], the severity from 0 to 4 and a generator of the device.
+Constants: ImageNet-C (Hendrycks and Dietterich 2019), whose lengths assume 224 px and are scaled with the picture's
+side. Each function takes pictures float [B, 3, S, S] in [0, 1], the severity from 0 to 4 and a generator of the device.
 
-Three differ from ImageNet-C's code in kind: `glass_blur` displaces pixels at once and does not swap them one by one, `frost` grows its
-crystals from noise instead of six photographs, and the motion of `motion_blur` and `snow` is sampled along a line.
+Three differ from ImageNet-C's code in kind: `glass_blur` displaces pixels at once and does not swap them one by one,
+`frost` grows its crystals from noise instead of six photographs, and the motion of `motion_blur` and `snow` is sampled
+along a line.
 """
 
 import math
@@ -25,8 +27,8 @@ CORE: Final = ("gaussian_noise", "gaussian_blur", "contrast", "occlusion")  # me
 
 
 def corrupt(images: Tensor, kind: str, severity: int, part: int = 0) -> Tensor:
-    """uint8 [B, 3, H, W] -> the same, corrupted; keyed by (kind, severity) and the `part` of a set that is corrupted in parts, so
-    every model sees the same pictures."""
+    """uint8 [B, 3, H, W] -> the same, corrupted; keyed by (kind, severity) and the `part` of a set that is corrupted in
+    parts, so every model sees the same pictures."""
     # On the host, so that every device draws the same.
     rng = torch.Generator().manual_seed(key("corruption", kind, severity, *([part] if part else [])))
     made = CORRUPTIONS[kind](images.float() / 255, severity - 1, rng)
@@ -65,7 +67,8 @@ def _speckle_noise(x: Tensor, level: int, rng: torch.Generator) -> Tensor:
 
 
 def _smooth(x: Tensor, sigma: float, reach: float = 4.0) -> Tensor:
-    """Gaussian blur, mirrored at the edges; along one axis after the other, since kernels may be as wide as the picture."""
+    """Gaussian blur, mirrored at the edges; along one axis after the other, since kernels may be as wide as the
+    picture."""
     taps = min(max(1, round(reach * sigma)), min(x.shape[-2:]) - 1)
     place = torch.arange(-taps, taps + 1, device=x.device).float()
     kernel = torch.exp(-0.5 * (place / sigma) ** 2)

@@ -18,7 +18,8 @@ def logged_name(suite: str, protocol: Protocol) -> str:
 
 
 def suite_notes(read: SuiteItems, items: SuiteItems, missing: Mapping[str, str], protocol: Protocol) -> list[str]:
-    """What whoever reads the scores must know of them, a sentence each. `missing`: example id -> why it has no image."""
+    """What whoever reads the scores must know of them, a sentence each. `missing`: example id -> why it has no
+    image."""
     notes = [f"{items.suite}: {' and '.join(items.absent)} not found, so these kinds are not measured"] * bool(
         items.absent
     )

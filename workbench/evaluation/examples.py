@@ -1,4 +1,5 @@
-"""What a model makes of a few held-out pairs, for people to look at: its matches, the soft labels and the written negatives."""
+"""What a model makes of a few held-out pairs, for people to look at: its matches, the soft labels and the written
+negatives."""
 
 import base64
 import io
@@ -36,8 +37,9 @@ ANOTHER = "another caption"
 
 @torch.no_grad()
 def make_examples(model: ViLTA, data: HeldOut, settings: Settings, companions: Companions) -> dict[str, Any]:
-    """As JSON takes it: `pairs`, each with a false caption and the log odds that the model gives both, and `method`, what the objectives
-    make of one caption. Which pairs, false captions and masks depends on the data and the mask ratio alone, so that trials compare."""
+    """As JSON takes it: `pairs`, each with a false caption and the log odds that the model gives both, and `method`,
+    what the objectives make of one caption. Which pairs, false captions and masks depends on the data and the mask
+    ratio alone, so that trials compare."""
     pictures = [picture_url(image) for image in np.array(data.pairs.images[: len(data)])]
     return {
         "pairs": _pairs(model, data, pictures, settings.evaluation.batch_size),
@@ -55,7 +57,8 @@ def picture_url(image: np.ndarray) -> str:
 
 
 def false_captions(data: HeldOut) -> list[tuple[str, str]]:
-    """(kind, caption) for each pair: of its foils one of the kind that was taken least so far; where it has none, another's caption."""
+    """(kind, caption) for each pair: of its foils one of the kind that was taken least so far; where it has none,
+    another's caption."""
     captions = data.pairs.captions
     kinds = [kind for kind in captions.columns if kind not in ("caption", "paraphrase")]
     taken: Counter[str] = Counter()
@@ -122,7 +125,8 @@ def _method(
 def soft_labels(
     mlm: Mlm, companions: Companions, features: Tensor, token_ids: Tensor, masked_ids: Tensor, places: Places
 ) -> Tensor:
-    """The distributions [M, V] that masked words are trained towards besides the words themselves; without soft labels the words."""
+    """The distributions [M, V] that masked words are trained towards besides the words themselves; without soft labels
+    the words."""
     if mlm.soft_labels == "none":
         return torch.nn.functional.one_hot(token_ids[places], len(companions.unigram)).float()
     read = token_ids if mlm.teacher_input == "full" else masked_ids
@@ -138,7 +142,8 @@ def _written(
     companions: Companions,
     tokeniser: Tokeniser,
 ) -> list[str]:
-    """Different captions that the generator writes over `caption_ids` int64 [1, L] of a picture's `features` [1, N, C]; none where it writes no negatives."""
+    """Different captions that the generator writes over `caption_ids` int64 [1, L] of a picture's `features` [1, N, C];
+    none where it writes no negatives."""
     itm = settings.objectives.itm
     if itm.negatives != "synthesized":
         return []
@@ -153,7 +158,8 @@ def _written(
 
 
 def _words(token_ids: np.ndarray, vocabulary: Vocabulary, whole: bool = False) -> np.ndarray:
-    """How many ordinary tokens each caption int64 [B, L] has, or how many `whole` words, by the tokens that begin one."""
+    """How many ordinary tokens each caption int64 [B, L] has, or how many `whole` words, by the tokens that begin
+    one."""
     counted = vocabulary.ordinary[token_ids]
     return (counted & vocabulary.word_starts[token_ids] if whole else counted).sum(axis=1)
 

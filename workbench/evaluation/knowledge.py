@@ -1,4 +1,5 @@
-"""What encoders know before any fusion is trained: linear probes on frozen features, and how well the language encoder guesses words."""
+"""What encoders know before any fusion is trained: linear probes on frozen features, and how well the language encoder
+guesses words."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -43,9 +44,9 @@ class Known:
 
 @torch.no_grad()
 def encoder_knowledge(model: ViLTA, corpus: Corpus, most: int = 4096) -> dict[str, Any]:
-    """Plain JSON: `probes`, trained on the first `most` training scenes and measured on the validation scenes; and of the validation
-    captions `perplexity` and `words_right` of masked words, and `alignment_auc`, the unfused similarity of a picture with its own
-    caption against that with the next one's.
+    """Plain JSON: `probes`, trained on the first `most` training scenes and measured on the validation scenes; and of
+    the validation captions `perplexity` and `words_right` of masked words, and `alignment_auc`, the unfused similarity
+    of a picture with its own caption against that with the next one's.
 
     The model must be in evaluation mode, its vision encoder one of grids, and the corpus one of scenes.
     """
@@ -57,8 +58,8 @@ def encoder_knowledge(model: ViLTA, corpus: Corpus, most: int = 4096) -> dict[st
 
 @torch.no_grad()
 def fused_knowledge(model: ViLTA, corpus: Corpus) -> list[dict[str, Any]]:
-    """Plain JSON for each class of words: how many are right, of validation captions in which one is hidden at a time. Words that mean
-    the same count as one, and the chance is what is right with a grey picture."""
+    """Plain JSON for each class of words: how many are right, of validation captions in which one is hidden at a time.
+    Words that mean the same count as one, and the chance is what is right with a grey picture."""
     pairs, tokeniser = corpus.val, corpus.tokeniser
     device = next(model.parameters()).device
     images = torch.from_numpy(np.array(pairs.images)).to(device)
@@ -92,8 +93,8 @@ def fused_knowledge(model: ViLTA, corpus: Corpus) -> list[dict[str, Any]]:
 def probe(
     features: np.ndarray, labels: np.ndarray, test_features: np.ndarray, test_labels: np.ndarray
 ) -> tuple[float, float, int]:
-    """Accuracy of ridge regression onto one-hot labels (closed form), that of the commonest label, and the number of test cases.
-    Features [N, C] are standardised; labels are texts [N]."""
+    """Accuracy of ridge regression onto one-hot labels (closed form), that of the commonest label, and the number of
+    test cases. Features [N, C] are standardised; labels are texts [N]."""
     classes = np.unique(labels)
     mean, spread = features.mean(axis=0), features.std(axis=0) + 1e-6
 
@@ -108,8 +109,8 @@ def probe(
 
 
 def _objects(model: ViLTA, pairs: Pairs, count: int, grid: tuple[int, int]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """For each probe its features [M, C] and labels [M]: of each object the token in which its centre lies, with what it is; and for
-    `position` as many tokens without any centre beside them, with whether there is one."""
+    """For each probe its features [M, C] and labels [M]: of each object the token in which its centre lies, with what
+    it is; and for `position` as many tokens without any centre beside them, with whether there is one."""
     assert pairs.scene is not None
     rows, columns = grid
     device = next(model.parameters()).device

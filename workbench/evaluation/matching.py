@@ -66,14 +66,15 @@ def match_scores(
 def match_scores_of_each(
     model: ViLTA, images: Sequence[tuple[Tensor, np.ndarray]], token_ids: np.ndarray, batch_size: int
 ) -> list[np.ndarray]:
-    """As `match_scores`, the same captions with each of several `images` (features, rows), the captions encoded once."""
+    """As `match_scores`, the same captions with each of several `images` (features, rows), the captions encoded
+    once."""
     return scores_of_each(model, images, read_captions(model, token_ids, batch_size))
 
 
 @dataclass(frozen=True)
 class Texts:
-    """A batch of captions as the language encoder has read them: those at `places` int64 [B] of a list, their tokens int64 [B, L], and
-    the rows `which` int64 [B] of `states` [U, L, D] that are theirs."""
+    """A batch of captions as the language encoder has read them: those at `places` int64 [B] of a list, their tokens
+    int64 [B, L], and the rows `which` int64 [B] of `states` [U, L, D] that are theirs."""
 
     places: np.ndarray
     token_ids: np.ndarray
@@ -83,8 +84,9 @@ class Texts:
 
 @torch.no_grad()
 def read_captions(model: ViLTA, token_ids: np.ndarray, batch_size: int) -> Iterator[Texts]:
-    """Captions int64 [M, L], batch by batch, of which equal ones are encoded once. All of a batch are as wide as its longest: how much
-    padding follows a caption changes the last bit of its states, as does how few others are read with it."""
+    """Captions int64 [M, L], batch by batch, of which equal ones are encoded once. All of a batch are as wide as its
+    longest: how much padding follows a caption changes the last bit of its states, as does how few others are read with
+    it."""
     device = next(model.parameters()).device
     for first in range(0, len(token_ids), TOGETHER * batch_size):
         rows = np.arange(first, min(first + TOGETHER * batch_size, len(token_ids)))
@@ -108,7 +110,8 @@ def read_captions(model: ViLTA, token_ids: np.ndarray, batch_size: int) -> Itera
 def scores_of_each(
     model: ViLTA, images: Sequence[tuple[Tensor, np.ndarray]], texts: Iterable[Texts]
 ) -> list[np.ndarray]:
-    """Log odds float64 [M] of a match with each of several `images` (features, rows), for captions that are read already."""
+    """Log odds float64 [M] of a match with each of several `images` (features, rows), for captions that are read
+    already."""
     device = images[0][0].device
     scores = [np.empty(len(rows)) for _, rows in images]
     for read in texts:
@@ -124,23 +127,26 @@ def scores_of_each(
 def random_caption_scores(
     model: ViLTA, data: HeldOut, batch_size: int, captions: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of each picture with its own caption and with another picture's; captions int64 [N, L] may be given disturbed."""
+    """Scores of each picture with its own caption and with another picture's; captions int64 [N, L] may be given
+    disturbed."""
     rows, captions = own_and_other(data, data.token_ids if captions is None else captions)
     scores = match_scores(model, data.features, rows, captions, batch_size)
     return scores[: len(data)], scores[len(data) :]
 
 
 def own_and_other(data: HeldOut, captions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each picture with its own of the captions int64 [N, L], then each with another picture's: rows int64 [2 N], tokens int64 [2 N, L]."""
+    """Each picture with its own of the captions int64 [N, L], then each with another picture's: rows int64 [2 N],
+    tokens int64 [2 N, L]."""
     rows = np.arange(len(data))
     return np.concatenate([rows, rows]), np.concatenate([captions, captions[data.shuffled]])
 
 
 class Matching:
-    """`itm_auc`, `itm_accuracy`, `itm_ece` with its noise floor `itm_ece_floor` against random captions, and the bins of their
-    `reliability`; `foil/<kind>` pairwise accuracies and their mean without the kinds that all arms solve, `foil_accuracy`; `paraphrase_match` and `paraphrase_shift`; and
-    how far captions that the language encoder wrote over the pairs' own (`written` int64 [N, L]) give themselves away:
-    `synthesized_accuracy` with the picture and `blank_image_accuracy` without (chance 0.5)."""
+    """`itm_auc`, `itm_accuracy`, `itm_ece` with its noise floor `itm_ece_floor` against random captions, and the bins
+    of their `reliability`; `foil/<kind>` pairwise accuracies and their mean without the kinds that all arms solve,
+    `foil_accuracy`; `paraphrase_match` and `paraphrase_shift`; and how far captions that the language encoder wrote
+    over the pairs' own (`written` int64 [N, L]) give themselves away: `synthesized_accuracy` with the picture and
+    `blank_image_accuracy` without (chance 0.5)."""
 
     def __init__(self, model: ViLTA, data: HeldOut, written: np.ndarray, batch_size: int) -> None:
         self.model, self.data, self.written, self.batch_size = model, data, written, batch_size
@@ -197,7 +203,8 @@ class Matching:
 
 
 class BlankFoils:
-    """`blank_foil/<kind>`: pairwise accuracy on each kind of foil with a grey picture, what the text gives away (chance 0.5)."""
+    """`blank_foil/<kind>`: pairwise accuracy on each kind of foil with a grey picture, what the text gives away (chance
+    0.5)."""
 
     def __init__(self, model: ViLTA, data: HeldOut, batch_size: int) -> None:
         self.model, self.data, self.batch_size = model, data, batch_size

@@ -1,7 +1,8 @@
-"""Caption perturbations by level, in the manner of MM_Robustness (Qiu et al. 2022): six of characters, five of words, and two of
-whole sentences by rules. Keyed by (kind, level, caption), so every model reads the same ones.
+"""Caption perturbations by level, in the manner of MM_Robustness (Qiu et al. 2022): six of characters, five of words,
+and two of whole sentences by rules. Keyed by (kind, level, caption), so every model reads the same ones.
 
-Rewriting by a language model, and a filter of meaning, take a model of the user's own (`sentences.py`). Not there: back-translation.
+Rewriting by a language model, and a filter of meaning, take a model of the user's own (`sentences.py`). Not there:
+back-translation.
 """
 
 import os
@@ -31,8 +32,8 @@ def perturb(
     accept: Callable[[Sequence[str], Sequence[str]], list[bool]] | None = None,
     tries: int = 8,
 ) -> list[str]:
-    """The captions, disturbed. With a judge of meaning, `accept(captions, disturbed)`, those that it refuses are drawn anew, at most
-    `tries` times (MM_Robustness's filter); what is never accepted stays as it is."""
+    """The captions, disturbed. With a judge of meaning, `accept(captions, disturbed)`, those that it refuses are drawn
+    anew, at most `tries` times (MM_Robustness's filter); what is never accepted stays as it is."""
     change = PERTURBATIONS[kind]
 
     def drawn(caption: str, *again: int) -> str:
@@ -200,8 +201,8 @@ def _by_rules(rules: Sequence[tuple[str, str]]) -> Change:
 
 
 def _converse(caption: str, rate: float, rng: Rng) -> str:
-    """`A is above B` as `B is below A` (the counterpart of active and passive in the scenes' grammar); a caption without one such
-    relation, or with three things, stays as it is."""
+    """`A is above B` as `B is below A` (the counterpart of active and passive in the scenes' grammar); a caption
+    without one such relation, or with three things, stays as it is."""
     lowered = caption.lower()
     found = [
         (concept, form)
@@ -224,8 +225,8 @@ WORDNETS: Final = ("/usr/share/wordnet", "/usr/share/wordnet-3.0/dict")
 
 @lru_cache(maxsize=1)
 def synonyms() -> Mapping[str, list[str]]:
-    """word -> words that mean the same: the scenes' lexicon, and of WordNet (Debian's `wordnet-base`, or the folder that WNSEARCHDIR
-    names) the first sense of every other word."""
+    """word -> words that mean the same: the scenes' lexicon, and of WordNet (Debian's `wordnet-base`, or the folder
+    that WNSEARCHDIR names) the first sense of every other word."""
     table = {word: [other for other in names if other != word] for names in synonym_sets() for word in names}
     home = _wordnet()
     for part in ("noun", "verb", "adj") if home else ():

@@ -1,6 +1,8 @@
-"""Readers of the compositional benchmarks' files as they are published: SugarCrepe, ARO, VALSE, VL-CheckList, Winoground.
+"""Readers of the compositional benchmarks' files as they are published: SugarCrepe, ARO, VALSE, VL-CheckList,
+Winoground.
 
-Every reader gives `Example`s: an image and captions of which the first is true of it. Formats: the benchmarks' own repositories.
+Every reader gives `Example`s: an image and captions of which the first is true of it. Formats: the benchmarks' own
+repositories.
 """
 
 import json
@@ -21,8 +23,8 @@ from workbench.metrics import SUITE_KINDS
 
 @dataclass(frozen=True)
 class Example:
-    """`picture` with `captions`, the true one first; `group` is what a macro mean runs over (ARO), or the pair of a Winoground
-    example."""
+    """`picture` with `captions`, the true one first; `group` is what a macro mean runs over (ARO), or the pair of a
+    Winoground example."""
 
     id: str
     kind: str
@@ -34,8 +36,9 @@ class Example:
 
 @dataclass(frozen=True)
 class Protocol:
-    """What a suite's protocol lets one choose. `tagger`: of ARO's word orders. `most_texts`: of each list of VL-CheckList, whose
-    `MAX_NUM` counts true and false texts, so that 2,000 are 1,000 items; 0 takes all. `limit`: the first so many items of each kind."""
+    """What a suite's protocol lets one choose. `tagger`: of ARO's word orders. `most_texts`: of each list of
+    VL-CheckList, whose `MAX_NUM` counts true and false texts, so that 2,000 are 1,000 items; 0 takes all. `limit`: the
+    first so many items of each kind."""
 
     tagger: Tagger = "words"
     most_texts: int = 2000
@@ -44,8 +47,9 @@ class Protocol:
 
 @dataclass(frozen=True)
 class SuiteItems:
-    """A suite as it was read. `identical`: the items of which no scorer can tell the captions apart, which are not among `examples`;
-    `absent`: files of the suite that are not there; `layout`: where the suite's images are expected."""
+    """A suite as it was read. `identical`: the items of which no scorer can tell the captions apart, which are not
+    among `examples`; `absent`: files of the suite that are not there; `layout`: where the suite's images are
+    expected."""
 
     suite: str
     examples: list[Example]
@@ -123,7 +127,8 @@ def _aro(annotations: Path, images: ImageFolders, protocol: Protocol) -> Iterato
             picture = images.find(item["image"], PurePosixPath(item["image"]).name)
             for which, caption in enumerate(item["caption"]):
                 plain = _plain(caption)
-                # Without a false caption the true one stands for it: `read_suite` counts the item as one that cannot be told.
+                # Without a false caption the true one stands for it: `read_suite` counts the item as one that cannot be
+                # told.
                 false = shuffles(plain, protocol.tagger) or (plain,)
                 yield Example(f"{kind}/{place}/{which}", kind, picture, (plain, *false))
 

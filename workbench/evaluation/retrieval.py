@@ -63,8 +63,8 @@ def gallery(corpus: Corpus, stores: Sequence[Store], side: int, split: str, limi
 
 @torch.no_grad()
 def similarities(model: ViLTA, features: Tensor, token_ids: np.ndarray) -> np.ndarray:
-    """float [N, M] of pictures (features [N, T, C]) and captions (int64 [M, L]) before the fusion: ITC's similarity where it is
-    trained, else the late interaction that the warm start trained."""
+    """float [N, M] of pictures (features [N, T, C]) and captions (int64 [M, L]) before the fusion: ITC's similarity
+    where it is trained, else the late interaction that the warm start trained."""
     device = features.device
     texts = [torch.from_numpy(token_ids[at : at + CHUNK]).to(device) for at in range(0, len(token_ids), CHUNK)]
     states = [model.encode_text(ids) for ids in texts]
@@ -77,8 +77,8 @@ def similarities(model: ViLTA, features: Tensor, token_ids: np.ndarray) -> np.nd
 
 
 class Retrieval:
-    """`text_r<k>` (captions for a picture: is one of its own among the first k?) and `image_r<k>` (pictures for a caption), in
-    Karpathy's protocol. `picture_of` int64 [M]: the picture of each caption.
+    """`text_r<k>` (captions for a picture: is one of its own among the first k?) and `image_r<k>` (pictures for a
+    caption), in Karpathy's protocol. `picture_of` int64 [M]: the picture of each caption.
 
     The `shortlist` most similar candidates of each query are ranked by ITM; all others come after them.
     """
@@ -115,7 +115,8 @@ class Retrieval:
 
 
 def recalls(scores: np.ndarray, picture_of: np.ndarray) -> dict[str, float]:
-    """Recall of `scores` [N, M], minus infinity where a candidate was not ranked. Exact ties count against the true one."""
+    """Recall of `scores` [N, M], minus infinity where a candidate was not ranked. Exact ties count against the true
+    one."""
     pictures, captions = scores.shape
     own = picture_of[None, :] == np.arange(pictures)[:, None]
     best = np.where(own, scores, -np.inf).max(axis=1)

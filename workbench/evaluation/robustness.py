@@ -32,7 +32,8 @@ CLEAN, REWRITTEN = ("clean", 0), ("rewritten", 1)
 
 @dataclass(frozen=True)
 class Disturbances:
-    """What pictures and captions go through. `accept` judges perturbed captions, `rewrite` writes whole captions anew."""
+    """What pictures and captions go through. `accept` judges perturbed captions, `rewrite` writes whole captions
+    anew."""
 
     picture_kinds: Sequence[str] = tuple(corruptions.CORE)
     caption_kinds: Sequence[str] = tuple(perturbations.CORE)
@@ -47,10 +48,10 @@ ALL = Disturbances(tuple(corruptions.CORRUPTIONS), tuple(perturbations.PERTURBAT
 class Robustness:
     """`robustness/<kind>/<severity>`: ITM AUC against random captions; `robustness/clean/0` is the undisturbed one.
 
-    `whole` adds what the same scores tell besides: `calibration/<kind>/<severity>`, the expected calibration error of the matching
-    head, and for perturbations `consistency/<kind>/<level>`, the share of true pairs whose verdict stays the same. `keep` may keep the
-    features of corrupted pictures for other models that have the same vision encoder, `keep_captions` the tokens of perturbed captions
-    for others that have the same tokeniser.
+    `whole` adds what the same scores tell besides: `calibration/<kind>/<severity>`, the expected calibration error of
+    the matching head, and for perturbations `consistency/<kind>/<level>`, the share of true pairs whose verdict stays
+    the same. `keep` may keep the features of corrupted pictures for other models that have the same vision encoder,
+    `keep_captions` the tokens of perturbed captions for others that have the same tokeniser.
     """
 
     def __init__(

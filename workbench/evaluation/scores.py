@@ -19,8 +19,8 @@ def pairwise_accuracy(true: np.ndarray, false: np.ndarray) -> float:
 
 
 def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> dict[int, tuple[float, float, float]]:
-    """What a reliability diagram draws (Guo et al. 2017): mean confidence, accuracy and share of all answers, for each equal-width bin
-    that holds any."""
+    """What a reliability diagram draws (Guo et al. 2017): mean confidence, accuracy and share of all answers, for each
+    equal-width bin that holds any."""
     bucket = _bucket(confidence, bins)
     return {
         int(b): (
@@ -40,11 +40,11 @@ def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray) -> f
 
 
 def calibration_floor(confidence: np.ndarray, bins: int = 15) -> float:
-    """The ECE that a perfectly calibrated model with these confidences is expected to have: answers that are right with just the
-    probability that was said still miss it by chance, the more the fewer there are.
+    """The ECE that a perfectly calibrated model with these confidences is expected to have: answers that are right with
+    just the probability that was said still miss it by chance, the more the fewer there are.
 
-    Of a bin's n answers the mean of `right - said` has the deviation sqrt(sum p (1 - p)) / n; a normal variable is sqrt(2 / pi) of its
-    deviation away from 0 on average.
+    Of a bin's n answers the mean of `right - said` has the deviation sqrt(sum p (1 - p)) / n; a normal variable is
+    sqrt(2 / pi) of its deviation away from 0 on average.
     """
     if len(confidence) == 0:
         return float("nan")

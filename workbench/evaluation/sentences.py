@@ -1,4 +1,5 @@
-"""What needs a language model of the user's own: a judge of meaning for perturbed captions, and a rewriter of whole sentences."""
+"""What needs a language model of the user's own: a judge of meaning for perturbed captions, and a rewriter of whole
+sentences."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,7 +27,8 @@ def _load(kind: str, where: str, option: str) -> tuple[Any, Any]:
 
 
 def meaning_kept(where: str, device: torch.device) -> Accept:
-    """Whether captions keep their meaning, by a sentence encoder of transformers: cosine of mean-pooled states of at least 0.9."""
+    """Whether captions keep their meaning, by a sentence encoder of transformers: cosine of mean-pooled states of at
+    least 0.9."""
     tokeniser, encoder = _load("AutoModel", where, "--sentence-encoder")
     encoder.to(device)
 

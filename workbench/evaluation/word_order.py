@@ -1,7 +1,7 @@
 """ARO's false captions: the words of a true one in another order (Yuksekgonul et al. 2023).
 
-ARO's own code may draw the caption itself; here an order is drawn until it reads differently, and a caption with a shuffle that cannot
-differ has none.
+ARO's own code may draw the caption itself; here an order is drawn until it reads differently, and a caption with a
+shuffle that cannot differ has none.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,11 +15,12 @@ Order = Callable[[np.random.Generator], list[int]]  # draws the places of the wo
 
 
 def shuffles(caption: str, tagger: Tagger = "words") -> tuple[str, ...] | None:
-    """Four captions: nouns and adjectives among themselves; all words but these; the words within trigrams; the trigrams. Keyed by the
-    caption. None where one of them can only be the caption itself.
+    """Four captions: nouns and adjectives among themselves; all words but these; the words within trigrams; the
+    trigrams. Keyed by the caption. None where one of them can only be the caption itself.
 
-    `spacy` finds nouns and adjectives as ARO does, and shuffles each class by itself; `words` takes both together for the words that are
-    neither of the closed classes nor end like verbs and adverbs (`ing`, `ly`). Raises UserError where spaCy or its model is missing.
+    `spacy` finds nouns and adjectives as ARO does, and shuffles each class by itself; `words` takes both together for
+    the words that are neither of the closed classes nor end like verbs and adverbs (`ing`, `ly`). Raises UserError
+    where spaCy or its model is missing.
     """
     words = caption.split()
     classes = TAGGERS[tagger](words)

@@ -14,7 +14,8 @@ from workbench.model.weights import vision_weights
 
 
 class VisionEncoder(nn.Module):
-    """uint8 pictures [B, 3, H, W] -> features [B, N, channels] of one timm model; `grid` is the rows and columns of the N."""
+    """uint8 pictures [B, 3, H, W] -> features [B, N, channels] of one timm model; `grid` is the rows and columns of the
+    N."""
 
     grid: tuple[int, int]
     mean: Tensor
@@ -46,8 +47,9 @@ class VisionEncoder(nn.Module):
             source = timm.models.get_pretrained_cfg(config.name)
             command = f": hf download {source.hf_hub_id}" if source and source.hf_hub_id else ""
             raise UserError(
-                f"`model.vision.pretrained`: the weights of `{config.name}` are not on this machine and cannot be fetched "
-                f"({first_line(error)}); give a file as `model.vision.weights`, or fetch them where the hub can be reached{command}"
+                f"`model.vision.pretrained`: the weights of `{config.name}` are not on this machine and cannot be"
+                f" fetched ({first_line(error)}); give a file as `model.vision.weights`, or fetch them where the hub"
+                f" can be reached{command}"
             ) from error
         except (RuntimeError, TypeError, AssertionError, ValueError, IndexError) as error:
             raise UserError(f"`model.vision`: timm cannot build `{config.name}` ({error}).") from error
@@ -85,7 +87,8 @@ class VisionEncoder(nn.Module):
 
 
 def feature_shape(config: Vision, image_size: int) -> tuple[int, int]:
-    """Tokens and channels of an encoder's features, found without any weights. Raises UserError as the encoder itself does."""
+    """Tokens and channels of an encoder's features, found without any weights. Raises UserError as the encoder itself
+    does."""
     bare = config.model_copy(update={"pretrained": False, "weights": None})
     with torch.device("meta"):
         made = VisionEncoder(bare, image_size)
@@ -99,7 +102,8 @@ def check_encoders(settings: Settings) -> None:
         vision = VisionEncoder(model.vision, data.image_size)
         if model.image_pool == "first" and vision.prefix_tokens == 0:
             raise UserError(
-                f"`model.image_pool: first` needs a class token, and `{model.vision.name}` has none; set `model.image_pool: mean`."
+                f"`model.image_pool: first` needs a class token, and `{model.vision.name}` has none; set"
+                " `model.image_pool: mean`."
             )
         # Whether text weights fit, only a tokeniser tells, which may be trained on the captions yet.
         if model.text.weights and not data.tokeniser:
@@ -115,6 +119,6 @@ def check_encoders(settings: Settings) -> None:
             raise UserError(f"`model.text`: transformers cannot build it ({first_line(error)}).") from error
         if model.mlm_head == "language" and language.config.hidden_size != model.width:
             raise UserError(
-                f"`model.mlm_head: language` needs a model as wide as its language encoder; set `model.width` to "
+                "`model.mlm_head: language` needs a model as wide as its language encoder; set `model.width` to "
                 f"{language.config.hidden_size}."
             )

@@ -13,7 +13,8 @@ ALL, NONE = slice(None), slice(0)
 
 
 class Attention(nn.Module):
-    """Multi-head attention of `queries` [B, Q, D] over `states` [B, K, D]; `mask` bool [B, K] marks what may be read."""
+    """Multi-head attention of `queries` [B, Q, D] over `states` [B, K, D]; `mask` bool [B, K] marks what may be
+    read."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -81,15 +82,17 @@ def _mlp(width: int, config: Fusion) -> nn.Sequential:
 
 
 def _attend_by_similarity(attention: Attention, gain: float = 2.0) -> None:
-    """Query and key start out equal, and sharp: what the warm start has aligned finds each other from the first step."""
+    """Query and key start out equal, and sharp: what the warm start has aligned finds each other from the first
+    step."""
     with torch.no_grad():
         attention.query.weight.mul_(gain)
         attention.key.weight.copy_(attention.query.weight)
 
 
 class CoAttention(nn.Module):
-    """Text [B, L, D] and image [B, N, D] tokens -> text [B, L, D] of all pairs and image [P, N, D] of those that are `paired`, fused; with
-    `first_only` the image is its first token alone, [P, 1, D]. Of the last image layer nothing else is computed: no text reads it."""
+    """Text [B, L, D] and image [B, N, D] tokens -> text [B, L, D] of all pairs and image [P, N, D] of those that are
+    `paired`, fused; with `first_only` the image is its first token alone, [P, 1, D]. Of the last image layer nothing
+    else is computed: no text reads it."""
 
     def __init__(self, width: int, config: Fusion) -> None:
         super().__init__()
@@ -112,7 +115,8 @@ class CoAttention(nn.Module):
 
 
 class Merged(nn.Module):
-    """Text [B, L, D] and image [B, N, D] tokens -> those of all pairs, and of the `paired` ones, fused as one stream."""
+    """Text [B, L, D] and image [B, N, D] tokens -> those of all pairs, and of the `paired` ones, fused as one
+    stream."""
 
     def __init__(self, width: int, config: Fusion) -> None:
         super().__init__()

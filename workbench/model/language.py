@@ -20,7 +20,8 @@ HEADS: Final[dict[str, Callable[[Any, Tensor], Tensor]]] = {
     ),
     "modernbert": lambda language, states: language.decoder(language.head(states)),
 }
-# The same head in parts: its linear map, its norm, and the map onto the vocabulary. Its activation is GELU in all of them.
+# The same head in parts: its linear map, its norm, and the map onto the vocabulary. Its activation is GELU in all of
+# them.
 PARTS: Final[dict[str, tuple[str, str, str]]] = {
     **dict.fromkeys(("roberta", "xlm-roberta"), ("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder")),
     **dict.fromkeys(
@@ -48,7 +49,8 @@ def text_states(language: PreTrainedModel, token_ids: Tensor) -> Tensor:
     """Hidden states [B, L, D] of a language encoder for padded captions int64 [B, L]."""
     mask = padding_mask(token_ids, language.config.pad_token_id)
     if mask is not None and language.config.model_type in SIMPLE and language.config._attn_implementation == "sdpa":
-        # The form that attention takes in the end. Of any other transformers looks at the values, for which a GPU's host has to wait.
+        # The form that attention takes in the end. Of any other transformers looks at the values, for which a GPU's
+        # host has to wait.
         mask = mask[:, None, None, :].expand(-1, -1, token_ids.shape[1], -1)
     states: Tensor = language.base_model(token_ids, attention_mask=mask).last_hidden_state
     return states
@@ -75,8 +77,8 @@ def encoder_layers(language: PreTrainedModel) -> Iterator[nn.Module]:
 
 
 def text_encoder(config: Text, width: int, vocabulary: int, max_length: int, pad: int = PAD) -> PreTrainedModel:
-    """A language encoder with its language-model head: a pre-trained one, which has its own width, or a new one in RoBERTa's form.
-    `vocabulary`: how many tokens the tokeniser has; `pad`: which of them is padding.
+    """A language encoder with its language-model head: a pre-trained one, which has its own width, or a new one in
+    RoBERTa's form. `vocabulary`: how many tokens the tokeniser has; `pad`: which of them is padding.
 
     Raises UserError where weights are missing or do not fit.
     """
@@ -102,8 +104,8 @@ def text_encoder(config: Text, width: int, vocabulary: int, max_length: int, pad
 
 
 def read_text(config: Text) -> PreTrainedModel:
-    """The first `layers` layers of a pre-trained encoder, with its head. Raises UserError where it is none of those that are known,
-    or lacks weights."""
+    """The first `layers` layers of a pre-trained encoder, with its head. Raises UserError where it is none of those
+    that are known, or lacks weights."""
     where = str(config.weights)
     asked = "`model.text.weights`"
     try:
@@ -112,7 +114,8 @@ def read_text(config: Text) -> PreTrainedModel:
             raise UserError(f"{asked}: `{where}` is of the kind `{form.model_type}`; known are {', '.join(HEADS)}.")
         if form.num_hidden_layers < config.layers:
             raise UserError(
-                f"{asked}: `{where}` has {form.num_hidden_layers} layers, and `model.text.layers` asks for {config.layers}."
+                f"{asked}: `{where}` has {form.num_hidden_layers} layers, and `model.text.layers` asks for"
+                f" {config.layers}."
             )
         form.num_hidden_layers = config.layers
         for name in DROPOUTS:
@@ -125,8 +128,8 @@ def read_text(config: Text) -> PreTrainedModel:
         raise UserError(f"{asked}: {unread('masked language model', where, error)}") from error
     if missing := sorted(report["missing_keys"]):
         raise UserError(
-            f"{asked}: `{where}` lacks {len(missing)} tensors, `{missing[0]}` among them; give a masked language model with its "
-            "language-model head."
+            f"{asked}: `{where}` lacks {len(missing)} tensors, `{missing[0]}` among them; give a masked language model"
+            " with its language-model head."
         )
     made: PreTrainedModel = language
     return made

@@ -45,8 +45,9 @@ UNUSED: Final = re.compile(
 def from_meter(checkpoint: dict[str, Tensor], model: ViLTA) -> dict[str, Tensor]:
     """METER's state dict (CLIP vision encoder) -> one for `model`, of the same sizes.
 
-    Raises UserError where a tensor of the fusion, of the heads or of the vision encoder is missing or has another shape, or where
-    the checkpoint holds one that has no place. The language encoder's own head is not part of METER: it stays as it is.
+    Raises UserError where a tensor of the fusion, of the heads or of the vision encoder is missing or has another
+    shape, or where the checkpoint holds one that has no place. The language encoder's own head is not part of METER: it
+    stays as it is.
     """
     made: dict[str, Tensor] = {}
     vision: dict[str, Tensor] = {}
@@ -89,12 +90,14 @@ def _stays(name: str) -> bool:
 
 
 def read_meter(path: Path) -> dict[str, Tensor]:
-    """The state dict of a METER checkpoint as PyTorch Lightning wrote it, or of a bare one. Nothing in it is executed."""
+    """The state dict of a METER checkpoint as PyTorch Lightning wrote it, or of a bare one. Nothing in it is
+    executed."""
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         raise UserError(
-            f"{path} cannot be read as a checkpoint: it is damaged, or it holds other things than tensors and plain values."
+            f"{path} cannot be read as a checkpoint: it is damaged, or it holds other things than tensors and plain"
+            " values."
         ) from error
     state = saved.get("state_dict", saved) if isinstance(saved, dict) else None
     if not isinstance(state, dict) or not any(name.startswith("cross_modal_text_layers.") for name in state):
@@ -103,7 +106,8 @@ def read_meter(path: Path) -> dict[str, Tensor]:
 
 
 def sized_like(checkpoint: dict[str, Tensor], preset: Settings) -> ViLTA:
-    """A model of `preset` with the checkpoint's picture side, vocabulary and text length; its own weights are random."""
+    """A model of `preset` with the checkpoint's picture side, vocabulary and text length; its own weights are
+    random."""
     try:
         words, positions = (
             len(checkpoint[f"text_transformer.embeddings.{name}_embeddings.weight"]) for name in ("word", "position")

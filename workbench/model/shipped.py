@@ -1,6 +1,8 @@
-"""Encoders that come with the package: one safetensors file, which holds their tokeniser too, and a card that says what they are.
+"""Encoders that come with the package: one safetensors file, which holds their tokeniser too, and a card that says what
+they are.
 
-Whoever loads them asks for the same model, words and world as they were trained for; anything else is refused in one sentence.
+Whoever loads them asks for the same model, words and world as they were trained for; anything else is refused in one
+sentence.
 """
 
 import json
@@ -45,8 +47,8 @@ INSTEAD: Final = "set `warm_start.source: train`"
 
 @dataclass(frozen=True)
 class Shipped:
-    """`weights` of both encoders and of what aligns them, and of the fusion where trials are to start from it; `digest`, the SHA-256 of
-    their file."""
+    """`weights` of both encoders and of what aligns them, and of the fusion where trials are to start from it;
+    `digest`, the SHA-256 of their file."""
 
     weights: dict[str, Tensor]
     tokeniser: Tokeniser
@@ -55,7 +57,8 @@ class Shipped:
 
 
 def made_for(settings: Settings) -> dict[str, Any]:
-    """What encoders are trained for, as plain JSON by dotted key; `world` names how scenes look and what is said of them."""
+    """What encoders are trained for, as plain JSON by dotted key; `world` names how scenes look and what is said of
+    them."""
     model = settings.model.model_dump(mode="json", include=ENCODERS)
     # Where the first weights came from, and whether they are trained further, is no matter of what the encoders are.
     model["vision"] = {name: value for name, value in model["vision"].items() if name not in ("frozen", "pretrained")}
@@ -87,7 +90,8 @@ def packed(weights: dict[str, Tensor], tokeniser: Tokeniser) -> bytes:
     content = save(stored(weights), metadata={TOKENISER: tokeniser.inner.to_str()})
     if len(content) > MOST_BYTES:
         raise UserError(
-            f"the encoders take {len(content) / 1e6:.1f} MB, and the package carries at most {MOST_BYTES / 1e6:.0f} MB; make them smaller."
+            f"the encoders take {len(content) / 1e6:.1f} MB, and the package carries at most {MOST_BYTES / 1e6:.0f} MB;"
+            " make them smaller."
         )
     return content
 
@@ -98,8 +102,8 @@ def loaded(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def write(folder: Path, weights: dict[str, Tensor], tokeniser: Tokeniser, card: dict[str, Any], text: str) -> str:
-    """Writes the file (the same bytes for the same weights), the card as JSON and as `text` for people; gives the file's SHA-256. Raises
-    UserError as `packed`."""
+    """Writes the file (the same bytes for the same weights), the card as JSON and as `text` for people; gives the
+    file's SHA-256. Raises UserError as `packed`."""
     content = packed(weights, tokeniser)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{NAME}.safetensors"
@@ -112,7 +116,8 @@ def write(folder: Path, weights: dict[str, Tensor], tokeniser: Tokeniser, card: 
 
 
 def read(settings: Settings, folder: Path = FOLDER) -> Shipped:
-    """The encoders of the package. Raises UserError where there are none, where they are damaged, or trained for something else."""
+    """The encoders of the package. Raises UserError where there are none, where they are damaged, or trained for
+    something else."""
     file, about = folder / f"{NAME}.safetensors", folder / f"{NAME}.json"
     asked = "`warm_start.source: package`"
     if settings.data.source != "scenes" or settings.data.tokeniser:
@@ -133,8 +138,8 @@ def read(settings: Settings, folder: Path = FOLDER) -> Shipped:
         name, there, here = _first_difference(card.get("fusion", {}), fusion_made_for(settings))
         if name:
             raise UserError(
-                f"{asked}: the fusion of the package was trained for `{name}` {there} and not {here}; set `warm_start.fused: false` "
-                "to start from its encoders alone."
+                f"{asked}: the fusion of the package was trained for `{name}` {there} and not {here}; set"
+                " `warm_start.fused: false` to start from its encoders alone."
             )
     digest = file_digest(file)
     if digest != known:

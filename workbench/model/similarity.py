@@ -18,7 +18,8 @@ def late_interaction(image: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
 
 
 def aligned_similarity(model: ViLTA, image_tokens: Tensor, states: Tensor, token_ids: Tensor) -> Tensor:
-    """[B_image, B_text]: late interaction of image tokens [B, N, D] with the words of captions whose `states` are [B, L, D]."""
+    """[B_image, B_text]: late interaction of image tokens [B, N, D] with the words of captions whose `states` are [B,
+    L, D]."""
     return late_interaction(
         F.normalize(image_tokens, dim=-1),
         F.normalize(model.text_projection(states), dim=-1),
@@ -33,8 +34,8 @@ def unfused_similarity(
     token_ids: Tensor,
     gather: Callable[[Tensor], Tensor] = lambda rows: rows,
 ) -> Tensor:
-    """[B_image, B_text]: ITC's similarity where it is trained, else the late interaction that the warm start trained. `gather` puts
-    the rows of all processes together; `token_ids` are the captions after it."""
+    """[B_image, B_text]: ITC's similarity where it is trained, else the late interaction that the warm start trained.
+    `gather` puts the rows of all processes together; `token_ids` are the captions after it."""
     if hasattr(model, "itc_image"):
         image, text = (gather(made) for made in model.contrast_features(image_tokens, states))
         return image @ text.t()

@@ -15,8 +15,8 @@ from workbench.model.language import encoder_layers, head_parts, text_encoder, t
 
 
 class ViLTA(nn.Module):
-    """Every method takes and gives batches; `token_ids` int64 [B, L] is padded, masks are derived from it. `ordinary` bool [V]: the
-    tokens that are not special."""
+    """Every method takes and gives batches; `token_ids` int64 [B, L] is padded, masks are derived from it. `ordinary`
+    bool [V]: the tokens that are not special."""
 
     ordinary: Tensor
 
@@ -101,7 +101,8 @@ class ViLTA(nn.Module):
     def fuse(
         self, text_states: Tensor, image_tokens: Tensor, token_ids: Tensor, paired: Rows = ALL
     ) -> tuple[Tensor, Tensor]:
-        """-> fused text states [B, L, D], and of the pairs of the rows `paired` the pooled ones [P, 2 D] (tanh poolers of the text and
+        """-> fused text states [B, L, D], and of the pairs of the rows `paired` the pooled ones [P, 2 D] (tanh poolers
+        of the text and
         of the image)."""
         if self.image_positions:
             image_tokens = image_tokens + (self.row_positions + self.column_positions).flatten(0, 1)

@@ -93,8 +93,8 @@ def vision_weights(name: str, options: dict[str, Any], where: str) -> dict[str, 
 
 
 def with_own_ids(weights: dict[str, Tensor], mask: int) -> dict[str, Tensor]:
-    """Weights of a model that an earlier version trained with a pre-trained tokeniser, in which `<mask>` had the id 4, and token 4
-    that of `<mask>`."""
+    """Weights of a model that an earlier version trained with a pre-trained tokeniser, in which `<mask>` had the id 4,
+    and token 4 that of `<mask>`."""
     made = dict(weights)
     for name in filter(lambda name: name.endswith(WORD_ROWS), weights):
         made[name] = weights[name].clone()
@@ -103,8 +103,9 @@ def with_own_ids(weights: dict[str, Tensor], mask: int) -> dict[str, Tensor]:
 
 
 def at_resolution(weights: dict[str, Tensor], wanted: dict[str, Tensor], prefix_tokens: int) -> dict[str, Tensor]:
-    """`weights` of a model for pictures of another size, with position embeddings interpolated to the shapes of `wanted`:
-    those of a vision transformer (as timm does, `prefix_tokens` of them belong to no place) and the rows and columns of a grid."""
+    """`weights` of a model for pictures of another size, with position embeddings interpolated to the shapes of
+    `wanted`: those of a vision transformer (as timm does, `prefix_tokens` of them belong to no place) and the rows and
+    columns of a grid."""
     made = dict(weights)
     for name, tensor in weights.items():
         like = wanted.get(name)

@@ -54,8 +54,8 @@ def queue_contrast(
     alpha: float,
     first: int = 0,
 ) -> Tensor:
-    """Image-text contrast against keys (ALBEF, Li et al. 2021, eq. 2 and 6): row i's own key is key `first` + i, all others are
-    negatives.
+    """Image-text contrast against keys (ALBEF, Li et al. 2021, eq. 2 and 6): row i's own key is key `first` + i, all
+    others are negatives.
 
     `image`, `text` [B, P] are already divided by the temperature, keys [K, P] with K >= B. `soft`: the momentum model's
     logits [B, K] of pictures and of captions, which take `alpha` of the targets.
@@ -73,8 +73,8 @@ def queue_contrast(
 
 def words_loss(logits: Tensor, token_ids: Tensor, ordinary: Tensor) -> Tensor:
     """The caption's words as classes of its picture (in the manner of SuperClass, Huang et al. 2024): binary
-    cross-entropy of every word of the vocabulary, summed over words. `logits` [B, V], `token_ids` int64 [B, L], `ordinary` bool [V]: the
-    tokens that are words."""
+    cross-entropy of every word of the vocabulary, summed over words. `logits` [B, V], `token_ids` int64 [B, L],
+    `ordinary` bool [V]: the tokens that are words."""
     present = torch.zeros_like(logits).scatter_(1, token_ids, 1.0)
     present[:, ~ordinary] = 0.0
     return F.binary_cross_entropy_with_logits(logits, present, reduction="sum") / len(logits)

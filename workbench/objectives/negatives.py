@@ -22,10 +22,9 @@ def synthesize(
 ) -> Tensor:
     """Hard negative captions (our reading of ViLTA): each masked position is sampled anew from the language model.
 
-    `logits` [M, V] of the generator at the M masked positions, `original` int64 [B, L],
-    `places` of them, `banned` int64 [V, K]: the ids that must not replace each original token (at least
-    itself; with the synonym filter, its synonyms as well), `special` int64: those that are never sampled, `draws` [M] uniform
-    in [0, 1).
+    `logits` [M, V] of the generator at the M masked positions, `original` int64 [B, L], `places` of them, `banned`
+    int64 [V, K]: the ids that must not replace each original token (at least itself; with the synonym filter, its
+    synonyms as well), `special` int64: those that are never sampled, `draws` [M] uniform in [0, 1).
     """
     picked = logits.float() / temperature
     picked[:, special] = -torch.inf
@@ -85,7 +84,8 @@ def hard_pairs(
     """In-batch hard negatives (ALBEF): for every pair of the batch a similar but wrong caption, and a wrong picture.
 
     `similarity` [B_image, B_text], `token_ids` int64 [B, L]. Drawn by softmax(similarity / temperature), never the pair
-    itself nor one whose caption reads the same; `text_draws`, `image_draws` [B] uniform in [0, 1). -> indices int64 [B] of captions, of pictures.
+    itself nor one whose caption reads the same; `text_draws`, `image_draws` [B] uniform in [0, 1). -> indices int64 [B]
+    of captions, of pictures.
     """
     same = (token_ids[:, None] == token_ids[None, :]).all(dim=-1)
     scores = (similarity / temperature).masked_fill(same, -torch.inf)

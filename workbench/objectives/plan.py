@@ -1,5 +1,5 @@
-"""What a step does with its batch: drawn on the host from (seed, step) alone, so that every process, and every way to cut
-the batch into parts, agrees on it."""
+"""What a step does with its batch: drawn on the host from (seed, step) alone, so that every process, and every way to
+cut the batch into parts, agrees on it."""
 
 from dataclasses import dataclass
 
@@ -20,8 +20,8 @@ RANDOM_PICTURE, HARD_CAPTION, HARD_PICTURE = range(3)
 
 @dataclass(frozen=True)
 class Weights:
-    """How likely each token of a batch of captions is to be masked for MLM, and written over for ITM: float [B, L] of any scale, 0
-    for never; None: all alike."""
+    """How likely each token of a batch of captions is to be masked for MLM, and written over for ITM: float [B, L] of
+    any scale, 0 for never; None: all alike."""
 
     mask: np.ndarray | None = None
     write: np.ndarray | None = None
@@ -29,8 +29,8 @@ class Weights:
 
 @dataclass(frozen=True)
 class Rewriting:
-    """Captions to be written anew: `hidden` as the generator reads them, `draws` float32 [B, L] in [0, 1), each of which
-    chooses a word, and `rounds` int64 [B, L], in which of the rounds it is written."""
+    """Captions to be written anew: `hidden` as the generator reads them, `draws` float32 [B, L] in [0, 1), each of
+    which chooses a word, and `rounds` int64 [B, L], in which of the rounds it is written."""
 
     hidden: Masked
     draws: Tensor
@@ -48,11 +48,12 @@ class Rewriting:
 
 @dataclass(frozen=True)
 class Plan:
-    """`token_ids` int64 [B, L] padded; `masked` the captions of MLM; `foil_ids` int64 [B, L] (a true foil of each caption, or the
-    caption itself where there is none).
+    """`token_ids` int64 [B, L] padded; `masked` the captions of MLM; `foil_ids` int64 [B, L] (a true foil of each
+    caption, or the caption itself where there is none).
 
     ITM takes the pairs `chosen` int64 [K], as they are and made false: `negatives` int64 [K] says how, and `others`
-    int64 [K] names the picture that a random negative gets. `draws` float32 [B, 2] choose in-batch hard captions and pictures.
+    int64 [K] names the picture that a random negative gets. `draws` float32 [B, 2] choose in-batch hard captions and
+    pictures.
     """
 
     token_ids: np.ndarray
@@ -102,9 +103,9 @@ class Plan:
 
 @dataclass(frozen=True)
 class Part:
-    """A process's share of a micro-batch: `own` is the plan of its `rows`. Of the micro-batch as all processes together see
-    it: `pool_ids` int64 [P, L], `pool_draws` [P, 2], and `first`, where the own rows begin in it. `masked_in_step` counts the
-    positions that MLM predicts in the whole step; `share` is the micro-batch's share of the step."""
+    """A process's share of a micro-batch: `own` is the plan of its `rows`. Of the micro-batch as all processes together
+    see it: `pool_ids` int64 [P, L], `pool_draws` [P, 2], and `first`, where the own rows begin in it. `masked_in_step`
+    counts the positions that MLM predicts in the whole step; `share` is the micro-batch's share of the step."""
 
     own: Plan
     rows: slice
@@ -128,10 +129,11 @@ def plan_step(
 ) -> Plan:
     """The plan of a whole batch of captions int64 [B, L] of the pairs `rows` int64 [B].
 
-    Half of the pairs take part in ITM (METER's share of true pairs), as they are and made false, so that the two classes
-    differ in nothing but the falsehood. `hard_ratio` of the false ones get a hard negative, the rest another picture.
-    Which pairs take part, and which are hard, is keyed by (seed, step): a larger ratio only turns more of the same
-    random negatives into hard ones. What is masked and written anew is keyed by (seed, epoch, pair), and drawn with `weights`.
+    Half of the pairs take part in ITM (METER's share of true pairs), as they are and made false, so that the two
+    classes differ in nothing but the falsehood. `hard_ratio` of the false ones get a hard negative, the rest another
+    picture. Which pairs take part, and which are hard, is keyed by (seed, step): a larger ratio only turns more of the
+    same random negatives into hard ones. What is masked and written anew is keyed by (seed, epoch, pair), and drawn
+    with `weights`.
     """
     mlm, itm = objectives.mlm, objectives.itm
     masked = mask_tokens(
@@ -178,8 +180,8 @@ def plan_rewriting(
     vocabulary: Vocabulary,
     weights: np.ndarray | None = None,
 ) -> Rewriting:
-    """Where captions int64 [B, L] of the pairs `rows` are written anew, drawn with `weights` float [B, L], and the numbers that choose
-    the words."""
+    """Where captions int64 [B, L] of the pairs `rows` are written anew, drawn with `weights` float [B, L], and the
+    numbers that choose the words."""
     hidden = hide_tokens(
         token_ids,
         itm.synthesis_mask_ratio,
@@ -204,7 +206,8 @@ def _falsify(rows: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarra
     order = np.lexsort((rng.random(rows), start))  # shuffled within each block
     other = start + (row - start + rng.integers(1, np.maximum(2, size))) % size
     place = row - start
-    # The first of every block, then the second of every block: whatever is taken from the front is spread over the blocks.
+    # The first of every block, then the second of every block: whatever is taken from the front is spread over the
+    # blocks.
     taken = np.lexsort((row, place))
     taken = taken[place[taken] < size[taken] // 2]
     return order[taken], other[order[taken]]

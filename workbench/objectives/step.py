@@ -26,9 +26,9 @@ def losses(
 ) -> dict[str, Tensor]:
     """MLM with hard or soft labels, ITM with random and hard negatives, and the language encoder's own MLM.
 
-    `images`: the part's pictures, uint8 [b, 3, H, W], or their stored features [b, N, C]. `alpha` is the soft term's weight at
-    this step. -> scalars, of which only `loss` carries a gradient. Each is this part's share of the step's mean:
-    their sum over processes and micro-batches is the mean over the whole batch.
+    `images`: the part's pictures, uint8 [b, 3, H, W], or their stored features [b, N, C]. `alpha` is the soft term's
+    weight at this step. -> scalars, of which only `loss` carries a gradient. Each is this part's share of the step's
+    mean: their sum over processes and micro-batches is the mean over the whole batch.
 
     The masked captions and the matching batch pass through the encoder and the fusion together, in one forward;
     METER runs the two objectives apart, on the same inputs.
@@ -90,11 +90,12 @@ def losses(
 def read_pairs(
     model: ViLTA, token_ids: Tensor, image_tokens: Tensor, image_rows: Tensor, masked: int, buckets: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Captions int64 [R, L], each with the picture of its row -> states [R, L, D] of the language encoder, fused text states
-    [R, L, D], and the pooled pairs [R - masked, 2 D] of those after the first `masked` captions, which MLM reads.
+    """Captions int64 [R, L], each with the picture of its row -> states [R, L, D] of the language encoder, fused text
+    states [R, L, D], and the pooled pairs [R - masked, 2 D] of those after the first `masked` captions, which MLM
+    reads.
 
-    With several `buckets`, captions of like length are read together, cut to the longest of them: the same numbers but for
-    rounding (and 0 where there is padding) with fewer padded tokens.
+    With several `buckets`, captions of like length are read together, cut to the longest of them: the same numbers but
+    for rounding (and 0 where there is padding) with fewer padded tokens.
     """
     if buckets == 1:
         states = model.encode_text(token_ids)
@@ -125,7 +126,8 @@ def itc_loss(
     part: Part,
     world: World,
 ) -> Tensor:
-    """Contrast of the unfused encoders against this micro-batch's and past batches' momentum features, which join the queue."""
+    """Contrast of the unfused encoders against this micro-batch's and past batches' momentum features, which join the
+    queue."""
     assert companions.ema is not None
     assert companions.queue is not None
     temperature = model.itc_temperature.clamp(0.001, 0.5)
@@ -143,7 +145,8 @@ def itc_loss(
 
 
 def alpha_at(mlm: Mlm, step: int, steps: int) -> float:
-    """The soft term's weight at `step` (from 0): rises linearly over the first `alpha_ramp` share of the steps (ALBEF)."""
+    """The soft term's weight at `step` (from 0): rises linearly over the first `alpha_ramp` share of the steps
+    (ALBEF)."""
     rising = round(mlm.alpha_ramp * steps)
     return mlm.alpha * min(1.0, step / rising) if rising else mlm.alpha
 

@@ -32,7 +32,8 @@ def plan_batch(
     step: int,
     weigh: Callable[[np.ndarray], Weights],
 ) -> Plan:
-    """The plan of the pairs `rows` int64 [B] of `step`; `weigh` says of captions int64 [B, L] which words are chosen."""
+    """The plan of the pairs `rows` int64 [B] of `step`; `weigh` says of captions int64 [B, L] which words are
+    chosen."""
     corpus = prepared.corpus
     vocabulary = companions.vocabulary
     token_ids, foil_ids = vocabulary.trim(corpus.train.texts(rows, seed, epoch)), None
@@ -56,8 +57,8 @@ def plan_batch(
 def read_pictures(
     settings: Settings, prepared: Prepared, order: Order, world: World, first: int
 ) -> Iterator[list[Tensor]]:
-    """For each step from `first` on, what this process reads of each micro-batch: pictures uint8 [b, 3, S, S] as they are
-    stored, or a frozen vision encoder's stored features float16 [b, N, C]."""
+    """For each step from `first` on, what this process reads of each micro-batch: pictures uint8 [b, 3, S, S] as they
+    are stored, or a frozen vision encoder's stored features float16 [b, N, C]."""
     count, device, workers = settings.optimisation.micro_batches, prepared.device, settings.data.workers
     parts = [world.part(order.size, micro_batch, count) for micro_batch in range(count)]
     steps, on_gpu = range(first, settings.optimisation.steps), device.type == "cuda"
@@ -70,7 +71,8 @@ def read_pictures(
 
 
 def on_device(settings: Settings, prepared: Prepared, read: Tensor, rows: np.ndarray, seed: int, epoch: int) -> Tensor:
-    """What was read of the pairs `rows`, as the model takes it: float features, or uint8 pictures of its size, augmented."""
+    """What was read of the pairs `rows`, as the model takes it: float features, or uint8 pictures of its size,
+    augmented."""
     moved = read.to(prepared.device, non_blocking=True)
     if prepared.features:
         return moved.float()
@@ -92,9 +94,9 @@ class FoilTable:
         kinds = {kind: made for kind, made in pairs.variants.items() if kind != "paraphrase"}
         if not kinds:
             raise UserError(
-                "`objectives.itm.negatives: foils` needs captions that are known to be false, and there are none: take "
-                "`data.source: scenes`, a prepared corpus that brings foils, or `data.foils: words` with English captions, and more of "
-                "them."
+                "`objectives.itm.negatives: foils` needs captions that are known to be false, and there are none: take"
+                " `data.source: scenes`, a prepared corpus that brings foils, or `data.foils: words` with English"
+                " captions, and more of them."
             )
         self.pad = pairs.tokeniser.pad
         length = max(pairs.token_ids.shape[1], *(ids.shape[1] for _, ids in kinds.values()))
@@ -105,7 +107,8 @@ class FoilTable:
             present[rows] = True
 
     def draw(self, rows: np.ndarray, captions: np.ndarray, seed: int, step: int) -> np.ndarray:
-        """int64 [B, L]: a foil of a random kind for each of the pairs `rows`; its caption (int64 [B, K]) where it has none."""
+        """int64 [B, L]: a foil of a random kind for each of the pairs `rows`; its caption (int64 [B, K]) where it has
+        none."""
         chance = generator("foil kinds", seed, step).random((len(self.present), len(rows)))
         kind = np.where(self.present[:, rows], chance, -1.0).argmax(axis=0)
         drawn = self.token_ids[kind, rows].astype(np.int64)

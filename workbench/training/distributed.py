@@ -46,7 +46,8 @@ def joined() -> Iterator[World]:
         torch.cuda.set_device(local_rank())
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=WAIT)
     yield World(dist.get_rank(), dist.get_world_size(), dist.new_group(timeout=WAIT))
-    # Not after an error: the others would see a closed connection before anybody could say why, or this one wait for them.
+    # Not after an error: the others would see a closed connection before anybody could say why, or this one wait for
+    # them.
     dist.destroy_process_group()
 
 
@@ -77,8 +78,8 @@ def check_cut(settings: Settings, batch_size: int, model: "ViLTA", world: World)
     norms = [module for module in model.vision.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     if norms and not settings.model.vision.frozen:
         raise UserError(
-            f"`model.vision.name`: {settings.model.vision.name} has batch norms, whose statistics a cut batch would change; "
-            "take an encoder without them, or `model.vision.frozen: true`."
+            f"`model.vision.name`: {settings.model.vision.name} has batch norms, whose statistics a cut batch would"
+            " change; take an encoder without them, or `model.vision.frozen: true`."
         )
 
 
@@ -95,7 +96,8 @@ def check_parts(
 
 
 def spread(model: nn.Module, world: World) -> nn.Module:
-    """The model as a `Call`; with several processes its copies in step, though not every parameter takes part in a step."""
+    """The model as a `Call`; with several processes its copies in step, though not every parameter takes part in a
+    step."""
     call = Call(model)
     return call if world.size == 1 else _copies(call, find_unused_parameters=True)
 
@@ -110,7 +112,8 @@ def _copies(call: Call, **more: Any) -> nn.Module:
 
 
 def spread_over(model: "ViLTA", sharding: str, world: World) -> nn.Module:
-    """The model as a `Call`; with several processes its copies in step (`ddp`), or each process with a part (`fsdp`)."""
+    """The model as a `Call`; with several processes its copies in step (`ddp`), or each process with a part
+    (`fsdp`)."""
     call = Call(model)
     if world.size == 1:
         return call
@@ -136,7 +139,8 @@ def speed_up(model: "ViLTA", settings: Settings) -> None:
 
 
 def without_exchange(call: nn.Module, last: bool) -> AbstractContextManager[Any]:
-    """Micro-batches before the last keep their gradients to themselves (DDP); FSDP2 always exchanges them, to save memory."""
+    """Micro-batches before the last keep their gradients to themselves (DDP); FSDP2 always exchanges them, to save
+    memory."""
     if last or not hasattr(call, "no_sync"):
         return nullcontext()
     exchangeless: AbstractContextManager[Any] = cast(Any, call).no_sync()

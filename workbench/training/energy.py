@@ -9,8 +9,9 @@ from workbench.world import World
 
 
 def energy_meter(device: torch.device, already: float, world: World) -> Callable[[], float]:
-    """A function that gives joules: `already`, and what the devices of all processes have used since this call, as NVML counts it; whatever
-    else runs on them is in it. It stays at `already` where a device has no counter. Every process must call it."""
+    """A function that gives joules: `already`, and what the devices of all processes have used since this call, as NVML
+    counts it; whatever else runs on them is in it. It stays at `already` where a device has no counter. Every process
+    must call it."""
     start = _counter(device)
 
     def used() -> float:

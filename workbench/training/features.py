@@ -25,8 +25,8 @@ Tell = Callable[[int, int, dict[str, float]], None]  # images done, of how many,
 
 @dataclass(frozen=True)
 class Room:
-    """What the stored features of some trials take: `images` in all splits, each `row` of [T, C] numbers, in the folder `home`;
-    `missing` bytes of `bytes` are yet to be written."""
+    """What the stored features of some trials take: `images` in all splits, each `row` of [T, C] numbers, in the folder
+    `home`; `missing` bytes of `bytes` are yet to be written."""
 
     home: Path
     images: int
@@ -36,14 +36,16 @@ class Room:
 
 
 def known_before_training(settings: Settings) -> bool:
-    """Whether a frozen vision encoder is as it is initialised or loaded, so that the warm start may read its features."""
+    """Whether a frozen vision encoder is as it is initialised or loaded, so that the warm start may read its
+    features."""
     start = settings.warm_start
     given = start.train_vision or settings.model.weights or start.source == "package"
     return settings.model.vision.frozen and not given
 
 
 def features_name(settings: Settings, data: str, start: str) -> str:
-    """Names the stored features of a frozen vision encoder, given the fingerprints of their data and of the trials' start."""
+    """Names the stored features of a frozen vision encoder, given the fingerprints of their data and of the trials'
+    start."""
     if not known_before_training(settings):
         return f"features-{start}"
     side = [settings.data.image_size] if settings.data.source == "prepared" else []
@@ -65,8 +67,8 @@ def room_of(settings: Settings, home: Path) -> Room:
 def stored_features(
     settings: Settings, corpus: Corpus, weights: dict[str, Tensor], device: torch.device, home: Path, tell: Tell
 ) -> dict[str, Features]:
-    """The features of every split, computed once with the `weights`, and memory-mapped from `home`. Raises UserError and
-    OSError as `open_features`."""
+    """The features of every split, computed once with the `weights`, and memory-mapped from `home`. Raises UserError
+    and OSError as `open_features`."""
     rows = {split: len(getattr(corpus, split)) for split in SPLITS}
     if old := open_of_one_file(home, rows):
         return old
@@ -119,8 +121,8 @@ def _images(pairs: Pairs, stop: int, device: torch.device, start: int) -> np.nda
 def read_features(
     features: Features, order: Order, parts: Sequence[slice], steps: range, device: torch.device
 ) -> Iterator[list[Tensor]]:
-    """For each of the steps, the features float16 [b, T, C] of each part of its batch: from the GPU's own memory where they all
-    fit, else read ahead by a thread."""
+    """For each of the steps, the features float16 [b, T, C] of each part of its batch: from the GPU's own memory where
+    they all fit, else read ahead by a thread."""
     if features.nbytes <= RESIDENT * free_memory(device):
         try:
             return _gathered(on_gpu(features, device), order, parts, steps)

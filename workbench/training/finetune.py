@@ -37,7 +37,8 @@ ANSWERED = 64  # examples of a part, at most
 
 @dataclass(frozen=True)
 class Recipe:
-    """`head_rate`: factor on the learning rate of the classifier; the fusion learns five times as fast as the encoders (METER)."""
+    """`head_rate`: factor on the learning rate of the classifier; the fusion learns five times as fast as the encoders
+    (METER)."""
 
     epochs: int
     batch_size: int
@@ -54,8 +55,8 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Course:
-    """How a fine-tuning runs: by which recipe, from which seed, where its state is kept, who hears of it, and on what. `made_from`
-    names the examples, so that no state goes on with others."""
+    """How a fine-tuning runs: by which recipe, from which seed, where its state is kept, who hears of it, and on what.
+    `made_from` names the examples, so that no state goes on with others."""
 
     recipe: Recipe
     seed: int
@@ -78,7 +79,8 @@ TINY: Final = Recipe(4, 64, 5e-4, 2.0, 2.0)  # for `tiny` on rendered scenes
 
 
 class FineTuned(nn.Module):
-    """The model with a classifier on the pooled pairs of its pictures; a second picture has a type of its own (NLVR2)."""
+    """The model with a classifier on the pooled pairs of its pictures; a second picture has a type of its own
+    (NLVR2)."""
 
     def __init__(self, model: ViLTA, pictures: int, classes: int) -> None:
         super().__init__()
@@ -91,7 +93,8 @@ class FineTuned(nn.Module):
         )
 
     def forward(self, images: list[Tensor], token_ids: Tensor) -> Tensor:
-        """`images`: for each picture of an example uint8 [B, 3, H, W] or features [B, N, C]; `token_ids` [B, L] -> logits [B, C]."""
+        """`images`: for each picture of an example uint8 [B, 3, H, W] or features [B, N, C]; `token_ids` [B, L] ->
+        logits [B, C]."""
         states = self.model.encode_text(token_ids)
         pooled = []
         for place, image in enumerate(images):
@@ -130,8 +133,8 @@ def finetune(model: ViLTA, tokeniser: Tokeniser, task: str, train: TaskSplit, co
 def finetune_retrieval(
     model: ViLTA, pictures: Any, token_ids: np.ndarray, picture_of: np.ndarray, course: Course
 ) -> None:
-    """Trains the matching head to rank each picture's caption above others (METER): cross-entropy over their log odds of a match.
-    `token_ids` int64 [M, L], `picture_of` int64 [M] the row of `pictures` of each caption."""
+    """Trains the matching head to rank each picture's caption above others (METER): cross-entropy over their log odds
+    of a match. `token_ids` int64 [M, L], `picture_of` int64 [M] the row of `pictures` of each caption."""
     captions, device = len(picture_of), course.device
 
     def loss(rows: np.ndarray, step: int, part: slice) -> Tensor:
@@ -161,8 +164,8 @@ def _train(
     course: Course,
     loss: Callable[[np.ndarray, int, slice], Tensor],
 ) -> None:
-    """The recipe's epochs over `loss(rows, step, part)`, the part's share of the mean over `rows`; `module` is what is trained and saved,
-    `head` what learns fastest of it."""
+    """The recipe's epochs over `loss(rows, step, part)`, the part's share of the mean over `rows`; `module` is what is
+    trained and saved, `head` what learns fastest of it."""
     encoders = [*model.vision.parameters(), *model.language.parameters()]
     known = {id(parameter) for parameter in (*encoders, *head)}
     fusion = [parameter for parameter in model.parameters() if id(parameter) not in known]
@@ -212,8 +215,9 @@ def _counting(hooks: Hooks, steps: int) -> Progress:
 
 
 class Answers:
-    """What a fine-tuned model answers on a split: `accuracy` (VQA: the official one of today, and beside it `accuracy_2017`), and
-    `majority`, what always giving the most frequent answer reaches; `examples` counts them, and VQA's `answers` those to choose from."""
+    """What a fine-tuned model answers on a split: `accuracy` (VQA: the official one of today, and beside it
+    `accuracy_2017`), and `majority`, what always giving the most frequent answer reaches; `examples` counts them, and
+    VQA's `answers` those to choose from."""
 
     def __init__(self, tuned: FineTuned, tokeniser: Tokeniser, task: str, split: TaskSplit, course: Course) -> None:
         tuned.eval()
@@ -254,8 +258,8 @@ class Answers:
 
 @dataclass(frozen=True)
 class TrialEnd:
-    """How a trial's model is fine-tuned at the trial's end: the `seed` of classifier and order, the trial's `checkpoint`, beside which the
-    state of fine-tuning is kept, and who hears of it."""
+    """How a trial's model is fine-tuned at the trial's end: the `seed` of classifier and order, the trial's
+    `checkpoint`, beside which the state of fine-tuning is kept, and who hears of it."""
 
     seed: int
     checkpoint: Path
@@ -263,8 +267,8 @@ class TrialEnd:
 
 
 class FineTuning:
-    """A copy of a trial's model, fine-tuned on a downstream task and scored on its splits; metrics as those of `Answers`, those of the
-    test split as `test/<name>`. All of it is one part, which goes on from its own state."""
+    """A copy of a trial's model, fine-tuned on a downstream task and scored on its splits; metrics as those of
+    `Answers`, those of the test split as `test/<name>`. All of it is one part, which goes on from its own state."""
 
     def __init__(
         self, model: ViLTA, settings: Settings, prepared: Prepared, name: str, task: TaskFiles, end: TrialEnd
@@ -282,8 +286,8 @@ class FineTuning:
     def _tune(self) -> Made:
         if torch.distributed.is_initialized():
             raise UserError(
-                f"`evaluation.suites.{self.name}`: a model is fine-tuned at a trial's end by one process alone; leave it out and run "
-                f"`wb finetune {self.name} --nproc N` on the finished trials."
+                f"`evaluation.suites.{self.name}`: a model is fine-tuned at a trial's end by one process alone; leave"
+                f" it out and run `wb finetune {self.name} --nproc N` on the finished trials."
             )
         settings, prepared, task, end = self.settings, self.prepared, self.task, self.end
         corpus, checkpoint = prepared.corpus, end.checkpoint.with_suffix(f".{self.name}.pt")

@@ -29,14 +29,16 @@ Progress = Callable[[str, int, int, dict[str, float]], None]
 
 
 def made_by_rules(settings: Settings, pairs: Pairs) -> bool:
-    """Whether foils are made here, given the training pairs: rendered scenes and some prepared corpora bring their own."""
+    """Whether foils are made here, given the training pairs: rendered scenes and some prepared corpora bring their
+    own."""
     return settings.data.source != "scenes" and settings.data.foils != "none" and pairs.captions.columns == ["caption"]
 
 
 @dataclass(frozen=True)
 class FoilMaker:
-    """Makes foils for the splits of `corpus`, or reads them from the cache. `start` names the `weights` that trials start from, whose
-    language encoder tells how likely a caption is as a text, beside counts of the training captions."""
+    """Makes foils for the splits of `corpus`, or reads them from the cache. `start` names the `weights` that trials
+    start from, whose language encoder tells how likely a caption is as a text, beside counts of the training
+    captions."""
 
     settings: Settings
     corpus: Corpus
@@ -91,7 +93,8 @@ class FoilMaker:
         return every.join(pl.concat(made), on="row", how="left", maintain_order="left").drop("row")
 
     def _foils_at(self, pairs: Pairs, rows: np.ndarray, known: np.ndarray, done: Callable[[int], None]) -> pl.DataFrame:
-        """The foils of the pairs at `rows`, by what is learned from the captions of the training pairs at `known`; a column `row`."""
+        """The foils of the pairs at `rows`, by what is learned from the captions of the training pairs at `known`; a
+        column `row`."""
         tagger, seed = self.settings.data.foils, self.settings.data.seed
         assert tagger != "none"
         captions = [Captioned(every[0], tuple(every), tagger) for every in pairs.every_caption(rows)]

@@ -1,7 +1,8 @@
 """The fused start: language encoder and fusion trained together on masked and replaced words, once, for all trials.
 
-It stands in for what a long pre-training has learned by the time that its arms differ: which words a picture explains. Trials of a few
-minutes cannot learn relations from scratch (docs/testbed.md). Heads of matching stay fresh: matching is what trials are about.
+It stands in for what a long pre-training has learned by the time that its arms differ: which words a picture explains.
+Trials of a few minutes cannot learn relations from scratch (docs/testbed.md). Heads of matching stay fresh: matching is
+what trials are about.
 """
 
 from dataclasses import replace
@@ -46,7 +47,8 @@ KEPT = (
 
 
 class Detecting(nn.Module):
-    """A model, and what only a fused start needs: a head that says of each fused word whether it is the caption's own."""
+    """A model, and what only a fused start needs: a head that says of each fused word whether it is the caption's
+    own."""
 
     def __init__(self, model: ViLTA, width: int) -> None:
         super().__init__()
@@ -66,8 +68,8 @@ def fused_start(
     hooks: Hooks,
     weights: dict[str, Tensor],
 ) -> dict[str, Tensor]:
-    """`weights` of the encoders, trained further through all phases with the fusion, whose weights join them; each phase is
-    cached by content. Raises Stopped, with the state saved beside the cache's entry, and Diverged."""
+    """`weights` of the encoders, trained further through all phases with the fusion, whose weights join them; each
+    phase is cached by content. Raises Stopped, with the state saved beside the cache's entry, and Diverged."""
     done = 0
     homes = start_homes(settings, corpus.fingerprint, cache_dir)[1:]
     for phase, home in zip(phases(settings), homes, strict=True):
@@ -128,8 +130,8 @@ def _train(
 
 
 class Words:
-    """Which tokens are relations, and which these or words of size and texture (bool [V]); how often each is chosen (float [V]), and
-    which mean the same (int64 [V, K])."""
+    """Which tokens are relations, and which these or words of size and texture (bool [V]); how often each is chosen
+    (float [V]), and which mean the same (int64 [V, K])."""
 
     def __init__(self, relations: np.ndarray, details: np.ndarray, synonyms: Tensor, vocabulary: Vocabulary) -> None:
         self.relations, self.details, self.synonyms, self.vocabulary = relations, details, synonyms, vocabulary
@@ -162,8 +164,8 @@ def phase_losses(
     words: Words,
     at: tuple[int, int, int],
 ) -> Losses:
-    """The losses of a batch of captions int64 [B, L] of the pairs `rows` with their pictures' features [B, N, C]; `at` is (seed,
-    epoch, step)."""
+    """The losses of a batch of captions int64 [B, L] of the pairs `rows` with their pictures' features [B, N, C]; `at`
+    is (seed, epoch, step)."""
     (seed, epoch, step), model, device = at, detecting.model, features.device
     alone = phase.words == "relations" or step % ALONE_EVERY == 0
     relations = words.relations[ids]

@@ -36,9 +36,10 @@ class Diverged(Exception):
 
 @dataclass(frozen=True)
 class Hooks:
-    """How a training speaks to whoever runs it: `log(metrics, step)`, `progress(step, figures)`, `stop()`, `say(sentence)`; `persist` runs
-    what writes a checkpoint, and may wait until there is room for it; `keep_examples` is given what the trained model makes of a few
-    test pairs; `prune()` is asked after each validation but the last, when it was logged."""
+    """How a training speaks to whoever runs it: `log(metrics, step)`, `progress(step, figures)`, `stop()`,
+    `say(sentence)`; `persist` runs what writes a checkpoint, and may wait until there is room for it; `keep_examples`
+    is given what the trained model makes of a few test pairs; `prune()` is asked after each validation but the last,
+    when it was logged."""
 
     log: Log
     progress: Progress
@@ -51,9 +52,9 @@ class Hooks:
 
 @dataclass(frozen=True)
 class Training:
-    """What is trained: `learn(step)` adds the gradients of this process's part of a batch, and gives the losses of its micro-batches;
-    `clip()` bounds the gradient and gives its norm; `follow()` comes after each optimiser step; `keep()` saves the state, at the end
-    and whenever it is `due`."""
+    """What is trained: `learn(step)` adds the gradients of this process's part of a batch, and gives the losses of its
+    micro-batches; `clip()` bounds the gradient and gives its norm; `follow()` comes after each optimiser step; `keep()`
+    saves the state, at the end and whenever it is `due`."""
 
     steps: int
     warmup: float  # share of the steps in which the learning rate rises
@@ -67,8 +68,8 @@ class Training:
 def fit(state: TrainState, training: Training, hooks: Hooks, world: World = ALONE) -> Iterator[dict[str, float]]:
     """Takes the optimiser steps that are left, and yields after each the step's losses, before its state is saved.
 
-    Every process of the `world` must go through it. Raises Stopped, with the state saved, where one of them is asked to stop, and
-    Diverged where loss or gradient is not finite.
+    Every process of the `world` must go through it. Raises Stopped, with the state saved, where one of them is asked to
+    stop, and Diverged where loss or gradient is not finite.
     """
     device = next(state.model.parameters()).device
     while state.step < training.steps:
@@ -95,8 +96,8 @@ def fit(state: TrainState, training: Training, hooks: Hooks, world: World = ALON
 
 
 def backward(call: nn.Module, micro_batches: Sequence[Callable[[], Losses]], world: World) -> list[Losses]:
-    """Forward and backward of a step's micro-batches, one after another; their losses, without gradient. Each loss is its share of the
-    step's mean."""
+    """Forward and backward of a step's micro-batches, one after another; their losses, without gradient. Each loss is
+    its share of the step's mean."""
     made = []
     for place, micro_batch in enumerate(micro_batches):
         with without_exchange(call, place + 1 == len(micro_batches)):

@@ -47,8 +47,9 @@ class Subject:
 
 
 class OnSplit:
-    """Matching and masked language modelling on the first `count` pairs of a split, by the names under which they are logged; on the
-    test split, which is measured once, also the bins of reliability diagrams, the foils with a grey picture, and noisy captions."""
+    """Matching and masked language modelling on the first `count` pairs of a split, by the names under which they are
+    logged; on the test split, which is measured once, also the bins of reliability diagrams, the foils with a grey
+    picture, and noisy captions."""
 
     def __init__(self, subject: Subject, split: str, count: int) -> None:
         model, settings, prepared = subject.model, subject.settings, subject.prepared
@@ -56,7 +57,8 @@ class OnSplit:
         self.split, self.source = split, settings.data.source
         size, objectives = settings.evaluation.batch_size, settings.objectives
         self.data = data = held_out(model, prepared, split, count)
-        # Detectability compares arms, so its captions are written by the same encoder, whoever writes in training; over the arm's own choice of words.
+        # Detectability compares arms, so its captions are written by the same encoder, whoever writes in training; over
+        # the arm's own choice of words.
         alike = objectives.itm.model_copy(update={"generator": "current", "false_negative_filter": "synonyms"})
         written = write_over(subject, data, objectives.model_copy(update={"itm": alike}))
         measured: dict[str, Evaluation] = {
@@ -107,8 +109,8 @@ def validation(subject: Subject) -> Evaluation:
 
 
 def at_the_end(subject: Subject, end: TrialEnd | None = None) -> Evaluation:
-    """What is measured once, after the last step: the test split, robustness on its first pairs, and the suites; downstream tasks are
-    fine-tuned as `end` says."""
+    """What is measured once, after the last step: the test split, robustness on its first pairs, and the suites;
+    downstream tasks are fine-tuned as `end` says."""
     evaluation = subject.settings.evaluation
     measured: dict[str, Evaluation] = {"test": OnSplit(subject, "test", evaluation.final_pairs)}
     if evaluation.robustness_pairs:
@@ -165,8 +167,8 @@ def shown_test(subject: Subject, limit: int | None) -> Gallery:
 
 
 def kept_by_trials(prepared: Prepared, data: HeldOut) -> Keep:
-    """Trials with the same frozen vision encoder make the features of the same corrupted pictures once; features that are larger than
-    the pictures are made anew, which is cheaper than to store them."""
+    """Trials with the same frozen vision encoder make the features of the same corrupted pictures once; features that
+    are larger than the pictures are made anew, which is cheaper than to store them."""
     images = data.pairs.images
     if not prepared.features or data.features.nbytes > len(data) * images[0].nbytes:
         return lambda _, make: make()

@@ -29,8 +29,8 @@ Progress = Callable[[str, int, int, dict[str, float]], None]  # what, done, of h
 
 @dataclass(frozen=True)
 class Prepared:
-    """`features` holds [N, T, C] float16 for each split where the vision encoder is frozen, else nothing; `cache_dir`, what else is
-    made once; `suites`, the compositional suites that are measured at the end, by name."""
+    """`features` holds [N, T, C] float16 for each split where the vision encoder is frozen, else nothing; `cache_dir`,
+    what else is made once; `suites`, the compositional suites that are measured at the end, by name."""
 
     corpus: Corpus
     weights: dict[str, Tensor]
@@ -60,13 +60,14 @@ def precision(device: torch.device, kind: str = "auto") -> Iterator[None]:
 
 
 def shipped_for(settings: Settings, folder: Path = FOLDER) -> Shipped | None:
-    """The encoders that trials of these settings start from, where they come with the package. Raises UserError as `read`."""
+    """The encoders that trials of these settings start from, where they come with the package. Raises UserError as
+    `read`."""
     return read(settings, folder) if settings.warm_start.source == "package" else None
 
 
 def corpus_of(settings: Settings, cache_dir: Path, folder: Path = FOLDER) -> tuple[Corpus, Shipped | None]:
-    """What trials of these settings read, in the words of the encoders that they start from; and those encoders, where they come with
-    the package."""
+    """What trials of these settings read, in the words of the encoders that they start from; and those encoders, where
+    they come with the package."""
     shipped = shipped_for(settings, folder)
     return load_corpus(settings.data, cache_dir, shipped.tokeniser if shipped else None), shipped
 
@@ -78,8 +79,9 @@ def prepare(
     stop: Callable[[], bool] = never,
     folder: Path = FOLDER,
 ) -> Prepared:
-    """Loads, or makes once, all that the trials of these settings have in common; `folder` holds the encoders of the package. Raises Stopped where `stop()`; what the warm start
-    has reached is kept, and nothing else is seen half made."""
+    """Loads, or makes once, all that the trials of these settings have in common; `folder` holds the encoders of the
+    package. Raises Stopped where `stop()`; what the warm start has reached is kept, and nothing else is seen half
+    made."""
     device = pick_device()
     choose_kernels(settings)
     progress("data", 0, 1, {})

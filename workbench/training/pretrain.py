@@ -39,9 +39,10 @@ def train(
 ) -> dict[str, float]:
     """Trains to the last step and gives the final metrics; goes on from `checkpoint` where there is one.
 
-    Same settings, seed, machine, thread and process count: same numbers, also when it was stopped and resumed.
-    The validation metrics are those of the last step. Every process of the `world` must call this; only the first one's `log`,
-    `progress` and `keep_examples` are heard; any one's `stop` and `prune` counts. Raises Stopped, Pruned and Diverged.
+    Same settings, seed, machine, thread and process count: same numbers, also when it was stopped and resumed. The
+    validation metrics are those of the last step. Every process of the `world` must call this; only the first one's
+    `log`, `progress` and `keep_examples` are heard; any one's `stop` and `prune` counts. Raises Stopped, Pruned and
+    Diverged.
     """
     trial = _Trial(settings, seed, prepared, checkpoint, hooks, world)
     state, steps = trial.state, settings.optimisation.steps
@@ -156,8 +157,8 @@ class _Trial:
             raise Pruned
 
     def measure(self, made: Callable[[Subject], Evaluation], kept: Kept) -> dict[str, float]:
-        """Every process measures, so that none has to send its numbers to the others. Raises Stopped, with the state saved,
-        and Diverged."""
+        """Every process measures, so that none has to send its numbers to the others. Raises Stopped, with the state
+        saved, and Diverged."""
         # Of several processes none may leave a part in which the others wait for it.
         stop = self.hooks.stop if self.world.size == 1 else self.stopped
         try:
@@ -189,8 +190,8 @@ class _Trial:
         return made
 
     def finite(self, part: Callable[[], Any]) -> Any:
-        """What a part of an evaluation measures. The last update may have spoiled the weights, which the next loss would
-        tell: raises Diverged where a number is not finite."""
+        """What a part of an evaluation measures. The last update may have spoiled the weights, which the next loss
+        would tell: raises Diverged where a number is not finite."""
         made = self.through(part)
         if not _all_finite(made):
             raise Diverged(self.state.step, "what was measured is")

@@ -38,8 +38,9 @@ def make_encoders(
     stop: Callable[[], bool] = never,
     overrides: Sequence[str] = (),
 ) -> Made:
-    """Trains both encoders as the recipe's `warm_start` says, and writes them with what they know; `overrides` are what the command
-    gave beside the recipe. Same settings, machine and thread count: the same bytes. Raises Stopped, with the state saved."""
+    """Trains both encoders as the recipe's `warm_start` says, and writes them with what they know; `overrides` are what
+    the command gave beside the recipe. Same settings, machine and thread count: the same bytes. Raises Stopped, with
+    the state saved."""
     settings = apply(experiment.settings, {"warm_start.source": "train"})
     if settings.data.source != "scenes":
         raise UserError(f"{recipe}: the encoders of the package are of rendered scenes; set `data.source: scenes`.")

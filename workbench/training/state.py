@@ -22,9 +22,9 @@ REST = ("step", "seconds", "waited", "joules", "counted", "sums", "measured", "m
 class TrainState:
     """`step` optimiser steps are done. Randomness is keyed by (seed, step), so no generator state is needed.
 
-    `seconds` is training time, evaluation excluded, of which `waited` for data; `joules` the devices' energy; `sums` and `counted` hold
-    the training metrics since they were last logged. `measured`: the last validation, after `measured_at` steps. `made_from`
-    names the data and the start, so that no trial goes on with others.
+    `seconds` is training time, evaluation excluded, of which `waited` for data; `joules` the devices' energy; `sums`
+    and `counted` hold the training metrics since they were last logged. `measured`: the last validation, after
+    `measured_at` steps. `made_from` names the data and the start, so that no trial goes on with others.
     """
 
     model: nn.Module
@@ -149,7 +149,8 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def read_undamaged(path: Path, say: Callable[[str], None] = lambda _: None) -> dict[str, Any] | None:
-    """The newest whole state of the checkpoint and the one before it; None where there is none. `say` hears of a damaged one."""
+    """The newest whole state of the checkpoint and the one before it; None where there is none. `say` hears of a
+    damaged one."""
     for each in (path, before(path)):
         if each.exists():
             try:
@@ -162,8 +163,8 @@ def read_undamaged(path: Path, say: Callable[[str], None] = lambda _: None) -> d
 def restore(state: TrainState, path: Path, say: Callable[[str], None] = lambda _: None) -> None:
     """Puts what `save` wrote back into `state`; does nothing where there is no checkpoint yet.
 
-    A damaged checkpoint is passed over, and `say` told, for the one before it, or for a start from the beginning; so is one of a
-    trial that was made from other data or another start.
+    A damaged checkpoint is passed over, and `say` told, for the one before it, or for a start from the beginning; so is
+    one of a trial that was made from other data or another start.
     """
     saved = read_undamaged(path, say)
     if saved is None:
@@ -184,7 +185,8 @@ def restore(state: TrainState, path: Path, say: Callable[[str], None] = lambda _
 def _each_moment(
     optimiser: torch.optim.Optimizer, saved: dict[str, Any], change: Callable[[Tensor, Tensor], Tensor]
 ) -> dict[str, Any]:
-    """An optimiser's state dict with `change(moment, parameter)` in place of every tensor that has its parameter's shape."""
+    """An optimiser's state dict with `change(moment, parameter)` in place of every tensor that has its parameter's
+    shape."""
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     changed = {
         place: {

@@ -1,4 +1,5 @@
-"""Published suites, retrieval and downstream tasks at the end of each trial; their texts and images are prepared once for all trials."""
+"""Published suites, retrieval and downstream tasks at the end of each trial; their texts and images are prepared once
+for all trials."""
 
 import json
 import re
@@ -38,8 +39,9 @@ Show = Callable[[str, int, int, dict[str, float]], None]
 
 @dataclass(frozen=True)
 class PreparedSuite:
-    """A compositional suite under the `name` by which it is logged. `images`: uint8 [N, 3, S, S], or features float16 [N, T, C] of a frozen
-    vision encoder; `row_of` each image that could be read, and why each of the others could not."""
+    """A compositional suite under the `name` by which it is logged. `images`: uint8 [N, 3, S, S], or features
+    float16 [N, T, C] of a frozen vision encoder; `row_of` each image that could be read, and why each of the others
+    could not."""
 
     name: str
     items: SuiteItems
@@ -76,8 +78,8 @@ def read_items(name: str, given: SuiteFiles) -> SuiteItems:
 
 
 def check_suites(settings: Settings) -> None:
-    """Reads what the suites of these settings need, and looks for each of their images. Raises UserError where too much is missing for
-    scores that stand for the suite's."""
+    """Reads what the suites of these settings need, and looks for each of their images. Raises UserError where too much
+    is missing for scores that stand for the suite's."""
     suites = settings.evaluation.suites
     if suites is None:
         return
@@ -119,8 +121,9 @@ def prepare_suite(
     show: Show,
     features: tuple[str, Callable[[np.ndarray], np.ndarray]] | None,
 ) -> PreparedSuite:
-    """The suite's items as this tokeniser reads them, and its images, decoded once to `side` px. `features`: a name of the frozen vision
-    encoder that turns images uint8 [n, 3, S, S] into features, and that itself. Raises UserError as `check_suites`."""
+    """The suite's items as this tokeniser reads them, and its images, decoded once to `side` px. `features`: a name of
+    the frozen vision encoder that turns images uint8 [n, 3, S, S] into features, and that itself. Raises UserError as
+    `check_suites`."""
     read = read_items(name, given)
     items = told_apart(read, tokeniser)
     images = list(dict.fromkeys((e.picture, e.box) for e in items.examples))
@@ -228,7 +231,8 @@ class Renamed:
 def task_splits(
     name: str, task: TaskFiles, settings: Settings, corpus: Corpus, features: Mapping[str, Any], cache_dir: Path
 ) -> dict[str, TaskSplit]:
-    """The train and val splits of a downstream task, and its test split where it has one. Raises UserError as `check_suites`."""
+    """The train and val splits of a downstream task, and its test split where it has one. Raises UserError as
+    `check_suites`."""
     if task.annotations is None:
         return {
             split: of_scenes(name, pairs, features[split] if features else pairs.images, task.limit)

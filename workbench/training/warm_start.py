@@ -61,16 +61,16 @@ def warm_start(
 ) -> dict[str, Tensor]:
     """The model's starting weights; trained on first use, cached by content.
 
-    `features` float16 [N, T, C]: the training pictures' stored features, where the vision encoder stays as it is. Raises Stopped, with
-    the state saved beside the cache's entry, and Diverged.
+    `features` float16 [N, T, C]: the training pictures' stored features, where the vision encoder stays as it is.
+    Raises Stopped, with the state saved beside the cache's entry, and Diverged.
     """
     home = start_homes(settings, corpus.fingerprint, cache_dir)[0]
     return trained_once(home, partial(_train, settings, corpus, device, features, hooks))
 
 
 def trained_once(home: Path, train: Callable[[Path], tuple[dict[str, Tensor], float]]) -> dict[str, Tensor]:
-    """The weights that `train(checkpoint)` gives, with the seconds that it took: made on first use, and kept in the folder `home`.
-    The checkpoint lies beside it until they are there."""
+    """The weights that `train(checkpoint)` gives, with the seconds that it took: made on first use, and kept in the
+    folder `home`. The checkpoint lies beside it until they are there."""
     checkpoint = home.with_name(f"{home.name}-state.pt")
 
     def make(target: Path) -> None:
@@ -84,8 +84,8 @@ def trained_once(home: Path, train: Callable[[Path], tuple[dict[str, Tensor], fl
 
 
 def start_fingerprint(settings: Settings, data: str, shipped: Shipped | None = None) -> str:
-    """Names the weights that trials of these settings start from, given the fingerprint of their data and, where they start
-    from those, the encoders of the package; trains nothing.
+    """Names the weights that trials of these settings start from, given the fingerprint of their data and, where they
+    start from those, the encoders of the package; trains nothing.
 
     Raises UserError where a file of weights that the settings name is missing.
     """
@@ -125,7 +125,8 @@ def start_homes(settings: Settings, data: str, cache_dir: Path) -> list[Path]:
 
 
 def phase_names(settings: Settings, data: str) -> list[str]:
-    """The names of the encoders' start, and of the fused start after each of its phases, given the fingerprint of their data."""
+    """The names of the encoders' start, and of the fused start after each of its phases, given the fingerprint of their
+    data."""
     names, fusion = [_recipe(settings, data)], settings.model.fusion.model_dump_json()
     for phase in phases(settings):
         names.append(f"fused-{key(PHASE_VERSION, names[-1], fusion, phase.model_dump_json()):016x}")
@@ -133,8 +134,8 @@ def phase_names(settings: Settings, data: str) -> list[str]:
 
 
 def _besides(settings: Settings) -> str:
-    """What a local folder of text weights adds to a start's name, so that other files in it are another start; and the side of
-    the pictures where the fingerprint of their data, which are prepared for any side, does not tell it."""
+    """What a local folder of text weights adds to a start's name, so that other files in it are another start; and the
+    side of the pictures where the fingerprint of their data, which are prepared for any side, does not tell it."""
     where = settings.model.text.weights
     files = text_files(where) if where else []
     text = f"-{key(*(f'{path.name} {file_digest(path)}' for path in files)):016x}" if files else ""
@@ -142,7 +143,8 @@ def _besides(settings: Settings) -> str:
 
 
 def vision_digest(settings: Settings) -> str:
-    """Names the content of the vision encoder's weights file, so that another file under the same name is another start."""
+    """Names the content of the vision encoder's weights file, so that another file under the same name is another
+    start."""
     where = settings.model.vision.weights
     return file_digest(weights_file(where)) if where else ""
 
@@ -186,8 +188,8 @@ def start_weights(settings: Settings, corpus: Corpus, warm: dict[str, Tensor], p
 
 
 def handed_on(model: ViLTA, names: tuple[str, ...] = OF_ENCODERS) -> dict[str, Tensor]:
-    """What a start hands on, by how its names begin: of a warm start the encoders and the projections that align them, not the fusion
-    and its heads."""
+    """What a start hands on, by how its names begin: of a warm start the encoders and the projections that align them,
+    not the fusion and its heads."""
     # Cloned, because the language model's head shares storage with its embeddings.
     return {name: tensor.clone() for name, tensor in model.state_dict().items() if name.startswith(names)}
 
@@ -203,8 +205,8 @@ class _Aligned(nn.Module):
 def _train(
     settings: Settings, corpus: Corpus, device: torch.device, stored: Features | None, hooks: Hooks, checkpoint: Path
 ) -> tuple[dict[str, Tensor], float]:
-    """The weights and the seconds of training; goes on from `checkpoint` where there is one, which is removed when the weights are
-    there."""
+    """The weights and the seconds of training; goes on from `checkpoint` where there is one, which is removed when the
+    weights are there."""
     config, vocabulary = settings.warm_start, corpus.tokeniser.vocabulary
     model = new_model(settings, corpus, config.seed).to(device).train()
     with torch.random.fork_rng(devices=[]):

@@ -1,4 +1,5 @@
-"""How likely the words of a training batch are to be masked and written over; what can be measured once is, and is kept."""
+"""How likely the words of a training batch are to be masked and written over; what can be measured once is, and is
+kept."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -65,7 +66,8 @@ class WordChoice:
 
 
 def _surprise(settings: Settings, prepared: Prepared, companions: Companions) -> np.ndarray:
-    """float16 [M, L]: the frozen language encoder's uncertainty of each word of each training caption, measured once."""
+    """float16 [M, L]: the frozen language encoder's uncertainty of each word of each training caption, measured
+    once."""
     assert companions.frozen is not None
     language, pairs = companions.frozen, prepared.corpus.train
     name = key(VERSION, prepared.fingerprint, prepared.corpus.fingerprint, str(settings.data.caption_noise))

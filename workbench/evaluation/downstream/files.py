@@ -31,8 +31,8 @@ Names = tuple[str, ...]  # where an image may lie, as `ImageFolders.find` takes 
 
 @dataclass(frozen=True)
 class Examples:
-    """A split, whatever images there are. `images`: those of each example; `given`: the people's answers (VQA, else none);
-    `left_out`: examples that have no target, and why."""
+    """A split, whatever images there are. `images`: those of each example; `given`: the people's answers (VQA, else
+    none); `left_out`: examples that have no target, and why."""
 
     ids: list[str]
     images: list[tuple[Names, ...]]
@@ -54,8 +54,8 @@ class Task:
 def read_task(task: str, folder: Path, limit: int | None) -> Task:
     """The task's train and val splits, and its test split where it is there; at most `limit` examples of each.
 
-    VQA's classes are the most common answers of at least nine questions of train and val, whatever the limit, as in METER. What was read
-    last is kept, for the next trial. Raises UserError where a file is missing or not as published.
+    VQA's classes are the most common answers of at least nine questions of train and val, whatever the limit, as in
+    METER. What was read last is kept, for the next trial. Raises UserError where a file is missing or not as published.
     """
     if not folder.is_dir():
         raise UserError(f"--annotations: there is no folder {folder}.")
@@ -110,8 +110,8 @@ def _vqa(folder: Path, splits: Iterable[str], limit: int | None) -> Task:
 
 
 def soft_targets(given: Sequence[Sequence[str]], classes: Sequence[str]) -> Targets:
-    """Of each question's answers that are among the classes: 0, .3, .6, .9 or 1 by how many of ten people gave it (Anderson et al. 2018,
-    METER)."""
+    """Of each question's answers that are among the classes: 0, .3, .6, .9 or 1 by how many of ten people gave it
+    (Anderson et al. 2018, METER)."""
     column = {answer: place for place, answer in enumerate(classes)}
     column_of = {text: column.get(plain(text), -1) for text in {text for answers in given for text in answers}}
     columns = np.array([column_of[text] for answers in given for text in answers], np.int64)
@@ -128,7 +128,8 @@ def _questions(folder: Path, split: str, limit: int | None) -> Questions:
     known: dict[str, str] = {}
 
     def lean(item: dict[str, Any]) -> Any:
-        """A person's answer as its text alone, each text once: as they are written, the answers would fill gigabytes."""
+        """A person's answer as its text alone, each text once: as they are written, the answers would fill
+        gigabytes."""
         return known.setdefault(item["answer"], item["answer"]) if "answer" in item else item
 
     @cache

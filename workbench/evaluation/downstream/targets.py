@@ -8,8 +8,8 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Targets:
-    """float32 [N, C] by rows. The values of example n, and the classes that they are of, lie from `starts[n]` to `starts[n + 1]`:
-    `starts` int64 [N + 1], `columns` int32 and `values` float32 [how many are not zero]."""
+    """float32 [N, C] by rows. The values of example n, and the classes that they are of, lie from `starts[n]` to
+    `starts[n + 1]`: `starts` int64 [N + 1], `columns` int32 and `values` float32 [how many are not zero]."""
 
     starts: np.ndarray
     columns: np.ndarray

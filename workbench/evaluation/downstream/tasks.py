@@ -1,5 +1,5 @@
-"""Downstream tasks as one form: images, a text, and a target over classes. Read from the published files, or made of the facts of
-rendered scenes, so that every path can be run without a download."""
+"""Downstream tasks as one form: images, a text, and a target over classes. Read from the published files, or made of
+the facts of rendered scenes, so that every path can be run without a download."""
 
 import hashlib
 import json
@@ -27,9 +27,9 @@ TASKS: Final = ("vqa", "nlvr2", "snli_ve")
 
 @dataclass(frozen=True)
 class TaskSplit:
-    """`rows` int64 [N, P]: the images of each example (P = 2 for NLVR2), rows of `pictures`. `targets` [N, C] over `classes`.
-    `given`: the people's answers (VQA). `missing`: examples left out, and why; `imageless` of them for want of an image. `ids`: the
-    examples' names in the published file."""
+    """`rows` int64 [N, P]: the images of each example (P = 2 for NLVR2), rows of `pictures`. `targets` [N, C] over
+    `classes`. `given`: the people's answers (VQA). `missing`: examples left out, and why; `imageless` of them for want
+    of an image. `ids`: the examples' names in the published file."""
 
     pictures: Any
     rows: np.ndarray
@@ -81,8 +81,8 @@ def published(
     limit: int | None,
     check: Check = broken_images,
 ) -> dict[str, TaskSplit]:
-    """The task's train and val splits, and its test split where the file is there. The images lie below any of the folders `images`;
-    examples with one that is missing, or that `check` finds broken, are left out.
+    """The task's train and val splits, and its test split where the file is there. The images lie below any of the
+    folders `images`; examples with one that is missing, or that `check` finds broken, are left out.
 
     Raises UserError where a file is missing or not as published, or no image of train or val can be read.
     """
@@ -108,8 +108,8 @@ def refuse_part(what: str, split: TaskSplit) -> None:
     if len(split) and len(split) < WHOLE * total:
         id, why = next(reversed(split.missing.items()))
         raise UserError(
-            f"--images: {what} has whole images for {len(split):,} of its {total:,} examples (without: {id}, {why}); give the "
-            "rest, or score this part with --allow-partial."
+            f"--images: {what} has whole images for {len(split):,} of its {total:,} examples (without: {id}, {why});"
+            " give the rest, or score this part with --allow-partial."
         )
 
 
@@ -141,8 +141,9 @@ def _split(
 
 
 def of_scenes(task: str, pairs: Pairs, pictures: Any, limit: int | None) -> TaskSplit:
-    """The task on rendered scenes: questions about colour, kind and number with their answers (`vqa`), a true or false sentence
-    about two pictures (`nlvr2`), a caption that follows, does not, or may (`snli_ve`). Keyed by the picture's row."""
+    """The task on rendered scenes: questions about colour, kind and number with their answers (`vqa`), a true or false
+    sentence about two pictures (`nlvr2`), a caption that follows, does not, or may (`snli_ve`). Keyed by the picture's
+    row."""
     if pairs.scene is None:
         raise UserError(f"`{task}` without --annotations is made of facts: it needs a run with `data.source: scenes`.")
     made: list[tuple[list[int], str, str]] = []
@@ -193,8 +194,8 @@ def _scene_nlvr2(pairs: Pairs, row: int, rng: np.random.Generator) -> tuple[list
 
 
 def _scene_snli_ve(pairs: Pairs, row: int, rng: np.random.Generator) -> tuple[list[int], str, str]:
-    """A hypothesis: an object that is there (entailment), one of another colour (contradiction), or one that is `heavy` or `light`,
-    which no picture tells (neutral)."""
+    """A hypothesis: an object that is there (entailment), one of another colour (contradiction), or one that is `heavy`
+    or `light`, which no picture tells (neutral)."""
     assert pairs.scene is not None
     things = pairs.scene(row).things
     thing = things[int(rng.integers(len(things)))]

@@ -1,6 +1,7 @@
 """VQAv2's accuracy with its normalisation of answers, and the soft scores that models are trained on.
 
-The normalisation is that of the official evaluation (github.com/GT-Vision-Lab/VQA, vqaEval.py) on every input, its slips included.
+The normalisation is that of the official evaluation (github.com/GT-Vision-Lab/VQA, vqaEval.py) on every input, its
+slips included.
 """
 
 import re
@@ -153,8 +154,8 @@ DISTINCT: Final = 1 << 19  # answers whose normal form is remembered; VQAv2 has 
 
 
 def without_punctuation(text: str) -> str:
-    """Signs beside a space, or in an answer with a number such as 1,000, are dropped, others become a space; so are periods that no
-    digit follows."""
+    """Signs beside a space, or in an answer with a number such as 1,000, are dropped, others become a space; so are
+    periods that no digit follows."""
     made, thousands = text, THOUSANDS.search(text) is not None
     for sign in PUNCTUATION:
         if sign in made:
@@ -176,10 +177,12 @@ def plain(answer: str) -> str:
 
 
 def vqa_accuracy(answer: str, given: Sequence[str], version: Version = "2021") -> float:
-    """The official accuracy (Antol et al. 2015): min(1, matches / 3) among every nine of the ten given answers, averaged.
+    """The official accuracy (Antol et al. 2015): min(1, matches / 3) among every nine of the ten given answers,
+    averaged.
 
-    As in the official evaluation nothing is normalised where all ten agree, else all answers are. Until March 2021 (`2017`, VQAv2's
-    first challenge) the answer was normalised always, and the given ones only lost their punctuation, where they differ.
+    As in the official evaluation nothing is normalised where all ten agree, else all answers are. Until March 2021
+    (`2017`, VQAv2's first challenge) the answer was normalised always, and the given ones only lost their punctuation,
+    where they differ.
     """
     answer, given = _one_line(answer), list(given)
     if version == "2021":
