@@ -93,8 +93,8 @@ def clip_names(vision: nn.Module) -> dict[str, Tensor]:
     """timm's ViT in OpenAI's names, as METER's checkpoints hold it."""
     swaps = (
         ("patch_embed.proj", "conv1"), ("pos_embed", "positional_embedding"), ("blocks.", "transformer.resblocks."),
-        ("norm_pre", "ln_pre"), (".norm1", ".ln_1"), (".norm2", ".ln_2"), ("qkv.", "in_proj_"), (".proj.", ".out_proj."),
-        ("mlp.fc1", "mlp.c_fc"), ("mlp.fc2", "mlp.c_proj"), ("cls_token", "class_embedding"),
+        ("norm_pre", "ln_pre"), (".norm1", ".ln_1"), (".norm2", ".ln_2"), ("qkv.", "in_proj_"),
+        (".proj.", ".out_proj."), ("mlp.fc1", "mlp.c_fc"), ("mlp.fc2", "mlp.c_proj"), ("cls_token", "class_embedding"),
     )  # fmt: skip
     named = {}
     for name, tensor in vision.state_dict().items():

@@ -50,9 +50,8 @@ def runs(workspace: Workspace = DEFAULT, storage: Storage = None, as_json: Json 
             more.append(f"about {row['seconds_left'] / 60:.0f} min left")
         if row["best"] is not None:
             more.append(f"best {row['best']:.4f} {row['best_arm']}")
-        typer.echo(
-            f"{row['run_id'][:SHORT]}  {started}  {row['status']:<8}  {counts:>7}  {row['name']}  {', '.join(more)}".rstrip()
-        )
+        told = (row["run_id"][:SHORT], started, f"{row['status']:<8}", f"{counts:>7}", row["name"], ", ".join(more))
+        typer.echo("  ".join(told).rstrip())
 
 
 @app.command(

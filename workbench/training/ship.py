@@ -106,20 +106,26 @@ def knowledge_table(known: dict[str, Any]) -> str:
 
 def _text(experiment: Experiment, settings: Settings, card: dict[str, Any], table: str) -> str:
     known, model = card["knows"], settings.model
+    batch, side = settings.warm_start.batch_size, settings.data.image_size
+    hours = "unknown" if card["hours"] is None else card["hours"]
     return f"""# Encoders of `{card["name"]}`
 
 {experiment.question}
 
-Recipe `{card["recipe"]}` (`{card["command"]}`), seed {card["seed"]}: {card["steps"]:,} steps of {settings.warm_start.batch_size} pairs on {card["pairs"]:,} rendered scenes,
-{"unknown" if card["hours"] is None else card["hours"]} hours. Vision: timm's `{model.vision.name}`, stage {model.vision.stage}, {settings.data.image_size} px; language: RoBERTa's form, {model.text.layers} layers,
-{model.width} wide, with the tokeniser of its captions. Weights are kept as float16. Data {card["data"]}. SHA-256 {{sha256}}.
+Recipe `{card["recipe"]}` (`{card["command"]}`), seed {card["seed"]}:
+{card["steps"]:,} steps of {batch} pairs on {card["pairs"]:,} rendered scenes, {hours} hours.
+Vision: timm's `{model.vision.name}`, stage {model.vision.stage}, {side} px.
+Language: RoBERTa's form, {model.text.layers} layers, {model.width} wide, with the tokeniser of its captions.
+Weights are kept as float16. Data {card["data"]}. SHA-256 {{sha256}}.
 
-What the vision encoder knows: linear probes (ridge regression) on the feature of the place where an object's centre lies, trained on
-training scenes and measured on validation scenes; `position` tells places with a centre from as many without. What the fusion knows:
-masked words of each kind, those that mean the same counted as one; their chance is what it says to a grey picture.
+What the vision encoder knows: linear probes (ridge regression) on the feature of the place where an object's centre
+lies, trained on training scenes and measured on validation scenes; `position` tells places with a centre from as many
+without. What the fusion knows: masked words of each kind, those that mean the same counted as one; their chance is
+what it says to a grey image.
 
 {table}
 
-Masked words of validation captions, one in seven masked: perplexity {known["perplexity"]:.2f}, {known["words_right"]:.3f} right. Unfused similarity of a
-picture with its own caption against another's: AUC {known["alignment_auc"]:.3f}.
+Masked words of validation captions, one in seven masked: perplexity {known["perplexity"]:.2f},
+{known["words_right"]:.3f} right. Unfused similarity of an image with its own caption against another's: AUC
+{known["alignment_auc"]:.3f}.
 """
