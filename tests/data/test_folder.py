@@ -100,7 +100,7 @@ def test_broken_pictures_are_left_out_and_the_others_go_on(folder: Path, tmp_pat
         # Each of the captions stands beside two pictures.
         assert sorted(captions) == sorted(left + [caption for caption in gone if caption in captions])
         blue += [
-            caption for caption, image in zip(left, after.images, strict=True) if image[2].mean() > image[0].mean()
+            caption for caption, seen in zip(left, after.images, strict=True) if seen[2].mean() > seen[0].mean()
         ]
     assert blue == ["A picture of thing 10."]  # each picture still has its own caption
     arrays, tables = ({f"{split}.{form}" for split in ("train", "val", "test")} for form in ("npy", "parquet"))

@@ -26,26 +26,26 @@ CAPTIONS = [
     for two in COLOURS
     for thing in ("plane", "kitten", "crown")
 ][:60]
-Picture = np.ndarray  # float [H, W, 3] in [0, 1]
+Pixels = np.ndarray  # float [H, W, 3] in [0, 1]
 RNG = np.random.default_rng(0)
 
 
-def convolved(x: Picture, kernel: np.ndarray) -> Picture:
+def convolved(x: Pixels, kernel: np.ndarray) -> Pixels:
     return np.stack([ndimage.convolve(x[..., c], kernel, mode="mirror") for c in range(3)], axis=-1)
 
 
-def smooth(x: Picture, sigma: float) -> Picture:
+def smooth(x: Pixels, sigma: float) -> Pixels:
     return ndimage.gaussian_filter(x, (sigma, sigma, 0), mode="mirror")
 
 
-def defocus(x: Picture, s: int) -> Picture:
+def defocus(x: Pixels, s: int) -> Pixels:
     radius, alias = [(3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)][s]
     line = np.arange(-max(8, radius), max(8, radius) + 1)
     disk = ((line[:, None] ** 2 + line[None, :] ** 2) <= radius**2).astype(float)
     return convolved(x, ndimage.gaussian_filter(disk / disk.sum(), alias))
 
 
-def glass(x: Picture, s: int) -> Picture:
+def glass(x: Pixels, s: int) -> Pixels:
     sigma, delta, times = [(0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2)][s]
     x = smooth(x, sigma).copy()
     for _ in range(times):
@@ -56,7 +56,7 @@ def glass(x: Picture, s: int) -> Picture:
     return smooth(x, sigma)
 
 
-def zoomed(x: Picture, factor: float) -> Picture:
+def zoomed(x: Pixels, factor: float) -> Pixels:
     inner = math.ceil(SIDE / factor)
     top = (SIDE - inner) // 2
     made = ndimage.zoom(x[top : top + inner, top : top + inner], (factor, factor, 1), order=1)
@@ -64,13 +64,13 @@ def zoomed(x: Picture, factor: float) -> Picture:
     return made[trim : trim + SIDE, trim : trim + SIDE]
 
 
-def zoom(x: Picture, s: int) -> Picture:
+def zoom(x: Pixels, s: int) -> Pixels:
     most, step = [(1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)][s]
     factors = np.arange(1, most, step)
     return (x + sum(zoomed(x, f) for f in factors)) / (len(factors) + 1)
 
 
-def motion(x: Picture, s: int) -> Picture:
+def motion(x: Pixels, s: int) -> Pixels:
     radius, sigma = [(10, 3), (15, 5), (15, 8), (15, 12), (20, 15)][s]
     angle = np.deg2rad(RNG.uniform(-45, 45))
     weights = np.exp(-(np.arange(2 * radius + 1) ** 2) / (2 * sigma**2))
@@ -101,39 +101,39 @@ def plasma(decay: float, size: int = 256) -> np.ndarray:
     return made / made.max()
 
 
-def fog(x: Picture, s: int) -> Picture:
+def fog(x: Pixels, s: int) -> Pixels:
     amount, decay = [(1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)][s]
     return (x + amount * plasma(decay)[:SIDE, :SIDE, None]) * x.max() / (x.max() + amount)
 
 
-def brightness(x: Picture, s: int) -> Picture:
+def brightness(x: Pixels, s: int) -> Pixels:
     hsv = rgb_to_hsv(x)
     hsv[..., 2] = np.clip(hsv[..., 2] + [0.1, 0.2, 0.3, 0.4, 0.5][s], 0, 1)
     return hsv_to_rgb(hsv)
 
 
-def contrast(x: Picture, s: int) -> Picture:
+def contrast(x: Pixels, s: int) -> Pixels:
     mean = x.mean(axis=(0, 1), keepdims=True)
     return (x - mean) * [0.4, 0.3, 0.2, 0.1, 0.05][s] + mean
 
 
-def pil(x: Picture) -> Image.Image:
+def pil(x: Pixels) -> Image.Image:
     return Image.fromarray((x * 255).round().astype(np.uint8))
 
 
-def pixelate(x: Picture, s: int) -> Picture:
+def pixelate(x: Pixels, s: int) -> Pixels:
     small = int(SIDE * [0.6, 0.5, 0.4, 0.3, 0.25][s])
     coarse = pil(x).resize((small, small), Image.Resampling.BOX).resize((SIDE, SIDE), Image.Resampling.BOX)
     return np.asarray(coarse) / 255
 
 
-def jpeg(x: Picture, s: int) -> Picture:
+def jpeg(x: Pixels, s: int) -> Pixels:
     out = io.BytesIO()
     pil(x).save(out, "JPEG", quality=[25, 18, 15, 10, 7][s])
     return np.asarray(Image.open(out)) / 255
 
 
-def elastic(x: Picture, s: int) -> Picture:
+def elastic(x: Pixels, s: int) -> Pixels:
     alpha, sigma, affine = (
         np.array([(2, 0.7, 0.1), (2, 0.08, 0.2), (0.05, 0.01, 0.02), (0.07, 0.01, 0.02), (0.12, 0.01, 0.02)][s]) * SIDE
     )
@@ -151,7 +151,7 @@ def elastic(x: Picture, s: int) -> Picture:
     return np.stack([ndimage.map_coordinates(x[..., c], places, order=1, mode="mirror") for c in range(3)], axis=-1)
 
 
-def snow(x: Picture, s: int) -> Picture:
+def snow(x: Pixels, s: int) -> Pixels:
     mean, std, factor, floor, radius, sigma, kept = [
         (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
         (0.2, 0.3, 2, 0.5, 12, 4, 0.7),
@@ -173,7 +173,7 @@ def snow(x: Picture, s: int) -> Picture:
     return kept * x + (1 - kept) * np.maximum(x, grey * 1.5 + 0.5) + layer + np.rot90(layer, 2)
 
 
-REFERENCES: dict[str, Callable[[Picture, int], Picture]] = {
+REFERENCES: dict[str, Callable[[Pixels, int], Pixels]] = {
     "gaussian_noise": lambda x, s: x + RNG.normal(0, [0.08, 0.12, 0.18, 0.26, 0.38][s], x.shape),
     "shot_noise": lambda x, s: RNG.poisson(x * [60, 25, 12, 5, 3][s]) / [60, 25, 12, 5, 3][s],
     "impulse_noise": lambda x, s: np.where(

@@ -49,10 +49,10 @@ def make_examples(model: ViLTA, data: HeldOut, settings: Settings, companions: C
 
 def picture_url(image: np.ndarray) -> str:
     """A picture uint8 [3, H, W] as a small JPEG in a `data:` address."""
-    picture = Image.fromarray(image.transpose(1, 2, 0))
-    picture.thumbnail((SIDE, SIDE))
+    small = Image.fromarray(image.transpose(1, 2, 0))
+    small.thumbnail((SIDE, SIDE))
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=QUALITY)
+    small.save(file, "JPEG", quality=QUALITY)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 

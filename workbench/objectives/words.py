@@ -114,8 +114,8 @@ def salience(
     side = model.image_side
     grey = torch.full((1, 3, side, side), GREY, dtype=torch.uint8, device=features.device)
     told = []
-    for picture in (features, model.image_features(grey)):
-        image = model.adapt_image(picture.float()).expand(len(ids), -1, -1)
+    for seen in (features, model.image_features(grey)):
+        image = model.adapt_image(seen.float()).expand(len(ids), -1, -1)
         fused, _ = model.fuse(states, image, read, NONE)
         log_p = model.mlm_logits(fused[hidden]).float().log_softmax(dim=-1)
         told.append(log_p.gather(1, ids[hidden][:, None]).squeeze(1))

@@ -108,18 +108,18 @@ class _Trial:
         read = next(self.reader)
         self.state.waited += time.perf_counter() - asked
 
-        def pictures() -> Iterator[tuple[slice, Tensor]]:
+        def shown() -> Iterator[tuple[slice, Tensor]]:
             for place, pool in enumerate(read):
                 own = world.part(len(rows), place, len(read))
                 yield own, on_device(settings, self.prepared, pool, rows[own], self.seed, epoch)
 
-        weigh = partial(self.words.weigh, rows, self.seed, epoch, step, pictures)
+        weigh = partial(self.words.weigh, rows, self.seed, epoch, step, shown)
         plan = plan_batch(settings, self.prepared, self.companions, self.foils, rows, self.seed, epoch, step, weigh)
         alpha = alpha_at(settings.objectives.mlm, step, optimisation.steps)
 
-        def micro_batch(place: int, pictures: Tensor) -> Losses:
+        def micro_batch(place: int, pool: Tensor) -> Losses:
             part: Part = plan.part(place, len(read), world)
-            images = on_device(settings, self.prepared, pictures, rows[part.rows], self.seed, epoch)
+            images = on_device(settings, self.prepared, pool, rows[part.rows], self.seed, epoch)
             seed_dropout("dropout", self.seed, step, place, world)
             with precision(images.device, optimisation.precision):
                 made: Losses = self.call(

@@ -20,7 +20,7 @@ from workbench.world import World
 VERSION = 1  # raise it whenever a change alters the cached entropies
 CHUNK = 2048  # captions
 NOTHING = torch.empty(0)
-Pictures = Callable[[], Iterator[tuple[slice, Tensor]]]  # own rows of the batch, and their pictures or stored features
+Shown = Callable[[], Iterator[tuple[slice, Tensor]]]  # own rows of the batch, and their pictures or stored features
 
 
 class WordChoice:
@@ -32,7 +32,7 @@ class WordChoice:
         self.surprise = _surprise(settings, prepared, companions) if asked(settings.objectives, "surprising") else None
 
     def weigh(
-        self, rows: np.ndarray, seed: int, epoch: int, step: int, pictures: Pictures, token_ids: np.ndarray
+        self, rows: np.ndarray, seed: int, epoch: int, step: int, shown: Shown, token_ids: np.ndarray
     ) -> Weights:
         """Weights of the captions int64 [B, L] that the pairs `rows` have in this epoch. Every process must call it."""
         known, objectives = {}, self.settings.objectives
@@ -44,16 +44,16 @@ class WordChoice:
             if objectives.mlm.mask_words != "salient":  # what is not written over need not be measured
                 chosen, _, negatives = false_pairs(objectives.itm, len(rows), seed, step)
                 every = np.sort(chosen[negatives == HARD_CAPTION])
-            known["salient"] = self._salience(pictures, token_ids, rows + epoch, every)
+            known["salient"] = self._salience(shown, token_ids, rows + epoch, every)
         return weights_of(objectives, token_ids, self.companions, NOTHING, known)
 
     @torch.no_grad()
-    def _salience(self, pictures: Pictures, token_ids: np.ndarray, turns: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    def _salience(self, shown: Shown, token_ids: np.ndarray, turns: np.ndarray, wanted: np.ndarray) -> np.ndarray:
         """Of the `wanted` rows of the batch, int64 [K]. Each process measures its own pairs, and tells the others."""
         model = self.companions.ema
         assert model is not None
         made = torch.zeros(token_ids.shape, device=self.device)
-        for own, images in pictures():
+        for own, images in shown():
             here = wanted[(wanted >= own.start) & (wanted < own.stop)]
             if not len(here):
                 continue
