@@ -113,7 +113,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Phase:
-    """`arguments` of `wb`, in which {yaml}, {w}, {run} and {pictures} stand for what they are called; `come(workspace,
+    """`arguments` of `wb`, in which {yaml}, {w}, {run} and {images} stand for what they are called; `come(workspace,
     out)` says that the phase is there, for which it then has to be waited a little more."""
 
     name: str

@@ -55,7 +55,7 @@ def inside(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pictures")
     for index in range(80):
         Image.new("RGB", (50, 40), (3 * index, 100, 200 - index)).save(folder / f"{index:02d}.png")
@@ -98,7 +98,7 @@ def prepare_emoji(workspace: Path) -> list[str]:
     ],
 )
 def test_every_experiment_runs_through_to_its_report(
-    file: Path, shared: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+    file: Path, shared: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # All forms of a figure are drawn in the first experiment, in processes of its own; drawing takes most of a report's
     # time.
@@ -111,9 +111,7 @@ def test_every_experiment_runs_through_to_its_report(
         prepared = inside("data", "prepare", dataset, *given)
         assert "380 pictures" in prepared.stdout, prepared.stderr
     if file.stem == "pretrain_4m":
-        prepared = inside(
-            "data", "prepare", "some", "--from", str(pictures), "--side", "72", "--workspace", str(shared)
-        )
+        prepared = inside("data", "prepare", "some", "--from", str(images), "--side", "72", "--workspace", str(shared))
         assert "80 pictures" in prepared.stdout, prepared.stderr
         extra = ["--set", "data.mix={some: 2.0}"]
     arguments = ["sweep", str(file), "--smoke", "--seeds", "1", "--workspace", str(shared), *extra]
@@ -254,8 +252,8 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
         assert not connection.execute("SELECT 1 FROM runs WHERE status = 'RUNNING'").fetchall()
 
 
-def measure(run_id: str, workspace: Path, pictures: Path) -> None:
-    """`wb eval` on a miniature of SugarCrepe, with one picture missing, and on the run's own test split."""
+def measure(run_id: str, workspace: Path, images: Path) -> None:
+    """`wb eval` on a miniature of SugarCrepe, with one image missing, and on the run's own test split."""
     files = workspace / "sugarcrepe"
     files.mkdir()
     for kind in ("add_att", "swap_obj"):
@@ -265,10 +263,10 @@ def measure(run_id: str, workspace: Path, pictures: Path) -> None:
         }
         (files / f"{kind}.json").write_text(json.dumps(items))
     common = ["--run-id", run_id, "--workspace", str(workspace), "--json"]
-    suite = ["eval", "--suite", "sugarcrepe", "--annotations", str(files), "--images", str(pictures), *common]
+    suite = ["eval", "--suite", "sugarcrepe", "--annotations", str(files), "--images", str(images), *common]
     (first,) = json.loads(inside(*suite, "--allow-partial").stdout)
     assert first["examples"] == 6
-    absent = f"{pictures}/val2017/80.png: the picture is missing"
+    absent = f"{images}/val2017/80.png: the picture is missing"
     assert first["missing"] == {f"{kind}/3": absent for kind in ("add_att", "swap_obj")}
     names = {f"{way}/sugarcrepe/{kind}" for way in ("compositional", "blank_image") for kind in ("add_att", "swap_obj")}
     assert {name for name in first["metrics"] if not name.startswith("suite_")} == names
@@ -298,7 +296,7 @@ def measure(run_id: str, workspace: Path, pictures: Path) -> None:
 
 
 @pytest.mark.long
-def test_two_processes_train_one_model_and_its_run_is_reported(tmp_path: Path, pictures: Path) -> None:
+def test_two_processes_train_one_model_and_its_run_is_reported(tmp_path: Path, images: Path) -> None:
     arguments = [
         "train",
         "experiments/components.yaml",
@@ -316,7 +314,7 @@ def test_two_processes_train_one_model_and_its_run_is_reported(tmp_path: Path, p
     assert 0 <= made["value"] <= 1
     listed = json.loads(inside("runs", "--json", "--workspace", str(tmp_path)).stdout)
     assert [(row["run_id"], row["finished"], row["trials"]) for row in listed] == [(made["run_id"], 1, 1)]
-    measure(made["run_id"], tmp_path, pictures)
+    measure(made["run_id"], tmp_path, images)
     assert inside("report", "--run-id", made["run_id"], "--workspace", str(tmp_path)).returncode == 0
     page = (tmp_path / "reports" / made["run_id"] / "report.html").read_text(encoding="utf-8")
     assert "Sugarcrepe" in page
@@ -392,10 +390,10 @@ def test_a_sweep_with_too_few_seeds_for_a_verdict_says_so_first(tmp_path: Path, 
     assert (f"{file}: {seeds} seeds cannot reach a verdict" in done.stderr) == warned
 
 
-def test_a_broken_picture_is_left_out_and_said(tmp_path: Path, pictures: Path) -> None:
+def test_a_broken_image_is_left_out_and_said(tmp_path: Path, images: Path) -> None:
     broken = tmp_path / "pictures"
     broken.mkdir()
-    for path in pictures.iterdir():
+    for path in images.iterdir():
         (broken / path.name).write_bytes(path.read_bytes())
     (broken / "07.png").write_bytes(b"no picture")
     done = inside(

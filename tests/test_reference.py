@@ -39,11 +39,11 @@ Made = tuple[Settings, ViLTA, Companions]
 def made(**changes: Any) -> Made:
     given = SMALLER | PLAIN | {"model.vision.frozen": False} | changes
     settings, model, companions = large_model("tiny", given, WORDS)
-    return settings, model.eval(), companions  # batch norms would see other pictures in one forward than in two
+    return settings, model.eval(), companions  # batch norms would see other images in one forward than in two
 
 
 def read(settings: Settings, padded: bool = False) -> tuple[Part, Tensor, Tensor]:
-    """The plan of a step, its captions int64 [B, L] and its pictures."""
+    """The plan of a step, its captions int64 [B, L] and its images."""
     captions, images = random_batch(settings, WORDS, 16, padded)
     part = plan_step(captions, None, settings.objectives, WORDS, np.arange(16), 0, 0, 0).part()
     return part, torch.from_numpy(part.own.token_ids).to(images.device), images

@@ -25,7 +25,7 @@ SEEN = Path(__file__).with_name("figures.json")
 
 
 def drawn(axis: Axes) -> dict[str, Any]:
-    """Words as they are, and a hash of all numbers to four digits: lines, areas, bars, dots, pictures."""
+    """Words as they are, and a hash of all numbers to four digits: lines, areas, bars, dots, images."""
     numbers: list[np.ndarray] = [np.asarray(line.get_xydata(), dtype=float) for line in axis.lines]
     for collection in axis.collections:
         numbers += [np.asarray(path.vertices, dtype=float) for path in collection.get_paths()]
@@ -52,10 +52,10 @@ def found() -> dict[str, list[dict[str, Any]]]:
     """Figure -> what its axes draw."""
     made = {}
     for arms in (3, 4):  # a response curve takes four levels
-        for picture in plots(toy_findings_runs(arms)):
-            if arms == 3 or picture.name == "response":
-                made[picture.name] = [drawn(axis) for axis in picture.figure.axes if axis.get_visible()]
-            plt.close(picture.figure)
+        for image in plots(toy_findings_runs(arms)):
+            if arms == 3 or image.name == "response":
+                made[image.name] = [drawn(axis) for axis in image.figure.axes if axis.get_visible()]
+            plt.close(image.figure)
     return dict(sorted(made.items()))
 
 
@@ -99,9 +99,9 @@ def test_a_name_with_dollars_and_more_arms_than_colours_is_drawn() -> None:
     about = runs.record.model_copy(
         update={"arms": list(odd.values()), "baseline_arm": next(iter(odd.values())), "arm_values": {}}
     )
-    for picture in plots(Runs("r", "r", about, trials, runs.metrics)):
-        picture.figure.canvas.draw()
-        plt.close(picture.figure)
+    for image in plots(Runs("r", "r", about, trials, runs.metrics)):
+        image.figure.canvas.draw()
+        plt.close(image.figure)
 
 
 def test_a_figure_follows_a_dark_page_in_ink_and_paper_and_can_be_told_apart_on_it() -> None:

@@ -140,13 +140,13 @@ def toy_examples(arm: str, seed: int, pairs: int = 14) -> dict[str, Any]:
         "split": "test",
         "pairs": [
             captions
-            | {"row": row, "kind": "swap_colour", "image": toy_picture(row)}
+            | {"row": row, "kind": "swap_colour", "image": toy_image(row)}
             | {"match": float(rng.uniform(0.4, 1.0)), "other_match": float(rng.uniform(0.0, 0.6))}
             for row in range(pairs)
         ],
         "method": {
             "caption": captions["caption"],
-            "image": toy_picture(0),
+            "image": toy_image(0),
             "masked": [{"word": "red", "label": [["red", 0.8], ["blue", 0.2]], "model": [["red", 0.6]]}],
             "written": ["a green cube left of a blue ball"],
         },
@@ -154,13 +154,13 @@ def toy_examples(arm: str, seed: int, pairs: int = 14) -> dict[str, Any]:
 
 
 @cache
-def toy_picture(row: int) -> str:
-    """A small picture as a data URI, another one for each row."""
-    picture = Image.new("RGB", (16, 16), (230, 230, 230))
-    picture.paste((200, 40, 40), (2, 6, 7, 11))
-    picture.paste((40, 60, 10 * (row % 20)), (9, 6, 14, 11))
+def toy_image(row: int) -> str:
+    """A small image as a data URI, another one for each row."""
+    image = Image.new("RGB", (16, 16), (230, 230, 230))
+    image.paste((200, 40, 40), (2, 6, 7, 11))
+    image.paste((40, 60, 10 * (row % 20)), (9, 6, 14, 11))
     held = io.BytesIO()
-    picture.save(held, "PNG")
+    image.save(held, "PNG")
     return "data:image/png;base64," + base64.b64encode(held.getvalue()).decode()
 
 

@@ -13,7 +13,7 @@ from tests.benchmarks.figures import CPU, Figure, by_turns, figure, ratio
 from workbench.data.captions import read_source
 from workbench.data.prepare import prepare_source
 from workbench.data.scenes import render, scenes
-from workbench.data.store import Pictures, Store
+from workbench.data.store import Images, Store
 
 SCENES, FILES, SIDE, BATCH = 100, 256, 256, 64
 
@@ -66,7 +66,7 @@ def files(repeats: int, home: Path) -> list[Figure]:
     def prepared() -> Store:
         return prepare_source(read_source(source), next(targets), SIDE, "crop", 1, lambda *_: None)
 
-    images = Pictures([prepared()], [np.arange(FILES)], SIDE)
+    images = Images([prepared()], [np.arange(FILES)], SIDE)
 
     def from_files() -> None:
         for _ in DataLoader(Files([paths[place] for place in order], SIDE), batch_size=BATCH):

@@ -1,4 +1,4 @@
-"""`just bench-gpu`: what one GPU does with the large model, with random weights, words and pictures. Prints a line a
+"""`just bench-gpu`: what one GPU does with the large model, with random weights, words and images. Prints a line a
 figure.
 
 The model is that of a preset: `meter-base` (CLIP ViT-B/16 without its last block, RoBERTa-base, 6 + 6 co-attention
@@ -67,7 +67,7 @@ def large_model(
 def random_batch(
     settings: Settings, vocabulary: Vocabulary, batch: int, padded: bool = False
 ) -> tuple[np.ndarray, Tensor]:
-    """Captions int64 [B, L] of random words and random pictures uint8 [B, 3, S, S], these on the device. All captions
+    """Captions int64 [B, L] of random words and random images uint8 [B, 3, S, S], these on the device. All captions
     are of one length, which leaves no padding once they are cut to it; with `padded` they are of half to all of it."""
     rng = np.random.default_rng(0)
     token_ids = rng.integers(len(SPECIAL), vocabulary.size, size=(batch, LENGTH))
@@ -83,7 +83,7 @@ def random_batch(
 
 @torch.no_grad()
 def stored_features(model: ViLTA, images: Tensor) -> Tensor:
-    """What the vision encoder makes of pictures uint8 [B, 3, S, S], as a frozen one's are kept: float32 [B, N, C]."""
+    """What the vision encoder makes of images uint8 [B, 3, S, S], as a frozen one's are kept: float32 [B, N, C]."""
     with precision(images.device):
         return torch.cat([model.image_features(part).float() for part in images.split(64)])
 

@@ -2,15 +2,15 @@
 
 The plain trainer, `reference_step`, is what one writes down first, after METER (Dou et al. 2022). MLM and ITM are two
 passes, each through the vision encoder, which is trained, the text encoder and the fusion. Both sides of a pair have
-a padding mask, the MLM head reads every position, and half of the ITM pairs have another picture. The optimiser is
+a padding mask, the MLM head reads every position, and half of the ITM pairs have another image. The optimiser is
 `torch.optim.AdamW` as torch has it by default on the device; nothing is compiled. The modules are those of our model,
-so that sizes are the same, and so are batch, captions, pictures, precision and clipping. Where METER does more, the
-reference does not: attention is torch's fused kernel, captions are cut to the longest of the batch, and the pictures
+so that sizes are the same, and so are batch, captions, images, precision and clipping. Where METER does more, the
+reference does not: attention is torch's fused kernel, captions are cut to the longest of the batch, and the images
 of false pairs come from the batch.
 
 Then one saving after another, and at the end our own step (`step_of` of `tests.benchmarks.gpu`): with METER's
 objectives, to which it adds MLM of the text encoder alone, and with written negatives and soft labels. Data are
-random words and pictures; in each step masks and false pairs are drawn. All variants train one model, by turns: each
+random words and images; in each step masks and false pairs are drawn. All variants train one model, by turns: each
 repeat goes through all of them with a fresh optimiser, and ratios are those within a repeat. On a CPU there is one
 thread, and its own seconds are counted, so that other work on the machine disturbs less.
 """
@@ -79,7 +79,7 @@ class Savings:
 @dataclass(frozen=True)
 class Drawn:
     """What chance decides in a step: `masked` int64 [B, L], captions with masks; `labels` int64 [B, L], the tokens to
-    be predicted, else IGNORED; `image_rows` int64 [B], whose picture each caption has in ITM; `is_match` bool [B]."""
+    be predicted, else IGNORED; `image_rows` int64 [B], whose image each caption has in ITM; `is_match` bool [B]."""
 
     masked: Tensor
     labels: Tensor
@@ -89,7 +89,7 @@ class Drawn:
 
 def draw(token_ids: Tensor, ratio: float, vocabulary: Vocabulary, device: torch.device) -> Drawn:
     """Drawn on the CPU as METER's collator does, then moved: `ratio` of the ordinary tokens of captions int64 [B, L]
-    are predicted, of which 80 % become <mask> and 10 % a random token; half of the captions get another picture."""
+    are predicted, of which 80 % become <mask> and 10 % a random token; half of the captions get another image."""
     rows = len(token_ids)
     chosen = torch.from_numpy(vocabulary.ordinary)[token_ids] & (torch.rand(token_ids.shape) < ratio)
     fate = torch.rand(token_ids.shape)
@@ -126,7 +126,7 @@ def read(model: ViLTA, token_ids: Tensor, image: Tensor, no_masks: bool) -> tupl
 def reference_losses(
     model: ViLTA, images: Tensor, token_ids: Tensor, drawn: Drawn, savings: Savings = Savings()
 ) -> tuple[Tensor, Tensor]:
-    """MLM and ITM loss of pictures uint8 [B, 3, S, S], or features [B, N, C] if stored, and captions int64 [B, L]."""
+    """MLM and ITM loss of images uint8 [B, 3, S, S], or features [B, N, C] if stored, and captions int64 [B, L]."""
     see = (lambda given: given) if savings.stored else model.image_features
     if savings.shared:
         rows = len(token_ids)

@@ -31,7 +31,7 @@ def main() -> None:
             for name in given.signal.split(","):
                 with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
                     shutil.copytree(finished["w"], Path(place) / "w")
-                    _measure(phase, name, Path(place), run=finished["run"], pictures=finished["pictures"])
+                    _measure(phase, name, Path(place), run=finished["run"], images=finished["pictures"])
     if finished:
         return
     for phase in PHASES:
@@ -44,13 +44,13 @@ def main() -> None:
 
 
 def _finished(home: Path) -> dict[str, str]:
-    """A workspace with a finished training, its run, and a folder of pictures."""
-    workspace, yaml, pictures = home / "w", home / "stop.yaml", home / "pictures"
+    """A workspace with a finished training, its run, and a folder of images."""
+    workspace, yaml, images = home / "w", home / "stop.yaml", home / "pictures"
     yaml.write_text(YAML)
-    pictures.mkdir()
+    images.mkdir()
     for index in range(3000):
-        Image.new("RGB", (300, 200), (index % 256, 100, 50)).save(pictures / f"{index}.jpg")
-        (pictures / f"{index}.txt").write_text(f"A picture of thing number {index % 60} in the box.\n")
+        Image.new("RGB", (300, 200), (index % 256, 100, 50)).save(images / f"{index}.jpg")
+        (images / f"{index}.txt").write_text(f"A picture of thing number {index % 60} in the box.\n")
     done = subprocess.run(
         [sys.executable, "-m", "workbench", "sweep", str(yaml), "--workspace", str(workspace), "--json"],
         capture_output=True,
@@ -58,7 +58,7 @@ def _finished(home: Path) -> dict[str, str]:
         check=True,
     )
     run = Tracker(tracking_uri(workspace), workspace).trials_of(json.loads(done.stdout)["run_id"])[0]
-    return {"w": str(workspace), "run": run, "pictures": str(pictures)}
+    return {"w": str(workspace), "run": run, "pictures": str(images)}
 
 
 def _measure(phase: Phase, name: str, home: Path, **named: str) -> None:

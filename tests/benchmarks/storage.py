@@ -16,7 +16,7 @@ from tests.benchmarks.figures import CPU, WALL, Figure, figure, seconds, told
 from workbench.data.captions import read_source
 from workbench.data.features import Features, Layout, open_features
 from workbench.data.prepare import prepare_source
-from workbench.data.store import Pictures, open_store
+from workbench.data.store import Images, open_store
 
 ROW = (197, 768)  # of a ViT-B/16 at 224 px
 SHARD, SHARDS, BATCH = 512, 3, 128
@@ -96,7 +96,7 @@ def images(repeats: int, home: Path) -> list[Figure]:
             target = home / f"{form}{number}"
             prepare = partial(prepare_source, read_source(source), target, SIDE, "crop", 1, lambda *_: None)
             prepared[form].append(IMAGES / seconds(partial(prepare, stored=form), time.process_time))
-            stored = Pictures([prepare(stored=form)], [np.arange(IMAGES)], SIDE)
+            stored = Images([prepare(stored=form)], [np.arange(IMAGES)], SIDE)
             reading[form].append(IMAGES / seconds(partial(in_batches, stored, order), time.process_time))
     for form in forms:
         size = sum(shard["bytes"] for shard in open_store(home / f"{form}0").facts["shards"]) / IMAGES
@@ -108,7 +108,7 @@ def images(repeats: int, home: Path) -> list[Figure]:
     return made
 
 
-def in_batches(stored: Pictures, order: np.ndarray) -> None:
+def in_batches(stored: Images, order: np.ndarray) -> None:
     for start in range(0, len(order), 64):
         stored[order[start : start + 64]]
 

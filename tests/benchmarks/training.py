@@ -12,7 +12,7 @@ from workbench.data.loader import Order
 from workbench.objectives.companions import make_companions
 from workbench.objectives.plan import Weights
 from workbench.objectives.step import losses
-from workbench.training.batches import on_device, plan_batch, read_pictures
+from workbench.training.batches import on_device, plan_batch, read_images
 from workbench.training.distributed import speed_up
 from workbench.training.prepare import Prepared, prepare
 from workbench.training.pretrain import optimiser_for, starting_model, train_mode
@@ -45,7 +45,7 @@ def train_step(settings: Settings, prepared: Prepared) -> Callable[[], None]:
     optimiser = optimiser_for(model, settings)
     companions = make_companions(settings.objectives, model, prepared.corpus)
     order = Order(prepared.corpus.train.shares, settings.optimisation.batch_size, 0)
-    reader = enumerate(read_pictures(settings, prepared, order, ALONE, 0))
+    reader = enumerate(read_images(settings, prepared, order, ALONE, 0))
 
     def step() -> None:
         train_mode(model, settings)

@@ -11,7 +11,7 @@ from tests.benchmarks.storage import like_a_photograph
 from workbench.data.captions import read_source
 from workbench.data.loader import Order, read_ahead
 from workbench.data.prepare import prepare_source
-from workbench.data.store import Pictures
+from workbench.data.store import Images
 
 IMAGES, SIDE, BATCH, STEPS = 128, 256, 32, 32
 WORKERS = (0, 1, 2)
@@ -25,7 +25,7 @@ def measure(repeats: int, home: Path) -> list[Figure]:
         Image.fromarray(like_a_photograph(rng, SIDE)).save(source / f"{place}.png")
         (source / f"{place}.txt").write_text(f"image {place}")
     store = prepare_source(read_source(source), home / "jpeg", SIDE, "crop", 1, lambda *_: None, stored="jpeg")
-    images = Pictures([store], [np.arange(IMAGES)], SIDE)
+    images = Images([store], [np.arange(IMAGES)], SIDE)
     order = Order(((IMAGES, 1.0),), BATCH, 0)
     speeds: dict[int, list[float]] = {count: [] for count in WORKERS}
     for _ in range(repeats):

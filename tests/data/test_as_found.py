@@ -1,4 +1,4 @@
-"""Corpora as people have them: tables of other programs, leftovers of other systems, strange and broken pictures."""
+"""Corpora as people have them: tables of other programs, leftovers of other systems, strange and broken images."""
 
 import io
 import json
@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from workbench.data.images import BrokenImage, decode
 
 from workbench.config.schema import Data, Settings
 from workbench.data.captions import Reading, read_source
 from workbench.data.corpus import load_corpus
-from workbench.data.folder import find_pairs, read_pictures
-from workbench.data.pictures import BrokenPicture, decode
+from workbench.data.folder import find_pairs, read_images
 from workbench.data.prepare import prepare_source
 from workbench.data.report import describe
 from workbench.data.store import Store
@@ -30,7 +30,7 @@ MARK = "\ufeff"
 CAPTION = 'a red; wide, "big" thing'
 
 
-def picture(path: Path, colour: tuple[int, ...] = RED) -> Path:
+def image(path: Path, colour: tuple[int, ...] = RED) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (20, 10), colour).save(path)
     return path
@@ -63,14 +63,14 @@ def read(path: Path) -> list[tuple[str, tuple[str, ...], str]]:
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
 def test_texts_of_other_programs_are_read(tmp_path: Path, name: str, text: str, encoding: str) -> None:
-    picture(tmp_path / "a.png")
+    image(tmp_path / "a.png")
     (tmp_path / name).write_bytes(text.removeprefix(MARK if encoding == "utf-16" else "").encode(encoding))
     assert read(tmp_path) == [("a.png", (CAPTION,), "train")]
 
 
 def test_hugging_faces_image_folder_has_a_folder_for_each_split(tmp_path: Path) -> None:
     for split in ("train", "validation", "test"):
-        picture(tmp_path / split / "0001.png")
+        image(tmp_path / split / "0001.png")
         (tmp_path / split / "metadata.csv").write_text(f"file_name,text\n0001.png,of {split}\n")
     assert sorted(read(tmp_path)) == [
         ("test/0001.png", ("of test",), "test"),
@@ -82,7 +82,7 @@ def test_hugging_faces_image_folder_has_a_folder_for_each_split(tmp_path: Path) 
 
 def test_a_wrong_row_is_listed_and_the_others_go_on(tmp_path: Path) -> None:
     for name in ("a", "b", "007"):
-        picture(tmp_path / f"{name}.png")
+        image(tmp_path / f"{name}.png")
     (tmp_path / "captions.csv").write_text("file,caption\na.png,one\nb.png,two, three\n,four\n007.png,007\nc.png,\n")
     reading = read_source(tmp_path)
     assert [(each.id, each.captions) for each in reading.found] == [("a.png", ("one",)), ("007.png", ("007",))]
@@ -116,7 +116,7 @@ READ = ('"Stop" says the sign', '6" pipe', '"6 pipe', "Go", 'a "b" c', 'a "b"', 
 @pytest.mark.parametrize("name", ["captions.tsv", "captions.csv"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_between_tabs_a_quote_may_be_text(tmp_path: Path, name: str, end: str) -> None:
-    picture(tmp_path / "a.png")
+    image(tmp_path / "a.png")
     (tmp_path / name).write_bytes(end.join(["file\tcaption", *(f"a.png\t{row}" for row in RAW), ""]).encode())
     assert read(tmp_path) == [("a.png", READ, "train")]
 
@@ -203,7 +203,7 @@ def test_what_cannot_be_read_is_one_sentence(tmp_path: Path, name: str, data: by
     assert "\n" not in str(caught.value)
 
 
-def test_a_parquet_with_pictures_inside_is_named(tmp_path: Path) -> None:
+def test_a_parquet_with_images_inside_is_named(tmp_path: Path) -> None:
     import polars as pl
 
     frame = pl.DataFrame({"image": [{"bytes": b"x", "path": None}], "text": ["one"]})
@@ -212,9 +212,9 @@ def test_a_parquet_with_pictures_inside_is_named(tmp_path: Path) -> None:
         read_source(tmp_path)
 
 
-def test_what_macos_leaves_behind_is_no_picture(tmp_path: Path) -> None:
+def test_what_macos_leaves_behind_is_no_image(tmp_path: Path) -> None:
     for name in ("a", "._a", "__MACOSX/a", "deep/b"):
-        picture(tmp_path / f"{name}.png").with_suffix(".txt").write_text("one")
+        image(tmp_path / f"{name}.png").with_suffix(".txt").write_text("one")
     (tmp_path / ".DS_Store").write_bytes(b"\0\1")
     assert [id for id, _, _ in read(tmp_path)] == ["a.png", "deep/b.png"]
     (tmp_path / "captions.csv").write_text("file,caption\na.png,one\n")
@@ -225,7 +225,7 @@ def test_what_macos_leaves_behind_is_no_picture(tmp_path: Path) -> None:
 def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
     home, other = tmp_path / "home", tmp_path / "other"
     for folder in (home / "real", other):
-        picture(folder / "a.png").with_suffix(".txt").write_text("one")
+        image(folder / "a.png").with_suffix(".txt").write_text("one")
     (home / "linked").symlink_to(other)
     (home / "again").symlink_to(home / "real")
     (home / "real" / "up").symlink_to(home)
@@ -235,7 +235,7 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
 
 
 def test_names_that_are_no_text_are_listed(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png").with_suffix(".txt").write_text("one")
+    image(tmp_path / "a.png").with_suffix(".txt").write_text("one")
     for suffix in ("png", "txt"):
         os.link(tmp_path / f"a.{suffix}", os.path.join(os.fsencode(tmp_path), b"caf\xe9." + suffix.encode()))
     reading = read_source(tmp_path)
@@ -246,9 +246,9 @@ def test_names_that_are_no_text_are_listed(tmp_path: Path) -> None:
     assert read(tmp_path / "x.json") == [("a.png", ("half a cat ?",), "train")]
 
 
-def test_pictures_of_a_table_may_lie_elsewhere(tmp_path: Path) -> None:
-    picture(tmp_path / "other" / "a.png")
-    picture(tmp_path / "home" / "b.png")
+def test_images_of_a_table_may_lie_elsewhere(tmp_path: Path) -> None:
+    image(tmp_path / "other" / "a.png")
+    image(tmp_path / "home" / "b.png")
     table = tmp_path / "home" / "captions.csv"
     table.write_text(f"file,caption\n../other/a.png,one\n{tmp_path}/other/a.png,two\nb.png,three\n")
     for source in (table.parent, table):
@@ -257,7 +257,7 @@ def test_pictures_of_a_table_may_lie_elsewhere(tmp_path: Path) -> None:
 
 def corpus_of(folder: Path, cache: Path, captions: list[str]) -> str:
     for place, caption in enumerate(captions):
-        picture(folder / f"{place:03d}.png").with_suffix(".txt").write_text(caption)
+        image(folder / f"{place:03d}.png").with_suffix(".txt").write_text(caption)
     with pytest.raises(UserError) as caught:
         load_corpus(Data(source="folder", path=str(folder), image_size=16), cache)
     return str(caught.value)
@@ -277,7 +277,7 @@ def test_a_corpus_from_which_nothing_can_be_learned_is_refused(tmp_path: Path) -
 
 def test_equal_captions_of_a_prepared_corpus_are_told_and_refused(tmp_path: Path) -> None:
     for place in range(60):
-        picture(tmp_path / "in" / f"{place}.png").with_suffix(".txt").write_text("Same.")
+        image(tmp_path / "in" / f"{place}.png").with_suffix(".txt").write_text("Same.")
     store = store_of(read_source(tmp_path / "in"), tmp_path / "data" / "same")
     assert "all captions are equal: every pair is a true one" in describe(store).text
     with pytest.raises(UserError, match=r"`data\.mix`: all 54 captions of same are equal"):
@@ -286,7 +286,7 @@ def test_equal_captions_of_a_prepared_corpus_are_told_and_refused(tmp_path: Path
 
 def test_a_batch_that_no_epoch_fills_is_refused(tmp_path: Path) -> None:
     for place in range(60):
-        picture(tmp_path / "in" / f"{place}.png").with_suffix(".txt").write_text(f"number {place}")
+        image(tmp_path / "in" / f"{place}.png").with_suffix(".txt").write_text(f"number {place}")
     data = {"source": "folder", "path": str(tmp_path / "in"), "image_size": 16}
     corpus = load_corpus(Data.model_validate(data), tmp_path / "cache")
     pairs = len(corpus.train)
@@ -359,7 +359,7 @@ def test_pixels_of_every_kind_are_right() -> None:
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_every_orientation_is_put_upright(form: str, orientation: int) -> None:
-    """As stored a picture is the upright one turned the other way; four quarters tell all eight apart."""
+    """As stored an image is the upright one turned the other way; four quarters tell all eight apart."""
     upright = Image.new("RGB", (40, 40), RED)
     for colour, box in (((0, 200, 0), (20, 0, 40, 20)), (BLUE, (0, 20, 20, 40)), ((200, 200, 0), (20, 20, 40, 40))):
         upright.paste(colour, box)
@@ -415,7 +415,7 @@ def bare_png(width: int, height: int) -> bytes:
         saved(halves(), "JPEG", icc_profile=b"garbage" * 9, quality=95),
     ],
 )
-def test_wrong_words_about_a_picture_do_not_spoil_it(data: bytes) -> None:
+def test_wrong_words_about_a_image_do_not_spoil_it(data: bytes) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         made = decode(data, 16, "squash").astype(int)
@@ -424,7 +424,7 @@ def test_wrong_words_about_a_picture_do_not_spoil_it(data: bytes) -> None:
 
 
 def test_a_resolution_of_a_wrong_kind_beside_a_turn(tmp_path: Path) -> None:
-    """PIL writes the whole EXIF anew when it turns a picture, and fails at what it could not have read."""
+    """PIL writes the whole EXIF anew when it turns an image, and fails at what it could not have read."""
     data = tagged((0x0112, 3, 1, b"\6\0\0\0"), (0x011A, 2, 4, b"abc\0"))
     made = decode(data, 16, "squash").astype(int)
     assert np.abs(made[:, 2, 2] - RED).max() < 12
@@ -442,35 +442,35 @@ BROKEN = {
 }
 
 
-def test_broken_pictures_are_listed_and_the_others_go_on(tmp_path: Path) -> None:
+def test_broken_images_are_listed_and_the_others_go_on(tmp_path: Path) -> None:
     for name, data in BROKEN.items():
         (tmp_path / "in").mkdir(exist_ok=True)
         (tmp_path / "in" / f"{name}.png").write_bytes(data)
         (tmp_path / "in" / f"{name}.txt").write_text("broken")
-    picture(tmp_path / "in" / "whole.png").with_suffix(".txt").write_text("whole")
+    image(tmp_path / "in" / "whole.png").with_suffix(".txt").write_text("whole")
     store = store_of(read_source(tmp_path / "in"), tmp_path / "out")
     assert store.pairs["id"].to_list() == ["whole.png"]
     told = dict(store.broken.iter_rows())
     assert told.keys() == {f"{name}.png" for name in BROKEN}
-    # Nothing of the single picture, so that they can be counted by reason.
+    # Nothing of the single image, so that they can be counted by reason.
     assert not any("0x" in why or str(tmp_path) in why or "\n" in why for why in told.values())
-    (said,) = read_pictures([tmp_path / "in" / "bomb.png"], np.zeros((1, 3, 16, 16), np.uint8)).values()
+    (said,) = read_images([tmp_path / "in" / "bomb.png"], np.zeros((1, 3, 16, 16), np.uint8)).values()
     assert said.startswith(f"{tmp_path / 'in' / 'bomb.png'}: the picture cannot be read (Image size ")
 
 
 @pytest.mark.parametrize(
     "error", [TypeError("bad operand"), KeyError(3), struct.error("x"), MemoryError(), RecursionError()]
 )
-def test_whatever_a_decoder_raises_is_one_broken_picture(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_whatever_a_decoder_raises_is_one_broken_image(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def fail(*_: object) -> None:
         raise error
 
     monkeypatch.setattr(Image.Image, "convert", fail)
-    with pytest.raises(BrokenPicture, match="the picture cannot be read"):
+    with pytest.raises(BrokenImage, match="the picture cannot be read"):
         decode(saved(halves(), "PNG"), 16)
 
 
-def test_damaged_bytes_give_a_picture_or_a_reason() -> None:
+def test_damaged_bytes_give_a_image_or_a_reason() -> None:
     random = np.random.default_rng(0)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -485,13 +485,13 @@ def test_damaged_bytes_give_a_picture_or_a_reason() -> None:
             damaged = bytearray(data)
             for place in random.integers(0, min(len(data), int(random.choice([40, 200, 100_000]))), 3):
                 damaged[place] = int(random.integers(256))
-            with suppress(BrokenPicture):
+            with suppress(BrokenImage):
                 assert decode(bytes(damaged), 8).shape == (3, 8, 8)
 
 
 def test_a_folder_by_each_of_its_names_is_the_same_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for place in range(40):
-        picture(tmp_path / "in" / f"{place}.png").with_suffix(".txt").write_text(f"number {place}")
+        image(tmp_path / "in" / f"{place}.png").with_suffix(".txt").write_text(f"number {place}")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     made = {

@@ -17,7 +17,7 @@ from workbench.data.captions import read_source
 from workbench.data.jpeg import JpegShard, decode, decode_all, encode, shard_parts
 from workbench.data.prepare import prepare_source
 from workbench.data.report import describe
-from workbench.data.store import Pictures, Store, open_store, write_parts
+from workbench.data.store import Images, Store, open_store, write_parts
 from workbench.errors import UserError
 
 SIDE = 48
@@ -51,7 +51,7 @@ def prepared(source: Path, home: Path, workers: int = 1, **options: object) -> S
 
 def pixels(store: Store) -> np.ndarray:
     rows = np.arange(len(store.pairs))
-    return Pictures([store], [rows], SIDE)[rows]
+    return Images([store], [rows], SIDE)[rows]
 
 
 @pytest.mark.parametrize(("quality", "least"), [(95, 38.0), (75, 32.0)])
@@ -80,12 +80,12 @@ def test_jpegs_read_like_raw_pixels(tmp_path: Path) -> None:
     assert len(small.broken) == 1
     assert psnr(pixels(raw), pixels(small)) > 38
     rows = np.array([7, 1, 0])
-    read = Pictures([small], [rows], SIDE)
+    read = Images([small], [rows], SIDE)
     assert (read[np.array([2, 0])] == pixels(small)[[0, 7]]).all()
     assert read[1].shape == (3, SIDE, SIDE)
-    both = Pictures([raw, small], [rows, rows], SIDE)
+    both = Images([raw, small], [rows, rows], SIDE)
     assert (both[np.array([0, 3])] == np.stack([pixels(raw)[7], pixels(small)[7]])).all()
-    assert Pictures([small], [rows], 16)[:].shape == (3, 3, 16, 16)
+    assert Images([small], [rows], 16)[:].shape == (3, 3, 16, 16)
     assert sum(shard["bytes"] for shard in small.facts["shards"]) < raw.facts["shards"][0]["bytes"] / 2
 
 
@@ -173,14 +173,14 @@ def test_images_on_a_device_are_those_that_are_read(tmp_path: Path) -> None:
     source = folder(tmp_path / "in", 4)
     for stored in ("raw", "jpeg"):
         store = prepared(source, tmp_path / stored, stored=stored)
-        images, rows = Pictures([store], [np.arange(4)], 24), np.array([2, 0])
+        images, rows = Images([store], [np.arange(4)], 24), np.array([2, 0])
         assert (images.on(rows, torch.device("cpu")).numpy() == images[rows]).all()
 
 
 def test_a_gpu_is_given_the_jpegs_of_the_rows_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether it decodes them, only a GPU can tell; here the processor stands in for it."""
     small = prepared(folder(tmp_path / "in", 5), tmp_path / "small")
-    images, rows = Pictures([small], [np.arange(5)], 24), np.array([4, 0, 3])
+    images, rows = Images([small], [np.arange(5)], 24), np.array([4, 0, 3])
     monkeypatch.setattr(store_module, "decode_all", lambda blobs, side, _: decode_all(blobs, side, torch.device("cpu")))
     assert (images.on(rows, torch.device("cuda")).numpy() == images[rows]).all()
     monkeypatch.setattr(

@@ -21,12 +21,12 @@ from workbench.training.prepare import prepare
 from workbench.training.pretrain import train
 
 
-def source(home: Path, name: str, pictures: int, captions: int, side: int = 24, split: str | None = None) -> None:
-    """A prepared corpus whose picture i has the colour i, and captions that name it."""
+def source(home: Path, name: str, images: int, captions: int, side: int = 24, split: str | None = None) -> None:
+    """A prepared corpus whose image i has the colour i, and captions that name it."""
     folder = home / "raw" / name
     folder.mkdir(parents=True)
     rows = []
-    for place in range(pictures):
+    for place in range(images):
         Image.new("RGB", (30, 30), (place, 100, 200)).save(folder / f"{place}.png")
         rows += [(f"{place}.png", f"{name} number {place} in words {k}") for k in range(captions)]
     frame = pl.DataFrame(rows, schema=["file", "caption"], orient="row")
@@ -48,7 +48,7 @@ def mixed(home: Path, **changes: object) -> Data:
     return Data.model_validate(values | changes)
 
 
-def test_pictures_and_captions_belong_together_in_every_split(home: Path) -> None:
+def test_images_and_captions_belong_together_in_every_split(home: Path) -> None:
     corpus = load_corpus(mixed(home), home / "cache")
     seen: list[str] = []
     for pairs in (corpus.train, corpus.val, corpus.test):
@@ -111,11 +111,11 @@ def test_an_epoch_shows_each_source_as_often_as_its_weight_says() -> None:
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_reading_goes_on_in_the_middle_of_an_epoch_for_any_number_of_workers(workers: int) -> None:
-    pictures = np.arange(50)[:, None].repeat(2, axis=1)
+    images = np.arange(50)[:, None].repeat(2, axis=1)
     order = Order(((50, 1.0),), 8, seed=3)
     whole = [order.at(step)[1] for step in range(14)]
     parts = [slice(0, 4), slice(4, 8)]
-    read = read_ahead(pictures, order, parts, range(4, 14), workers, pin=False)
+    read = read_ahead(images, order, parts, range(4, 14), workers, pin=False)
     for step, got in zip(range(4, 14), read, strict=True):
         assert torch.cat(got)[:, 0].tolist() == whole[step].tolist()
     # Six batches an epoch: what is left of the first after four steps, and nothing twice.
@@ -135,16 +135,16 @@ def test_numbers_of_a_row_do_not_depend_on_its_batch() -> None:
 
 
 def test_views_are_keyed_by_pair_and_epoch() -> None:
-    pictures = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (6, 3, 40, 40), dtype=np.uint8))
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (6, 3, 40, 40), dtype=np.uint8))
     rows = np.arange(6) + 100
     for kind in ("crop", "rand_augment"):
-        made = augment(pictures, kind, 32, rows, 0, 1)
+        made = augment(images, kind, 32, rows, 0, 1)
         assert made.shape == (6, 3, 32, 32)
         assert made.dtype == torch.uint8
-        assert torch.equal(made[[4, 1]], augment(pictures[[4, 1]], kind, 32, rows[[4, 1]], 0, 1))
-        assert not torch.equal(made, augment(pictures, kind, 32, rows, 0, 2))
-        assert not torch.equal(made, augment(pictures, kind, 32, rows, 1, 1))
-    assert torch.equal(augment(pictures, "none", 32, rows, 0, 1), resize(pictures, 32))
+        assert torch.equal(made[[4, 1]], augment(images[[4, 1]], kind, 32, rows[[4, 1]], 0, 1))
+        assert not torch.equal(made, augment(images, kind, 32, rows, 0, 2))
+        assert not torch.equal(made, augment(images, kind, 32, rows, 1, 1))
+    assert torch.equal(augment(images, "none", 32, rows, 0, 1), resize(images, 32))
 
 
 def test_a_crop_keeps_left_left_and_at_least_half() -> None:
@@ -157,7 +157,7 @@ def test_a_crop_keeps_left_left_and_at_least_half() -> None:
     assert 0.75 < across.mean() < 0.95
 
 
-def test_training_from_prepared_pictures_resumes_to_the_sample(home: Path, settings: Settings, tmp_path: Path) -> None:
+def test_training_from_prepared_images_resumes_to_the_sample(home: Path, settings: Settings, tmp_path: Path) -> None:
     changes = {
         "model.vision.frozen": False,
         "model.vision.name": "test_vit",

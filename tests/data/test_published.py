@@ -10,14 +10,14 @@ import polars as pl
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
+from workbench.data.images import BrokenImage, decode
 
 from workbench.cli import app
 from workbench.data import prepare as prepare_module
 from workbench.data.captions import read_source
-from workbench.data.pictures import BrokenPicture, decode
 from workbench.data.prepare import prepare_source
 from workbench.data.report import describe
-from workbench.data.store import Pictures, Store, open_store
+from workbench.data.store import Images, Store, open_store
 from workbench.errors import UserError
 
 RED = (200, 30, 30)
@@ -98,10 +98,10 @@ def test_karpathy_counts_restval_as_train(tmp_path: Path, name: str) -> None:
 
 
 def test_visual_genome_whole_and_cut_into_regions(tmp_path: Path) -> None:
-    picture = Image.new("RGB", (60, 40), RED)
-    picture.paste((20, 20, 220), (30, 0, 60, 40))
+    image = Image.new("RGB", (60, 40), RED)
+    image.paste((20, 20, 220), (30, 0, 60, 40))
     (tmp_path / "VG_100K_2").mkdir()
-    picture.save(tmp_path / "VG_100K_2" / "7.jpg", quality=95)
+    image.save(tmp_path / "VG_100K_2" / "7.jpg", quality=95)
     regions = [
         {"region_id": 1, "image_id": 7, "phrase": "a red half", "x": 0, "y": 0, "width": 30, "height": 40},
         {"region_id": 2, "image_id": 7, "phrase": "a blue half", "x": 32, "y": 0, "width": 300, "height": 400},
@@ -113,7 +113,7 @@ def test_visual_genome_whole_and_cut_into_regions(tmp_path: Path) -> None:
     cut = prepared(tmp_path, tmp_path / "cut", regions="crop")
     assert captions(cut) == {"7-1": ("train", ["a red half"]), "7-2": ("train", ["a blue half"])}
     assert reasons(cut) == {"7-3": "the region is outside of the picture"}
-    red, blue = Pictures([cut], [np.arange(2)], 32)[np.arange(2)][:, :, 16, 16].astype(int)
+    red, blue = Images([cut], [np.arange(2)], 32)[np.arange(2)][:, :, 16, 16].astype(int)
     assert np.abs(red - RED).max() < 12
     assert np.abs(blue - (20, 20, 220)).max() < 12
 
@@ -280,7 +280,7 @@ def downloaded(home: Path, shard: str, tar: bool = False) -> None:
     """Two images and two failures as img2dataset leaves them."""
     rows = []
     members = []
-    picture = jpeg(home / "p.tmp").read_bytes()
+    image = jpeg(home / "p.tmp").read_bytes()
     for place, error in enumerate((None, "HTTP Error 404: Not Found", None, None)):
         key = f"{shard}{place:04d}"
         status = "failed_to_download" if error else "failed_to_resize" if place == 3 else "success"
@@ -289,7 +289,7 @@ def downloaded(home: Path, shard: str, tar: bool = False) -> None:
         rows.append(record)
         if status == "success":
             told = json.dumps(record).encode()
-            members += [(f"{key}.jpg", picture), (f"{key}.txt", f"of {key}".encode()), (f"{key}.json", told)]
+            members += [(f"{key}.jpg", image), (f"{key}.txt", f"of {key}".encode()), (f"{key}.json", told)]
     (home / "p.tmp").unlink()
     pl.DataFrame(rows).write_parquet(home / f"{shard}.parquet")
     (home / f"{shard}_stats.json").write_text(json.dumps({"count": 4, "successes": 2, "status_dict": {"success": 2}}))
@@ -413,26 +413,26 @@ def tar_of(path: Path, members: list[tuple[str, bytes]]) -> Path:
 
 
 def test_img2dataset_tars_cut_in_half_and_climbing_out(tmp_path: Path) -> None:
-    picture = jpeg(tmp_path / "p.jpg", (400, 300), quality=95).read_bytes()
+    image = jpeg(tmp_path / "p.jpg", (400, 300), quality=95).read_bytes()
     failed = {"status": "failed_to_download", "error_message": "HTTP Error 404", "caption": "gone"}
     whole = [
-        ("000000.jpg", picture),
+        ("000000.jpg", image),
         ("000000.txt", b"from text"),
         ("000000.json", json.dumps({"caption": "from json", "status": "success"}).encode()),
-        ("000001.webp", picture),
+        ("000001.webp", image),
         ("000001.json", json.dumps({"caption": "from json"}).encode()),
         ("000002.json", json.dumps(failed).encode()),
-        ("../../escape.jpg", picture),
-        ("/etc/escape.jpg", picture),
+        ("../../escape.jpg", image),
+        ("/etc/escape.jpg", image),
         ("000003.png", b"no picture"),
         ("000003.txt", RIGHT_TO_LEFT.encode()),
-        ("000004.jpg", picture),
+        ("000004.jpg", image),
         ("000004.txt", b"\xff\xfe bytes"),
     ]
     tar_of(tmp_path / "00000.tar", whole)
-    tar_of(tmp_path / "00001.tar", [("000000.jpg", picture), ("000000.txt", b"kept"), ("000001.jpg", picture)])
+    tar_of(tmp_path / "00001.tar", [("000000.jpg", image), ("000000.txt", b"kept"), ("000001.jpg", image)])
     cut = (tmp_path / "00001.tar").read_bytes()
-    (tmp_path / "00001.tar").write_bytes(cut[: 512 + -(-len(picture) // 512) * 512 + 1024 + 512 + 100])
+    (tmp_path / "00001.tar").write_bytes(cut[: 512 + -(-len(image) // 512) * 512 + 1024 + 512 + 100])
     (tmp_path / "00002.tar").write_bytes(b"not a tar at all" * 100)
     store = prepared(tmp_path, tmp_path / "out")
     assert captions(store) == {
@@ -452,9 +452,9 @@ def test_img2dataset_tars_cut_in_half_and_climbing_out(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("escape*"))
 
 
-def png(picture: Image.Image, **options: object) -> bytes:
+def png(image: Image.Image, **options: object) -> bytes:
     out = io.BytesIO()
-    picture.save(out, "PNG", **options)
+    image.save(out, "PNG", **options)
     return out.getvalue()
 
 
@@ -487,9 +487,9 @@ def test_a_truncated_jpeg_is_named_and_not_half_read(tmp_path: Path) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (200, 200, 3), dtype=np.uint8))
     noise.save(tmp_path / "a.jpg")
     data = (tmp_path / "a.jpg").read_bytes()
-    with pytest.raises(BrokenPicture, match="truncated"):
+    with pytest.raises(BrokenImage, match="truncated"):
         decode(data[: len(data) // 2], 32)
-    with pytest.raises(BrokenPicture, match="cannot be read"):
+    with pytest.raises(BrokenImage, match="cannot be read"):
         decode(b"", 32)
 
 
@@ -517,7 +517,7 @@ def test_a_folder_with_captions_beside_and_the_report_of_it(tmp_path: Path) -> N
     assert "51+" in told.text
 
 
-def test_a_broken_picture_does_not_shift_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_image_does_not_shift_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepare_module, "SHARD", 3)
     source = tmp_path / "in"
     source.mkdir()
@@ -528,13 +528,13 @@ def test_a_broken_picture_does_not_shift_the_others(tmp_path: Path, monkeypatch:
         (source / f"{place}.png").write_bytes(b"broken")
     store = prepared(source, tmp_path / "out")
     chosen = np.array([5, 0, 2, 1])
-    shades = Pictures([store], [chosen], 32)[np.arange(4)][:, 0, 5, 5] // 20
+    shades = Images([store], [chosen], 32)[np.arange(4)][:, 0, 5, 5] // 20
     assert [f"number {shade}" for shade in shades] == [texts[0] for texts in store.pairs["captions"].gather(chosen)]
 
 
-def test_pictures_may_stay_where_they_are(tmp_path: Path) -> None:
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8))
-    members = [(f"{place}.png", png(picture.rotate(90 * place))) for place in range(4)]
+def test_images_may_stay_where_they_are(tmp_path: Path) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8))
+    members = [(f"{place}.png", png(image.rotate(90 * place))) for place in range(4)]
     members.insert(2, ("1b.png", b"broken"))
     texts = [(f"{Path(name).stem}.txt", b"a picture") for name, _ in members]
     tar_of(tmp_path / "x.tar", [part for pair in zip(members, texts, strict=True) for part in pair])
@@ -545,13 +545,13 @@ def test_pictures_may_stay_where_they_are(tmp_path: Path) -> None:
     assert (placed.pairs["id"] == stored.pairs["id"]).all()
     assert reasons(placed).keys() == {"x/1b"}
     rows = np.array([3, 0, 2])
-    both = [Pictures([store], [rows], 32)[np.arange(3)] for store in (stored, placed)]
+    both = [Images([store], [rows], 32)[np.arange(3)] for store in (stored, placed)]
     assert (both[0] == both[1]).all()
-    mixed = Pictures([stored, placed], [rows, rows], 16)[np.array([1, 4])]
+    mixed = Images([stored, placed], [rows, rows], 16)[np.array([1, 4])]
     assert (mixed[0] == mixed[1]).all()
     (tmp_path / "x.tar").unlink()
     with pytest.raises(UserError, match="though it could be when placed was prepared"):
-        Pictures([placed], [rows], 32)[0]
+        Images([placed], [rows], 32)[0]
 
 
 def test_a_stopped_preparation_goes_on_and_changed_work_begins_anew(
@@ -632,7 +632,7 @@ def test_what_is_no_corpus_is_named(tmp_path: Path, name: str, content: str, sai
         read_source(tmp_path / name)
 
 
-def test_pictures_that_are_all_missing_say_where_to_look(tmp_path: Path) -> None:
+def test_images_that_are_all_missing_say_where_to_look(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('[{"image": "x.jpg", "caption": "x"}]')
     with pytest.raises(UserError, match="With --images say where they lie"):
         prepared(tmp_path / "a.json", tmp_path / "out")

@@ -16,7 +16,7 @@ from PIL import Image
 from workbench.data import prepare as prepare_module
 from workbench.data.captions import read_source
 from workbench.data.prepare import prepare_source
-from workbench.data.store import Pictures, Store
+from workbench.data.store import Images, Store
 from workbench.errors import UserError
 
 PACKERS: dict[str, Callable[[bytes], bytes]] = {
@@ -57,7 +57,7 @@ def prepared(path: Path, home: Path, **options: bool) -> Store:
 
 
 def shades(store: Store) -> dict[str, int]:
-    pixels = Pictures([store], [np.arange(len(store.pairs))], 16)[np.arange(len(store.pairs))]
+    pixels = Images([store], [np.arange(len(store.pairs))], 16)[np.arange(len(store.pairs))]
     return dict(zip(store.pairs["id"], (pixels[:, 0, 5, 5] // 10).tolist(), strict=True))
 
 

@@ -77,7 +77,7 @@ def test_vocabulary_and_soft_scores() -> None:
     assert scores.tolist() == np.array([[1.0, 0.9, 0.3, 0.3, 0.0]], np.float32).tolist()
 
 
-def picture(path: Path, shade: int) -> None:
+def image(path: Path, shade: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (40, 30), (shade, 0, 0)).save(path)
 
@@ -92,7 +92,7 @@ def write_vqa(home: Path) -> None:
             ]
             answers.append({"question_id": k, "image_id": k, "answers": told, "multiple_choice_answer": "yes"})
             if k < 11:
-                picture(home / f"{split}2014" / f"COCO_{split}2014_{k:012d}.jpg", 20 * k)
+                image(home / f"{split}2014" / f"COCO_{split}2014_{k:012d}.jpg", 20 * k)
         (home / f"v2_OpenEnded_mscoco_{split}2014_questions.json").write_text(json.dumps({"questions": questions}))
         (home / f"v2_mscoco_{split}2014_annotations.json").write_text(json.dumps({"annotations": answers}))
 
@@ -105,7 +105,7 @@ def write_nlvr2(home: Path) -> None:
             lines.append(json.dumps(item | ({"directory": 7} if split == "train" else {})))
             folder = home / "images" / "train" / "7" if split == "train" else home / "dev"
             for which in (0, 1):
-                picture(folder / f"{split}-{k}-0-img{which}.png", 40 * k + 20 * which)
+                image(folder / f"{split}-{k}-0-img{which}.png", 40 * k + 20 * which)
         (home / f"{split}.json").write_text("\n".join(lines))
 
 
@@ -124,7 +124,7 @@ def write_snli_ve(home: Path) -> None:
         ]
         (home / f"snli_ve_{split}.jsonl").write_text("\n".join(map(json.dumps, items)))
     for k in range(4):
-        picture(home / f"{k}.jpg", 40 * k)
+        image(home / f"{k}.jpg", 40 * k)
 
 
 def test_the_published_files_are_read(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_the_published_files_are_read(tmp_path: Path) -> None:
             assert vqa_accuracy("yes", train.given[3]) == 1.0
         if task == "nlvr2":
             assert train.targets.dense(np.arange(4)).argmax(axis=1).tolist() == [0, 1, 0, 1]
-            shades = [train.pictures[row][:, 0, 5, 5].tolist() for row in train.rows]
+            shades = [train.images[row][:, 0, 5, 5].tolist() for row in train.rows]
             assert shades == [[40 * k, 40 * k + 20] for k in range(4)]
             assert len(splits["val"]) == 4
         if task == "snli_ve":
@@ -219,7 +219,7 @@ def test_a_classifier_learns_what_it_is_shown_and_resumes_to_the_bit(
     assert cut_up == pytest.approx(curve[:20], rel=1e-3)
 
 
-def test_the_order_of_two_pictures_matters(settings: Settings, prepared: Prepared) -> None:
+def test_the_order_of_two_images_matters(settings: Settings, prepared: Prepared) -> None:
     model = starting_model(settings, 0, prepared)
     tuned = FineTuned(model, 2, 2).eval()
     features = torch.from_numpy(np.array(prepared.features["train"][:2])).float()
@@ -236,8 +236,8 @@ def test_retrieval_learns_to_rank_the_own_caption_first(
     monkeypatch.setattr("workbench.training.finetune.FALSE_TEXTS", 7)
     pairs, count = prepared.corpus.train, 24
     model = starting_model(settings, 0, prepared)
-    pictures, ids = prepared.features["train"][:count], pairs.token_ids[:count].astype(np.int64)
-    features = torch.from_numpy(np.array(pictures)).float()
+    images, ids = prepared.features["train"][:count], pairs.token_ids[:count].astype(np.int64)
+    features = torch.from_numpy(np.array(images)).float()
 
     def recall() -> float:
         return evaluate(Retrieval(model.eval(), Gallery(features, ids, np.arange(count)), count, 64))["text_r1"]
@@ -245,6 +245,6 @@ def test_retrieval_learns_to_rank_the_own_caption_first(
     before = recall()
     hooks = Hooks(lambda *_: None, lambda *_: None)
     course = Course(Recipe(60, 12, 2e-3, 1.0, 1.0), 0, tmp_path / "r.pt", hooks, torch.device("cpu"))
-    finetune_retrieval(model, pictures, ids, np.arange(count), course)
+    finetune_retrieval(model, images, ids, np.arange(count), course)
     assert before < 0.3
     assert recall() > 0.6

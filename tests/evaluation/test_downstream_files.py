@@ -153,7 +153,7 @@ def test_files_are_read_once_for_several_trials_and_anew_when_they_change(
         return json.JSONDecoder(**how).decode(text)
 
     monkeypatch.setattr(files.json, "loads", loading)
-    sizes = [published("vqa", tmp_path, [tmp_path], side, "pad", None)["val"].pictures.side for side in (8, 16)]
+    sizes = [published("vqa", tmp_path, [tmp_path], side, "pad", None)["val"].images.side for side in (8, 16)]
     assert (sizes, len(loads)) == ([8, 16], 4)
     write_vqa(tmp_path, {"train": asked, "val": asked + asked})
     assert len(read("vqa", tmp_path)["val"]) == 18
@@ -185,7 +185,7 @@ def test_snli_ve_is_read_in_both_forms_and_what_is_undecided_counted(tmp_path: P
     train = read("snli_ve", tmp_path)["train"]
     assert train.ids == ["train0", "train2", "train3"]
     assert train.missing == {"train1": "its people agreed on no label"}
-    assert [path.name for path in train.pictures.paths] == ["0.jpg", "2.jpg"]
+    assert [path.name for path in train.images.paths] == ["0.jpg", "2.jpg"]
     assert train.rows.tolist() == [[0], [1], [0]]
     assert read("snli_ve", tmp_path, 2)["train"].ids == ["train0", "train2"]
 
@@ -212,7 +212,7 @@ def test_examples_with_a_broken_image_are_left_out_and_named(tmp_path: Path) -> 
     assert read("nlvr2", tmp_path)["train"].digest != before
     dead.write_text("broken since")
     with pytest.raises(UserError, match="remove its examples or replace it"):
-        published("nlvr2", tmp_path, [tmp_path], 8, "pad", None, lambda _: {})["train"].pictures[np.arange(4)]
+        published("nlvr2", tmp_path, [tmp_path], 8, "pad", None, lambda _: {})["train"].images[np.arange(4)]
 
 
 def test_images_lie_below_any_of_several_folders(tmp_path: Path) -> None:

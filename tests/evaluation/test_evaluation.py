@@ -24,7 +24,7 @@ from workbench.evaluation.noisy import NoisyCaptions
 from workbench.evaluation.robustness import Disturbances, Robustness
 from workbench.metrics import metric, outcomes
 from workbench.objectives.companions import make_companions
-from workbench.training.features import picture_features
+from workbench.training.features import image_features
 from workbench.training.measures import OnSplit, Subject, at_the_end, held_out
 from workbench.training.prepare import Prepared
 from workbench.training.warm_start import new_model
@@ -60,7 +60,7 @@ def test_the_end_of_a_trial_tells_what_the_text_gives_away_and_how_sure_the_mode
         assert sum(abs(a - b) * c for a, b, c in rows) == pytest.approx(final[f"test/{head}_ece"])
 
 
-def test_a_model_that_reads_no_picture_scores_the_same_with_a_grey_one(
+def test_a_model_that_reads_no_image_scores_the_same_with_a_grey_one(
     settings: Settings, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = new_model(settings, prepared.corpus, 0)
@@ -105,7 +105,7 @@ def test_a_perfect_scorer_gets_all_and_a_random_one_chance(
 
 
 @pytest.mark.parametrize("size", [16, 96])
-def test_a_caption_of_many_pictures_is_encoded_once_and_scores_the_same_to_the_last_bit(
+def test_a_caption_of_many_images_is_encoded_once_and_scores_the_same_to_the_last_bit(
     settings: Settings, prepared: Prepared, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     model = new_model(settings, prepared.corpus, 0).eval()
@@ -132,18 +132,18 @@ def test_a_caption_of_many_pictures_is_encoded_once_and_scores_the_same_to_the_l
     assert different <= sum(encoded) <= min(len(widths) * different, len(captions))
 
 
-def test_pictures_that_are_corrupted_meet_captions_that_were_read_once(settings: Settings, prepared: Prepared) -> None:
+def test_images_that_are_corrupted_meet_captions_that_were_read_once(settings: Settings, prepared: Prepared) -> None:
     model = new_model(settings, prepared.corpus, 0).eval()
     data = held_out(model, prepared, "test", 24)
     calls: list[int] = []
     read = model.language.base_model.register_forward_hook(lambda *_: calls.append(1))
-    pictures = Disturbances(picture_kinds=("contrast",), caption_kinds=())
-    made = {part.name: part.measure() for part in Robustness(model, data, 16, pictures).parts()}
+    images = Disturbances(image_kinds=("contrast",), caption_kinds=())
+    made = {part.name: part.measure() for part in Robustness(model, data, 16, images).parts()}
     read.remove()
     assert len(calls) <= 3
     assert len(made) == 6
     assert made["clean/0"] == [scores.tolist() for scores in random_caption_scores(model, data, 16)]
-    features = picture_features(model, corrupt(torch.from_numpy(np.array(data.pairs.images[:24])), "contrast", 5), CPU)
+    features = image_features(model, corrupt(torch.from_numpy(np.array(data.pairs.images[:24])), "contrast", 5), CPU)
     direct = random_caption_scores(model, replace(data, features=features), 16)
     assert made["contrast/5"] == [scores.tolist() for scores in direct]
 

@@ -15,7 +15,7 @@ from PIL import Image
 from workbench.config.schema import Settings
 from workbench.config.settings import apply
 from workbench.data.scene_captions import FOILS
-from workbench.evaluation.examples import MASKED, make_examples, picture_url
+from workbench.evaluation.examples import MASKED, image_url, make_examples
 from workbench.evaluation.matching import match_scores
 from workbench.objectives.companions import make_companions
 from workbench.training.measures import Subject, examples, held_out
@@ -139,6 +139,6 @@ def test_reduced_precision_gives_examples_too(settings: Settings, prepared: Prep
         assert one["match"] == pytest.approx(other["match"], abs=0.2)
 
 
-def test_a_large_picture_becomes_small() -> None:
-    url = picture_url(np.zeros((3, 384, 384), dtype=np.uint8))
+def test_a_large_image_becomes_small() -> None:
+    url = image_url(np.zeros((3, 384, 384), dtype=np.uint8))
     assert Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).size == (64, 64)

@@ -131,7 +131,7 @@ def test_sugarcrepe_by_hand(tmp_path: Path) -> None:
     right = {"add_att": [1, 1, 0, 1], "swap_obj": [0, 0, 0, 1]}
     scores = {e.id: np.array([float(right[e.kind][int(e.id[-1])]), 0.5]) for e in examples}
     assert suite_metrics("sugarcrepe", examples, scores) == {"add_att": 0.75, "swap_obj": 0.25}
-    assert examples[0].picture == tmp_path / "0.jpg"
+    assert examples[0].image == tmp_path / "0.jpg"
     assert [e.id for e in limited(examples, 1)] == ["add_att/0", "swap_obj/0"]
 
 
@@ -195,8 +195,8 @@ def test_vl_checklist_by_hand(tmp_path: Path) -> None:
 def test_winoground_by_hand(tmp_path: Path) -> None:
     examples = examples_of("winoground", tmp_path, 3)
     assert examples[1].captions == ("two", "one")
-    assert examples[1].picture.name == "ex_0_img_1.png"
-    # Rows: s(c0,i0), s(c1,i0); then s(c1,i1), s(c0,i1), since each picture's own caption comes first.
+    assert examples[1].image.name == "ex_0_img_1.png"
+    # Rows: s(c0,i0), s(c1,i0); then s(c1,i1), s(c0,i1), since each image's own caption comes first.
     cases = [((4.0, 1.0), (4.0, 1.0)), ((4.0, 1.0), (6.0, 5.0)), ((1.0, 2.0), (3.0, 0.0))]
     scores = {}
     for k, (zero, one) in enumerate(cases):
@@ -206,7 +206,7 @@ def test_winoground_by_hand(tmp_path: Path) -> None:
     assert made == pytest.approx({"text": 2 / 3, "image": 2 / 3, "group": 1 / 3})
 
 
-def test_missing_pictures_are_named(tmp_path: Path, settings: Settings, prepared: Prepared) -> None:
+def test_missing_images_are_named(tmp_path: Path, settings: Settings, prepared: Prepared) -> None:
     Image.new("RGB", (50, 40), (200, 0, 0)).save(tmp_path / "0.jpg")
     (tmp_path / "1.jpg").write_bytes(b"broken")
     examples = examples_of("sugarcrepe", tmp_path, 3)
@@ -268,14 +268,14 @@ def test_what_is_no_suite_is_named(tmp_path: Path, suite: str, name: str, conten
 
 
 def test_recall_by_hand_with_ties_against_the_true_one() -> None:
-    # Two pictures with two captions each.
-    picture_of = np.array([0, 0, 1, 1])
+    # Two images with two captions each.
+    image_of = np.array([0, 0, 1, 1])
     scores = np.array([[5.0, 1.0, 4.0, 5.0], [0.0, 2.0, 3.0, -np.inf]])
-    made = recalls(scores, picture_of)
-    # Picture 0: its best caption ties with another's, so that one stands before it. Picture 1: 3 is the best.
+    made = recalls(scores, image_of)
+    # Image 0: its best caption ties with another's, so that one stands before it. Image 1: 3 is the best.
     assert made["text_r1"] == 0.5
     assert made["text_r5"] == 1.0
-    # Captions: 0 right (5 > 0), 1 wrong (1 < 2), 2 wrong (3 < 4), 3 was not ranked with its own picture.
+    # Captions: 0 right (5 > 0), 1 wrong (1 < 2), 2 wrong (3 < 4), 3 was not ranked with its own image.
     assert made["image_r1"] == 0.25
     assert made["image_r5"] == 0.75
     blind = recalls(np.random.default_rng(0).standard_normal((100, 100)), np.arange(100))

@@ -353,7 +353,7 @@ def test_images_are_found_in_the_layout_that_each_suite_documents(
     (tmp_path / "other").mkdir()
     folders = ImageFolders.of([tmp_path / "other", root])
     made = read_suite(suite, tmp_path / "annotations", folders)
-    assert [e.picture for e in [*made.examples, *made.identical]] == [root / image]
+    assert [e.image for e in [*made.examples, *made.identical]] == [root / image]
 
 
 @pytest.mark.parametrize(

@@ -143,11 +143,11 @@ def test_equal_weights_give_meters_features(meter: Meter) -> None:
     assert kept.unexpected_keys == []
     assert all(name.startswith(("language.lm_head", "row_", "column_")) for name in kept.missing_keys)
 
-    pictures = torch.randint(0, 256, (3, 3, SIDE, SIDE), dtype=torch.uint8)
+    images = torch.randint(0, 256, (3, 3, SIDE, SIDE), dtype=torch.uint8)
     token_ids = torch.tensor([[0, MASK, 30, 7, 2, 1, 1], [0, 9, 59, 51, 40, 8, 2], [0, 11, 2, 1, 1, 1, 1]])
     with torch.no_grad():
-        features = model.image_features(pictures)
-        assert torch.equal(features, source.image_features(pictures))
+        features = model.image_features(images)
+        assert torch.equal(features, source.image_features(images))
         expected_text, expected_pooled, expected_match, expected_words = meter(features, token_ids)
         text, pooled = model.fuse(model.encode_text(token_ids), model.adapt_image(features), token_ids)
         real = token_ids != 1
@@ -194,10 +194,10 @@ def test_a_final_norm_and_class_token_come_first(meter: Meter) -> None:
     model = new()
     backbone = model.vision.backbone
     assert len(backbone.blocks) == 2
-    pictures = torch.randint(0, 256, (2, 3, SIDE, SIDE), dtype=torch.uint8)
+    images = torch.randint(0, 256, (2, 3, SIDE, SIDE), dtype=torch.uint8)
     with torch.no_grad():
-        features = model.image_features(pictures)
-        x = backbone.patch_embed((pictures / 255 - model.vision.mean) / model.vision.std)
+        features = model.image_features(images)
+        x = backbone.patch_embed((images / 255 - model.vision.mean) / model.vision.std)
         x = backbone.norm_pre(torch.cat([backbone.cls_token.expand(2, -1, -1), x], dim=1) + backbone.pos_embed)
         expected = backbone.norm(backbone.blocks[1](backbone.blocks[0](x)))
     assert features.shape == (2, 5, 12)

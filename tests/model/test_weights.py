@@ -17,9 +17,9 @@ from workbench.model.weights import at_resolution
 
 def features_of(config: Vision) -> torch.Tensor:
     torch.manual_seed(7)  # another initialisation than the file's
-    pictures = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        return VisionEncoder(config, 64).eval()(pictures)
+        return VisionEncoder(config, 64).eval()(images)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
@@ -31,10 +31,10 @@ def test_a_classifier_file_fills_the_feature_extractor(tmp_path: Path, suffix: s
 
     features = features_of(Vision(weights=str(path)))
 
-    pictures = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     mean, std = (torch.tensor(classifier.pretrained_cfg[name])[:, None, None] for name in ("mean", "std"))
     with torch.no_grad():
-        expected = classifier.forward_intermediates((pictures / 255 - mean) / std, indices=[3], intermediates_only=True)
+        expected = classifier.forward_intermediates((images / 255 - mean) / std, indices=[3], intermediates_only=True)
     assert torch.allclose(features, expected[0].flatten(2).transpose(1, 2), atol=1e-5)
 
 

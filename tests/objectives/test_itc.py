@@ -8,7 +8,7 @@ from workbench.objectives.losses import queue_contrast
 
 
 def test_the_contrast_equals_a_hand_computed_case() -> None:
-    # One pair and one past pair: the picture's logits are 1 for its own caption and 0 for the past one; the caption's 1
+    # One pair and one past pair: the image's logits are 1 for its own caption and 0 for the past one; the caption's 1
     # and 1.
     image, text = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0]])
     image_keys, text_keys = torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])

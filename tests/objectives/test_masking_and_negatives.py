@@ -260,7 +260,7 @@ def test_hard_pairs_are_similar_and_never_the_same_caption() -> None:
     text, image = hard_pairs(similarity, token_ids, 0.01, *torch.rand(2, 4, generator=torch.Generator().manual_seed(0)))
     # Row 0's likeliest other caption is 2, but it reads the same; so is row 2's.
     assert text.tolist() == [1, 3, 3, 0]
-    # Column 1: picture 0 is the likeliest besides its own; column 3: pictures 1 and 2 tie.
+    # Column 1: image 0 is the likeliest besides its own; column 3: images 1 and 2 tie.
     assert image[1].item() == 0
     assert image[3].item() in (1, 2)
     warm, _ = hard_pairs(similarity, token_ids, 1e6, *torch.rand(2, 4, generator=torch.Generator().manual_seed(1)))
@@ -272,7 +272,7 @@ def test_a_batch_of_equal_captions_has_no_hard_pair_and_no_error() -> None:
     assert text.shape == image.shape == (3,)
 
 
-def test_in_batch_hard_negatives_are_wrong_captions_and_wrong_pictures_by_turns(
+def test_in_batch_hard_negatives_are_wrong_captions_and_wrong_images_by_turns(
     settings: Settings, prepared: Prepared, features: torch.Tensor
 ) -> None:
     changed = apply(settings, {"objectives.itm.negatives": "in_batch_hard", "objectives.itm.hard_ratio": 1.0})

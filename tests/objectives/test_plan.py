@@ -15,7 +15,7 @@ def plan_of(rows: int, ratio: float, step: int = 0) -> Plan:
 
 
 @pytest.mark.parametrize("rows", [4, 16, 21, 64])
-def test_half_of_every_block_takes_part_and_gets_another_picture_of_its_block(rows: int) -> None:
+def test_half_of_every_block_takes_part_and_gets_another_image_of_its_block(rows: int) -> None:
     plan = plan_of(rows, 0.5)
     assert len(set(plan.chosen)) == len(plan.chosen)
     sizes = np.bincount(np.arange(rows) // BLOCK)
@@ -59,6 +59,6 @@ def test_masks_belong_to_the_pair_and_not_to_its_batch() -> None:
     assert (one.masked.token_ids != later.masked.token_ids).any()
 
 
-def test_pictures_are_drawn_anew_at_every_step() -> None:
+def test_images_are_drawn_anew_at_every_step() -> None:
     assert (plan_of(64, 0.5, 0).chosen != plan_of(64, 0.5, 1).chosen).any()
     assert (plan_of(64, 0.5, 0).others == plan_of(64, 0.5, 0).others).all()

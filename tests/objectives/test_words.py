@@ -104,18 +104,18 @@ def test_entropies_are_those_of_each_word_hidden(settings: Settings, prepared: P
         assert made[row, column] == pytest.approx(float(-(p * p.log()).sum()), abs=1e-4)
 
 
-def test_salience_is_what_a_grey_picture_takes_away(settings: Settings, prepared: Prepared) -> None:
+def test_salience_is_what_a_grey_image_takes_away(settings: Settings, prepared: Prepared) -> None:
     model = starting_model(settings, 0, prepared).eval()
     ids, words = trim(prepared.corpus.train.token_ids[:6], PAD), prepared.corpus.tokeniser.vocabulary
     features = torch.from_numpy(np.array(prepared.features["train"][:6])).float()
-    with torch.no_grad():  # a fusion that heeds the picture
+    with torch.no_grad():  # a fusion that heeds the image
         for parameter in model.mlm_decoder.parameters():
             parameter.mul_(30)
     made = salience(model, features, ids, np.arange(6), words)
     assert (made[ids < len(SPECIAL)] == 0).all()
     assert (made[ids >= len(SPECIAL)] >= LEAST_DROP).all()
     assert made.max() > LEAST_DROP
-    # Of the picture itself no grey one takes anything away.
+    # Of the image itself no grey one takes anything away.
     side = settings.data.image_size
     grey = model.image_features(torch.full((1, 3, side, side), 128, dtype=torch.uint8)).detach()
     none = salience(model, grey.expand(6, -1, -1), ids, np.arange(6), words)
@@ -127,8 +127,8 @@ def test_salience_is_what_a_grey_picture_takes_away(settings: Settings, prepared
         hidden = torch.from_numpy(ids[:1].copy())
         hidden[0, 2 : int((ids[0] > 4).sum()) + 1 : 2] = MASK
         by_hand = []
-        for picture in (features[:1], grey):
-            fused, _ = model.fuse(model.encode_text(hidden), model.adapt_image(picture), hidden)
+        for image in (features[:1], grey):
+            fused, _ = model.fuse(model.encode_text(hidden), model.adapt_image(image), hidden)
             by_hand.append(model.mlm_logits(fused)[0, 2].log_softmax(dim=-1)[ids[0, 2]].item())
     assert made[0, 2] == pytest.approx(max(LEAST_DROP, by_hand[0] - by_hand[1]), abs=1 / 64)
     assert (made[0, [1, 3]] == np.float32(LEAST_DROP)).all()

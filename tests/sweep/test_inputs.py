@@ -95,7 +95,7 @@ def swept(experiment: Experiment, home: Path, told: list[Event] | None = None) -
     return run_sweep(experiment, home, options, show, nothing_to_show)
 
 
-def replace_a_picture(folder: Path) -> None:
+def replace_a_image(folder: Path) -> None:
     Image.new("RGB", (30, 20), (0, 0, 250)).save(folder / "07.png")
 
 
@@ -104,7 +104,7 @@ def spoil_the_text(home: Path) -> None:
 
 
 CHANGES: dict[str, tuple[Callable[[Path, pytest.MonkeyPatch], object], str]] = {
-    "a picture": (lambda home, _: replace_a_picture(home / "pics"), "the data"),
+    "a picture": (lambda home, _: replace_a_image(home / "pics"), "the data"),
     "a caption": (lambda home, _: (home / "pics" / "07.txt").write_text("another"), "the data"),
     "a picture is gone": (lambda home, _: (home / "pics" / "07.png").unlink(), "the data"),
     "vision weights": (lambda home, _: save_weights(home / "vision.safetensors", 1), "the start"),
@@ -176,18 +176,18 @@ def test_what_is_missing_of_any_level_is_named_before_the_first_trial(
 def test_a_sweep_is_not_extended_over_changed_data_and_says_where_the_code_has_changed(
     small: Experiment, untrained: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home, picture = tmp_path / "w", tmp_path / "pics" / "07.png"
+    home, image = tmp_path / "w", tmp_path / "pics" / "07.png"
     first = swept(small, home)
     wider = with_levels(small, 0.0, 0.5, 0.9)
-    kept, at = picture.read_bytes(), picture.stat()
-    replace_a_picture(tmp_path / "pics")
+    kept, at = image.read_bytes(), image.stat()
+    replace_a_image(tmp_path / "pics")
     assert swept(small, home).finished == 2  # nothing is set beside them
     with pytest.raises(UserError, match="were made from other inputs"):
         swept(wider, home)
     listed = list_runs(f"sqlite:///{home / 'mlflow.db'}").row(0, named=True)
     assert (listed["status"], listed["trials"]) == ("FINISHED", 2)
-    picture.write_bytes(kept)
-    os.utime(picture, ns=(at.st_atime_ns, at.st_mtime_ns))
+    image.write_bytes(kept)
+    os.utime(image, ns=(at.st_atime_ns, at.st_mtime_ns))
     changed = provenance() | {"commit": "c" * 40, "diff_sha256": "d" * 64}
     for module in (sweep_run, trial_run):
         monkeypatch.setattr(module, "provenance", lambda: changed)

@@ -16,13 +16,13 @@ from workbench.config.settings import apply
 from workbench.data import features as features_module
 from workbench.data.corpus import SPLITS, split_sizes
 from workbench.data.features import BLOCK, Features, Layout, open_of_one_file
-from workbench.data.loader import Order, StepPictures, in_background
+from workbench.data.loader import Order, StepImages, in_background
 from workbench.errors import UserError
 from workbench.model.encoders import VisionEncoder, feature_shape
 from workbench.sweep.rooms import rooms
 from workbench.training import batches as batches_module
 from workbench.training import features as module
-from workbench.training.features import features_name, picture_features, read_features, room_of, stored_features
+from workbench.training.features import features_name, image_features, read_features, room_of, stored_features
 from workbench.training.loop import Hooks
 from workbench.training.prepare import Prepared, prepare
 from workbench.training.pretrain import train
@@ -40,7 +40,7 @@ def one_array(prepared: Prepared, settings: Settings, split: str) -> np.ndarray:
     made = np.empty((len(pairs), model.vision.tokens, model.vision.channels), np.float16)
     for start in range(0, len(pairs), 512):
         images = pairs.images[start : start + 512]
-        made[start : start + len(images)] = picture_features(model, images, CPU).numpy()
+        made[start : start + len(images)] = image_features(model, images, CPU).numpy()
     return made
 
 
@@ -109,7 +109,7 @@ def reading(prepared: Prepared, settings: Settings) -> tuple[Features, Order, li
 def same(prepared: Prepared, settings: Settings) -> None:
     """Asserts that what is read are the rows of each step."""
     features, order, parts, steps = reading(prepared, settings)
-    plain = StepPictures(features, order, parts)
+    plain = StepImages(features, order, parts)
     got = list(read_features(features, order, parts, steps, CPU))
     assert len(got) == len(steps)
     for step, batch in zip(steps, got, strict=True):
@@ -163,7 +163,7 @@ def test_workers_that_are_asked_for_read_instead(
     monkeypatch.setattr(batches_module, "read_ahead", lambda *_: asked.append(False) or iter([]))
     order = Order(((len(prepared.features["train"]), 1.0),), 8, seed=3)
     given = apply(settings, {"data.workers": workers})
-    batches_module.read_pictures(given, prepared, order, batches_module.World(0, 1), 0)
+    batches_module.read_images(given, prepared, order, batches_module.World(0, 1), 0)
     assert asked == [thread]
 
 

@@ -72,7 +72,7 @@ def test_no_split_is_measured_twice_and_the_end_is_about_the_test_split(
     assert again == final
 
 
-def test_disturbed_pictures_and_captions_are_made_once_for_all_trials_of_a_frozen_encoder(
+def test_disturbed_images_and_captions_are_made_once_for_all_trials_of_a_frozen_encoder(
     settings: Settings, prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = apply(settings, {"evaluation.robustness_pairs": 8})

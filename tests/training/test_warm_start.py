@@ -57,7 +57,7 @@ def test_a_warm_start_whose_loss_is_no_number_has_diverged(
         start(apply(settings, {"warm_start.seed": 7}), prepared, tmp_path)
 
 
-def test_prepared_pictures_of_another_side_are_another_start(settings: Settings) -> None:
+def test_prepared_images_of_another_side_are_another_start(settings: Settings) -> None:
     """Their data have one fingerprint, whatever the side; a name from before the side was in it still counts."""
     prepared = {"data.source": "prepared", "data.mix": {"some": 1.0}}
     small, large = (

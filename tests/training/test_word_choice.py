@@ -66,12 +66,12 @@ def test_salience_is_measured_by_the_momentum_model_however_the_batch_is_cut(
     def cut(parts: int) -> np.ndarray:
         size = len(rows) // parts
 
-        def pictures() -> Iterator[tuple[slice, Tensor]]:
+        def images() -> Iterator[tuple[slice, Tensor]]:
             for place in range(parts):
                 own = slice(place * size, (place + 1) * size)
                 yield own, features[own]
 
-        weights = made.weigh(rows, 0, 0, 5, pictures, ids).write
+        weights = made.weigh(rows, 0, 0, 5, images, ids).write
         assert weights is not None
         return weights
 

@@ -187,7 +187,7 @@ def data_inspect(
     if not what.endswith((".yaml", ".yml")):
         from workbench.data.report import sample
 
-        pictures, lines, title = sample(Folders(workspace).data / what if "/" not in what else Path(what), count)
+        images, lines, title = sample(Folders(workspace).data / what if "/" not in what else Path(what), count)
     else:
         import numpy as np
 
@@ -198,7 +198,7 @@ def data_inspect(
         views = first_views(
             experiment.settings, experiment.seeds.first, Folders(workspace).cache, count, lambda *_: None
         )
-        pictures, lines = np.stack([view.picture for view in views]), [view.lines for view in views]
+        images, lines = np.stack([view.image for view in views]), [view.lines for view in views]
         title = f"{experiment.name}, seed {experiment.seeds.first}: the first pairs of the first step"
-    write_sheet(pictures, lines, title, out)
+    write_sheet(images, lines, title, out)
     typer.echo(f"contact sheet: {out}")

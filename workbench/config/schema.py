@@ -129,7 +129,7 @@ class Data(Block):
     @model_validator(mode="before")
     @classmethod
     def _one_name_a_folder(cls, values: Any) -> Any:
-        """A folder of pictures by its absolute path, so that it is the same one however it is named, and for every
+        """A folder of images by its absolute path, so that it is the same one however it is named, and for every
         worker. One that is absolute stays as it is written, since it is in the hashes of finished cells."""
         if isinstance(values, dict) and values.get("source") == "folder" and isinstance(values.get("path"), str):
             return values | {"path": absolute(values["path"])}
@@ -259,7 +259,7 @@ class Phase(Block):
 
 class WarmStart(Block):
     """Pre-training of the two encoders apart, once, shared by every trial: image-text contrast, the caption's words
-    as classes of its picture, and text-only masked language modelling. 0 steps: the encoders start as they are.
+    as classes of its image, and text-only masked language modelling. 0 steps: the encoders start as they are.
     Then, where `fusion` has phases, of the language encoder and the fusion together."""
 
     source: Literal["package", "train"] = Field(
@@ -314,7 +314,7 @@ class Mlm(Block):
 
 
 class Itm(Block):
-    """Image-text matching: half of a batch keeps its picture and caption, the other half is made false."""
+    """Image-text matching: half of a batch keeps its image and caption, the other half is made false."""
 
     weight: Annotated[Number, Field(ge=0)] = 1.0
     negatives: Literal["random_image", "in_batch_hard", "synthesized", "foils"] = Field(

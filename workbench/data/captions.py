@@ -1,6 +1,6 @@
-"""Captioned pictures as they are published: which form lies at a path, and what its reader (`sources`, `shards`) gives.
+"""Captioned images as they are published: which form lies at a path, and what its reader (`sources`, `shards`) gives.
 
-Each reader gives a `Reading`: what it found, and what it could not use and why. No picture is opened here.
+Each reader gives a `Reading`: what it found, and what it could not use and why. No image is opened here.
 """
 
 import json
@@ -52,8 +52,8 @@ POSSIBLE = (
 def read_source(path: Path, images: Sequence[Path] = (), regions: Regions = "whole", option: str = "--from") -> Reading:
     """Whatever is published at `path`: a file or folder of any form that `sources` or `shards` knows.
 
-    `images`: folders in which the pictures lie, if not beside. `regions` (Visual Genome): captions of regions are taken
-    for the whole picture, as METER does, or each region is cut out. Raises UserError, which names the `option` that
+    `images`: folders in which the images lie, if not beside. `regions` (Visual Genome): captions of regions are taken
+    for the whole image, as METER does, or each region is cut out. Raises UserError, which names the `option` that
     gave `path`, where nothing can be made of it.
     """
     path = path.expanduser()

@@ -13,7 +13,7 @@ from workbench.config.schema import Data
 from workbench.data import cache, folder, lexicon, mixture, scene_captions, scenes
 from workbench.data.loader import Shares
 from workbench.data.noise import CaptionNoise
-from workbench.data.store import Pictures, Store
+from workbench.data.store import Images, Store
 from workbench.data.text import Tokeniser, load_tokeniser, pretrained_tokeniser, save_tokeniser, train_tokeniser
 from workbench.data.word_classes import ContentWords, closed_class
 from workbench.errors import UserError
@@ -24,18 +24,18 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Pairs:
-    """One split. `images` uint8 [N, 3, H, W] (an array that is memory-mapped, or `Pictures` of prepared stores),
-    `token_ids` int64 [N, L] padded, of each picture's first caption. All captions of picture i are `caption_ids` int32
-    [M, L] from `starts[i]` to `starts[i + 1]`, where pictures have several. `shares`: the pairs of each source and how
+    """One split. `images` uint8 [N, 3, H, W] (an array that is memory-mapped, or `Images` of prepared stores),
+    `token_ids` int64 [N, L] padded, of each image's first caption. All captions of image i are `caption_ids` int32
+    [M, L] from `starts[i]` to `starts[i + 1]`, where images have several. `shares`: the pairs of each source and how
     often an epoch shows them.
 
     `captions` is a frame with a row a pair: `caption`, for scenes `paraphrase`, and one nullable column for each kind
     of foil, where the source tells what is false or `with_foils` has added them. `scene` gives the facts of a pair,
     where they are known. `noise` disturbs what training reads of captions; `token_ids`, `caption_ids` and `captions`
-    are without it. `texts_of` gives all captions of the pictures at some rows, where they have several.
+    are without it. `texts_of` gives all captions of the images at some rows, where they have several.
     """
 
-    images: np.ndarray | Pictures
+    images: np.ndarray | Images
     token_ids: np.ndarray
     captions: pl.DataFrame
     tokeniser: Tokeniser
@@ -59,11 +59,11 @@ class Pairs:
         return len(self) if self.caption_ids is None else len(self.caption_ids)
 
     def texts(self, rows: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-        """int64 [B, L]: a caption of each of the pictures `rows`; of several one, keyed by (seed, epoch, picture)."""
+        """int64 [B, L]: a caption of each of the images `rows`; of several one, keyed by (seed, epoch, image)."""
         return self.captions_at(self.draw(rows, seed, epoch))
 
     def draw(self, rows: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-        """int64 [B]: the number of the caption that each of the pictures `rows` has in this epoch."""
+        """int64 [B]: the number of the caption that each of the images `rows` has in this epoch."""
         if self.starts is None:
             return rows
         first, last = self.starts[rows], self.starts[rows + 1]
@@ -71,18 +71,18 @@ class Pairs:
         return first + (place * (last - first)).astype(np.int64)
 
     def captions_at(self, numbers: np.ndarray) -> np.ndarray:
-        """int64 [B, L]: captions by their number among all; where every picture has one that of the picture."""
+        """int64 [B, L]: captions by their number among all; where every image has one that of the image."""
         made = (self.token_ids if self.caption_ids is None else self.caption_ids)[numbers].astype(np.int64)
         return made if self.noise is None else self.noise.disturb(made, numbers)[0]
 
     def firsts(self) -> np.ndarray:
-        """int [N, L]: the first caption of each picture, as training reads it."""
+        """int [N, L]: the first caption of each image, as training reads it."""
         if self.noise is None:
             return self.token_ids
         return self.captions_at(np.arange(len(self)) if self.starts is None else self.starts[:-1])
 
     def every_caption(self, rows: np.ndarray) -> list[list[str]]:
-        """All captions of each of the pictures at the rows int64 [B], its first one first."""
+        """All captions of each of the images at the rows int64 [B], its first one first."""
         if self.texts_of is not None:
             return self.texts_of(rows)
         return [[caption] for caption in self.captions["caption"].gather(rows).to_list()]
@@ -168,7 +168,7 @@ def fingerprint_of(data: Data, cache_dir: Path, given: Tokeniser | None = None) 
 
 
 def split_sizes(data: Data, cache_dir: Path) -> dict[str, int]:
-    """Pairs of each split that `load_corpus` would give, but for pictures of a folder that cannot be read; prepares
+    """Pairs of each split that `load_corpus` would give, but for images of a folder that cannot be read; prepares
     nothing. Raises UserError as that does."""
     if data.source == "scenes":
         return {split: data.train_pairs if split == "train" else data.eval_pairs for split in SPLITS}
@@ -238,10 +238,10 @@ def _mixed(data: Data, cache_dir: Path) -> Corpus:
         is_train = split == "train"
         firsts = np.load(home / "firsts.npy", mmap_mode="r") if is_train else None
         ids = _encoded(tokeniser, frame) if firsts is None else firsts
-        # A random view is cut from the stored picture; everything else reads pictures of the model's size.
+        # A random view is cut from the stored image; everything else reads images of the model's size.
         side = stores[0].side if is_train and data.augment != "none" else data.image_size
         splits[split] = Pairs(
-            Pictures(stores, part.rows, side), ids, frame, tokeniser, texts_of=partial(_texts_of, part, stores)
+            Images(stores, part.rows, side), ids, frame, tokeniser, texts_of=partial(_texts_of, part, stores)
         )
         if is_train:
             shares = tuple((len(rows), often) for rows, often in zip(part.rows, data.mix.values(), strict=True))
@@ -340,9 +340,9 @@ def _refuse_equal_captions(option: str, name: str, captions: Collection[str], pa
 
 def _content(pairs: list[folder.CaptionedFile]) -> str:
     """Names, captions, sizes and times: enough to notice a changed file without reading it."""
-    stats = [pair.picture.stat() if os.path.exists(pair.picture) else None for pair in pairs]
+    stats = [pair.image.stat() if os.path.exists(pair.image) else None for pair in pairs]
     return repr(
-        [(str(p.picture), p.caption, s and (s.st_size, s.st_mtime_ns)) for p, s in zip(pairs, stats, strict=True)]
+        [(str(p.image), p.caption, s and (s.st_size, s.st_mtime_ns)) for p, s in zip(pairs, stats, strict=True)]
     )
 
 
@@ -354,7 +354,7 @@ def _prepare_folder(data: Data, files: dict[str, list[folder.CaptionedFile]], ta
     for split, pairs in files.items():
         file, shape = target / f"{split}.npy", (3, data.image_size, data.image_size)
         images = cache.new_array(file, (len(pairs), *shape))
-        broken = folder.read_pictures((pair.picture for pair in pairs), images)
+        broken = folder.read_images((pair.image for pair in pairs), images)
         reasons += broken.values()
         whole = [pair for place, pair in enumerate(pairs) if place not in broken]
         _refuse_few(data.path, split, whole, len(pairs), list(broken.values()))

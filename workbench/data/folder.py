@@ -1,4 +1,4 @@
-"""A small folder of captioned pictures, read as it is whenever a sweep starts: one caption a picture."""
+"""A small folder of captioned images, read as it is whenever a sweep starts: one caption an image."""
 
 import os
 import re
@@ -9,53 +9,53 @@ from pathlib import Path
 import numpy as np
 
 from workbench.data.captions import read_source
-from workbench.data.pictures import BrokenPicture, decode
+from workbench.data.images import BrokenImage, decode
 from workbench.errors import UserError
 
-NAMED = 10  # broken pictures that a sentence names
+NAMED = 10  # broken images that a sentence names
 
 
 @dataclass(frozen=True)
 class CaptionedFile:
-    picture: Path
+    image: Path
     caption: str
 
 
 def find_pairs(folder: Path, exclude: str | None = None) -> list[CaptionedFile]:
-    """Every captioned picture below `folder`, sorted by path.
+    """Every captioned image below `folder`, sorted by path.
 
-    Raises UserError where there is no such folder, no captioned picture, or a caption file that cannot be read.
+    Raises UserError where there is no such folder, no captioned image, or a caption file that cannot be read.
     """
     found = read_source(folder, option="`data.path`").found
-    if any(picture.place.size for picture in found):
+    if any(image.place.size for image in found):
         raise UserError(f"`data.path`: {folder} holds archives; `wb data prepare` makes them ready for `data.mix`.")
-    pairs = [CaptionedFile(picture.place.path, picture.captions[0]) for picture in found]
+    pairs = [CaptionedFile(image.place.path, image.captions[0]) for image in found]
     if exclude:
         try:
             pattern = re.compile(exclude)
         except re.error as error:
             raise UserError(f"`data.exclude`: `{exclude}` is not a regular expression ({error}).") from error
         home = folder if folder.is_dir() else folder.parent
-        # A table may name pictures that lie elsewhere.
-        pairs = [pair for pair in pairs if not pattern.search(os.path.relpath(pair.picture, home))]
+        # A table may name images that lie elsewhere.
+        pairs = [pair for pair in pairs if not pattern.search(os.path.relpath(pair.image, home))]
         if not pairs:
             raise UserError(f"`data.exclude`: `{exclude}` leaves no picture of {folder}.")
-    return sorted(pairs, key=lambda pair: pair.picture)
+    return sorted(pairs, key=lambda pair: pair.image)
 
 
-def read_pictures(pictures: Iterable[Path], into: np.ndarray) -> dict[int, str]:
-    """Puts the pictures one after another into uint8 [N, 3, side, side], whole, centred on white; turned as their EXIF
-    says. Gives, by its place among `pictures`, why one is left out that is missing or broken."""
+def read_images(images: Iterable[Path], into: np.ndarray) -> dict[int, str]:
+    """Puts the images one after another into uint8 [N, 3, side, side], whole, centred on white; turned as their EXIF
+    says. Gives, by its place among `images`, why one is left out that is missing or broken."""
     broken: dict[int, str] = {}
-    for place, path in enumerate(pictures):
+    for place, path in enumerate(images):
         try:
             into[place - len(broken)] = decode(path, into.shape[-1])
-        except BrokenPicture as error:
+        except BrokenImage as error:
             broken[place] = f"{path}: {error}"
     return broken
 
 
 def listed(broken: Sequence[str]) -> str:
-    """As many of the broken pictures as one can read."""
+    """As many of the broken images as one can read."""
     more = f"; and {len(broken) - NAMED:,} more" if len(broken) > NAMED else ""
     return f"{'; '.join(broken[:NAMED])}{more}"

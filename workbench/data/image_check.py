@@ -10,7 +10,7 @@ from pathlib import Path
 
 from workbench.cores import usable_cores
 from workbench.data.cache import alone
-from workbench.data.pictures import BrokenPicture, decode
+from workbench.data.images import BrokenImage, decode
 from workbench.files import append_line, read_lines
 from workbench.outage import never
 from workbench.stop import Stopped
@@ -102,7 +102,7 @@ def _fault(path: Path) -> tuple[str, bool]:
     same."""
     try:
         decode(path, SIDE)
-    except BrokenPicture as error:
+    except BrokenImage as error:
         # The system's refusal, such as that of a file without permission or a disk that fails, can end without a change
         # of the file.
         return str(error), getattr(error.__cause__, "errno", None) is None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from workbench.data.pictures import SUFFIXES
+from workbench.data.images import SUFFIXES
 from workbench.data.reading import is_leftover
 from workbench.errors import UserError
 

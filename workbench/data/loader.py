@@ -59,23 +59,23 @@ def epoch_order(shares: Shares, seed: int, epoch: int) -> np.ndarray:
     return generator("epoch", seed, epoch).permutation(np.concatenate(parts))
 
 
-class StepPictures(Dataset[list[Tensor]]):
-    """The pictures of each step, as the parts of its batch that this process reads."""
+class StepImages(Dataset[list[Tensor]]):
+    """The images of each step, as the parts of its batch that this process reads."""
 
-    def __init__(self, pictures: Any, order: Order, parts: Sequence[slice]) -> None:
-        self.pictures, self.order, self.parts = pictures, order, parts
+    def __init__(self, images: Any, order: Order, parts: Sequence[slice]) -> None:
+        self.images, self.order, self.parts = images, order, parts
 
     def __getitem__(self, step: int) -> list[Tensor]:
         _, rows = self.order.at(step)
-        return [torch.from_numpy(np.ascontiguousarray(self.pictures[rows[part]])) for part in self.parts]
+        return [torch.from_numpy(np.ascontiguousarray(self.images[rows[part]])) for part in self.parts]
 
 
 def read_ahead(
-    pictures: Any, order: Order, parts: Sequence[slice], steps: range, workers: int, pin: bool
+    images: Any, order: Order, parts: Sequence[slice], steps: range, workers: int, pin: bool
 ) -> Iterator[list[Tensor]]:
-    """The pictures of each of the steps in turn, `pictures[rows]` for each part; `workers` processes read ahead."""
+    """The images of each of the steps in turn, `images[rows]` for each part; `workers` processes read ahead."""
     loader = DataLoader(
-        StepPictures(pictures, order, parts),
+        StepImages(images, order, parts),
         batch_size=None,
         sampler=steps,
         num_workers=workers,

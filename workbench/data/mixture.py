@@ -33,11 +33,11 @@ class Chosen:
             return cls([saved[name] for name in saved.files])
 
     def captions(self, stores: list[Store]) -> pl.Series:
-        """The captions of each picture, a list a row."""
+        """The captions of each image, a list a row."""
         return pl.concat([store.pairs["captions"].gather(rows) for store, rows in zip(stores, self.rows, strict=True)])
 
     def foils(self, stores: list[Store]) -> pl.DataFrame:
-        """A nullable column for each kind of foil that any of the stores brings, with a row a picture; no column where
+        """A nullable column for each kind of foil that any of the stores brings, with a row an image; no column where
         none does."""
         parts = [store.foils[rows] for store, rows in zip(stores, self.rows, strict=True)]
         kinds = sorted({kind for part in parts for kind in part.columns})
@@ -57,8 +57,8 @@ def stores_of(mix: Iterable[str], prepared: Path) -> list[Store]:
 
 def choose_splits(stores: list[Store], data: Data) -> dict[str, Chosen]:
     """Rows for train, val and test. Splits as published; where val or test is missing the other is halved, and where
-    both are, a twentieth of the training pictures is taken for each. Which ones is keyed by `data.seed` and the
-    picture's id."""
+    both are, a twentieth of the training images is taken for each. Which ones is keyed by `data.seed` and the
+    image's id."""
     ranks = [
         np.array([key("split", data.seed, id) for id in store.pairs["id"].to_list()], dtype=np.int64)
         for store in stores
@@ -106,7 +106,7 @@ def _at_most(parts: list[np.ndarray], limit: int) -> list[np.ndarray]:
 
 
 def write_texts(stores: list[Store], chosen: Chosen, tokeniser: Tokeniser, home: Path) -> None:
-    """`captions.npy` int32 [M, L] of all training captions, `starts.npy` int64 [N + 1], where those of each picture
+    """`captions.npy` int32 [M, L] of all training captions, `starts.npy` int64 [N + 1], where those of each image
     begin, and `firsts.npy` int32 [N, L] of its first one."""
     captions = chosen.captions(stores)
     starts = np.concatenate([[0], captions.list.len().to_numpy().cumsum()]).astype(np.int64)

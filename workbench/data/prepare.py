@@ -1,4 +1,4 @@
-"""`wb data prepare`: every picture is decoded and resized once, in parallel, into shards that are read memory-mapped.
+"""`wb data prepare`: every image is decoded and resized once, in parallel, into shards that are read memory-mapped.
 
 Stopped at any point, the same command goes on: whole shards are kept.
 """
@@ -22,7 +22,7 @@ import polars as pl
 from workbench.data import jpeg
 from workbench.data.archives import Archives, Packed
 from workbench.data.cache import alone, new_array
-from workbench.data.pictures import BrokenPicture, Fit, decode
+from workbench.data.images import BrokenImage, Fit, decode
 from workbench.data.reading import Found, Reading
 from workbench.data.store import FACTS, Store, Stored, checksum, open_store, write_parts
 from workbench.errors import UserError
@@ -30,7 +30,7 @@ from workbench.randomness import key
 from workbench.stop import end_with_parent
 
 VERSION = 1  # raise it whenever a change alters the pixels
-SHARD = 256  # pictures of a shard at least, ...
+SHARD = 256  # images of a shard at least, ...
 SHARDS = 400  # ... and shards of a corpus at most, since each is an open file
 QUALITY = 95  # of stored JPEGs
 ARCHIVES = Archives()  # of this process: a shard goes on in the tar in which the one before it ended
@@ -38,7 +38,7 @@ ARCHIVES = Archives()  # of this process: a shard goes on in the tar in which th
 
 @dataclass(frozen=True)
 class Shard:
-    """A piece of work: pictures that become one file."""
+    """A piece of work: images that become one file."""
 
     number: int
     found: list[Found]
@@ -69,14 +69,14 @@ def prepare_source(
     stored: Literal["raw", "jpeg"] = "raw",
     quality: int = QUALITY,
 ) -> Store:
-    """Writes the pictures and captions of `reading` to the folder `home`; `progress(done, of how many)` counts them.
+    """Writes the images and captions of `reading` to the folder `home`; `progress(done, of how many)` counts them.
 
     `stored`: as pixels, or as JPEGs of the stored side and this `quality` (1 to 100). `in_place`: neither; every
-    picture is looked at, but left where it is and decoded anew whenever it is read. A picture that cannot be read is
+    image is looked at, but left where it is and decoded anew whenever it is read. An image that cannot be read is
     listed with its reason and left out. Raises UserError where `home` is taken, the disk is too small, a compressed
-    archive is to be read in place, or no picture at all can be read.
+    archive is to be read in place, or no image at all can be read.
     """
-    packed = next((picture.place for picture in reading.found if isinstance(picture.place, Packed)), None)
+    packed = next((image.place for image in reading.found if isinstance(image.place, Packed)), None)
     if in_place and packed is not None:
         raise UserError(
             f"{packed.path}: in a compressed archive no picture can be read alone; unpack it, or leave --in-place away."
@@ -120,9 +120,9 @@ def _prepared(
         for number, start in enumerate(range(0, len(reading.found), size))
     ]
     todo = [shard for shard in shards if not shard.facts.exists()]
-    pictures = sum(len(shard.found) for shard in todo)
-    _refuse_small_disk(half, planned, pictures)
-    done = len(reading.found) - pictures
+    images = sum(len(shard.found) for shard in todo)
+    _refuse_small_disk(half, planned, images)
+    done = len(reading.found) - images
     progress(done, len(reading.found))
     try:
         for finished in _run(todo, workers):
@@ -135,21 +135,21 @@ def _prepared(
     return open_store(home)
 
 
-def _refuse_small_disk(half: Path, planned: Store, pictures: int) -> None:
+def _refuse_small_disk(half: Path, planned: Store, images: int) -> None:
     free = shutil.disk_usage(half).free
     share = {"raw": 1.0, "jpeg": jpeg.SHARE, "in place": 0.0}[planned.stored]
-    if (needed := share * pictures * 3 * planned.side**2) > free:
+    if (needed := share * images * 3 * planned.side**2) > free:
         others = "take --store jpeg, a smaller --side" if planned.stored == "raw" else "take a smaller --side"
         raise UserError(
-            f"{planned.home}: {pictures:,} pictures of {planned.side} px need {needed / 1e9:,.1f} GB and "
+            f"{planned.home}: {images:,} pictures of {planned.side} px need {needed / 1e9:,.1f} GB and "
             f"{free / 1e9:,.1f} GB are free; make room, {others}, or --in-place."
         )
 
 
 def _content(reading: Reading) -> Iterator[str]:
-    for picture in reading.found:
-        told = f"{picture.id}\x1f{picture.split}\x1f{picture.place}\x1f{picture.box}\x1f{picture.captions}"
-        yield f"{told}\x1f{picture.foils}" if picture.foils else told
+    for image in reading.found:
+        told = f"{image.id}\x1f{image.split}\x1f{image.place}\x1f{image.box}\x1f{image.captions}"
+        yield f"{told}\x1f{image.foils}" if image.foils else told
 
 
 def _begin(half: Path, fingerprint: str) -> None:
@@ -162,7 +162,7 @@ def _begin(half: Path, fingerprint: str) -> None:
 
 
 def _run(shards: list[Shard], workers: int) -> Iterator[int]:
-    """Works on the shards side by side; yields the number of pictures of each that is done."""
+    """Works on the shards side by side; yields the number of images of each that is done."""
     if workers == 1 or len(shards) <= 1:
         for shard in shards:
             yield write_shard(shard)
@@ -194,19 +194,19 @@ def _ignore_interrupt() -> None:
 
 
 def write_shard(shard: Shard) -> int:
-    """Decodes the pictures of a shard and writes its file, then its facts. Of a broken one the pixels stay black."""
+    """Decodes the images of a shard and writes its file, then its facts. Of a broken one the pixels stay black."""
     broken: dict[int, tuple[str, str]] = {}
-    pictures = _decoded_of(shard, broken)
+    images = _decoded_of(shard, broken)
     half, count = shard.file.with_suffix(".half"), len(shard.found)
     facts: dict[str, Any] = {"file": None, "rows": count}
     if shard.stored == "in place":
-        deque(pictures, maxlen=0)
+        deque(images, maxlen=0)
     elif shard.stored == "jpeg":
-        encoded = ((place, jpeg.encode(made, shard.quality)) for place, made in pictures)
+        encoded = ((place, jpeg.encode(made, shard.quality)) for place, made in images)
         facts |= write_parts(half, jpeg.shard_parts(count, encoded))
     else:
         pixels = new_array(half, (count, 3, shard.side, shard.side))
-        for place, made in pictures:
+        for place, made in images:
             pixels[place] = made
         pixels.flush()
         facts |= {"bytes": half.stat().st_size, "checksum": checksum(half)}
@@ -221,27 +221,27 @@ def write_shard(shard: Shard) -> int:
 
 
 def _decoded_of(shard: Shard, broken: dict[int, tuple[str, str]]) -> Iterator[tuple[int, np.ndarray]]:
-    """The place and the pixels of each picture of a shard; those that cannot be read are put among the `broken`."""
+    """The place and the pixels of each image of a shard; those that cannot be read are put among the `broken`."""
     for place in _as_they_lie(shard.found):
-        picture = shard.found[place]
+        image = shard.found[place]
         try:
-            made = _decoded(picture, shard.side, shard.fit)
-        except (BrokenPicture, OSError) as error:
-            broken[place] = (picture.id, str(error))
+            made = _decoded(image, shard.side, shard.fit)
+        except (BrokenImage, OSError) as error:
+            broken[place] = (image.id, str(error))
         else:
             yield place, made
 
 
 def _as_they_lie(found: Sequence[Found]) -> list[int]:
-    """The pictures' places in a list, archive by archive, from the front of each to its back."""
-    archives = {path: number for number, path in enumerate(dict.fromkeys(picture.place.path for picture in found))}
+    """The images' places in a list, archive by archive, from the front of each to its back."""
+    archives = {path: number for number, path in enumerate(dict.fromkeys(image.place.path for image in found))}
     return sorted(range(len(found)), key=lambda k: (archives[found[k].place.path], found[k].place.offset))
 
 
-def _decoded(picture: Found, side: int, fit: Fit) -> np.ndarray:
-    """uint8 [3, side, side]; raises BrokenPicture or OSError."""
-    place = picture.place
-    return decode(place.path if place.size is None else ARCHIVES.read(place), side, fit, picture.box)
+def _decoded(image: Found, side: int, fit: Fit) -> np.ndarray:
+    """uint8 [3, side, side]; raises BrokenImage or OSError."""
+    place = image.place
+    return decode(place.path if place.size is None else ARCHIVES.read(place), side, fit, image.box)
 
 
 def _finish(half: Path, shards: list[Shard], reading: Reading, facts: dict[str, Any]) -> None:
@@ -271,7 +271,7 @@ def _finish(half: Path, shards: list[Shard], reading: Reading, facts: dict[str, 
         },
         schema_overrides={"size": pl.Int64, "box": pl.List(pl.Int64)},
     )
-    if kinds := sorted({kind for picture in kept for kind, _ in picture.foils}):
+    if kinds := sorted({kind for image in kept for kind, _ in image.foils}):
         foils = pl.DataFrame([dict(p.foils) for p in kept], schema=dict.fromkeys(kinds, pl.String))
         frame = frame.with_columns(foils=foils.to_struct())
     frame.write_parquet(half / "pairs.parquet")

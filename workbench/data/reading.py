@@ -1,4 +1,4 @@
-"""What a reader of published captions gives: pictures, each by the place of its bytes, with their captions; and what
+"""What a reader of published captions gives: images, each by the place of its bytes, with their captions; and what
 it left out."""
 
 from collections.abc import Iterable, Mapping
@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from workbench.data.pictures import Box, Fit, decode
+from workbench.data.images import Box, Fit, decode
 from workbench.errors import UserError
 from workbench.files import decoded
 
@@ -23,7 +23,7 @@ class UnknownForm(UserError):
 
 @dataclass(frozen=True)
 class Place:
-    """A picture's bytes: a file, or `size` bytes of it from `offset` on (a member of a tar)."""
+    """An image's bytes: a file, or `size` bytes of it from `offset` on (a member of a tar)."""
 
     path: Path
     offset: int = 0
@@ -34,14 +34,14 @@ class Place:
             file.seek(self.offset)
             return file.read(-1 if self.size is None else self.size)
 
-    def picture(self, side: int, fit: Fit, box: Box | None) -> np.ndarray:
-        """uint8 [3, side, side]; raises BrokenPicture."""
+    def image(self, side: int, fit: Fit, box: Box | None) -> np.ndarray:
+        """uint8 [3, side, side]; raises BrokenImage."""
         return decode(self.path if self.size is None else self.read(), side, fit, box)
 
 
 @dataclass(frozen=True)
 class Found:
-    """A picture with its captions; `box` where they are about that part alone. `foils`: (kind, text) of captions that
+    """An image with its captions; `box` where they are about that part alone. `foils`: (kind, text) of captions that
     are known to be false of it, made from its first caption."""
 
     id: str
@@ -70,7 +70,7 @@ class Reading:
         box: Box | None = None,
         foils: Mapping[str, str] | None = None,
     ) -> None:
-        """Takes a picture with its captions, white space made single, empty and repeated ones left out; `foils`: kind
+        """Takes an image with its captions, white space made single, empty and repeated ones left out; `foils`: kind
         -> a caption that is known to be false of it."""
         texts = [" ".join(_whole(text).split()) for text in captions if isinstance(text, str)]
         told = [text for text in texts if text]
@@ -84,20 +84,20 @@ class Reading:
             self.broken.append((id, "it has no caption"))
 
     def without_repeats(self) -> "Reading":
-        """The first picture of each id, the others listed as broken."""
+        """The first image of each id, the others listed as broken."""
         seen: set[str] = set()
         first = Reading(self.form, broken=list(self.broken), repeated=self.repeated)
-        for picture in self.found:
-            if picture.id in seen:
-                first.broken.append((picture.id, "its id occurs twice; the first one is kept"))
+        for image in self.found:
+            if image.id in seen:
+                first.broken.append((image.id, "its id occurs twice; the first one is kept"))
             else:
-                seen.add(picture.id)
-                first.found.append(picture)
+                seen.add(image.id)
+                first.found.append(image)
         return first
 
 
 def is_leftover(name: str) -> bool:
-    """A file or folder that macOS leaves behind, which has a picture's name and no picture's content."""
+    """A file or folder that macOS leaves behind, which has an image's name and no image's content."""
     return name.startswith(LEFTOVERS)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from workbench.data.store import Pictures, Store, open_store
+from workbench.data.store import Images, Store, open_store
 from workbench.randomness import generator
 
 BARS = 24  # letters of the longest bar of a histogram
@@ -22,7 +22,7 @@ class Description:
 
 
 def describe(store: Store) -> Description:
-    """Counts, captions per picture, words per caption, and what was left out and why."""
+    """Counts, captions per image, words per caption, and what was left out and why."""
     pairs = store.pairs
     captions = pairs["captions"].list.len()
     fewest, most = int(captions.to_numpy().min()), int(captions.to_numpy().max())
@@ -97,7 +97,7 @@ def _histogram(words: np.ndarray) -> list[str]:
 
 
 def sample(home: Path, count: int) -> tuple[np.ndarray, list[list[str]], str]:
-    """Pictures of a prepared corpus, drawn evenly and always the same, with their captions and a title."""
+    """Images of a prepared corpus, drawn evenly and always the same, with their captions and a title."""
     store = open_store(home)
     rows = np.sort(generator("sheet", store.fingerprint).permutation(len(store.pairs))[:count])
     chosen = store.pairs[rows]
@@ -106,7 +106,7 @@ def sample(home: Path, count: int) -> tuple[np.ndarray, list[list[str]], str]:
         for id, split, captions in chosen.select("id", "split", "captions").iter_rows()
     ]
     return (
-        Pictures([store], [rows], store.side)[np.arange(len(rows))],
+        Images([store], [rows], store.side)[np.arange(len(rows))],
         lines,
         f"{store.name}: {len(store.pairs):,} pictures",
     )

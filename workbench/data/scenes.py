@@ -15,16 +15,16 @@ from PIL import Image, ImageDraw, ImageFont
 from workbench.data.lexicon import COLOURS, KINDS
 from workbench.randomness import generator, key
 
-# Raise it whenever a change alters a rendered picture or a caption: cached renderings are keyed by it.
+# Raise it whenever a change alters a rendered image or a caption: cached renderings are keyed by it.
 VERSION = 2
 SUPERSAMPLING = 4
 HELD_OUT_SHARE = 10  # one (kind, colour) combination in ten is kept for the test split
-LIGHT = (0.75, 1.1)  # gains of red, green and blue over the whole picture: colours are told by what is around them
+LIGHT = (0.75, 1.1)  # gains of red, green and blue over the whole image: colours are told by what is around them
 
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """One object of a scene. `x`, `y` are its centre as a share of the picture's side; y grows downwards."""
+    """One object of a scene. `x`, `y` are its centre as a share of the image's side; y grows downwards."""
 
     kind: str
     colour: str
@@ -37,7 +37,7 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """The facts of one picture."""
+    """The facts of one image."""
 
     things: tuple[Thing, ...]
     background: str
@@ -89,7 +89,7 @@ def render(scene: Scene, side: int) -> np.ndarray:
 
 
 def extent(size: str) -> float:
-    """Side of a thing as a share of the picture's side."""
+    """Side of a thing as a share of the image's side."""
     return 0.28 if size == "small" else 0.50
 
 
@@ -100,7 +100,7 @@ def _sample_colour(rng: np.random.Generator, kind: str, want_held_out: bool) -> 
 
 
 def _place(rng: np.random.Generator, sizes: list[str]) -> list[tuple[float, float]]:
-    """Centres that keep things inside the picture and nearly apart; the first two in a clear relation."""
+    """Centres that keep things inside the image and nearly apart; the first two in a clear relation."""
     half = [extent(size) / 2 for size in sizes]
     for attempt in range(1000):
         centres = [(float(rng.uniform(h, 1 - h)), float(rng.uniform(h, 1 - h))) for h in half]

@@ -1,6 +1,6 @@
 """Webdataset tars as img2dataset writes them (CC3M, SBU, CC12M): `KEY.jpg`, `KEY.txt`, `KEY.json` one after the other.
 
-Nothing is extracted: a picture is the bytes at its place in the tar. Texts are read on the way, from the same open
+Nothing is extracted: an image is the bytes at its place in the tar. Texts are read on the way, from the same open
 file.
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from workbench.data.archives import BUFFER, DAMAGES, Packed, stem, unpacked
-from workbench.data.pictures import SUFFIXES
+from workbench.data.images import SUFFIXES
 from workbench.data.reading import Place, Reading, is_leftover
 from workbench.data.sources.downloads import facts_of, failed, reason
 
@@ -28,7 +28,7 @@ class Sample:
 
 
 def read_tars(tars: Sequence[Path], home: Path) -> Reading:
-    """The pictures of all tars, in their order, named after the tars' places below `home`.
+    """The images of all tars, in their order, named after the tars' places below `home`.
 
     A tar that is cut short gives what is whole in it. What could not be downloaded is told in a .parquet beside.
     """

@@ -1,4 +1,4 @@
-"""A contact sheet: pictures with lines of text below them, as one PNG."""
+"""A contact sheet: images with lines of text below them, as one PNG."""
 
 import textwrap
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from workbench.errors import UserError
 WIDTH = 34  # letters of a line
 
 
-def write_sheet(pictures: np.ndarray, lines: Sequence[Sequence[str]], title: str, path: Path, columns: int = 4) -> None:
-    """`pictures` uint8 [N, 3, H, W]; `lines[i]` are written below picture i, each wrapped."""
+def write_sheet(images: np.ndarray, lines: Sequence[Sequence[str]], title: str, path: Path, columns: int = 4) -> None:
+    """`images` uint8 [N, 3, H, W]; `lines[i]` are written below image i, each wrapped."""
     from matplotlib.figure import Figure
 
-    rows = -(-len(pictures) // columns)
+    rows = -(-len(images) // columns)
     wrapped = [[part for line in texts for part in _wrap(line)] for texts in lines]
     deepest = max((len(parts) for parts in wrapped), default=1)
     height = 2.6 + 0.125 * deepest
@@ -26,8 +26,8 @@ def write_sheet(pictures: np.ndarray, lines: Sequence[Sequence[str]], title: str
     figure.suptitle(title, x=0.02, y=0.995, ha="left", va="top", fontsize=11, fontweight="bold")
     for axis in axes.flat:
         axis.axis("off")
-    for axis, picture, parts in zip(axes.flat, pictures, wrapped, strict=False):
-        axis.imshow(picture.transpose(1, 2, 0), interpolation="nearest")
+    for axis, image, parts in zip(axes.flat, images, wrapped, strict=False):
+        axis.imshow(image.transpose(1, 2, 0), interpolation="nearest")
         axis.text(
             0,
             -0.03,

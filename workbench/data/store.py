@@ -1,11 +1,11 @@
-"""Prepared pictures: memory-mapped shards of uint8 [n, 3, side, side] or of JPEGs, with an index of their captions.
+"""Prepared images: memory-mapped shards of uint8 [n, 3, side, side] or of JPEGs, with an index of their captions.
 
 NAME/prepared.json          form, side, fit, counts, and each shard's file, rows and checksum
-NAME/pairs.parquet          id, place in the shards, split, captions (list) of each picture; foils (struct: kind ->
+NAME/pairs.parquet          id, place in the shards, split, captions (list) of each image; foils (struct: kind ->
 text)
                             where the source tells what is false of one
 NAME/broken.parquet         what was left out, and why
-NAME/pictures-00000.npy     ..., or pictures-00000.jpegs
+NAME/images-00000.npy     ..., or images-00000.jpegs
 """
 
 import hashlib
@@ -21,15 +21,15 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 import polars as pl
 
+from workbench.data.images import BrokenImage
 from workbench.data.jpeg import JpegShard, decode_all
-from workbench.data.pictures import BrokenPicture
 from workbench.data.reading import Place
 from workbench.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
-Stored = Literal["raw", "jpeg", "in place"]  # how a store keeps its pictures
+Stored = Literal["raw", "jpeg", "in place"]  # how a store keeps its images
 FACTS = "prepared.json"
 MOST_OPEN = 500  # files that are mapped at once, of the 1,024 that a process may usually have open
 
@@ -65,7 +65,7 @@ class Store:
 
     @cached_property
     def foils(self) -> pl.DataFrame:
-        """A row a picture, and a nullable column for each kind of foil that the source brings."""
+        """A row an image, and a nullable column for each kind of foil that the source brings."""
         if "foils" not in self.pairs.columns:
             return pl.DataFrame(height=len(self.pairs))
         return self.pairs["foils"].struct.unnest()
@@ -127,7 +127,7 @@ def write_parts(file: Path, parts: Iterable[bytes | memoryview]) -> dict[str, An
 
 
 class Mapped:
-    """The memory-mapped pictures of a store; a file stays open until too many others are."""
+    """The memory-mapped images of a store; a file stays open until too many others are."""
 
     def __init__(self, store: Store) -> None:
         self.home, self.side = store.home, store.side
@@ -161,7 +161,7 @@ class Mapped:
 
 
 class Encoded(Mapped):
-    """The pictures of a store that keeps JPEGs: decoded whenever they are read."""
+    """The images of a store that keeps JPEGs: decoded whenever they are read."""
 
     def _map(self, number: int) -> JpegShard:
         return JpegShard(self.files[number], int(self.starts[number + 1] - self.starts[number]), self.side)
@@ -174,30 +174,30 @@ class Encoded(Mapped):
 
 
 class InPlace:
-    """The pictures of a store where they are: decoded whenever they are read."""
+    """The images of a store where they are: decoded whenever they are read."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self.where = store.pairs.select("path", "offset", "size", "box")
 
     def read(self, row: int) -> np.ndarray:
-        """As `Mapped.read`; raises UserError where the picture is no longer what it was."""
+        """As `Mapped.read`; raises UserError where the image is no longer what it was."""
         path, offset, size, box = self.where.row(row)
         place = Place(Path(path), offset, size)
         try:
-            return place.picture(self.store.side, self.store.facts["fit"], tuple(box) if box else None)
-        except (BrokenPicture, OSError) as error:
+            return place.image(self.store.side, self.store.facts["fit"], tuple(box) if box else None)
+        except (BrokenImage, OSError) as error:
             raise UserError(f"{path}: {error}, though it could be when {self.store.name} was prepared.") from error
 
 
 READERS: Final[dict[Stored, type[Mapped] | type[InPlace]]] = {"raw": Mapped, "jpeg": Encoded, "in place": InPlace}
 
 
-class Pictures:
-    """Chosen pictures of several stores, read like an array: `pictures[rows]` is uint8 [n, 3, side, side].
+class Images:
+    """Chosen images of several stores, read like an array: `images[rows]` is uint8 [n, 3, side, side].
 
     `rows[k]` are rows of the index of store k, in the order in which they follow each other here; the stores have one
-    side, from which the pictures are resized where another is asked for.
+    side, from which the images are resized where another is asked for.
     """
 
     def __init__(self, stores: Sequence[Store], rows: Sequence[np.ndarray], side: int) -> None:
@@ -220,7 +220,7 @@ class Pictures:
         for place in np.lexsort((rows, readers)):
             made[place] = self.readers[readers[place]].read(int(rows[place]))
         if self.side != self.stored:
-            # Only here, since a process that prepares pictures has no need of torch.
+            # Only here, since a process that prepares images has no need of torch.
             import torch
 
             from workbench.data.augment import resize

@@ -1,4 +1,4 @@
-"""Which words say what a picture shows, and which hold the sentence together: open and closed classes of words."""
+"""Which words say what an image shows, and which hold the sentence together: open and closed classes of words."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ whom whose why within without yet s t ve re ll d m
 """
 FUNCTION_WORDS: Final = frozenset(_FUNCTION.split())  # as ARO's shuffles take them (`evaluation/published.py`)
 MORE_FUNCTION_WORDS: Final = frozenset(_MORE.split())
-NUMBERS: Final = frozenset(["two", "three"])  # a picture shows them
+NUMBERS: Final = frozenset(["two", "three"])  # an image shows them
 # Share of the captions. In English ones function words alone are in so many, and what most captions begin with.
 FREQUENT = 0.2
 READ = 100_000  # captions that are counted at most
@@ -34,7 +34,7 @@ READ = 100_000  # captions that are counted at most
 
 def closed_class(captions: pl.Series) -> frozenset[str]:
     """The words of closed classes, in lower case: English ones, and whatever is in a fifth of the captions or more,
-    such as `picture` where many begin with `a picture of`, unless the scenes' lexicon names something by it."""
+    such as `image` where many begin with `a picture of`, unless the scenes' lexicon names something by it."""
     words = captions.head(READ).str.to_lowercase().str.extract_all(r"\w+").list.unique().explode().drop_nulls()
     counts = words.value_counts()
     often = counts.filter(counts["count"] >= FREQUENT * min(READ, len(captions)))[words.name].to_list()

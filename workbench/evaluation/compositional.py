@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.data.pictures import Box, BrokenPicture, Fit, decode
+from workbench.data.images import Box, BrokenImage, Fit, decode
 from workbench.data.text import Tokeniser
 from workbench.evaluation.contract import Made, Part
 from workbench.evaluation.matching import BLANK, match_scores_of_each
@@ -49,7 +49,7 @@ def decoding(model: ViLTA, side: int, fit: Fit) -> Look:
     def read(image: ImageKey) -> np.ndarray | str:
         try:
             return decode(image[0], side, fit, image[1])
-        except BrokenPicture as error:
+        except BrokenImage as error:
             return f"{image[0]}: {error}"
 
     def look(images: Sequence[ImageKey]) -> tuple[Tensor, dict[ImageKey, str]]:
@@ -68,9 +68,9 @@ def score_examples(reader: Reader, examples: Sequence[Example]) -> tuple[Scores,
     """Scores of the examples with their images and with a grey one, and the reason for each whose image cannot be
     read."""
     model, side = reader.model, reader.model.image_side
-    images = list(dict.fromkeys((e.picture, e.box) for e in examples))
+    images = list(dict.fromkeys((e.image, e.box) for e in examples))
     features, broken_ones = reader.look(images)
-    unread = {e.id: broken_ones[e.picture, e.box] for e in examples if (e.picture, e.box) in broken_ones}
+    unread = {e.id: broken_ones[e.image, e.box] for e in examples if (e.image, e.box) in broken_ones}
     read_examples = [e for e in examples if e.id not in unread]
     if not read_examples:
         return {}, {}, unread
@@ -78,7 +78,7 @@ def score_examples(reader: Reader, examples: Sequence[Example]) -> tuple[Scores,
     blank = model.image_features(grey).float()
     row_of = {image: row for row, image in enumerate(image for image in images if image not in broken_ones)}
     # Items of one image often share its true caption, which is scored once.
-    pairs = {e.id: [(row_of[e.picture, e.box], caption) for caption in e.captions] for e in read_examples}
+    pairs = {e.id: [(row_of[e.image, e.box], caption) for caption in e.captions] for e in read_examples}
     place_of = {pair: place for place, pair in enumerate(dict.fromkeys(chain.from_iterable(pairs.values())))}
     rows = np.array([row for row, _ in place_of])
     token_ids = reader.tokeniser.encode([caption for _, caption in place_of])
@@ -107,7 +107,7 @@ class Suite:
     def __init__(self, reader: Reader, name: str, items: SuiteItems) -> None:
         self.reader, self.name, self.items = reader, name, items
         # Examples of one image together, so that it is read once.
-        self.examples = sorted(items.examples, key=lambda e: (str(e.picture), e.box or (), e.id))
+        self.examples = sorted(items.examples, key=lambda e: (str(e.image), e.box or (), e.id))
 
     def parts(self) -> list[Part]:
         chunks = [self.examples[start : start + CHUNK] for start in range(0, len(self.examples), CHUNK)]
@@ -156,7 +156,7 @@ def count_items(items: SuiteItems, measured: Collection[str]) -> dict[str, Count
 
 def _name(chunk: Sequence[Example]) -> str:
     """Another text or image is another part."""
-    return f"{chunk[0].id} and on, {key('part', *(f'{e.id}{e.picture}{e.captions}' for e in chunk)):016x}"
+    return f"{chunk[0].id} and on, {key('part', *(f'{e.id}{e.image}{e.captions}' for e in chunk)):016x}"
 
 
 def broken(made: Iterable[Made]) -> dict[str, str]:
@@ -205,7 +205,7 @@ def _macro(groups: list[str], right: np.ndarray, least: int) -> float:
 
 
 def _winoground(examples: list[Example], scores: Scores) -> dict[str, float]:
-    """Thrush et al. 2022. Each picture's own caption comes first, so scores[0] is s(c_k, i_k)."""
+    """Thrush et al. 2022. Each image's own caption comes first, so scores[0] is s(c_k, i_k)."""
     pairs: dict[str, list[np.ndarray]] = {}
     for example in examples:
         pairs.setdefault(example.group, []).append(scores[example.id])

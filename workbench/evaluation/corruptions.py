@@ -1,8 +1,8 @@
-"""Picture corruptions at five severities, batched on the device: the 16 of MM_Robustness (Qiu et al. 2022) and two
+"""Image corruptions at five severities, batched on the device: the 16 of MM_Robustness (Qiu et al. 2022) and two
 more.
 
-Constants: ImageNet-C (Hendrycks and Dietterich 2019), whose lengths assume 224 px and are scaled with the picture's
-side. Each function takes pictures float [B, 3, S, S] in [0, 1], the severity from 0 to 4 and a generator of the device.
+Constants: ImageNet-C (Hendrycks and Dietterich 2019), whose lengths assume 224 px and are scaled with the image's
+side. Each function takes images float [B, 3, S, S] in [0, 1], the severity from 0 to 4 and a generator of the device.
 
 Three differ from ImageNet-C's code in kind: `glass_blur` displaces pixels at once and does not swap them one by one,
 `frost` grows its crystals from noise instead of six photographs, and the motion of `motion_blur` and `snow` is sampled
@@ -20,7 +20,7 @@ from torchvision.transforms.v2.functional import jpeg
 
 from workbench.randomness import key
 
-VERSION: Final = 1  # raise it whenever a change alters the corrupted pictures
+VERSION: Final = 1  # raise it whenever a change alters the corrupted images
 SEVERITIES: Final = (1, 2, 3, 4, 5)
 REFERENCE_SIDE: Final = 224
 CORE: Final = ("gaussian_noise", "gaussian_blur", "contrast", "occlusion")  # measured at the end of every trial
@@ -28,7 +28,7 @@ CORE: Final = ("gaussian_noise", "gaussian_blur", "contrast", "occlusion")  # me
 
 def corrupt(images: Tensor, kind: str, severity: int, part: int = 0) -> Tensor:
     """uint8 [B, 3, H, W] -> the same, corrupted; keyed by (kind, severity) and the `part` of a set that is corrupted in
-    parts, so every model sees the same pictures."""
+    parts, so every model sees the same images."""
     # On the host, so that every device draws the same.
     rng = torch.Generator().manual_seed(key("corruption", kind, severity, *([part] if part else [])))
     made = CORRUPTIONS[kind](images.float() / 255, severity - 1, rng)
@@ -68,7 +68,7 @@ def _speckle_noise(x: Tensor, level: int, rng: torch.Generator) -> Tensor:
 
 def _smooth(x: Tensor, sigma: float, reach: float = 4.0) -> Tensor:
     """Gaussian blur, mirrored at the edges; along one axis after the other, since kernels may be as wide as the
-    picture."""
+    image."""
     taps = min(max(1, round(reach * sigma)), min(x.shape[-2:]) - 1)
     place = torch.arange(-taps, taps + 1, device=x.device).float()
     kernel = torch.exp(-0.5 * (place / sigma) ** 2)
@@ -106,7 +106,7 @@ def _glass_blur(x: Tensor, level: int, rng: torch.Generator) -> Tensor:
 
 
 def _zoom(x: Tensor, factor: float) -> Tensor:
-    """The middle of the pictures, enlarged to their size."""
+    """The middle of the images, enlarged to their size."""
     centred = torch.tensor([[1 / factor, 0, 0], [0, 1 / factor, 0]], device=x.device).expand(len(x), -1, -1)
     return F.grid_sample(x, F.affine_grid(centred, list(x.shape), align_corners=False), align_corners=False)
 
@@ -236,13 +236,13 @@ def _elastic_transform(x: Tensor, level: int, rng: torch.Generator) -> Tensor:
 
 
 def _jpeg_compression(x: Tensor, level: int, rng: torch.Generator) -> Tensor:
-    pictures = (x.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
-    pressed: Tensor = jpeg(pictures, (25, 18, 15, 10, 7)[level])
+    images = (x.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+    pressed: Tensor = jpeg(images, (25, 18, 15, 10, 7)[level])
     return pressed.to(x.device).float() / 255
 
 
 def _occlusion(x: Tensor, level: int, rng: torch.Generator) -> Tensor:
-    """A grey square over 5 to 40 % of the picture, at a random place (ours; ImageNet-C has no occlusion)."""
+    """A grey square over 5 to 40 % of the image, at a random place (ours; ImageNet-C has no occlusion)."""
     side = x.shape[-1]
     extent = round((0.05, 0.10, 0.18, 0.28, 0.40)[level] ** 0.5 * side)
     corners = torch.randint(0, side - extent + 1, (len(x), 2, 1), generator=rng).to(x.device)

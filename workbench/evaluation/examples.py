@@ -25,7 +25,7 @@ from workbench.objectives.words import word_weights
 from workbench.randomness import RowRandom
 
 SHOWN = 48  # pairs
-SIDE = 64  # pixels of the long side of a picture
+SIDE = 64  # pixels of the long side of an image
 QUALITY = 80  # of its JPEG
 SEVERAL = 6  # words that the caption of the method's example has, if any has so many
 MASKED = 2  # words that are masked in it at least
@@ -40,15 +40,15 @@ def make_examples(model: ViLTA, data: HeldOut, settings: Settings, companions: C
     """As JSON takes it: `pairs`, each with a false caption and the log odds that the model gives both, and `method`,
     what the objectives make of one caption. Which pairs, false captions and masks depends on the data and the mask
     ratio alone, so that trials compare."""
-    pictures = [picture_url(image) for image in np.array(data.pairs.images[: len(data)])]
+    images = [image_url(image) for image in np.array(data.pairs.images[: len(data)])]
     return {
-        "pairs": _pairs(model, data, pictures, settings.evaluation.batch_size),
-        "method": _method(model, data, pictures, settings, companions),
+        "pairs": _pairs(model, data, images, settings.evaluation.batch_size),
+        "method": _method(model, data, images, settings, companions),
     }
 
 
-def picture_url(image: np.ndarray) -> str:
-    """A picture uint8 [3, H, W] as a small JPEG in a `data:` address."""
+def image_url(image: np.ndarray) -> str:
+    """An image uint8 [3, H, W] as a small JPEG in a `data:` address."""
     small = Image.fromarray(image.transpose(1, 2, 0))
     small.thumbnail((SIDE, SIDE))
     file = io.BytesIO()
@@ -71,7 +71,7 @@ def false_captions(data: HeldOut) -> list[tuple[str, str]]:
     return chosen
 
 
-def _pairs(model: ViLTA, data: HeldOut, pictures: list[str], batch_size: int) -> list[dict[str, Any]]:
+def _pairs(model: ViLTA, data: HeldOut, images: list[str], batch_size: int) -> list[dict[str, Any]]:
     rows = np.arange(len(data))
     false = false_captions(data)
     false_ids = data.pairs.tokeniser.encode([caption for _, caption in false])
@@ -83,7 +83,7 @@ def _pairs(model: ViLTA, data: HeldOut, pictures: list[str], batch_size: int) ->
             "caption": data.pairs.captions["caption"][row],
             "other": caption,
             "kind": kind,
-            "image": pictures[row],
+            "image": images[row],
             "match": round(float(own[row]), 4),
             "other_match": round(float(other[row]), 4),
         }
@@ -92,7 +92,7 @@ def _pairs(model: ViLTA, data: HeldOut, pictures: list[str], batch_size: int) ->
 
 
 def _method(
-    model: ViLTA, data: HeldOut, pictures: list[str], settings: Settings, companions: Companions
+    model: ViLTA, data: HeldOut, images: list[str], settings: Settings, companions: Companions
 ) -> dict[str, Any]:
     mlm, device, tokeniser = settings.objectives.mlm, data.features.device, data.pairs.tokeniser
     vocabulary = companions.vocabulary
@@ -109,7 +109,7 @@ def _method(
     labels = soft_labels(mlm, companions, features, token_ids, masked_ids, places)
     return {
         "caption": data.pairs.captions["caption"][row],
-        "image": pictures[row],
+        "image": images[row],
         "masked": [
             {
                 "word": tokeniser.decode([word]),
@@ -142,7 +142,7 @@ def _written(
     companions: Companions,
     tokeniser: Tokeniser,
 ) -> list[str]:
-    """Different captions that the generator writes over `caption_ids` int64 [1, L] of a picture's `features` [1, N, C];
+    """Different captions that the generator writes over `caption_ids` int64 [1, L] of an image's `features` [1, N, C];
     none where it writes no negatives."""
     itm = settings.objectives.itm
     if itm.negatives != "synthesized":

@@ -46,7 +46,7 @@ class Known:
 def encoder_knowledge(model: ViLTA, corpus: Corpus, most: int = 4096) -> dict[str, Any]:
     """Plain JSON: `probes`, trained on the first `most` training scenes and measured on the validation scenes; and of
     the validation captions `perplexity` and `words_right` of masked words, and `alignment_auc`, the unfused similarity
-    of a picture with its own caption against that with the next one's.
+    of an image with its own caption against that with the next one's.
 
     The model must be in evaluation mode, its vision encoder one of grids, and the corpus one of scenes.
     """
@@ -59,7 +59,7 @@ def encoder_knowledge(model: ViLTA, corpus: Corpus, most: int = 4096) -> dict[st
 @torch.no_grad()
 def fused_knowledge(model: ViLTA, corpus: Corpus) -> list[dict[str, Any]]:
     """Plain JSON for each class of words: how many are right, of validation captions in which one is hidden at a time.
-    Words that mean the same count as one, and the chance is what is right with a grey picture."""
+    Words that mean the same count as one, and the chance is what is right with a grey image."""
     pairs, tokeniser = corpus.val, corpus.tokeniser
     device = next(model.parameters()).device
     images = torch.from_numpy(np.array(pairs.images)).to(device)

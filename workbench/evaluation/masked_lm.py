@@ -21,7 +21,7 @@ BATCHES = 4  # of a part
 class MaskedWords:
     """Over masked tokens: `mlm_accuracy`, `mlm_loss` (nats), `mlm_ece` with its noise floor `mlm_ece_floor`, and the
     bins of its `reliability`; `synonym_mass`, the probability on the true word or a synonym, over the words that have
-    one; `generator_perplexity` of the language encoder without picture. `weights` float [N, L]: which tokens are
+    one; `generator_perplexity` of the language encoder without image. `weights` float [N, L]: which tokens are
     masked, and how likely."""
 
     def __init__(

@@ -25,7 +25,7 @@ from workbench.evaluation.scores import (
 from workbench.model.vilta import ViLTA
 from workbench.randomness import generator
 
-BLANK = 128  # the grey of a picture that shows nothing
+BLANK = 128  # the grey of an image that shows nothing
 FEW = 8  # captions that are not encoded by themselves
 TOGETHER = 8  # batches whose captions are kept at once, so that those that occur in several are encoded once
 
@@ -44,7 +44,7 @@ class HeldOut:
 
 
 def hold_out(pairs: Pairs, features: Tensor) -> HeldOut:
-    """`shuffled` gives each picture the caption of another one; a caption that reads the same is never taken."""
+    """`shuffled` gives each image the caption of another one; a caption that reads the same is never taken."""
     count = len(features)
     token_ids = pairs.token_ids[:count]
     texts = pairs.captions["caption"].to_list()[:count]
@@ -127,7 +127,7 @@ def scores_of_each(
 def random_caption_scores(
     model: ViLTA, data: HeldOut, batch_size: int, captions: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of each picture with its own caption and with another picture's; captions int64 [N, L] may be given
+    """Scores of each image with its own caption and with another image's; captions int64 [N, L] may be given
     disturbed."""
     rows, captions = own_and_other(data, data.token_ids if captions is None else captions)
     scores = match_scores(model, data.features, rows, captions, batch_size)
@@ -135,7 +135,7 @@ def random_caption_scores(
 
 
 def own_and_other(data: HeldOut, captions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each picture with its own of the captions int64 [N, L], then each with another picture's: rows int64 [2 N],
+    """Each image with its own of the captions int64 [N, L], then each with another image's: rows int64 [2 N],
     tokens int64 [2 N, L]."""
     rows = np.arange(len(data))
     return np.concatenate([rows, rows]), np.concatenate([captions, captions[data.shuffled]])
@@ -145,7 +145,7 @@ class Matching:
     """`itm_auc`, `itm_accuracy`, `itm_ece` with its noise floor `itm_ece_floor` against random captions, and the bins
     of their `reliability`; `foil/<kind>` pairwise accuracies and their mean without the kinds that all arms solve,
     `foil_accuracy`; `paraphrase_match` and `paraphrase_shift`; and how far captions that the language encoder wrote
-    over the pairs' own (`written` int64 [N, L]) give themselves away: `synthesized_accuracy` with the picture and
+    over the pairs' own (`written` int64 [N, L]) give themselves away: `synthesized_accuracy` with the image and
     `blank_image_accuracy` without (chance 0.5)."""
 
     def __init__(self, model: ViLTA, data: HeldOut, written: np.ndarray, batch_size: int) -> None:
@@ -203,7 +203,7 @@ class Matching:
 
 
 class BlankFoils:
-    """`blank_foil/<kind>`: pairwise accuracy on each kind of foil with a grey picture, what the text gives away (chance
+    """`blank_foil/<kind>`: pairwise accuracy on each kind of foil with a grey image, what the text gives away (chance
     0.5)."""
 
     def __init__(self, model: ViLTA, data: HeldOut, batch_size: int) -> None:
@@ -240,8 +240,8 @@ def variant(data: HeldOut, kind: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def negatives_truth(data: HeldOut, written: np.ndarray) -> dict[str, float]:
-    """`unchanged_share` of the written captions int64 [N, L]; and, where the facts of the pictures are known,
-    `false_negative_share`: of the changed ones, those that say nothing false of their picture."""
+    """`unchanged_share` of the written captions int64 [N, L]; and, where the facts of the images are known,
+    `false_negative_share`: of the changed ones, those that say nothing false of their image."""
     changed = np.flatnonzero((written != data.token_ids).any(axis=1))
     shares = {"unchanged_share": 1 - len(changed) / len(data)}
     scene = data.pairs.scene
@@ -254,6 +254,6 @@ def negatives_truth(data: HeldOut, written: np.ndarray) -> dict[str, float]:
 
 @torch.no_grad()
 def grey_features(model: ViLTA, data: HeldOut) -> Tensor:
-    """Features float [1, T, C] of a picture that shows nothing."""
+    """Features float [1, T, C] of an image that shows nothing."""
     side = data.pairs.images.shape[-1]
     return model.image_features(torch.full((1, 3, side, side), BLANK, dtype=torch.uint8, device=data.features.device))

@@ -18,7 +18,7 @@ OF_WORDS: Final = ("mlm_accuracy", "mlm_loss", "synonym_mass")
 
 
 class NoisyCaptions:
-    """`noisy/itm_auc` and `noisy/itm_accuracy` against other pictures' captions, which are as noisy; and over masked
+    """`noisy/itm_auc` and `noisy/itm_accuracy` against other images' captions, which are as noisy; and over masked
     words that are the caption's own, beside whatever wrong ones, `noisy/mlm_accuracy`, `noisy/mlm_loss` and
     `noisy/synonym_mass`.
 

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from workbench.data.image_files import ImageFolders
-from workbench.data.pictures import Box
+from workbench.data.images import Box
 from workbench.data.taggers import Tagger
 from workbench.errors import UserError, first_line
 from workbench.evaluation.word_order import shuffles
@@ -23,12 +23,12 @@ from workbench.metrics import SUITE_KINDS
 
 @dataclass(frozen=True)
 class Example:
-    """`picture` with `captions`, the true one first; `group` is what a macro mean runs over (ARO), or the pair of a
+    """`image` with `captions`, the true one first; `group` is what a macro mean runs over (ARO), or the pair of a
     Winoground example."""
 
     id: str
     kind: str
-    picture: Path
+    image: Path
     captions: tuple[str, ...]
     box: Box | None = None
     group: str = ""
@@ -96,8 +96,8 @@ def _sugarcrepe(annotations: Path, images: ImageFolders, protocol: Protocol) -> 
         for id, item in (_load(file) if file.is_file() else {}).items():
             captions = (item["caption"], item["negative_caption"])
             name = item["filename"]
-            picture = images.find(f"val2017/{name}", f"images/val2017/{name}", name)
-            yield Example(f"{kind}/{id}", kind, picture, captions)
+            image = images.find(f"val2017/{name}", f"images/val2017/{name}", name)
+            yield Example(f"{kind}/{id}", kind, image, captions)
 
 
 ORDER: Final = {
@@ -119,18 +119,18 @@ def _aro(annotations: Path, images: ImageFolders, protocol: Protocol) -> Iterato
             box = (int(item["bbox_x"]), int(item["bbox_y"]), int(item["bbox_w"]), int(item["bbox_h"]))
             captions = (item["true_caption"], item["false_caption"])
             path = item["image_path"]
-            picture = images.find(f"images/{path}", path, f"VG_100K/{path}", f"VG_100K_2/{path}")
-            yield Example(f"{kind}/{place}", kind, picture, captions, box, group)
+            image = images.find(f"images/{path}", path, f"VG_100K/{path}", f"VG_100K_2/{path}")
+            yield Example(f"{kind}/{place}", kind, image, captions, box, group)
     for kind, names in ORDER.items():
         file = next((annotations / name for name in names if (annotations / name).is_file()), annotations / names[0])
         for place, item in enumerate(_load(file) if file.is_file() else []):
-            picture = images.find(item["image"], PurePosixPath(item["image"]).name)
+            image = images.find(item["image"], PurePosixPath(item["image"]).name)
             for which, caption in enumerate(item["caption"]):
                 plain = _plain(caption)
                 # Without a false caption the true one stands for it: `read_suite` counts the item as one that cannot be
                 # told.
                 false = shuffles(plain, protocol.tagger) or (plain,)
-                yield Example(f"{kind}/{place}/{which}", kind, picture, (plain, *false))
+                yield Example(f"{kind}/{place}/{which}", kind, image, (plain, *false))
 
 
 def _plain(caption: str) -> str:
@@ -161,8 +161,8 @@ def _valse(annotations: Path, images: ImageFolders, protocol: Protocol) -> Itera
                 continue
             dataset, name = item["dataset"], item["image_file"]
             folders = (dataset, *VALSE_FOLDERS.get(dataset, ()))
-            picture = images.find(*(f"{folder}/{name}" for folder in folders), name)
-            yield Example(f"{file.stem}/{id}", file.stem, picture, (item["caption"], item["foil"]))
+            image = images.find(*(f"{folder}/{name}" for folder in folders), name)
+            yield Example(f"{file.stem}/{id}", file.stem, image, (item["caption"], item["foil"]))
 
 
 VL_ROOTS: Final = {"vg": "vg", "vaw": "vg", "swig": "swig", "hake": "hake"}  # a list's images, by a word of its path
@@ -176,8 +176,8 @@ def _vl_checklist(annotations: Path, images: ImageFolders, protocol: Protocol) -
         kind = str(file.relative_to(annotations).with_suffix(""))
         root = next((VL_ROOTS[word] for word in re.split(r"[/_]", kind) if word in VL_ROOTS), None)
         for place, (path, texts) in enumerate(content[: protocol.most_texts // 2 or None]):
-            picture = images.find(*([f"{root}/{path}"] if root else []), path)
-            yield Example(f"{kind}/{place}", kind, picture, (texts["POS"][0], texts["NEG"][0]))
+            image = images.find(*([f"{root}/{path}"] if root else []), path)
+            yield Example(f"{kind}/{place}", kind, image, (texts["POS"][0], texts["NEG"][0]))
 
 
 def _winoground(annotations: Path, images: ImageFolders, protocol: Protocol) -> Iterator[Example]:
@@ -189,8 +189,8 @@ def _winoground(annotations: Path, images: ImageFolders, protocol: Protocol) -> 
             stem = item[f"image_{which}"]
             name = stem if PurePosixPath(stem).suffix else f"{stem}.png"
             own = captions if which == 0 else captions[::-1]
-            picture = images.find(name, f"images/{name}")
-            yield Example(f"{item['id']}/{which}", "winoground", picture, own, group=str(item["id"]))
+            image = images.find(name, f"images/{name}")
+            yield Example(f"{item['id']}/{which}", "winoground", image, own, group=str(item["id"]))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Matching when pictures or captions are disturbed."""
+"""Matching when images or captions are disturbed."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,16 +26,16 @@ from workbench.model.vilta import ViLTA
 
 Keep = Callable[[str, Callable[[], torch.Tensor]], torch.Tensor]  # by name, what is made only where it is not kept yet
 
-CHUNK = 256  # pictures that are corrupted at once
+CHUNK = 256  # images that are corrupted at once
 CLEAN, REWRITTEN = ("clean", 0), ("rewritten", 1)
 
 
 @dataclass(frozen=True)
 class Disturbances:
-    """What pictures and captions go through. `accept` judges perturbed captions, `rewrite` writes whole captions
+    """What images and captions go through. `accept` judges perturbed captions, `rewrite` writes whole captions
     anew."""
 
-    picture_kinds: Sequence[str] = tuple(corruptions.CORE)
+    image_kinds: Sequence[str] = tuple(corruptions.CORE)
     caption_kinds: Sequence[str] = tuple(perturbations.CORE)
     levels: Sequence[int] = tuple(LEVELS)
     accept: Accept | None = None
@@ -50,7 +50,7 @@ class Robustness:
 
     `whole` adds what the same scores tell besides: `calibration/<kind>/<severity>`, the expected calibration error of
     the matching head, and for perturbations `consistency/<kind>/<level>`, the share of true pairs whose verdict stays
-    the same. `keep` may keep the features of corrupted pictures for other models that have the same vision encoder,
+    the same. `keep` may keep the features of corrupted images for other models that have the same vision encoder,
     `keep_captions` the tokens of perturbed captions for others that have the same tokeniser.
     """
 
@@ -72,7 +72,7 @@ class Robustness:
     def parts(self) -> list[Part]:
         by = self.by
         measures = {CLEAN: self._clean}
-        measures |= {(kind, at): partial(self._pictures, kind, at) for kind in by.picture_kinds for at in SEVERITIES}
+        measures |= {(kind, at): partial(self._images, kind, at) for kind in by.image_kinds for at in SEVERITIES}
         measures |= {(kind, at): partial(self._captions, kind, at) for kind in by.caption_kinds for at in by.levels}
         if by.rewrite is not None:
             measures[REWRITTEN] = self._rewritten
@@ -93,7 +93,7 @@ class Robustness:
     def _clean(self) -> Made:
         return self._with(self.data.features)
 
-    def _pictures(self, kind: str, severity: int) -> Made:
+    def _images(self, kind: str, severity: int) -> Made:
         return self._with(self.keep(f"{kind}-{severity}", partial(self._corrupted_features, kind, severity)))
 
     @torch.no_grad()
@@ -120,7 +120,7 @@ class Robustness:
 
     @cached_property
     def _texts(self) -> list[Texts]:
-        """The undisturbed captions, read once for all pictures."""
+        """The undisturbed captions, read once for all images."""
         _, captions = own_and_other(self.data, self.data.token_ids)
         return list(read_captions(self.model, captions, self.batch_size))
 

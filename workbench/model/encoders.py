@@ -14,7 +14,7 @@ from workbench.model.weights import vision_weights
 
 
 class VisionEncoder(nn.Module):
-    """uint8 pictures [B, 3, H, W] -> features [B, N, channels] of one timm model; `grid` is the rows and columns of the
+    """uint8 images [B, 3, H, W] -> features [B, N, channels] of one timm model; `grid` is the rows and columns of the
     N."""
 
     grid: tuple[int, int]
@@ -24,7 +24,7 @@ class VisionEncoder(nn.Module):
     def __init__(self, config: Vision, image_size: int) -> None:
         super().__init__()
         self.final = config.tokens == "final"
-        # A transformer must know the side of its pictures: its position embeddings are interpolated to it.
+        # A transformer must know the side of its images: its position embeddings are interpolated to it.
         options = config.options | ({"img_size": image_size} if self.final else {})
         cut = {"num_classes": 0} if self.final else {"features_only": True, "out_indices": (config.stage,)}
         try:
@@ -76,10 +76,10 @@ class VisionEncoder(nn.Module):
         scaled = (images.to(dtype=torch.float32) / 255 - self.mean) / self.std
         return self._flatten(self._map(scaled))
 
-    def _map(self, pictures: Tensor) -> Tensor:
+    def _map(self, images: Tensor) -> Tensor:
         if self.final:
-            return self.backbone.forward_features(pictures)
-        return self.backbone(pictures.contiguous(memory_format=torch.channels_last))[-1]
+            return self.backbone.forward_features(images)
+        return self.backbone(images.contiguous(memory_format=torch.channels_last))[-1]
 
     def _flatten(self, made: Tensor) -> Tensor:
         # Some transformers keep their tokens in rows and columns, channels last; a grid has them first.

@@ -106,7 +106,7 @@ def read_meter(path: Path) -> dict[str, Tensor]:
 
 
 def sized_like(checkpoint: dict[str, Tensor], preset: Settings) -> ViLTA:
-    """A model of `preset` with the checkpoint's picture side, vocabulary and text length; its own weights are
+    """A model of `preset` with the checkpoint's image side, vocabulary and text length; its own weights are
     random."""
     try:
         words, positions = (

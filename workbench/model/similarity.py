@@ -1,4 +1,4 @@
-"""How well pictures and captions fit before the fusion."""
+"""How well images and captions fit before the fusion."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from workbench.model.vilta import ViLTA
 
 
 def late_interaction(image: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
-    """Similarity of every picture with every caption [B_image, B_text]: each word's best image token, averaged
+    """Similarity of every image with every caption [B_image, B_text]: each word's best image token, averaged
     (FILIP, Yao et al. 2022, eq. 4). `image` [B, N, D] and `text` [B, L, D] of unit length, `text_mask` bool [B, L]."""
     scores = torch.einsum("ind,tld->itln", image, text).amax(dim=-1)
     weights = text_mask.to(scores.dtype)

@@ -70,7 +70,7 @@ class ViLTA(nn.Module):
         yield from cast(CoAttention | Merged, self.fusion).layers
 
     def contrast_features(self, image_tokens: Tensor, text_states: Tensor) -> tuple[Tensor, Tensor]:
-        """Image tokens [B, N, D] and text states [B, L, D] -> unit vectors [B, P] of pictures and of captions (ITC)."""
+        """Image tokens [B, N, D] and text states [B, L, D] -> unit vectors [B, P] of images and of captions (ITC)."""
         return F.normalize(self.itc_image(self._pool(image_tokens)), dim=-1), F.normalize(
             self.itc_text(text_states[:, 0]), dim=-1
         )
@@ -95,7 +95,7 @@ class ViLTA(nn.Module):
         return text_states(self.language, token_ids)
 
     def predict_words(self, text_states: Tensor) -> Tensor:
-        """The language encoder's own head: states [..., D] -> logits [..., V]; sees no picture."""
+        """The language encoder's own head: states [..., D] -> logits [..., V]; sees no image."""
         return word_logits(self.language, text_states)
 
     def fuse(

@@ -103,7 +103,7 @@ def with_own_ids(weights: dict[str, Tensor], mask: int) -> dict[str, Tensor]:
 
 
 def at_resolution(weights: dict[str, Tensor], wanted: dict[str, Tensor], prefix_tokens: int) -> dict[str, Tensor]:
-    """`weights` of a model for pictures of another size, with position embeddings interpolated to the shapes of
+    """`weights` of a model for images of another size, with position embeddings interpolated to the shapes of
     `wanted`: those of a vision transformer (as timm does, `prefix_tokens` of them belong to no place) and the rows and
     columns of a grid."""
     made = dict(weights)

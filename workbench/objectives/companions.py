@@ -23,7 +23,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class Queue(nn.Module):
-    """The momentum model's features of past pairs, a ring of at most `size`; [size, P] for pictures and for
+    """The momentum model's features of past pairs, a ring of at most `size`; [size, P] for images and for
     captions."""
 
     image: Tensor
@@ -39,7 +39,7 @@ class Queue(nn.Module):
             self.register_buffer(name, torch.zeros((), dtype=torch.long))
 
     def past(self) -> tuple[Tensor, Tensor]:
-        """What is there: [filled, P] of pictures, of captions; copies, since the ring moves on before the backward
+        """What is there: [filled, P] of images, of captions; copies, since the ring moves on before the backward
         pass."""
         return self.image[: self.filled].clone(), self.text[: self.filled].clone()
 
@@ -58,8 +58,8 @@ class Queue(nn.Module):
 
 @dataclass(frozen=True)
 class Companions:
-    """`frozen`: the language encoder as the warm start left it (ViLTA's teacher; it sees no picture). `ema`: the
-    model's exponential moving average (ALBEF's momentum model; it sees the picture). `queue`: its features of past
+    """`frozen`: the language encoder as the warm start left it (ViLTA's teacher; it sees no image). `ema`: the
+    model's exponential moving average (ALBEF's momentum model; it sees the image). `queue`: its features of past
     pairs (ITC). `unigram` [V]: log-probabilities of the training captions' words. `synonyms` int64 [V, K]: each token
     and what means the same. `special` int64: the tokens that are no words. `content`: those of content words."""
 
@@ -123,5 +123,5 @@ def _still(module: Module) -> Module:
 @torch.no_grad()
 def language_logits(language: PreTrainedModel, token_ids: Tensor, places: Tensor | Places) -> Tensor:
     """Word logits [M, V] of a language encoder at `places` (or where a bool [B, L] says) of captions int64 [B, L]; no
-    picture."""
+    image."""
     return word_logits(language, text_states(language, token_ids)[places])

@@ -58,7 +58,7 @@ def queue_contrast(
     others are negatives.
 
     `image`, `text` [B, P] are already divided by the temperature, keys [K, P] with K >= B. `soft`: the momentum model's
-    logits [B, K] of pictures and of captions, which take `alpha` of the targets.
+    logits [B, K] of images and of captions, which take `alpha` of the targets.
     """
     loss = image.new_zeros(())
     for place, (queries, keys) in enumerate(((image, text_keys), (text, image_keys))):
@@ -72,7 +72,7 @@ def queue_contrast(
 
 
 def words_loss(logits: Tensor, token_ids: Tensor, ordinary: Tensor) -> Tensor:
-    """The caption's words as classes of its picture (in the manner of SuperClass, Huang et al. 2024): binary
+    """The caption's words as classes of its image (in the manner of SuperClass, Huang et al. 2024): binary
     cross-entropy of every word of the vocabulary, summed over words. `logits` [B, V], `token_ids` int64 [B, L],
     `ordinary` bool [V]: the tokens that are words."""
     present = torch.zeros_like(logits).scatter_(1, token_ids, 1.0)

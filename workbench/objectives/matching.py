@@ -18,7 +18,7 @@ from workbench.world import World
 
 @dataclass(frozen=True)
 class Matching:
-    """Row i shows picture `image_rows[i]` with `token_ids[i]`. `pooled`: the pictures are counted over all processes.
+    """Row i shows image `image_rows[i]` with `token_ids[i]`. `pooled`: the images are counted over all processes.
     `sound` (bool scalar): whether all that negatives were drawn from was finite; else some are arbitrary."""
 
     token_ids: Tensor
@@ -32,12 +32,12 @@ class Matching:
 def match_batch(
     model: ViLTA, features: Tensor, part: Part, objectives: Objectives, companions: Companions, world: World
 ) -> Matching:
-    """The pairs that the plan has chosen, as they are and made false; `features` [b, N, C] of the own pictures."""
+    """The pairs that the plan has chosen, as they are and made false; `features` [b, N, C] of the own images."""
     own, kind, device = part.own, objectives.itm.negatives, features.device
-    captions, pictures = (np.flatnonzero(own.negatives == how) for how in (HARD_CAPTION, HARD_PICTURE))
-    token_ids, pool_ids, chosen, others, captioned, pictured = (
+    captions, images = (np.flatnonzero(own.negatives == how) for how in (HARD_CAPTION, HARD_PICTURE))
+    token_ids, pool_ids, chosen, others, captioned, imaged = (
         torch.from_numpy(given).to(device, non_blocking=True)
-        for given in (own.token_ids, part.pool_ids, own.chosen, own.others, captions, pictures)
+        for given in (own.token_ids, part.pool_ids, own.chosen, own.others, captions, images)
     )
     pooled = kind == "in_batch_hard" and objectives.itm.hard_ratio > 0
     first = part.first if pooled else 0
@@ -57,9 +57,9 @@ def match_batch(
         sound = drawable(similarity, temperature)
         similar_text, similar_image = hard_pairs(similarity, pool_ids, temperature, draws[:, 0], draws[:, 1])
         false_text[captioned] = pool_ids[similar_text[true_rows[captioned]]]
-        false_rows[pictured] = similar_image[true_rows[pictured]]
+        false_rows[imaged] = similar_image[true_rows[imaged]]
     # A negative that came out true is no negative: it leaves the loss, it is never labelled false. That is a caption
-    # that was not changed, or another picture with the same caption.
+    # that was not changed, or another image with the same caption.
     shown = pool_ids if pooled else token_ids
     really_false = (false_text != shown[false_rows]).any(dim=1)
     everywhere = torch.ones_like(really_false)

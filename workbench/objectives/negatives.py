@@ -1,4 +1,4 @@
-"""What an ITM negative is made of: a random picture, a caption that the language encoder wrote, or a true foil."""
+"""What an ITM negative is made of: a random image, a caption that the language encoder wrote, or a true foil."""
 
 import math
 
@@ -81,11 +81,11 @@ def take_back(written: Tensor, original: Tensor, places: Places, judge_logits: T
 def hard_pairs(
     similarity: Tensor, token_ids: Tensor, temperature: float, text_draws: Tensor, image_draws: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """In-batch hard negatives (ALBEF): for every pair of the batch a similar but wrong caption, and a wrong picture.
+    """In-batch hard negatives (ALBEF): for every pair of the batch a similar but wrong caption, and a wrong image.
 
     `similarity` [B_image, B_text], `token_ids` int64 [B, L]. Drawn by softmax(similarity / temperature), never the pair
     itself nor one whose caption reads the same; `text_draws`, `image_draws` [B] uniform in [0, 1). -> indices int64 [B]
-    of captions, of pictures.
+    of captions, of images.
     """
     same = (token_ids[:, None] == token_ids[None, :]).all(dim=-1)
     scores = (similarity / temperature).masked_fill(same, -torch.inf)

@@ -13,7 +13,7 @@ from workbench.data.text import Vocabulary
 from workbench.randomness import RowRandom, generator
 from workbench.world import ALONE, World
 
-# A random negative is another picture of the same block of rows: a part of whole blocks has all the pictures it needs.
+# A random negative is another image of the same block of rows: a part of whole blocks has all the images it needs.
 BLOCK = 8
 RANDOM_PICTURE, HARD_CAPTION, HARD_PICTURE = range(3)
 
@@ -52,8 +52,8 @@ class Plan:
     caption, or the caption itself where there is none).
 
     ITM takes the pairs `chosen` int64 [K], as they are and made false: `negatives` int64 [K] says how, and `others`
-    int64 [K] names the picture that a random negative gets. `draws` float32 [B, 2] choose in-batch hard captions and
-    pictures.
+    int64 [K] names the image that a random negative gets. `draws` float32 [B, 2] choose in-batch hard captions and
+    images.
     """
 
     token_ids: np.ndarray
@@ -131,7 +131,7 @@ def plan_step(
 
     Half of the pairs take part in ITM (METER's share of true pairs), as they are and made false, so that the two
     classes differ in nothing but the falsehood. `hard_ratio` of the false ones get a hard negative, the rest another
-    picture. Which pairs take part, and which are hard, is keyed by (seed, step): a larger ratio only turns more of the
+    image. Which pairs take part, and which are hard, is keyed by (seed, step): a larger ratio only turns more of the
     same random negatives into hard ones. What is masked and written anew is keyed by (seed, epoch, pair), and drawn
     with `weights`.
     """
@@ -166,7 +166,7 @@ def false_pairs(itm: Itm, rows: int, seed: int, step: int) -> tuple[np.ndarray, 
     negatives = np.full(len(chosen), RANDOM_PICTURE)
     negatives[:hard] = HARD_CAPTION
     if itm.negatives == "in_batch_hard":
-        # By turns a wrong caption for the picture, and a wrong picture for the caption.
+        # By turns a wrong caption for the image, and a wrong image for the caption.
         negatives[1:hard:2] = HARD_PICTURE
     return chosen, others, negatives
 

@@ -26,7 +26,7 @@ def losses(
 ) -> dict[str, Tensor]:
     """MLM with hard or soft labels, ITM with random and hard negatives, and the language encoder's own MLM.
 
-    `images`: the part's pictures, uint8 [b, 3, H, W], or their stored features [b, N, C]. `alpha` is the soft term's
+    `images`: the part's images, uint8 [b, 3, H, W], or their stored features [b, N, C]. `alpha` is the soft term's
     weight at this step. -> scalars, of which only `loss` carries a gradient. Each is this part's share of the step's
     mean: their sum over processes and micro-batches is the mean over the whole batch.
 
@@ -65,7 +65,7 @@ def losses(
     valid_everywhere = world.sum(valid).clamp(min=1)
     itm = part.share * valid / valid_everywhere * itm_loss(match_logits, matching.is_match, matching.valid)
     right = (match_logits.argmax(dim=-1).bool() == matching.is_match) & matching.valid
-    # The language encoder's head sees the same masked captions, but no picture.
+    # The language encoder's head sees the same masked captions, but no image.
     words = model.predict_words(states[:rows][places])
     generator_mlm = mlm_share * mlm_loss(words, labels, None, 0.0, 1.0)
     total = objectives.mlm.weight * mlm + objectives.itm.weight * itm + objectives.generator.mlm_weight * generator_mlm
@@ -90,7 +90,7 @@ def losses(
 def read_pairs(
     model: ViLTA, token_ids: Tensor, image_tokens: Tensor, image_rows: Tensor, masked: int, buckets: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Captions int64 [R, L], each with the picture of its row -> states [R, L, D] of the language encoder, fused text
+    """Captions int64 [R, L], each with the image of its row -> states [R, L, D] of the language encoder, fused text
     states [R, L, D], and the pooled pairs [R - masked, 2 D] of those after the first `masked` captions, which MLM
     reads.
 

@@ -30,7 +30,7 @@ def asked(objectives: Objectives, kind: Words) -> bool:
 def word_weights(
     kind: Words, token_ids: np.ndarray, companions: Companions, features: Tensor, turns: np.ndarray | None = None
 ) -> np.ndarray | None:
-    """Weights float [B, L] of the tokens of captions int64 [B, L], whose pictures have the `features` [B, N, C]; None:
+    """Weights float [B, L] of the tokens of captions int64 [B, L], whose images have the `features` [B, N, C]; None:
     all alike. `turns` int64 [B], as `salience` takes them; by default the captions' places."""
     if kind == "any":
         return None
@@ -98,12 +98,12 @@ def entropies(language: PreTrainedModel, token_ids: np.ndarray, vocabulary: Voca
 def salience(
     model: ViLTA, features: Tensor, token_ids: np.ndarray, turns: np.ndarray, vocabulary: Vocabulary
 ) -> np.ndarray:
-    """float32 [B, L]: what the picture tells of each token of captions int64 [B, L]: how much less likely (nats)
-    `model` finds the hidden word with a grey picture, and 0 for special tokens.
+    """float32 [B, L]: what the image tells of each token of captions int64 [B, L]: how much less likely (nats)
+    `model` finds the hidden word with a grey image, and 0 for special tokens.
 
-    In the manner of EPIC (CVPR 2023, arXiv 2211.15398), where the momentum model's attention to the picture says it.
+    In the manner of EPIC (CVPR 2023, arXiv 2211.15398), where the momentum model's attention to the image says it.
     One reading hides every second word, those of even or of odd places as the caption's number in `turns` int64 [B] is;
-    the others weigh as little as a word of which the picture tells nothing.
+    the others weigh as little as a word of which the image tells nothing.
     """
     ids = torch.from_numpy(np.asarray(token_ids, dtype=np.int64)).to(features.device)
     ordinary = model.ordinary[ids]

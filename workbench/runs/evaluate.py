@@ -13,8 +13,8 @@ from workbench.config.schema import Settings
 from workbench.config.settings import as_recorded
 from workbench.data.corpus import Corpus, own_ids
 from workbench.data.image_files import ImageFolders
+from workbench.data.images import Fit
 from workbench.data.mixture import stores_of
-from workbench.data.pictures import Fit
 from workbench.data.sheet import write_sheet
 from workbench.data.store import Store
 from workbench.errors import UserError
@@ -33,7 +33,7 @@ from workbench.model.weights import at_resolution, with_own_ids
 from workbench.outage import never
 from workbench.randomness import key
 from workbench.tracking.runs import Tracker
-from workbench.training.features import picture_features
+from workbench.training.features import image_features
 from workbench.training.prepare import corpus_of, pick_device, precision
 from workbench.training.suites import fit_of
 from workbench.training.warm_start import new_model
@@ -114,7 +114,7 @@ class How:
 
 
 def load_trained(tracker: Tracker, run_id: str, workspace: Path, image_size: int | None = None) -> Trained:
-    """The run's model; for pictures of another `image_size` with its position embeddings interpolated.
+    """The run's model; for images of another `image_size` with its position embeddings interpolated.
 
     Raises UserError where there is no such run, or its weights are gone.
     """
@@ -186,7 +186,7 @@ def evaluate_all_robustness(trained: Trained, limit: int | None, sentences: Sent
     """All corruptions and perturbations on the test split."""
     pairs, device = trained.corpus.test, pick_device()
     count = min(len(pairs), limit or trained.settings.evaluation.final_pairs)
-    data = hold_out(pairs, picture_features(trained.model, pairs.images[:count], device))
+    data = hold_out(pairs, image_features(trained.model, pairs.images[:count], device))
     disturbances = replace(
         ALL,
         accept=meaning_kept(sentences.encoder, device) if sentences.encoder else None,
@@ -200,14 +200,14 @@ def evaluate_all_robustness(trained: Trained, limit: int | None, sentences: Sent
 
 
 def corruption_sheet(trained: Trained, path: Path) -> None:
-    """A contact sheet of test pictures of the run, each corruption at severities 1, 3 and 5."""
-    pictures, lines = [], []
+    """A contact sheet of test images of the run, each corruption at severities 1, 3 and 5."""
+    images, lines = [], []
     first = torch.from_numpy(np.array(trained.corpus.test.images[:1]))
     for kind in corruptions.CORRUPTIONS:
         for severity in (1, 3, 5):
-            pictures.append(corruptions.corrupt(first, kind, severity)[0].numpy())
+            images.append(corruptions.corrupt(first, kind, severity)[0].numpy())
             lines.append([f"{kind.replace('_', ' ')} {severity}"])
-    write_sheet(np.stack(pictures), lines, "Corruptions at severities 1, 3 and 5", path, columns=6)
+    write_sheet(np.stack(images), lines, "Corruptions at severities 1, 3 and 5", path, columns=6)
 
 
 def gallery_of(trained: Trained, split: str, limit: int | None) -> Shown:
@@ -224,9 +224,9 @@ def evaluate_retrieval(trained: Trained, limit: int | None, shortlist: int, how:
 def measure_retrieval(trained: Trained, limit: int | None, shortlist: int, how: How) -> Result:
     """Recall at 1, 5 and 10 both ways on the test split."""
     shown = gallery_of(trained, "test", limit)
-    count = int(shown.picture_of[-1]) + 1
-    features = picture_features(trained.model, shown.pictures[np.arange(count)], pick_device())
+    count = int(shown.image_of[-1]) + 1
+    features = image_features(trained.model, shown.images[np.arange(count)], pick_device())
     with trained.precisely():
-        images = Gallery(features, shown.token_ids, shown.picture_of)
+        images = Gallery(features, shown.token_ids, shown.image_of)
         retrieval = Retrieval(trained.model, images, shortlist, trained.settings.evaluation.batch_size)
     return Result(how.measure(trained, retrieval, how.kept(f"retrieval-{count}-{shortlist}")), count, {})

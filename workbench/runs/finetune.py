@@ -81,11 +81,11 @@ def finetune_run(
 
 def _retrieval(trained: Trained, tuning: Tuning, workspace: Path, course: Course, how: How) -> Result:
     shown = gallery_of(trained, "train", tuning.limit)
-    pictures = shown.pictures
+    images = shown.images
     if trained.settings.model.vision.frozen and not trained.stores:
         prepared = in_turn(course.world, lambda: prepare(trained.settings, Workspace(workspace).cache, lambda *_: None))
-        pictures = prepared.features["train"]
-    finetune_retrieval(trained.model, pictures, shown.token_ids, shown.picture_of, course)
+        images = prepared.features["train"]
+    finetune_retrieval(trained.model, images, shown.token_ids, shown.image_of, course)
     if course.world.rank > 0:
         return Result({}, 0, {})
     return measure_retrieval(replace(trained, model=trained.model.eval()), tuning.limit, SHORTLIST, how)

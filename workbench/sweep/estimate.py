@@ -130,7 +130,7 @@ def estimate(asking: Asking) -> Estimate:
             probes = _probed(asking, arms, home)
         try:
             pairs = pairs_of(arms[0], home / "cache")
-        except UserError:  # the pictures are not there, as the weights may not be
+        except UserError:  # the images are not there, as the weights may not be
             if probes:
                 raise
             pairs = arms[0].data.train_pairs + 2 * arms[0].data.eval_pairs
@@ -206,7 +206,7 @@ def measured(asking: Asking, arms: list[Settings], here: Here, probes: list[Prob
     """From what probes of these arms have measured, one probe a worker."""
     timed = [each for probe in probes for each in probe.trials]
     several = len(groups(asking.experiment)) > 1
-    # The first trial of a probe makes what later ones find, such as the disturbed pictures that are evaluated last.
+    # The first trial of a probe makes what later ones find, such as the disturbed images that are evaluated last.
     making = [probe.trials[0].final - fmean(each.final for each in probe.trials[1:]) for probe in probes]
     later = [each for probe in probes for each in probe.trials[1:]]
     settings, share = arms[0], probes[0].share
@@ -429,7 +429,7 @@ def _folder(workspace: Path) -> Iterator[Path]:
             folder = Path(made)
             (folder / "cache").mkdir()
             for entry in home.cache.iterdir() if home.cache.is_dir() else ():
-                # What is half made, and the pictures of an evaluation, to which trials add.
+                # What is half made, and the images of an evaluation, to which trials add.
                 if entry.is_dir() and not entry.name.endswith(".part") and not entry.name.startswith("corrupted-"):
                     (folder / "cache" / entry.name).symlink_to(entry.resolve())
             if home.data.is_dir():

@@ -74,7 +74,7 @@ class Timed:
 class Probed:
     """`preparing`: stage -> seconds of what is made once for the trials, and is not there yet, at full size. `resting`:
     bytes of a worker before its first trial. `share` of each evaluation's pairs was measured. `stored`: features of
-    pictures are kept on disk."""
+    images are kept on disk."""
 
     trials: tuple[Timed, ...]
     preparing: dict[str, float]

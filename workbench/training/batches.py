@@ -1,4 +1,4 @@
-"""What a step reads: its plan and its pictures."""
+"""What a step reads: its plan and its images."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -54,10 +54,10 @@ def plan_batch(
     )
 
 
-def read_pictures(
+def read_images(
     settings: Settings, prepared: Prepared, order: Order, world: World, first: int
 ) -> Iterator[list[Tensor]]:
-    """For each step from `first` on, what this process reads of each micro-batch: pictures uint8 [b, 3, S, S] as they
+    """For each step from `first` on, what this process reads of each micro-batch: images uint8 [b, 3, S, S] as they
     are stored, or a frozen vision encoder's stored features float16 [b, N, C]."""
     count, device, workers = settings.optimisation.micro_batches, prepared.device, settings.data.workers
     parts = [world.part(order.size, micro_batch, count) for micro_batch in range(count)]
@@ -66,12 +66,12 @@ def read_pictures(
         return read_features(prepared.features["train"], order, parts, steps, device)
     if workers is None:
         workers = min(4, (os.cpu_count() or 1) // local_size()) if on_gpu else 0
-    pictures = prepared.features["train"] if prepared.features else prepared.corpus.train.images
-    return read_ahead(pictures, order, parts, steps, workers, on_gpu)
+    images = prepared.features["train"] if prepared.features else prepared.corpus.train.images
+    return read_ahead(images, order, parts, steps, workers, on_gpu)
 
 
 def on_device(settings: Settings, prepared: Prepared, read: Tensor, rows: np.ndarray, seed: int, epoch: int) -> Tensor:
-    """What was read of the pairs `rows`, as the model takes it: float features, or uint8 pictures of its size,
+    """What was read of the pairs `rows`, as the model takes it: float features, or uint8 images of its size,
     augmented."""
     moved = read.to(prepared.device, non_blocking=True)
     if prepared.features:

@@ -12,8 +12,8 @@ from torch import Tensor
 from workbench.config.schema import Settings
 from workbench.data.corpus import SPLITS, Corpus, Pairs, split_sizes
 from workbench.data.features import BLOCK, Features, Layout, missing, open_features, open_of_one_file
-from workbench.data.loader import Order, StepPictures, in_background
-from workbench.data.store import Pictures
+from workbench.data.loader import Order, StepImages, in_background
+from workbench.data.store import Images
 from workbench.model.encoders import feature_shape
 from workbench.model.vilta import ViLTA
 from workbench.randomness import key
@@ -91,7 +91,7 @@ def stored_features(
 
 
 @torch.no_grad()
-def picture_features(model: ViLTA, images: np.ndarray | Tensor, device: torch.device, batch_size: int = 256) -> Tensor:
+def image_features(model: ViLTA, images: np.ndarray | Tensor, device: torch.device, batch_size: int = 256) -> Tensor:
     """uint8 [N, 3, H, W] -> float32 [N, T, C] on the device."""
     batches = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
     return torch.cat([model.image_features(_tensor(batch).to(device)).float() for batch in batches])
@@ -107,13 +107,13 @@ def encoded(model: ViLTA, pairs: Pairs, rows: range, device: torch.device) -> It
     read = partial(_images, pairs, rows.stop, device)
     # Beside a GPU a thread reads the next block; without one the cores have enough to do.
     for images in in_background(read, blocks, 1) if device.type == "cuda" else map(read, blocks):
-        yield picture_features(model, images, device).cpu().numpy()
+        yield image_features(model, images, device).cpu().numpy()
 
 
 def _images(pairs: Pairs, stop: int, device: torch.device, start: int) -> np.ndarray | Tensor:
     """uint8 [n, 3, H, W] of a block."""
     end = min(start + BLOCK, stop)
-    if device.type == "cuda" and isinstance(pairs.images, Pictures):
+    if device.type == "cuda" and isinstance(pairs.images, Images):
         return pairs.images.on(np.arange(start, end), device)
     return pairs.images[start:end]
 
@@ -128,7 +128,7 @@ def read_features(
             return _gathered(on_gpu(features, device), order, parts, steps)
         except torch.OutOfMemoryError:  # another process was faster
             torch.cuda.empty_cache()
-    batches = StepPictures(features, order, parts)
+    batches = StepImages(features, order, parts)
     pin = device.type == "cuda"
     return in_background(lambda step: [part.pin_memory() if pin else part for part in batches[step]], steps)
 

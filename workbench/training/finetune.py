@@ -79,21 +79,21 @@ TINY: Final = Recipe(4, 64, 5e-4, 2.0, 2.0)  # for `tiny` on rendered scenes
 
 
 class FineTuned(nn.Module):
-    """The model with a classifier on the pooled pairs of its pictures; a second picture has a type of its own
+    """The model with a classifier on the pooled pairs of its images; a second image has a type of its own
     (NLVR2)."""
 
-    def __init__(self, model: ViLTA, pictures: int, classes: int) -> None:
+    def __init__(self, model: ViLTA, images: int, classes: int) -> None:
         super().__init__()
         width = model.text_type.shape[0]
         self.model = model
         self.second_type = nn.Parameter(torch.zeros(width))
         hidden = 2 * width
         self.classifier = nn.Sequential(
-            nn.Linear(pictures * 2 * width, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, classes)
+            nn.Linear(images * 2 * width, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, classes)
         )
 
     def forward(self, images: list[Tensor], token_ids: Tensor) -> Tensor:
-        """`images`: for each picture of an example uint8 [B, 3, H, W] or features [B, N, C]; `token_ids` [B, L] ->
+        """`images`: for each image of an example uint8 [B, 3, H, W] or features [B, N, C]; `token_ids` [B, L] ->
         logits [B, C]."""
         states = self.model.encode_text(token_ids)
         pooled = []
@@ -118,7 +118,7 @@ def finetune(model: ViLTA, tokeniser: Tokeniser, task: str, train: TaskSplit, co
     def loss(rows: np.ndarray, step: int, part: slice) -> Tensor:
         own = rows[part]
         logits = tuned(
-            read_pictures(train, own, device), torch.from_numpy(tokeniser.vocabulary.trim(token_ids[own])).to(device)
+            read_images(train, own, device), torch.from_numpy(tokeniser.vocabulary.trim(token_ids[own])).to(device)
         ).float()
         wanted = torch.from_numpy(train.targets.dense(own)).to(device)
         if task == "vqa":
@@ -130,22 +130,20 @@ def finetune(model: ViLTA, tokeniser: Tokeniser, task: str, train: TaskSplit, co
     return tuned
 
 
-def finetune_retrieval(
-    model: ViLTA, pictures: Any, token_ids: np.ndarray, picture_of: np.ndarray, course: Course
-) -> None:
-    """Trains the matching head to rank each picture's caption above others (METER): cross-entropy over their log odds
-    of a match. `token_ids` int64 [M, L], `picture_of` int64 [M] the row of `pictures` of each caption."""
-    captions, device = len(picture_of), course.device
+def finetune_retrieval(model: ViLTA, images: Any, token_ids: np.ndarray, image_of: np.ndarray, course: Course) -> None:
+    """Trains the matching head to rank each image's caption above others (METER): cross-entropy over their log odds
+    of a match. `token_ids` int64 [M, L], `image_of` int64 [M] the row of `images` of each caption."""
+    captions, device = len(image_of), course.device
 
     def loss(rows: np.ndarray, step: int, part: slice) -> Tensor:
         others = generator("false texts", course.seed, step).integers(1, captions, (len(rows), FALSE_TEXTS))[part]
         own_rows = rows[part]
         texts = np.concatenate([own_rows[:, None], (own_rows[:, None] + others) % captions], axis=1)
-        # Another caption of the same picture is no false one.
-        own = torch.from_numpy(picture_of[texts] == picture_of[own_rows][:, None]).to(device)
+        # Another caption of the same image is no false one.
+        own = torch.from_numpy(image_of[texts] == image_of[own_rows][:, None]).to(device)
         own[:, 0] = False
         ids = torch.from_numpy(trim(token_ids[texts.ravel()], model.pad)).to(device)
-        read = torch.from_numpy(np.array(pictures[picture_of[own_rows]])).to(device)
+        read = torch.from_numpy(np.array(images[image_of[own_rows]])).to(device)
         features = read.float() if read.is_floating_point() else model.image_features(read)
         image = model.adapt_image(features).repeat_interleave(texts.shape[1], dim=0)
         logits = model.itm_logits(model.fuse(model.encode_text(ids), image, ids)[1]).float()
@@ -247,7 +245,7 @@ class Answers:
         rows = np.arange(start, min(end, len(self.split)))
         ids = torch.from_numpy(self.vocabulary.trim(self.token_ids[rows])).to(self.course.device)
         with precision(self.course.device, self.course.precision):
-            return self.tuned(read_pictures(self.split, rows, self.course.device), ids).argmax(dim=-1).tolist()
+            return self.tuned(read_images(self.split, rows, self.course.device), ids).argmax(dim=-1).tolist()
 
     def _accuracy(self, picked: np.ndarray, version: Version = "2021") -> float:
         if self.task == "vqa":
@@ -321,6 +319,6 @@ class FineTuning:
         return made
 
 
-def read_pictures(split: TaskSplit, rows: np.ndarray, device: torch.device) -> list[Tensor]:
-    read = [torch.from_numpy(np.array(split.pictures[split.rows[rows, place]])) for place in range(split.rows.shape[1])]
+def read_images(split: TaskSplit, rows: np.ndarray, device: torch.device) -> list[Tensor]:
+    read = [torch.from_numpy(np.array(split.images[split.rows[rows, place]])) for place in range(split.rows.shape[1])]
     return [(part.float() if part.is_floating_point() else part).to(device) for part in read]

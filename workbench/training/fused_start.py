@@ -1,6 +1,6 @@
 """The fused start: language encoder and fusion trained together on masked and replaced words, once, for all trials.
 
-It stands in for what a long pre-training has learned by the time that its arms differ: which words a picture explains.
+It stands in for what a long pre-training has learned by the time that its arms differ: which words an image explains.
 Trials of a few minutes cannot learn relations from scratch (docs/testbed.md). Heads of matching stay fresh: matching is
 what trials are about.
 """
@@ -112,8 +112,8 @@ def _train(
         epoch, rows = order.at(step)
         ids = words.vocabulary.trim(corpus.train.texts(rows, seed, epoch)).astype(np.int64)
         with torch.no_grad():
-            pictures = torch.from_numpy(np.array(corpus.train.images[rows])).to(device)
-            features = model.image_features(resize(pictures, settings.data.image_size))
+            images = torch.from_numpy(np.array(corpus.train.images[rows])).to(device)
+            features = model.image_features(resize(images, settings.data.image_size))
         return phase_losses(state_model, phase, features, ids, rows, words, (seed, epoch, step))
 
     training = Training(
@@ -164,7 +164,7 @@ def phase_losses(
     words: Words,
     at: tuple[int, int, int],
 ) -> Losses:
-    """The losses of a batch of captions int64 [B, L] of the pairs `rows` with their pictures' features [B, N, C]; `at`
+    """The losses of a batch of captions int64 [B, L] of the pairs `rows` with their images' features [B, N, C]; `at`
     is (seed, epoch, step)."""
     (seed, epoch, step), model, device = at, detecting.model, features.device
     alone = phase.words == "relations" or step % ALONE_EVERY == 0

@@ -30,7 +30,7 @@ from workbench.objectives.matching import written_captions
 from workbench.objectives.plan import plan_rewriting
 from workbench.objectives.words import word_weights
 from workbench.randomness import key
-from workbench.training.features import picture_features
+from workbench.training.features import image_features
 from workbench.training.finetune import FineTuning, TrialEnd
 from workbench.training.prepare import Prepared
 from workbench.training.suites import Renamed, compositional
@@ -49,7 +49,7 @@ class Subject:
 class OnSplit:
     """Matching and masked language modelling on the first `count` pairs of a split, by the names under which they are
     logged; on the test split, which is measured once, also the bins of reliability diagrams, the foils with a grey
-    picture, and noisy captions."""
+    image, and noisy captions."""
 
     def __init__(self, subject: Subject, split: str, count: int) -> None:
         model, settings, prepared = subject.model, subject.settings, subject.prepared
@@ -100,7 +100,7 @@ def held_out(model: ViLTA, prepared: Prepared, split: str, count: int) -> HeldOu
     if prepared.features:
         features = torch.from_numpy(np.array(prepared.features[split][:count])).to(prepared.device).float()
     else:
-        features = picture_features(model, pairs.images[:count], prepared.device)
+        features = image_features(model, pairs.images[:count], prepared.device)
     return hold_out(pairs, features)
 
 
@@ -158,17 +158,17 @@ def shown_test(subject: Subject, limit: int | None) -> Gallery:
     settings, prepared = subject.settings, subject.prepared
     stores = stores_of(settings.data.mix, prepared.cache_dir.parent / "data")
     shown = gallery(prepared.corpus, stores, settings.data.image_size, "test", limit)
-    count = int(shown.picture_of[-1]) + 1
+    count = int(shown.image_of[-1]) + 1
     if prepared.features and not stores:
         features = torch.from_numpy(np.array(prepared.features["test"][:count])).to(prepared.device).float()
     else:
-        features = picture_features(subject.model, shown.pictures[np.arange(count)], prepared.device)
-    return Gallery(features, shown.token_ids, shown.picture_of)
+        features = image_features(subject.model, shown.images[np.arange(count)], prepared.device)
+    return Gallery(features, shown.token_ids, shown.image_of)
 
 
 def kept_by_trials(prepared: Prepared, data: HeldOut) -> Keep:
-    """Trials with the same frozen vision encoder make the features of the same corrupted pictures once; features that
-    are larger than the pictures are made anew, which is cheaper than to store them."""
+    """Trials with the same frozen vision encoder make the features of the same corrupted images once; features that
+    are larger than the images are made anew, which is cheaper than to store them."""
     images = data.pairs.images
     if not prepared.features or data.features.nbytes > len(data) * images[0].nbytes:
         return lambda _, make: make()

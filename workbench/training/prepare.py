@@ -17,7 +17,7 @@ from workbench.errors import UserError
 from workbench.model.shipped import FOLDER, Shipped, read
 from workbench.outage import never
 from workbench.stop import cut, saving
-from workbench.training.features import features_name, known_before_training, picture_features, stored_features
+from workbench.training.features import features_name, image_features, known_before_training, stored_features
 from workbench.training.foils import FoilMaker, made_by_rules
 from workbench.training.fused_start import fused_start, phase_steps
 from workbench.training.loop import Hooks
@@ -136,7 +136,7 @@ def _suites(
         model = new_model(settings, corpus, settings.warm_start.seed)
         model.load_state_dict(weights, strict=False)
         model.to(device).eval()
-        encode = (fingerprint, lambda pixels: picture_features(model, pixels, device).cpu().numpy())
+        encode = (fingerprint, lambda pixels: image_features(model, pixels, device).cpu().numpy())
     return prepare_suites(settings, corpus, cache_dir, progress, encode)
 
 

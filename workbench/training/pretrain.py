@@ -18,7 +18,7 @@ from workbench.objectives.companions import make_companions
 from workbench.objectives.plan import Part
 from workbench.objectives.step import alpha_at, losses
 from workbench.stop import Stopped, cut
-from workbench.training.batches import FoilTable, on_device, plan_batch, read_pictures, training_foils
+from workbench.training.batches import FoilTable, on_device, plan_batch, read_images, training_foils
 from workbench.training.distributed import check_cut, speed_up, spread_over
 from workbench.training.energy import energy_meter
 from workbench.training.finetune import TrialEnd
@@ -95,7 +95,7 @@ class _Trial:
         restore(self.state, checkpoint, hooks.say)
         if self.state.step < optimisation.steps and world.rank == 0:
             parts_file(checkpoint).unlink(missing_ok=True)  # measured with other weights
-        self.reader = read_pictures(settings, prepared, self.order, world, self.state.step)
+        self.reader = read_images(settings, prepared, self.order, world, self.state.step)
         self.words = WordChoice(settings, prepared, self.companions, world)
         self.joules = energy_meter(prepared.device, self.state.joules, world)
         self.subject = Subject(self.model, settings, prepared, self.companions)

@@ -33,7 +33,7 @@ VOCABULARIES: Final = {
     "distilbert": 30522,
     "deberta-v3": 128100,
 }
-ROWS = 3  # captions and pictures that are counted at a time
+ROWS = 3  # captions and images that are counted at a time
 PASSES = (
     3  # a backward pass takes twice the operations of a forward pass; where layers are recomputed, it takes one more
 )
@@ -42,7 +42,7 @@ PASSES = (
 @dataclass(frozen=True)
 class Shapes:
     """`parameters` of a model, those that are `trained`, and those of its `language` encoder; `tokens` and `channels`
-    of a picture's features. Of each pair that a step reads: bytes that the backward pass needs, and floating-point
+    of an image's features. Of each pair that a step reads: bytes that the backward pass needs, and floating-point
     operations of the whole step."""
 
     parameters: int
@@ -100,7 +100,7 @@ def count(settings: Settings, low_precision: bool) -> Shapes:
     """The shapes of a step of these settings, for captions of the greatest length. `low_precision`: under bfloat16
     autocast.
 
-    One forward pass is made with fake tensors: a picture, a masked caption and a caption of the matching batch for each
+    One forward pass is made with fake tensors: an image, a masked caption and a caption of the matching batch for each
     pair, as `objectives.step` reads them. What writes captions anew and what teaches needs no gradient, and is not
     counted.
     """

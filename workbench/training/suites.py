@@ -19,8 +19,8 @@ from workbench.data import cache
 from workbench.data.corpus import Corpus
 from workbench.data.image_check import broken_images
 from workbench.data.image_files import ImageFolders
+from workbench.data.images import BrokenImage, Fit, decode
 from workbench.data.mixture import stores_of
-from workbench.data.pictures import BrokenPicture, Fit, decode
 from workbench.data.store import Store
 from workbench.data.text import Tokeniser
 from workbench.errors import UserError
@@ -85,7 +85,7 @@ def check_suites(settings: Settings) -> None:
         return
     for name, given in suites.compositional().items():
         items = read_items(name, given)
-        missing = {e.id: f"{e.picture} is missing" for e in items.examples if not e.picture.exists()}
+        missing = {e.id: f"{e.image} is missing" for e in items.examples if not e.image.exists()}
         _refuse_part(name, items, missing)
     for name, task in suites.tasks().items():
         if task.annotations is None:
@@ -126,14 +126,14 @@ def prepare_suite(
     `check_suites`."""
     read = read_items(name, given)
     items = told_apart(read, tokeniser)
-    images = list(dict.fromkeys((e.picture, e.box) for e in items.examples))
+    images = list(dict.fromkeys((e.image, e.box) for e in items.examples))
     digest = key("suite", VERSION, side, fit, *map(_version, images))
     home = cache.entry(
         cache_dir / f"suite-{digest:016x}", lambda target: _decode_all(images, side, fit, target, partial(show, name))
     )
     unread = {images[int(row)]: why for row, why in json.loads((home / BROKEN).read_text(encoding="utf-8")).items()}
     row_of = {image: row for row, image in enumerate(images) if image not in unread}
-    missing = {e.id: unread[e.picture, e.box] for e in items.examples if (e.picture, e.box) in unread}
+    missing = {e.id: unread[e.image, e.box] for e in items.examples if (e.image, e.box) in unread}
     _refuse_part(name, items, missing)
     for note in suite_notes(read, items, missing, protocol_of(given)):
         cache.tell(note)
@@ -163,7 +163,7 @@ def _decode_all(
         path, box = images[row]
         try:
             stored[row] = decode(path, side, fit, box)
-        except BrokenPicture as error:
+        except BrokenImage as error:
             return f"{path}: {error}"
         return ""
 

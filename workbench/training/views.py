@@ -1,4 +1,4 @@
-"""What the model really sees of a training pair: the view of its picture, what is hidden and what is written anew."""
+"""What the model really sees of a training pair: the view of its image, what is hidden and what is written anew."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -17,16 +17,16 @@ from workbench.objectives.plan import plan_rewriting
 from workbench.objectives.step import teacher_logits
 from workbench.objectives.words import weights_of
 from workbench.training.batches import plan_batch
-from workbench.training.features import picture_features
+from workbench.training.features import image_features
 from workbench.training.prepare import Prepared, Progress, prepare
 from workbench.training.pretrain import starting_model
 
 
 @dataclass(frozen=True)
 class View:
-    """A pair in the first step: `picture` uint8 [3, H, W] after augmentation, and its texts."""
+    """A pair in the first step: `image` uint8 [3, H, W] after augmentation, and its texts."""
 
-    picture: np.ndarray
+    image: np.ndarray
     caption: str
     masked: str
     written: str
@@ -51,8 +51,8 @@ def _views(settings: Settings, seed: int, prepared: Prepared, count: int) -> lis
     epoch, rows = Order(corpus.train.shares, settings.optimisation.batch_size, seed).at(0)
     rows = rows[:count]
     stored = torch.from_numpy(np.array(corpus.train.images[rows])).to(prepared.device)
-    pictures = augment(stored, settings.data.augment, settings.data.image_size, rows, seed, epoch)
-    features = picture_features(model, pictures.cpu().numpy(), prepared.device)
+    images = augment(stored, settings.data.augment, settings.data.image_size, rows, seed, epoch)
+    features = image_features(model, images.cpu().numpy(), prepared.device)
     weigh = partial(weights_of, objectives, companions=companions, features=features, turns=rows + epoch)
     plan = plan_batch(settings, prepared, companions, None, rows, seed, epoch, 0, weigh)
     token_ids = torch.from_numpy(plan.token_ids).to(prepared.device)
@@ -71,7 +71,7 @@ def _views(settings: Settings, seed: int, prepared: Prepared, count: int) -> lis
         soft = _softened(corpus.tokeniser, logits / objectives.mlm.temperature, plan.masked.positions)
     return [
         View(
-            pictures[place].cpu().numpy(),
+            images[place].cpu().numpy(),
             words(corpus.tokeniser, plan.token_ids[place].tolist()),
             words(corpus.tokeniser, plan.masked.token_ids[place].tolist()),
             written[place],

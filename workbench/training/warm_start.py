@@ -61,7 +61,7 @@ def warm_start(
 ) -> dict[str, Tensor]:
     """The model's starting weights; trained on first use, cached by content.
 
-    `features` float16 [N, T, C]: the training pictures' stored features, where the vision encoder stays as it is.
+    `features` float16 [N, T, C]: the training images' stored features, where the vision encoder stays as it is.
     Raises Stopped, with the state saved beside the cache's entry, and Diverged.
     """
     home = start_homes(settings, corpus.fingerprint, cache_dir)[0]
@@ -135,7 +135,7 @@ def phase_names(settings: Settings, data: str) -> list[str]:
 
 def _besides(settings: Settings) -> str:
     """What a local folder of text weights adds to a start's name, so that other files in it are another start; and the
-    side of the pictures where the fingerprint of their data, which are prepared for any side, does not tell it."""
+    side of the images where the fingerprint of their data, which are prepared for any side, does not tell it."""
     where = settings.model.text.weights
     files = text_files(where) if where else []
     text = f"-{key(*(f'{path.name} {file_digest(path)}' for path in files)):016x}" if files else ""
@@ -232,8 +232,8 @@ def _train(
         ids = vocabulary.trim(corpus.train.texts(rows, config.seed, epoch))
         token_ids = torch.from_numpy(ids).to(device)
         if stored is None:
-            pictures = torch.from_numpy(np.array(corpus.train.images[rows])).to(device)
-            features = model.image_features(resize(pictures, settings.data.image_size))
+            images = torch.from_numpy(np.array(corpus.train.images[rows])).to(device)
+            features = model.image_features(resize(images, settings.data.image_size))
         else:
             features = torch.from_numpy(stored[rows]).to(device).float()
         made = {"words": config.words_weight * words_loss(align.words(features).amax(dim=1), token_ids, model.ordinary)}

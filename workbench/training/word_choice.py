@@ -20,7 +20,7 @@ from workbench.world import World
 VERSION = 1  # raise it whenever a change alters the cached entropies
 CHUNK = 2048  # captions
 NOTHING = torch.empty(0)
-Shown = Callable[[], Iterator[tuple[slice, Tensor]]]  # own rows of the batch, and their pictures or stored features
+Shown = Callable[[], Iterator[tuple[slice, Tensor]]]  # own rows of the batch, and their images or stored features
 
 
 class WordChoice:
@@ -31,9 +31,7 @@ class WordChoice:
         self.pairs, self.device = prepared.corpus.train, prepared.device
         self.surprise = _surprise(settings, prepared, companions) if asked(settings.objectives, "surprising") else None
 
-    def weigh(
-        self, rows: np.ndarray, seed: int, epoch: int, step: int, shown: Shown, token_ids: np.ndarray
-    ) -> Weights:
+    def weigh(self, rows: np.ndarray, seed: int, epoch: int, step: int, shown: Shown, token_ids: np.ndarray) -> Weights:
         """Weights of the captions int64 [B, L] that the pairs `rows` have in this epoch. Every process must call it."""
         known, objectives = {}, self.settings.objectives
         if self.surprise is not None:

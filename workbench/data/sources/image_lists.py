@@ -10,7 +10,7 @@ from workbench.data.reading import SPLITS, Place, Reading
 
 def read_image_list(content: list[Any], file: Path, images: ImageFolders) -> Reading:
     reading = Reading("image list")
-    # ALBEF writes a pair a line, so one picture may come several times.
+    # ALBEF writes a pair a line, so one image may come several times.
     captions: dict[str, list[str]] = {}
     for entry in content:
         given = entry["caption"]

@@ -30,7 +30,7 @@ Line = tuple[int, list[str]]  # its number, its fields
 
 
 def read_table(file: Path, images: ImageFolders) -> Reading:
-    """A picture may have several rows, and a row a list of captions."""
+    """An image may have several rows, and a row a list of captions."""
     reading = Reading("table")
     captions: dict[str, list[Any]] = {}
     splits: dict[str, str] = {}

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from workbench.data.pictures import SUFFIXES
+from workbench.data.images import SUFFIXES
 from workbench.data.reading import Place, Reading
 from workbench.data.sources.downloads import facts_of, failed, reason
 from workbench.files import encoding_of

@@ -14,8 +14,8 @@ import numpy as np
 from workbench.data.corpus import Pairs
 from workbench.data.image_check import Check, broken_images
 from workbench.data.image_files import ImageFolders
+from workbench.data.images import BrokenImage, Fit, decode
 from workbench.data.lexicon import COLOURS, KINDS
-from workbench.data.pictures import BrokenPicture, Fit, decode
 from workbench.errors import UserError
 from workbench.evaluation.coverage import WHOLE
 from workbench.evaluation.downstream.files import ENTAILMENT, TRUTH, Examples, Names, read_task
@@ -27,11 +27,11 @@ TASKS: Final = ("vqa", "nlvr2", "snli_ve")
 
 @dataclass(frozen=True)
 class TaskSplit:
-    """`rows` int64 [N, P]: the images of each example (P = 2 for NLVR2), rows of `pictures`. `targets` [N, C] over
+    """`rows` int64 [N, P]: the images of each example (P = 2 for NLVR2), rows of `images`. `targets` [N, C] over
     `classes`. `given`: the people's answers (VQA). `missing`: examples left out, and why; `imageless` of them for want
     of an image. `ids`: the examples' names in the published file."""
 
-    pictures: Any
+    images: Any
     rows: np.ndarray
     texts: list[str]
     targets: Targets
@@ -53,8 +53,8 @@ class TaskSplit:
         return sha.hexdigest()[:16]
 
 
-class PictureFiles:
-    """Picture files, decoded whenever they are read: `files[rows]` is uint8 [n, 3, side, side]."""
+class ImageFiles:
+    """Image files, decoded whenever they are read: `files[rows]` is uint8 [n, 3, side, side]."""
 
     def __init__(self, paths: Sequence[Path], side: int, fit: Fit) -> None:
         self.paths, self.side, self.fit = list(paths), side, fit
@@ -67,7 +67,7 @@ class PictureFiles:
         for row in np.atleast_1d(rows):
             try:
                 made.append(decode(self.paths[int(row)], self.side, self.fit))
-            except BrokenPicture as error:
+            except BrokenImage as error:
                 raise UserError(f"{self.paths[int(row)]}: {error}; remove its examples or replace it.") from error
         return np.stack(made)
 
@@ -128,7 +128,7 @@ def _split(
     row_of = {one: row for row, one in enumerate(dict.fromkeys(one for each in shown for one in each))}
     left_out = {name: fault for name, fault in zip(examples.ids, faults, strict=True) if fault}
     return TaskSplit(
-        PictureFiles([files[one] for one in row_of], side, fit),
+        ImageFiles([files[one] for one in row_of], side, fit),
         np.array([[row_of[one] for one in each] for each in shown], np.int64),
         [examples.texts[place] for place in kept],
         examples.targets.take(np.array(kept, np.int64)),
@@ -140,9 +140,9 @@ def _split(
     )
 
 
-def of_scenes(task: str, pairs: Pairs, pictures: Any, limit: int | None) -> TaskSplit:
+def of_scenes(task: str, pairs: Pairs, images: Any, limit: int | None) -> TaskSplit:
     """The task on rendered scenes: questions about colour, kind and number with their answers (`vqa`), a true or false
-    sentence about two pictures (`nlvr2`), a caption that follows, does not, or may (`snli_ve`). Keyed by the picture's
+    sentence about two images (`nlvr2`), a caption that follows, does not, or may (`snli_ve`). Keyed by the image's
     row."""
     if pairs.scene is None:
         raise UserError(f"`{task}` without --annotations is made of facts: it needs a run with `data.source: scenes`.")
@@ -159,7 +159,7 @@ def of_scenes(task: str, pairs: Pairs, pictures: Any, limit: int | None) -> Task
     given = [[answer] * 10 for _, _, answer in made]
     rows = np.array([rows for rows, _, _ in made])
     texts, ids = [text for _, text, _ in made], [str(row) for row in range(len(made))]
-    return TaskSplit(pictures, rows, texts, targets, classes, given, {}, ids)
+    return TaskSplit(images, rows, texts, targets, classes, given, {}, ids)
 
 
 def _scene_vqa(pairs: Pairs, row: int, rng: np.random.Generator) -> tuple[list[int], str, str]:
@@ -189,13 +189,13 @@ def _scene_nlvr2(pairs: Pairs, row: int, rng: np.random.Generator) -> tuple[list
         return all(present) if both else any(present)
 
     colour = next((colour for colour in order if holds(colour) == wanted), order[0])
-    text = f"{'both pictures show' if both else 'one picture shows'} a {COLOURS[colour][1][0]} thing"
+    text = f"{'both images show' if both else 'one image shows'} a {COLOURS[colour][1][0]} thing"
     return [row, other], text, str(holds(colour))
 
 
 def _scene_snli_ve(pairs: Pairs, row: int, rng: np.random.Generator) -> tuple[list[int], str, str]:
     """A hypothesis: an object that is there (entailment), one of another colour (contradiction), or one that is `heavy`
-    or `light`, which no picture tells (neutral)."""
+    or `light`, which no image tells (neutral)."""
     assert pairs.scene is not None
     things = pairs.scene(row).things
     thing = things[int(rng.integers(len(things)))]

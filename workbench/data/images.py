@@ -1,4 +1,4 @@
-"""From a picture file, of whatever kind, to upright RGB pixels of one size."""
+"""From an image file, of whatever kind, to upright RGB pixels of one size."""
 
 import io
 import warnings
@@ -10,8 +10,8 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
 OPAQUE = {"1", "L", "RGB", "CMYK", "YCbCr"}
-BACKDROP = (255, 255, 255)  # what shows through a transparent picture
-TURNS = {  # EXIF's orientation -> what puts the picture upright
+BACKDROP = (255, 255, 255)  # what shows through a transparent image
+TURNS = {  # EXIF's orientation -> what puts the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -24,18 +24,18 @@ Fit = Literal["crop", "squash", "pad"]
 Box = tuple[int, int, int, int]  # x, y, width, height
 
 
-class BrokenPicture(Exception):
-    """The reason why a picture cannot be read."""
+class BrokenImage(Exception):
+    """The reason why an image cannot be read."""
 
 
 def decode(data: bytes | Path, side: int, fit: Fit = "pad", box: Box | None = None) -> np.ndarray:
     """uint8 [3, side, side], turned as its EXIF says, on white where it is transparent, antialiased.
 
     `crop`: the short side becomes `side`, the middle is kept (CLIP, METER). `squash`: both sides become `side` (ALBEF's
-    evaluation). `pad`: all of it, in proportion, centred on white. `box`: that part of the picture alone.
+    evaluation). `pad`: all of it, in proportion, centred on white. `box`: that part of the image alone.
 
-    Raises BrokenPicture where the picture is missing, cut short or no picture; whatever a decoder raises is one
-    broken picture."""
+    Raises BrokenImage where the image is missing, cut short or no image; whatever a decoder raises is one
+    broken image."""
     source = io.BytesIO(data) if isinstance(data, bytes) else data
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(source) as opened:
@@ -43,22 +43,22 @@ def decode(data: bytes | Path, side: int, fit: Fit = "pad", box: Box | None = No
                 opened.draft(opened.mode, (2 * side, 2 * side))  # decodes a large photograph at a fraction of its size
             opened.load()
             if 0 in opened.size:
-                raise BrokenPicture(f"the picture has no pixels ({opened.width} x {opened.height})")
+                raise BrokenImage(f"the picture has no pixels ({opened.width} x {opened.height})")
             upright = _upright(opened)
             opaque = upright.mode in OPAQUE and "transparency" not in upright.info
             upright = upright.convert("RGB" if opaque else "RGBA")
         return _square(upright, side, fit, box)
-    except BrokenPicture:
+    except BrokenImage:
         raise
     except FileNotFoundError as error:
-        raise BrokenPicture("the picture is missing") from error
+        raise BrokenImage("the picture is missing") from error
     except Exception as error:
         # What a decoder raises at bytes that no camera wrote has no end: struct.error, KeyError, MemoryError, ...
-        raise BrokenPicture(f"the picture cannot be read ({_reason(error)})") from error
+        raise BrokenImage(f"the picture cannot be read ({_reason(error)})") from error
 
 
 def _reason(error: Exception) -> str:
-    """Without the picture's own name or place in memory, so that pictures can be counted by it."""
+    """Without the image's own name or place in memory, so that images can be counted by it."""
     if isinstance(error, UnidentifiedImageError):
         return "it is of no known kind, or its first bytes are damaged"
     told = (error.strerror if isinstance(error, OSError) else None) or str(error)
@@ -66,13 +66,13 @@ def _reason(error: Exception) -> str:
 
 
 def _square(upright: Image.Image, side: int, fit: Fit, box: Box | None) -> np.ndarray:
-    """uint8 [3, side, side] of an RGB or RGBA picture."""
+    """uint8 [3, side, side] of an RGB or RGBA image."""
     if box is not None:
         x, y, width, height = box
         left, top = max(0, x), max(0, y)
         right, bottom = min(upright.width, x + width), min(upright.height, y + height)
         if left >= right or top >= bottom:
-            raise BrokenPicture("the region is outside of the picture")
+            raise BrokenImage("the region is outside of the picture")
         upright = upright.crop((left, top, right, bottom))
     fitted = _fit(upright, side, fit)
     if fitted.mode == "RGB" and fitted.size == (side, side):
@@ -85,7 +85,7 @@ def _square(upright: Image.Image, side: int, fit: Fit, box: Box | None) -> np.nd
 
 def _upright(opened: Image.Image) -> Image.Image:
     """Turned as its EXIF says. Of EXIF only that is read, so that a wrong resolution or maker's note spoils no
-    picture."""
+    image."""
     try:
         turn = TURNS.get(int(opened.getexif().get(ExifTags.Base.Orientation, 1)))
     except Exception:  # of a foreign decoder: no EXIF that could be read
@@ -94,20 +94,20 @@ def _upright(opened: Image.Image) -> Image.Image:
     return eight if turn is None else eight.transpose(turn)
 
 
-def _eight_bit(picture: Image.Image) -> Image.Image:
-    """A 16-bit picture scaled to 8 bits, which PIL would clip; any other as it is."""
-    if not picture.mode.startswith("I"):
-        return picture
-    values = np.asarray(picture).astype(np.int64)
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """A 16-bit image scaled to 8 bits, which PIL would clip; any other as it is."""
+    if not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image).astype(np.int64)
     return Image.fromarray((values >> (8 if values.max(initial=0) > 255 else 0)).clip(0, 255).astype(np.uint8))
 
 
-def _fit(picture: Image.Image, side: int, fit: Fit) -> Image.Image:
+def _fit(image: Image.Image, side: int, fit: Fit) -> Image.Image:
     if fit == "squash":
         size = (side, side)
     elif fit == "crop":
-        return ImageOps.fit(picture, (side, side), Image.Resampling.LANCZOS)
+        return ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS)
     else:
-        scale = side / max(picture.size)
-        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.resize(size, Image.Resampling.LANCZOS)
+        scale = side / max(image.size)
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.LANCZOS)
