@@ -41,11 +41,11 @@ def data_prepare(
             help="COCO's, Karpathy's or Visual Genome's JSON, a list of {image, caption}, Flickr's .token, a .csv / "
             ".jsonl / .parquet, a tar or folder of tars, npm's emoji-datasource-*, or a folder that holds one of"
             " these, "
-            "or pictures with a .txt beside each.",
+            "or images with a .txt beside each.",
         ),
     ],
     images: Annotated[
-        list[Path] | None, typer.Option(help="A folder in which the pictures lie, if not beside; may be given again.")
+        list[Path] | None, typer.Option(help="A folder in which the images lie, if not beside; may be given again.")
     ] = None,
     side: Annotated[
         int, typer.Option(help="Stored side in pixels; a little more than the model's.", min=16, max=1024)
@@ -54,7 +54,7 @@ def data_prepare(
         Literal["crop", "squash", "pad"], typer.Option(help="Keep the middle, squash, or pad on white.")
     ] = "crop",
     regions: Annotated[
-        Literal["whole", "crop"], typer.Option(help="Visual Genome: whole pictures, or each region cut out.")
+        Literal["whole", "crop"], typer.Option(help="Visual Genome: whole images, or each region cut out.")
     ] = "whole",
     store: Annotated[
         Literal["raw", "jpeg"],
@@ -65,7 +65,7 @@ def data_prepare(
         bool,
         typer.Option(
             "--in-place",
-            help="Store no pixels: decode pictures where they lie, as from mounted tars too large to copy.",
+            help="Store no pixels: decode images where they lie, as from mounted tars too large to copy.",
         ),
     ] = False,
     workers: Annotated[int | None, typer.Option(help="Processes; default one a core.", min=1)] = None,
@@ -136,7 +136,7 @@ def data_list(
     for row in [] if as_json else rows:
         harm = f"  DAMAGED: {', '.join(row['damaged'])}" if row.get("damaged") else ""
         typer.echo(
-            f"{row['name']:<16} {row['form']:<14} {row['pictures']:>9,} pictures  {row['side']} px {row['fit']:<6} "
+            f"{row['name']:<16} {row['form']:<14} {row['pictures']:>9,} images  {row['side']} px {row['fit']:<6} "
             f"{'' if row['store'] == 'raw' else row['store'] + ' '}"
             f"{row['broken']:,} left out{harm}"
         )
@@ -176,7 +176,7 @@ def data_features(
 def data_inspect(
     what: Annotated[str, typer.Argument(help="A prepared corpus, or an experiment's YAML.", metavar="NAME|FILE")],
     out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("sheet.png"),
-    count: Annotated[int, typer.Option(help="Pictures.", min=1, max=64)] = 12,
+    count: Annotated[int, typer.Option(help="Images.", min=1, max=64)] = 12,
     workspace: Workspace = DEFAULT,
     set_: Set = None,
     debug: Debug = False,

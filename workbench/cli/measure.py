@@ -165,7 +165,7 @@ def finetune(
         raise UserError("retrieval is trained on the run's own pairs; it takes neither --annotations nor --images.")
     if image_size and annotations is None:
         raise UserError(
-            "--image-size is for published files; rendered scenes and the run's own pictures have the run's size."
+            "--image-size is for published files; rendered scenes and the run's own images have the run's size."
         )
     if (annotations is None) == bool(images):
         raise UserError("--annotations and --images go together; without both, the run's rendered scenes are taken.")

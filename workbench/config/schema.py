@@ -77,17 +77,17 @@ class Data(Block):
     """Image-text pairs and how they are cut into splits."""
 
     source: Literal["scenes", "folder", "prepared"] = "scenes"
-    path: str | None = Field(None, description="folder of captioned pictures (source: folder)")
+    path: str | None = Field(None, description="folder of captioned images (source: folder)")
     mix: dict[str, Annotated[Number, Field(gt=0)]] = Field(
         default_factory=dict,
         description=(
-            "source: prepared; names of `wb data prepare`, or folders, each with how often an epoch shows its pictures"
+            "source: prepared; names of `wb data prepare`, or folders, each with how often an epoch shows its images"
         ),
     )
     augment: Literal["none", "crop", "rand_augment"] = Field(
         "none",
         description=(
-            "training pictures: `crop`, a random part of at least half of the area; `rand_augment`, then two of ALBEF's"
+            "training images: `crop`, a random part of at least half of the area; `rand_augment`, then two of ALBEF's"
             " operations; neither mirrors nor recolours, since captions name sides and colours"
         ),
     )
@@ -138,7 +138,7 @@ class Data(Block):
     @model_validator(mode="after")
     def _source_is_whole(self) -> "Data":
         if self.source == "folder" and not self.path:
-            raise ValueError("`data.path` is needed with `source: folder`: the folder that holds the pictures")
+            raise ValueError("`data.path` is needed with `source: folder`: the folder that holds the images")
         if (self.source == "prepared") != bool(self.mix):
             raise ValueError(
                 "`data.mix` and `source: prepared` go together; write mix: {NAME: 1.0} with a name of `wb data prepare`"
@@ -302,7 +302,7 @@ class Mlm(Block):
     soft_labels: Literal["none", "frozen_lm", "ema", "smoothing", "unigram"] = Field(
         "frozen_lm",
         description=(
-            "teacher: the frozen language encoder (ViLTA), the momentum model that sees the picture (ALBEF), "
+            "teacher: the frozen language encoder (ViLTA), the momentum model that sees the image (ALBEF), "
             "or a control without knowledge of the caption: uniform, word frequencies"
         ),
     )
@@ -321,7 +321,7 @@ class Itm(Block):
         "synthesized",
         description="kind of the hard negatives; `foils`, captions that are false in one fact, is the positive control",
     )
-    hard_ratio: Share = Field(0.5, description="share of the negatives that are hard; the rest get a random picture")
+    hard_ratio: Share = Field(0.5, description="share of the negatives that are hard; the rest get a random image")
     similarity_temperature: Positive = Field(
         0.07,
         description=(
@@ -339,7 +339,7 @@ class Itm(Block):
         description=(
             "which words are written over: `content`, those of open classes (nouns, adjectives, verbs, numbers);"
             " `surprising`, in proportion to the entropy of the warm-started language encoder where the word is hidden;"
-            " `salient`, in proportion to what the picture tells the momentum model of the word"
+            " `salient`, in proportion to what the image tells the momentum model of the word"
         ),
     )
     synthesis_rounds: Count = Field(
@@ -364,7 +364,7 @@ class Itc(Block):
     """Image-text contrast of the unfused encoders against a queue of the momentum model's features (ALBEF)."""
 
     weight: Annotated[Number, Field(ge=0)] = Field(0.0, description="0 leaves it out (METER, our reading of ViLTA)")
-    width: Count = Field(64, description="of the space in which pictures and captions are compared")
+    width: Count = Field(64, description="of the space in which images and captions are compared")
     queue: Annotated[Whole, Field(ge=0)] = Field(1024, description="features of past pairs that are kept as negatives")
     temperature: Positive = Field(0.07, description="its start; it is learned, within [0.001, 0.5]")
     alpha: Share = Field(0.0, description="weight of the momentum model's similarities as soft targets")
@@ -516,7 +516,7 @@ class Settings(Block):
     def _stored_features_do_not_change(self) -> "Settings":
         if self.data.augment != "none" and self.model.vision.frozen:
             raise ValueError(
-                "`data.augment` needs an encoder that reads the pictures: with `model.vision.frozen: true` its features"
+                "`data.augment` needs an encoder that reads the images: with `model.vision.frozen: true` its features"
                 " are computed once"
             )
         return self

@@ -68,10 +68,10 @@ def read_source(path: Path, images: Sequence[Path] = (), regions: Regions = "who
         reading = read_tars([path], path.parent) if is_tar(path) else _read_annotations(path, folders, regions)
     if not reading.found:
         raise UserError(
-            f"{option}: {path} holds no captioned pictures of a known form; give COCO's or Karpathy's JSON, Visual"
+            f"{option}: {path} holds no captioned images of a known form; give COCO's or Karpathy's JSON, Visual"
             " Genome's region_descriptions.json, a list of {image, caption}, Flickr's .token, a .csv / .jsonl /"
             " .parquet with the columns `file` and `caption`, a folder of tars, packages emoji-datasource-*, or a"
-            f" folder with a .txt beside each picture{_such_as(reading)}."
+            f" folder with a .txt beside each image{_such_as(reading)}."
         )
     return reading.without_repeats()
 

@@ -368,7 +368,5 @@ def _prepare_folder(data: Data, files: dict[str, list[folder.CaptionedFile]], ta
     pl.DataFrame({"why": reasons}, schema={"why": pl.String}).write_parquet(target / "broken.parquet")
     if reasons:
         of = sum(map(len, files.values()))
-        cache.tell(
-            f"`data.path`: left out as unreadable, {len(reasons):,} of {of:,} pictures: {folder.listed(reasons)}"
-        )
+        cache.tell(f"`data.path`: left out as unreadable, {len(reasons):,} of {of:,} images: {folder.listed(reasons)}")
     save_tokeniser(train_tokeniser(kept["train"], data.vocabulary, data.max_length), target / "tokeniser.json")

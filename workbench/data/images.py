@@ -43,7 +43,7 @@ def decode(data: bytes | Path, side: int, fit: Fit = "pad", box: Box | None = No
                 opened.draft(opened.mode, (2 * side, 2 * side))  # decodes a large photograph at a fraction of its size
             opened.load()
             if 0 in opened.size:
-                raise BrokenImage(f"the picture has no pixels ({opened.width} x {opened.height})")
+                raise BrokenImage(f"the image has no pixels ({opened.width} x {opened.height})")
             upright = _upright(opened)
             opaque = upright.mode in OPAQUE and "transparency" not in upright.info
             upright = upright.convert("RGB" if opaque else "RGBA")
@@ -51,10 +51,10 @@ def decode(data: bytes | Path, side: int, fit: Fit = "pad", box: Box | None = No
     except BrokenImage:
         raise
     except FileNotFoundError as error:
-        raise BrokenImage("the picture is missing") from error
+        raise BrokenImage("the image is missing") from error
     except Exception as error:
         # What a decoder raises at bytes that no camera wrote has no end: struct.error, KeyError, MemoryError, ...
-        raise BrokenImage(f"the picture cannot be read ({_reason(error)})") from error
+        raise BrokenImage(f"the image cannot be read ({_reason(error)})") from error
 
 
 def _reason(error: Exception) -> str:
@@ -72,7 +72,7 @@ def _square(upright: Image.Image, side: int, fit: Fit, box: Box | None) -> np.nd
         left, top = max(0, x), max(0, y)
         right, bottom = min(upright.width, x + width), min(upright.height, y + height)
         if left >= right or top >= bottom:
-            raise BrokenImage("the region is outside of the picture")
+            raise BrokenImage("the region is outside of the image")
         upright = upright.crop((left, top, right, bottom))
     fitted = _fit(upright, side, fit)
     if fitted.mode == "RGB" and fitted.size == (side, side):

@@ -89,9 +89,7 @@ def choose_splits(stores: list[Store], data: Data) -> dict[str, Chosen]:
     }
     for name, parts in chosen.items():
         if _count(parts) < 2:
-            raise UserError(
-                f"`data.mix`: {', '.join(store.name for store in stores)} leave too few pictures for {name}."
-            )
+            raise UserError(f"`data.mix`: {', '.join(store.name for store in stores)} leave too few images for {name}.")
     return {name: Chosen(parts) for name, parts in chosen.items()}
 
 

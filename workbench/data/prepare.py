@@ -79,7 +79,7 @@ def prepare_source(
     packed = next((image.place for image in reading.found if isinstance(image.place, Packed)), None)
     if in_place and packed is not None:
         raise UserError(
-            f"{packed.path}: in a compressed archive no picture can be read alone; unpack it, or leave --in-place away."
+            f"{packed.path}: in a compressed archive no image can be read alone; unpack it, or leave --in-place away."
         )
     as_jpeg = stored == "jpeg" and not in_place
     how = ("jpeg", str(quality)) if as_jpeg else ()  # raw pixels keep the name that they had before there was a choice
@@ -141,7 +141,7 @@ def _refuse_small_disk(half: Path, planned: Store, images: int) -> None:
     if (needed := share * images * 3 * planned.side**2) > free:
         others = "take --store jpeg, a smaller --side" if planned.stored == "raw" else "take a smaller --side"
         raise UserError(
-            f"{planned.home}: {images:,} pictures of {planned.side} px need {needed / 1e9:,.1f} GB and "
+            f"{planned.home}: {images:,} images of {planned.side} px need {needed / 1e9:,.1f} GB and "
             f"{free / 1e9:,.1f} GB are free; make room, {others}, or --in-place."
         )
 
@@ -256,7 +256,7 @@ def _finish(half: Path, shards: list[Shard], reading: Reading, facts: dict[str, 
     if not kept:
         what, why = broken[0]
         raise UserError(
-            f"none of the {len(reading.found)} pictures can be read; {what}: {why}. With --images say where they lie."
+            f"none of the {len(reading.found)} images can be read; {what}: {why}. With --images say where they lie."
         )
     frame = pl.DataFrame(
         {

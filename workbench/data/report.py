@@ -56,15 +56,15 @@ def describe(store: Store) -> Description:
     }
     splits = ", ".join(f"{count:,} {split}" for split, count in facts["pairs_by_split"].items())
     lines = [
-        f"{store.name}: {facts['pictures']:,} pictures ({splits}) with {facts['captions']:,} captions, "
+        f"{store.name}: {facts['pictures']:,} images ({splits}) with {facts['captions']:,} captions, "
         f"form: {facts['form']}",
-        f"captions per picture: {len(words) / len(pairs):.2f} on average, {fewest} to {most}",
+        f"captions per image: {len(words) / len(pairs):.2f} on average, {fewest} to {most}",
         f"read as: {store.side} x {store.side} px ({facts['fit']}), "
         + (
             f"decoded where they lie, index in {store.home}"
             if facts["in_place"]
             else f"{store.how}, {facts['bytes'] / 1e9:.2f} GB in {store.home}, "
-            f"{facts['bytes'] / sum(shard['rows'] for shard in store.facts['shards']) / 1e3:,.1f} kB a picture"
+            f"{facts['bytes'] / sum(shard['rows'] for shard in store.facts['shards']) / 1e3:,.1f} kB an image"
         ),
         "words per caption:",
         *_histogram(words.to_numpy()),
@@ -108,5 +108,5 @@ def sample(home: Path, count: int) -> tuple[np.ndarray, list[list[str]], str]:
     return (
         Images([store], [rows], store.side)[np.arange(len(rows))],
         lines,
-        f"{store.name}: {len(store.pairs):,} pictures",
+        f"{store.name}: {len(store.pairs):,} images",
     )

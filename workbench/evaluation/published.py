@@ -230,7 +230,7 @@ SUITES: Final[dict[str, SuiteForm]] = {
     "vl_checklist": SuiteForm(
         _vl_checklist,
         (),
-        "lists of [picture, {POS, NEG}]",
+        "lists of [image, {POS, NEG}]",
         "vg/VG_100K/, vg/VG_100K_2/, swig/ and hake/ below one folder",
     ),
     "winoground": SuiteForm(

@@ -235,7 +235,7 @@ def measured(asking: Asking, arms: list[Settings], here: Here, probes: list[Prob
     preparing = _grown(probes, asking.experiment, arms)
     kept = any(Workspace(asking.workspace).cache.glob("corrupted-*")) and not preparing
     if probes[0].stored and not kept:
-        preparing["pictures of the evaluation"] = max(0.0, fmean(making)) / share
+        preparing["images of the evaluation"] = max(0.0, fmean(making)) / share
     if not several:
         preparing["reading"] = loading
     names = ["parameters_trained", "parameters_frozen", "memory_bytes", "resting_bytes", "checkpoint_bytes"]

@@ -26,7 +26,7 @@ def read_coco(content: dict[str, Any], file: Path, images: ImageFolders) -> Read
     places = places_of([(name,) for name in names], ranked(names, folders), images, above)
     for image, place in zip(content["images"], places, strict=True):
         reading.add(str(image["id"]), captions.pop(image["id"], []), split, Place(place))
-    reading.broken += [(str(id), "its captions belong to no picture of the file") for id in captions]
+    reading.broken += [(str(id), "its captions belong to no image of the file") for id in captions]
     return reading
 
 

@@ -32,8 +32,8 @@ def failed(file: Path) -> Iterator[tuple[str, str]]:
 
 def reason(facts: dict[str, Any]) -> str:
     """Why there is no image, in the words of tars and folders alike."""
-    told = facts.get("error_message") or facts.get("status") or "no picture beside its caption"
-    return f"it has no picture ({told})"
+    told = facts.get("error_message") or facts.get("status") or "no image beside its caption"
+    return f"it has no image ({told})"
 
 
 def facts_of(data: bytes | None) -> dict[str, Any]:

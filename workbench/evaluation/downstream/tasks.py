@@ -98,7 +98,7 @@ def published(
         made[split] = _split(examples, files, reasons, read.classes, side, fit)
         if not len(made[split]) and split != "test":
             why = next(iter(made[split].missing.values()), "")
-            raise UserError(f"--images: none of the {len(examples)} examples has its pictures ({why}).")
+            raise UserError(f"--images: none of the {len(examples)} examples has its images ({why}).")
     return made
 
 
