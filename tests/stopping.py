@@ -175,7 +175,7 @@ OF_A_RUN = [
     ),
     Phase("reproduce", "reproduce --run-id {run} --workspace {w}", has("checkpoints/*/*-again-*.pt"), pause=0.0),
     Phase("report", "report --run-id {run} --workspace {w}", NOW, pause=2.5),
-    Phase("data prepare", "data prepare many --from {pictures} --side 1024 --workspace {w}", has("data/*"), pause=1.0),
+    Phase("data prepare", "data prepare many --from {images} --side 1024 --workspace {w}", has("data/*"), pause=1.0),
     Phase("worker", "worker stop --workspace {w} --workers 1", NOW, pause=8.0),
 ]
 

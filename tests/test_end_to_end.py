@@ -109,10 +109,10 @@ def test_every_experiment_runs_through_to_its_report(
         split = write_karpathy(shared / "published" / dataset, dataset, 260, 60)
         given = ["--from", str(split), "--images", str(split.parent), "--side", "72", "--workspace", str(shared)]
         prepared = inside("data", "prepare", dataset, *given)
-        assert "380 pictures" in prepared.stdout, prepared.stderr
+        assert "380 images" in prepared.stdout, prepared.stderr
     if file.stem == "pretrain_4m":
         prepared = inside("data", "prepare", "some", "--from", str(images), "--side", "72", "--workspace", str(shared))
-        assert "80 pictures" in prepared.stdout, prepared.stderr
+        assert "80 images" in prepared.stdout, prepared.stderr
         extra = ["--set", "data.mix={some: 2.0}"]
     arguments = ["sweep", str(file), "--smoke", "--seeds", "1", "--workspace", str(shared), *extra]
     first = file == EXPERIMENTS[0]
@@ -266,7 +266,7 @@ def measure(run_id: str, workspace: Path, images: Path) -> None:
     suite = ["eval", "--suite", "sugarcrepe", "--annotations", str(files), "--images", str(images), *common]
     (first,) = json.loads(inside(*suite, "--allow-partial").stdout)
     assert first["examples"] == 6
-    absent = f"{images}/val2017/80.png: the picture is missing"
+    absent = f"{images}/val2017/80.png: the image is missing"
     assert first["missing"] == {f"{kind}/3": absent for kind in ("add_att", "swap_obj")}
     names = {f"{way}/sugarcrepe/{kind}" for way in ("compositional", "blank_image") for kind in ("add_att", "swap_obj")}
     assert {name for name in first["metrics"] if not name.startswith("suite_")} == names
@@ -407,8 +407,8 @@ def test_a_broken_image_is_left_out_and_said(tmp_path: Path, images: Path) -> No
         str(tmp_path / "w"),
     )
     assert done.returncode == 0, done.stderr
-    assert "left out as unreadable, 1 of 80 pictures:" in done.stdout
-    assert "07.png: the picture cannot be read" in " ".join(done.stdout.split())
+    assert "left out as unreadable, 1 of 80 images:" in done.stdout
+    assert "07.png: the image cannot be read" in " ".join(done.stdout.split())
 
 
 def test_encoders_are_made_by_a_recipe_and_their_card_is_printed(tmp_path: Path) -> None:

@@ -335,7 +335,7 @@ def test_a_corpus_is_prepared_once_by_several_processes(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     for index in range(40):
         Image.new("RGB", (50, 40), (3 * index, 100, 0)).save(tmp_path / "pictures" / f"{index:02d}.png")
-        (tmp_path / "pictures" / f"{index:02d}.txt").write_text(f"Picture {index}.\n")
+        (tmp_path / "pictures" / f"{index:02d}.txt").write_text(f"Image {index}.\n")
     assert len(set(at_once(PREPARE, 3, tmp_path))) == 1
     assert open_prepared(tmp_path / "data" / "some[1]").pairs.height == 40
 

@@ -111,7 +111,7 @@ def test_the_answer_may_be_about_the_test_split_and_state_which_difference_matte
 
 
 def test_what_needs_known_facts_is_no_metric_of_a_folder(tmp_path: Path) -> None:
-    folder = ["data.source=folder", "data.path=pictures", "warm_start.source=train"]
+    folder = ["data.source=folder", "data.path=images", "warm_start.source=train"]
     with pytest.raises(UserError, match="unknown metric `test/paraphrase_match`"):
         load_experiment(write(tmp_path, GOOD + "primary: test/paraphrase_match\n"), folder)
     about_foils = write(tmp_path, GOOD + "primary: test/foil_accuracy\n")

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from workbench.data.images import BrokenImage, decode
 
 from workbench.config.schema import Data, Settings
 from workbench.data.captions import Reading, read_source
 from workbench.data.corpus import load_corpus
 from workbench.data.folder import find_pairs, read_images
+from workbench.data.images import BrokenImage, decode
 from workbench.data.prepare import prepare_source
 from workbench.data.report import describe
 from workbench.data.store import Store
@@ -182,7 +182,7 @@ def test_a_file_that_may_not_be_read_is_one_sentence(tmp_path: Path, name: str) 
             b"file,words\na.png,one\n",
             "the column `caption` is missing; `file` and `caption` are needed, and",
         ),
-        ("captions.csv", b"file,caption\n", "holds no captioned pictures"),
+        ("captions.csv", b"file,caption\n", "holds no captioned images"),
         ("captions.csv", b"caption,file\na.png," + b"words " * 60 + b"\n", "is missing or cannot be read"),
         ("captions.jsonl", b"{\n", "not a readable jsonl file (captions.jsonl, line 1: "),
         ("x.json", b"[" * 100_000, "not readable as JSON"),
@@ -194,7 +194,7 @@ def test_what_cannot_be_read_is_one_sentence(tmp_path: Path, name: str, data: by
     (tmp_path / name).write_bytes(data)
     if "caption,file" in data.decode("latin-1"):  # columns that are swapped: a caption is no file's name
         store = read_source(tmp_path)
-        with pytest.raises(UserError, match="none of the 1 pictures can be read"):
+        with pytest.raises(UserError, match="none of the 1 images can be read"):
             store_of(store, tmp_path / "out")
         return
     with pytest.raises(UserError) as caught:
@@ -266,7 +266,7 @@ def corpus_of(folder: Path, cache: Path, captions: list[str]) -> str:
 def test_a_corpus_from_which_nothing_can_be_learned_is_refused(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     (tmp_path / "none").mkdir()
-    assert "holds no captioned pictures" in corpus_of(tmp_path / "none", cache, [])
+    assert "holds no captioned images" in corpus_of(tmp_path / "none", cache, [])
     assert "needs at least 2, and of 1 pairs it has" in corpus_of(tmp_path / "one", cache, ["one"])
     told = corpus_of(tmp_path / "equal", cache, ["Same.", "same."] * 20)
     assert "all 40 captions of" in told
@@ -415,7 +415,7 @@ def bare_png(width: int, height: int) -> bytes:
         saved(halves(), "JPEG", icc_profile=b"garbage" * 9, quality=95),
     ],
 )
-def test_wrong_words_about_a_image_do_not_spoil_it(data: bytes) -> None:
+def test_wrong_words_about_an_image_do_not_spoil_it(data: bytes) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         made = decode(data, 16, "squash").astype(int)
@@ -455,7 +455,7 @@ def test_broken_images_are_listed_and_the_others_go_on(tmp_path: Path) -> None:
     # Nothing of the single image, so that they can be counted by reason.
     assert not any("0x" in why or str(tmp_path) in why or "\n" in why for why in told.values())
     (said,) = read_images([tmp_path / "in" / "bomb.png"], np.zeros((1, 3, 16, 16), np.uint8)).values()
-    assert said.startswith(f"{tmp_path / 'in' / 'bomb.png'}: the picture cannot be read (Image size ")
+    assert said.startswith(f"{tmp_path / 'in' / 'bomb.png'}: the image cannot be read (Image size ")
 
 
 @pytest.mark.parametrize(
@@ -466,11 +466,11 @@ def test_whatever_a_decoder_raises_is_one_broken_image(monkeypatch: pytest.Monke
         raise error
 
     monkeypatch.setattr(Image.Image, "convert", fail)
-    with pytest.raises(BrokenImage, match="the picture cannot be read"):
+    with pytest.raises(BrokenImage, match="the image cannot be read"):
         decode(saved(halves(), "PNG"), 16)
 
 
-def test_damaged_bytes_give_a_image_or_a_reason() -> None:
+def test_damaged_bytes_give_an_image_or_a_reason() -> None:
     random = np.random.default_rng(0)
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -4,12 +4,12 @@ import numpy as np
 import polars as pl
 import pytest
 from PIL import Image
-from workbench.data.images import decode
 
 from workbench.config.schema import Data
 from workbench.data import cache
 from workbench.data.corpus import load_corpus
 from workbench.data.folder import find_pairs
+from workbench.data.images import decode
 from workbench.errors import UserError
 from workbench.workspace import to_stderr
 
@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_first_line_beside_a_image_is_its_caption(folder: Path) -> None:
+def test_the_first_line_beside_an_image_is_its_caption(folder: Path) -> None:
     image(folder / "alone.png")
     (folder / "empty.png").write_bytes((folder / "alone.png").read_bytes())
     (folder / "empty.txt").write_text("")
@@ -48,7 +48,7 @@ def test_a_table_names_files_and_captions(tmp_path: Path, form: str) -> None:
     assert [(p.image.name, p.caption) for p in find_pairs(tmp_path)] == [("a.png", "a red, wide thing")]
 
 
-def test_a_image_is_kept_whole_on_white(tmp_path: Path) -> None:
+def test_an_image_is_kept_whole_on_white(tmp_path: Path) -> None:
     image(tmp_path / "wide.png", (200, 30, 30, 255))
     pixels = decode(tmp_path / "wide.png", 32)
     assert pixels.shape == (3, 32, 32)
@@ -62,7 +62,7 @@ def test_mistakes_are_named(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(UserError, match="there is no file or folder"):
         find_pairs(tmp_path / "nowhere")
     (tmp_path / "bare").mkdir()
-    with pytest.raises(UserError, match="no captioned pictures"):
+    with pytest.raises(UserError, match="no captioned images"):
         find_pairs(tmp_path / "bare")
     (tmp_path / "bare" / "captions.csv").write_text("name,caption\na,b\n")
     with pytest.raises(UserError, match="column `file` is missing"):
@@ -86,11 +86,11 @@ def test_broken_images_are_left_out_and_the_others_go_on(folder: Path, tmp_path:
     finally:
         cache.hear(to_stderr)
     (said,) = told
-    assert said.startswith("`data.path`: left out as unreadable, 3 of 40 pictures: ")
+    assert said.startswith("`data.path`: left out as unreadable, 3 of 40 images: ")
     home = tmp_path / "after" / corpus.fingerprint
     listed = pl.read_parquet(home / "broken.parquet")["why"].to_list()
     for path in broken:
-        assert f"{path}: the picture cannot be read (" in said
+        assert f"{path}: the image cannot be read (" in said
         assert [reason for reason in listed if reason.startswith(f"{path}: ")]
     blue: list[str] = []
     gone = {f"A picture of thing {index % 20}." for index in (3, 14, 25)}

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from workbench.data.images import decode
 
 from workbench.data import image_check
 from workbench.data.image_check import BATCH, broken_images
+from workbench.data.images import decode
 from workbench.stop import Stopped
 
 

@@ -208,7 +208,7 @@ def test_the_command_tells_what_it_stored(tmp_path: Path) -> None:
     made = run(app, [*given, "--workers", "1", "--store", "jpeg", "--quality", "90"])
     assert made.exit_code == 0, made.output
     assert "JPEG of quality 90" in made.stdout
-    assert "kB a picture" in made.stdout
+    assert "kB an image" in made.stdout
     listed = run(app, ["data", "list", "--verify", "--workspace", str(tmp_path)])
     assert "crop   jpeg 0 left out" in listed.stdout
     assert listed.exit_code == 0

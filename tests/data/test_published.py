@@ -10,11 +10,11 @@ import polars as pl
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
-from workbench.data.images import BrokenImage, decode
 
 from workbench.cli import app
 from workbench.data import prepare as prepare_module
 from workbench.data.captions import read_source
+from workbench.data.images import BrokenImage, decode
 from workbench.data.prepare import prepare_source
 from workbench.data.report import describe
 from workbench.data.store import Images, Store, open_store
@@ -62,7 +62,7 @@ def test_coco_of_both_years(tmp_path: Path) -> None:
                 {"image_id": id, "id": 3, "caption": ""},
                 {"image_id": id, "id": 3, "caption": f"{split} wall"},
                 {"image_id": id + 1, "id": 4, "caption": "Nobody has it"},
-                {"image_id": 777, "id": 5, "caption": "No picture"},
+                {"image_id": 777, "id": 5, "caption": "No image"},
             ],
         }
         file = tmp_path / "annotations" / f"captions_{year}.json"
@@ -74,9 +74,9 @@ def test_coco_of_both_years(tmp_path: Path) -> None:
         "25": ("val", ["A red wall.", "val wall"]),
     }
     why = store.broken.sort("what").rows()
-    assert ("10", "the picture is missing") in why
+    assert ("10", "the image is missing") in why
     assert ("11", "it has no caption") in why
-    assert ("777", "its captions belong to no picture of the file") in why
+    assert ("777", "its captions belong to no image of the file") in why
     # Its second entry has lost its captions to the first one, so it cannot be taken twice.
     assert ("9", "it has no caption") in why
 
@@ -88,12 +88,12 @@ def test_karpathy_counts_restval_as_train(tmp_path: Path, name: str) -> None:
     for place, split in enumerate(("train", "restval", "val", "test", "other")):
         jpeg(tmp_path / "images" / folder / f"{place}.jpg")
         entry = {"filename": f"{place}.jpg", "imgid": place, "split": split} | ({"filepath": folder} if folder else {})
-        entry["sentences"] = [{"raw": f"A {split} picture.", "tokens": []}, {"raw": RIGHT_TO_LEFT, "tokens": []}]
+        entry["sentences"] = [{"raw": f"A {split} image.", "tokens": []}, {"raw": RIGHT_TO_LEFT, "tokens": []}]
         entries.append(entry)
     (tmp_path / name).write_text(json.dumps({"dataset": "x", "images": entries}))
     store = prepared(tmp_path / name, tmp_path / "out", images=[tmp_path / "images"])
     assert [split for split, _ in captions(store).values()] == ["train", "train", "val", "test"]
-    assert captions(store)["1"][1] == ["A restval picture.", RIGHT_TO_LEFT]
+    assert captions(store)["1"][1] == ["A restval image.", RIGHT_TO_LEFT]
     assert "its split `other` is unknown" in reasons(store).values()
 
 
@@ -112,7 +112,7 @@ def test_visual_genome_whole_and_cut_into_regions(tmp_path: Path) -> None:
     assert captions(whole) == {"7": ("train", ["a red half", "a blue half", "nowhere"])}
     cut = prepared(tmp_path, tmp_path / "cut", regions="crop")
     assert captions(cut) == {"7-1": ("train", ["a red half"]), "7-2": ("train", ["a blue half"])}
-    assert reasons(cut) == {"7-3": "the region is outside of the picture"}
+    assert reasons(cut) == {"7-3": "the region is outside of the image"}
     red, blue = Images([cut], [np.arange(2)], 32)[np.arange(2)][:, :, 16, 16].astype(int)
     assert np.abs(red - RED).max() < 12
     assert np.abs(blue - (20, 20, 220)).max() < 12
@@ -148,7 +148,7 @@ def test_paths_of_the_authors_machine_are_matched_by_their_end(tmp_path: Path) -
     assert found_at(file, images=roots) == expected
     store = prepared(file, tmp_path / "out", images=roots)
     assert store.pairs["id"].to_list() == names[:3]
-    assert reasons(store) == {names[3]: "the picture is missing"}
+    assert reasons(store) == {names[3]: "the image is missing"}
     with pytest.raises(UserError, match="--images: there is no folder"):
         read_source(file, [tmp_path / "coco", tmp_path / "nowhere"])
 
@@ -178,7 +178,7 @@ def test_a_missing_image_is_not_replaced_by_another_of_its_name(tmp_path: Path) 
     (tmp_path / "captions.csv").write_text("file,caption\na/1.jpg,one\na/2.jpg,two\n")
     store = prepared(tmp_path, tmp_path / "out")
     assert captions(store) == {"a/1.jpg": ("train", ["one"])}
-    assert reasons(store) == {"a/2.jpg": "the picture is missing"}
+    assert reasons(store) == {"a/2.jpg": "the image is missing"}
 
 
 def test_an_image_is_that_of_one_name_alone(tmp_path: Path) -> None:
@@ -311,9 +311,9 @@ def test_img2datasets_files_are_a_folder(tmp_path: Path) -> None:
         for shard in ("00000", "00001")
         for place in (0, 2)
     }
-    failures = {"0001": "it has no picture (HTTP Error 404: Not Found)", "0003": "it has no picture (failed_to_resize)"}
+    failures = {"0001": "it has no image (HTTP Error 404: Not Found)", "0003": "it has no image (failed_to_resize)"}
     told = {f"{shard}/{shard}{key}": why for shard in ("00000", "00001") for key, why in failures.items()}
-    assert reasons(store) == told | {"00001/000010009": "it has no picture (timed out)"}
+    assert reasons(store) == told | {"00001/000010009": "it has no image (timed out)"}
     # A shard alone, which has a record beside each image.
     assert list(found_at(tmp_path / "00000")) == ["000000000.jpg", "000000002.jpg"]
     with pytest.raises(UserError, match=r"00000\.parquet: img2dataset's record .* names no files; give the folder"):
@@ -325,8 +325,8 @@ def test_img2datasets_tars_have_their_failures_beside(tmp_path: Path) -> None:
     reading = read_source(tmp_path)
     assert [each.id for each in reading.found] == ["00000/000000000", "00000/000000002"]
     assert dict(reading.broken) == {
-        "00000/000000001": "it has no picture (HTTP Error 404: Not Found)",
-        "00000/000000003": "it has no picture (failed_to_resize)",
+        "00000/000000001": "it has no image (HTTP Error 404: Not Found)",
+        "00000/000000003": "it has no image (failed_to_resize)",
     }
 
 
@@ -442,11 +442,11 @@ def test_img2dataset_tars_cut_in_half_and_climbing_out(tmp_path: Path) -> None:
         "00001/000000": ("train", ["kept"]),
     }
     why = reasons(store)
-    assert why["00000/000002"] == "it has no picture (HTTP Error 404)"
+    assert why["00000/000002"] == "it has no image (HTTP Error 404)"
     assert (
         why["00000.tar: ../../escape.jpg"] == why["00000.tar: /etc/escape.jpg"] == "its name leads out of the archive"
     )
-    assert why["00000/000003"].startswith("the picture cannot be read")
+    assert why["00000/000003"].startswith("the image cannot be read")
     assert why["00001.tar: 000001.jpg"] == "the archive is cut short within it"
     assert why["00002.tar"].startswith("the archive cannot be read on")
     assert not list(tmp_path.rglob("escape*"))

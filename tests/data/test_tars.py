@@ -120,7 +120,7 @@ def test_of_a_compressed_tar_that_is_cut_short_the_whole_members_are_taken(tmp_p
     store = prepared(path, tmp_path / "out")
     assert 0 < len(store.pairs) < 18
     assert any(f"x{suffix}" in what for what in store.broken["what"])
-    assert not any(why.startswith("the picture cannot be read") for why in store.broken["why"])
+    assert not any(why.startswith("the image cannot be read") for why in store.broken["why"])
 
 
 class Opens:

@@ -151,7 +151,7 @@ def test_the_published_files_are_read(tmp_path: Path) -> None:
             )
     with pytest.raises(UserError, match=r"snli_ve_train\.jsonl is missing"):
         published("snli_ve", tmp_path / "vqa", [tmp_path], 32, "pad", None)
-    with pytest.raises(UserError, match="none of the 12 examples has its pictures"):
+    with pytest.raises(UserError, match="none of the 12 examples has its images"):
         published("vqa", tmp_path / "vqa", [tmp_path / "snli_ve"], 32, "pad", None)
 
 

@@ -224,7 +224,7 @@ def test_images_lie_below_any_of_several_folders(tmp_path: Path) -> None:
     (home / "val2014").rename(far / "coco" / "val2014")
     made = published("vqa", home, [home, far], 8, "pad", None, broken_images)
     assert (len(made["train"]), len(made["val"])) == (9, 9)
-    with pytest.raises(UserError, match="none of the 9 examples has its pictures"):
+    with pytest.raises(UserError, match="none of the 9 examples has its images"):
         published("vqa", home, [home], 8, "pad", None)
     with pytest.raises(UserError, match=r"--images: there is no folder .*nowhere"):
         published("vqa", home, [tmp_path / "nowhere"], 8, "pad", None)

@@ -214,8 +214,8 @@ def test_missing_images_are_named(tmp_path: Path, settings: Settings, prepared: 
     tokeniser = prepared.corpus.tokeniser
     seen, blank, missing = score_examples(Reader(model, tokeniser, 2, decoding(model, 64, "pad")), examples)
     assert set(seen) == set(blank) == {"add_att/0", "swap_obj/0"}
-    assert missing["add_att/2"] == f"{tmp_path}/val2017/2.jpg: the picture is missing"
-    assert missing["swap_obj/1"].startswith(f"{tmp_path}/1.jpg: the picture cannot be read")
+    assert missing["add_att/2"] == f"{tmp_path}/val2017/2.jpg: the image is missing"
+    assert missing["swap_obj/1"].startswith(f"{tmp_path}/1.jpg: the image cannot be read")
     assert not np.allclose(seen["add_att/0"], blank["add_att/0"])
 
 

@@ -62,7 +62,7 @@ def test_a_run_of_an_earlier_version_has_its_tokens_put_in_their_places(
 def split_of(whole: int, imageless: int) -> TaskSplit:
     ids = [str(k) for k in range(whole)]
     targets = Targets.of(([(0, 1.0)] for _ in ids), 2)
-    missing = {f"x{k}": "the picture is missing" for k in range(imageless)}
+    missing = {f"x{k}": "the image is missing" for k in range(imageless)}
     rows = np.zeros((whole, 1), np.int64)
     return TaskSplit(None, rows, ids, targets, ["a", "b"], [[] for _ in ids], missing, ids, imageless)
 

@@ -67,7 +67,7 @@ def test_a_trial_is_its_steps_its_evaluations_and_what_it_saves(two: Experiment,
     assert trial.training_seconds == 100 * 0.5
     assert trial.evaluation_seconds == (4 * 3.0 + 4.0) / 0.5  # the first trial also made the disturbed images
     assert trial.other_seconds == 2.0 + 3 * 0.25 + 0.5
-    assert found.preparing == {"data": 20.0, "pictures of the evaluation": 4.0 / 0.5, "reading": 1.0}
+    assert found.preparing == {"data": 20.0, "images of the evaluation": 4.0 / 0.5, "reading": 1.0}
     each = 50 + 32 + 3.25
     assert found.seconds_left == pytest.approx(29 + 3 * each)  # five trials by two workers
     assert found.device_seconds == pytest.approx(29 + 5 * each)

@@ -95,7 +95,7 @@ def swept(experiment: Experiment, home: Path, told: list[Event] | None = None) -
     return run_sweep(experiment, home, options, show, nothing_to_show)
 
 
-def replace_a_image(folder: Path) -> None:
+def replace_an_image(folder: Path) -> None:
     Image.new("RGB", (30, 20), (0, 0, 250)).save(folder / "07.png")
 
 
@@ -104,7 +104,7 @@ def spoil_the_text(home: Path) -> None:
 
 
 CHANGES: dict[str, tuple[Callable[[Path, pytest.MonkeyPatch], object], str]] = {
-    "a picture": (lambda home, _: replace_a_image(home / "pics"), "the data"),
+    "a picture": (lambda home, _: replace_an_image(home / "pics"), "the data"),
     "a caption": (lambda home, _: (home / "pics" / "07.txt").write_text("another"), "the data"),
     "a picture is gone": (lambda home, _: (home / "pics" / "07.png").unlink(), "the data"),
     "vision weights": (lambda home, _: save_weights(home / "vision.safetensors", 1), "the start"),
@@ -180,7 +180,7 @@ def test_a_sweep_is_not_extended_over_changed_data_and_says_where_the_code_has_c
     first = swept(small, home)
     wider = with_levels(small, 0.0, 0.5, 0.9)
     kept, at = image.read_bytes(), image.stat()
-    replace_a_image(tmp_path / "pics")
+    replace_an_image(tmp_path / "pics")
     assert swept(small, home).finished == 2  # nothing is set beside them
     with pytest.raises(UserError, match="were made from other inputs"):
         swept(wider, home)

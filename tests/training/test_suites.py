@@ -120,7 +120,7 @@ def test_what_is_missing_is_named_before_the_first_trial(files: Path, settings: 
         check_suites(changed)
     (files / "val2017" / "3.png").write_bytes(b"broken")
     check_suites(changed)
-    with pytest.raises(UserError, match=r"add_att 5 of 6.*3\.png: the picture cannot be read"):
+    with pytest.raises(UserError, match=r"add_att 5 of 6.*3\.png: the image cannot be read"):
         prepare(changed, cache_dir, lambda *_: None)
     with pytest.raises(UserError, match=r"`evaluation\.suites\.valse`.*holds no file of valse"):
         check_suites(with_suites(settings, valse=given(files)))

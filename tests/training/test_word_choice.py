@@ -33,7 +33,7 @@ def chooser(settings: Settings, prepared: Prepared) -> WordChoice:
 
 
 def nothing() -> Iterator[tuple[slice, Tensor]]:
-    raise AssertionError("no picture is asked for")
+    raise AssertionError("no image is asked for")
     yield
 
 

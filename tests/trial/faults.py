@@ -25,7 +25,7 @@ def broken(kind: str) -> None:
     match kind:
         case "memory":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-        case "picture":
+        case "image":
             raise ValueError("pictures/07.png cannot be decoded")
         case "user":
             raise UserError("`data.mix`: the corpus `some` is gone.")
@@ -62,7 +62,7 @@ def prepare(kind: str, given: torchrun.Given) -> None:
         patch.setattr(state, "_write", write)
         return
     if kind == "preparing":
-        patch.setattr("workbench.training.prepare.prepare", lambda *_: broken("picture"))
+        patch.setattr("workbench.training.prepare.prepare", lambda *_: broken("image"))
         return
     real = loop.backward
 

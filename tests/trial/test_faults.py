@@ -77,7 +77,7 @@ def trial(
 @pytest.mark.parametrize(
     ("fault", "error", "said"),
     [
-        ("1 picture", MemberFailed, "ValueError: pictures/07.png cannot be decoded"),
+        ("1 image", MemberFailed, "ValueError: pictures/07.png cannot be decoded"),
         pytest.param(*("0 bug", MemberFailed, "ZeroDivisionError: division by zero"), marks=pytest.mark.long),
         pytest.param(*("0 disk", MemberFailed, "PermissionError: .*Permission denied"), marks=pytest.mark.long),
         pytest.param(
