@@ -31,7 +31,9 @@ def run_named(uri: str, given: str) -> str:
 
     runs = every_run(uri)
     if not runs:
-        raise UserError(f"--run-id {given}: this workspace has no runs yet; start with `wb sweep FILE`.")
+        raise UserError(
+            f"--run-id {given}: there are no runs yet; start with `wb sweep FILE` or name another --workspace."
+        )
     tops = sorted((run for run in runs if run.tags.get("kind") in ("sweep", "train")), key=lambda run: -run.started)
     named = [run.run_id for run in tops if given in ("latest", run.name)]
     if named:
