@@ -147,6 +147,11 @@ def test_the_command_line_loads_nothing_heavy() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout.strip() == "[]"
 
 
+def test_a_look_at_runs_and_studies_loads_no_torch() -> None:
+    code = "import sys, analysis.runs, workbench.sweep.status; print(sorted({'torch', 'mlflow'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout.strip() == "[]"
+
+
 def test_a_sweeps_own_process_loads_no_models() -> None:
     code = "import sys, workbench.sweep.run; print(sorted({'timm', 'torchvision', 'transformers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout.strip() == "[]"

@@ -20,10 +20,10 @@ from workbench.trial.quiet import quiet
 
 PACKAGE = "tests.benchmarks"
 PARTS = (
-    *("training", "reference", "roofline", "data", "storage", "evaluation", "engine", "runs", "startup"),
+    *("training", "reference", "roofline", "data", "storage", "evaluation", "engine", "runs", "reports", "startup"),
     *("steps", "workers", "ledger", "memory", "sweeps", "grid"),
 )
-LONG = {"reference", "memory", "sweeps", "grid"}  # minutes each, with five repeats
+LONG = {"reference", "evaluation", "reports", "memory", "sweeps", "grid"}  # minutes each, with five repeats
 Measure = Callable[[int, Path], list[Figure]]
 
 

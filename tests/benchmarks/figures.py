@@ -47,12 +47,16 @@ def ratio(name: str, over: np.ndarray, under: np.ndarray, note: str = CPU) -> Fi
 
 
 def by_turns(
-    actions: Mapping[str, Callable[[], object]], repeats: int, clock: Clock = time.process_time, times: int = 1
+    actions: Mapping[str, Callable[[], object]],
+    repeats: int,
+    clock: Clock = time.process_time,
+    times: int = 1,
+    warm: bool = True,
 ) -> dict[str, np.ndarray]:
     """Name -> seconds of an action in each of the repeats: each repeat does all of them in turn, each `times` times in
-    a row. Before the first one comes another that does not count."""
+    a row. With `warm`, another one that does not count comes before the first."""
     made: dict[str, list[float]] = {name: [] for name in actions}
-    for action in actions.values():
+    for action in actions.values() if warm else ():
         seconds(action, clock, times)
     for _ in range(repeats):
         for name, action in actions.items():

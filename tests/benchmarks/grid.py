@@ -1,8 +1,8 @@
 """A grid as one workload: a sweep of six shrunk `tiny` trials against the same six, each trained alone from nothing.
 
-A sweep renders its data and encodes its images once, and its workers stay loaded from one trial to the next. Alone,
+A sweep renders its data and encodes its images once, and its worker stays loaded from one trial to the next. Alone,
 each trial is a `wb train` in a workspace of its own. Both have one thread a process; a sweep with one worker gains by
-sharing alone, one with several also by the other cores.
+sharing alone.
 """
 
 import time
@@ -20,7 +20,6 @@ from workbench.sweep.worker import Worker
 
 RATIOS, SEEDS = (0.0, 0.5, 1.0), 2
 GOAL = 0.65
-WORKERS = 2
 SHRUNK = {
     "data.train_pairs": 512,
     "data.eval_pairs": 64,
@@ -34,15 +33,13 @@ SHRUNK = {
 
 
 def measure(repeats: int, home: Path) -> list[Figure]:
-    one, several, alone = np.array([whole(home / str(number)) for number in range(repeats)]).T
+    together, alone = np.array([whole(home / str(number)) for number in range(repeats)]).T
     count = len(RATIOS) * SEEDS
     gaps, steps = between_trials(home / "worker", repeats)
     return [
-        figure(f"a sweep of {count} trials, one worker", "s", one, f"{WALL}, report included"),
-        figure(f"a sweep of {count} trials, {WORKERS} workers", "s", several, f"{WALL}, report included"),
+        figure(f"a sweep of {count} trials, one worker", "s", together, f"{WALL}, report included"),
         figure(f"{count} trials, each by `wb train` from nothing", "s", alone, f"{WALL}, their sum"),
-        ratio("the sweep with one worker / the trials alone", one, alone, f"{WALL}; goal at most {GOAL}"),
-        ratio(f"the sweep with {WORKERS} workers / the trials alone", several, alone, WALL),
+        ratio("the sweep / the trials alone", together, alone, f"{WALL}; goal at most {GOAL}"),
         figure(
             "a warm worker, from a trial's end to the next one's first step", "s", gaps, f"{WALL}, that step included"
         ),
@@ -50,18 +47,17 @@ def measure(repeats: int, home: Path) -> list[Figure]:
     ]
 
 
-def whole(home: Path) -> tuple[float, float, float]:
-    """Seconds of the sweep with one worker and with several, and of all its trials alone; by turns."""
+def whole(home: Path) -> tuple[float, float]:
+    """Seconds of the sweep, and of all its trials alone."""
     home.mkdir()
     grid = written(home / "grid.yaml", SHRUNK, RATIOS, SEEDS)
-    one = wb("sweep", grid, "--workers", "1", "--workspace", home / "one").wall
+    together = wb("sweep", grid, "--workers", "1", "--workspace", home / "together").wall
     alone = 0.0
     for place, level in enumerate(RATIOS):
         file = written(home / f"alone{place}.yaml", SHRUNK | {RATIO: level}, RATIOS, SEEDS)
         for seed in range(SEEDS):
             alone += wb("train", file, "--seed", str(seed), "--workspace", home / f"alone{place}-{seed}").wall
-    several = wb("sweep", grid, "--workers", str(WORKERS), "--workspace", home / "several").wall
-    return one, several, alone
+    return together, alone
 
 
 def between_trials(home: Path, repeats: int) -> tuple[list[float], list[float]]:

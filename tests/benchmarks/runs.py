@@ -1,24 +1,19 @@
-"""How runs are read: the report's reader against MLflow's client, many runs at once, and reports and stores over their
-number of runs."""
+"""How runs are read: the report's reader against MLflow's client, and many runs at once."""
 
 import sqlite3
 from pathlib import Path
 
-from analysis.report import write_report
 from analysis.runs import read_runs
-from tests.analysis.toy import toy_store
-from tests.benchmarks.figures import CPU, Figure, by_turns, curve, figure, ratio
+from tests.benchmarks.figures import CPU, Figure, by_turns, figure, ratio
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import open_store
 from workbench.workspace import Workspace
 
 TRIALS, METRICS, POINTS = 1000, 20, 200
-SEEDS = (2, 6, 20)  # of five arms
-MANY_ARMS = (20, 5)  # arms and seeds of as many runs as the largest of these
 
 
 def measure(repeats: int, home: Path) -> list[Figure]:
-    return [*by_client(repeats, home / "few"), *many(repeats, home / "many"), *reports(repeats, home)]
+    return [*by_client(repeats, home / "few"), *many(repeats, home / "many")]
 
 
 def by_client(repeats: int, home: Path) -> list[Figure]:
@@ -89,32 +84,3 @@ def filled(home: Path, sweeps: int, trials: int, metrics: int, points: int) -> l
             ),
         )
     return parents
-
-
-def reports(repeats: int, home: Path) -> list[Figure]:
-    """Whole reports with all their figures, of toy sweeps."""
-    places = {5 * seeds: (home / f"five-arms{seeds}", 5, seeds) for seeds in SEEDS}
-    stores = {count: toy_store(*place) for count, place in places.items()}
-    sizes = {count: [Workspace(place[0]).database.stat().st_size / 1e6] for count, place in places.items()}
-    wide = toy_store(home / "many-arms", *MANY_ARMS)
-    pages = {}
-
-    def written(name: str, store: tuple[str, str]) -> None:
-        pages[name] = write_report(*store, home / f"report-{name}")
-
-    actions = {str(count): lambda count=count: written(str(count), stores[count]) for count in stores}
-    times = by_turns(actions | {"wide": lambda: written("wide", wide)}, repeats)
-    arms, seeds = MANY_ARMS
-    return [
-        *curve("report of 5 arms", "s", {count: times[str(count)] for count in stores}, "runs", CPU),
-        figure(f"report of {arms} arms x {seeds} seeds", "s", times["wide"], CPU),
-        *(
-            figure(
-                f"page of that report, {name} runs" if name != "wide" else f"page of {arms} arms x {seeds} seeds",
-                "MB",
-                [page.stat().st_size / 1e6],
-            )
-            for name, page in pages.items()
-        ),
-        *curve("store of those runs", "MB", sizes, "runs", "the tracking store alone"),
-    ]
