@@ -6,7 +6,7 @@ with the K models' parameters stacked: the losses through `functional_call` unde
 the optimiser over what is stacked. `products` bounds what a step batched by hand could gain where most of its time
 goes: the linear layers at their sizes in the step, forward and backward, as K `addmm` and as one `baddbmm`.
 
-The trials differ in weights and pictures. They share one plan, with random negatives and hard labels: under `vmap`
+The trials differ in weights and images. They share one plan, with random negatives and hard labels: under `vmap`
 nothing may depend on a trial's own tokens, neither a shape nor a branch, as the number of masked words and the
 padding mask would. On a CPU there is one thread, and its own seconds are counted.
 """
@@ -41,7 +41,7 @@ SEEN = {"optimisation.learning_rate": 1e-5, "model.text_pool": "mean"}  # many s
 
 
 def trials(count: int) -> tuple[Settings, list[ViLTA], Tensor, Part, Companions]:
-    """So many models with weights of their own, features [K, B, N, C] of their pictures, and what they share."""
+    """So many models with weights of their own, features [K, B, N, C] of their images, and what they share."""
     models, features = [], []
     for _ in range(count):
         settings, model, companions = large_model("tiny", OFFLINE | PLAIN | SEEN, VOCABULARY)
