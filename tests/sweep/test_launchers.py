@@ -198,7 +198,8 @@ def _holders(ledger: Ledger) -> set[int]:
     return {t.user_attrs["holder"]["pid"] for t in ledger.study.trials if "ending" in t.user_attrs}
 
 
-@pytest.mark.parametrize("launcher", ["local", pytest.param("ray", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("launcher", ["local", "ray"])
 def test_a_limit_in_hours_holds_for_every_worker_and_the_sweep_goes_on_without_it(
     yaml: Path, local: Value, tmp_path: Path, launcher: str
 ) -> None:
