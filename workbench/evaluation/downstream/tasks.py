@@ -189,7 +189,7 @@ def _scene_nlvr2(pairs: Pairs, row: int, rng: np.random.Generator) -> tuple[list
         return all(present) if both else any(present)
 
     colour = next((colour for colour in order if holds(colour) == wanted), order[0])
-    text = f"{'both images show' if both else 'one image shows'} a {COLOURS[colour][1][0]} thing"
+    text = f"{'both pictures show' if both else 'one picture shows'} a {COLOURS[colour][1][0]} thing"
     return [row, other], text, str(holds(colour))
 
 
