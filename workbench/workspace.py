@@ -85,6 +85,12 @@ class Workspace:
     def reports(self) -> Path:
         return self.root / "reports"
 
+    @property
+    def there(self) -> Path:
+        """The folder, or the nearest above it that is there: that of the disk on which it lies or will lie."""
+        folder = self.root.absolute()
+        return next(each for each in (folder, *folder.parents) if each.exists())
+
     def make(self, folder: Path) -> None:
         """Makes a folder of the workspace. Raises UserError where it cannot be made, or its name cannot be an
         address."""

@@ -38,7 +38,7 @@ def doctor(
     os.environ["HF_HUB_OFFLINE"] = "1"  # weights are looked for on this machine alone
     there = versions() | machine() | folders(workspace)
     lacking = [*stores(workspace, storage), *([] if file is None else needs(file, set_ or [], workspace))]
-    free = shutil.disk_usage(_existing(workspace)).free
+    free = shutil.disk_usage(Folders(workspace).there).free
     if free < LEAST_FREE:
         lacking.append(
             f"--workspace {workspace}: {free / GIB:.1f} GiB of disk are free; even a small sweep takes more."
@@ -98,7 +98,7 @@ def machine() -> dict[str, str]:
 
 def folders(workspace: Path) -> dict[str, str]:
     """The workspace, its disk, and how much its cache takes."""
-    disk, cache = shutil.disk_usage(_existing(workspace)), Folders(workspace).cache
+    disk, cache = shutil.disk_usage(Folders(workspace).there), Folders(workspace).cache
     size = sum(each.stat().st_size for each in cache.rglob("*") if each.is_file()) if cache.is_dir() else 0
     return {
         "workspace": f"{workspace}{'' if workspace.is_dir() else ' (not there yet)'}, cache {size / GIB:.2f} GiB",
@@ -151,11 +151,3 @@ def _said(action: Callable[[], object]) -> list[str]:
     except UserError as error:
         return [str(error)]
     return []
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or what is there of the way to it."""
-    folder = folder.resolve()
-    while not folder.exists():
-        folder = folder.parent
-    return folder

@@ -134,7 +134,7 @@ def estimate(asking: Asking) -> Estimate:
             if probes:
                 raise
             pairs = arms[0].data.train_pairs + 2 * arms[0].data.eval_pairs
-    disk = shutil.disk_usage(_existing(asking.workspace)).free
+    disk = shutil.disk_usage(Workspace(asking.workspace).there).free
     return measured(asking, arms, here, probes, pairs, disk) if probes else counted(asking, arms, here, pairs, disk)
 
 
@@ -409,12 +409,6 @@ def _smaller(asking: Asking, settings: Settings, trial: Trial, room: int) -> str
         int(optimisation.batch_size * share / max(1, activations * optimisation.micro_batches / most)) // BLOCK * BLOCK
     )
     return f"set `optimisation.batch_size` to {max(BLOCK, fitting)}, which makes it another experiment"
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest above it that is there."""
-    folder = folder.absolute()
-    return next(each for each in (folder, *folder.parents) if each.exists())
 
 
 @contextmanager
