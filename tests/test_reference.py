@@ -13,12 +13,13 @@ from tests.benchmarks.reference import (
     IGNORED,
     Drawn,
     Savings,
-    compare,
     draw,
     ladder,
     reference_losses,
     reference_optimiser,
     reference_step,
+    rows_of,
+    speeds,
 )
 from workbench.config.schema import Settings
 from workbench.config.settings import apply
@@ -111,7 +112,7 @@ def test_what_is_drawn_is_what_meter_draws() -> None:
 
 
 def test_every_variant_is_measured() -> None:
-    rows = compare("tiny", 8, 1, 1, compiled=False, changes=SMALLER)
+    rows = rows_of(speeds("tiny", 8, 1, 1, compiled=False, changes=SMALLER))
     assert len(rows) == len(ladder(frozen=True)) + 2
     assert rows[0].ratio == 1.0
     assert all(row.pairs_per_second > 0 for row in rows)

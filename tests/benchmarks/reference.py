@@ -224,19 +224,6 @@ class Row:
     over_previous: float
 
 
-def compare(
-    name: str,
-    batch: int,
-    steps: int,
-    repeats: int,
-    compiled: bool,
-    padded: bool = False,
-    changes: dict[str, Any] | None = None,
-) -> list[Row]:
-    """A row a variant of a form, from their `speeds`."""
-    return _rows(speeds(name, batch, steps, repeats, compiled, padded, changes))
-
-
 def speeds(
     name: str,
     batch: int,
@@ -280,7 +267,8 @@ def speeds(
     return {title: batch / np.array(taken) for title, taken in times.items()}
 
 
-def _rows(speeds: dict[str, np.ndarray]) -> list[Row]:
+def rows_of(speeds: dict[str, np.ndarray]) -> list[Row]:
+    """A row a variant, from the `speeds` of a form."""
     rates = list(speeds.values())
     made = []
     for title, speed, before in zip(speeds, rates, [rates[0], *rates], strict=False):
@@ -298,7 +286,7 @@ def report(
     rows: list[Row] = []
     while not rows:
         try:
-            rows = compare(name, size, steps, repeats, compiled, padded)
+            rows = rows_of(speeds(name, size, steps, repeats, compiled, padded))
         except torch.cuda.OutOfMemoryError:
             size //= 2
             print(f"{name}: out of GPU memory; on with a batch of {size}", flush=True)

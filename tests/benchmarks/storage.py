@@ -79,13 +79,20 @@ def forget(stored: Features) -> None:
             os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
+def photographs(home: Path, count: int, side: int, rng: np.random.Generator) -> Path:
+    """A folder of images with the spectrum of photographs, each with a caption beside."""
+    source = home / "images"
+    source.mkdir()
+    for place in range(count):
+        Image.fromarray(like_a_photograph(rng, side)).save(source / f"{place}.png")
+        (source / f"{place}.txt").write_text(f"image {place}")
+    return source
+
+
 def images(repeats: int, home: Path) -> list[Figure]:
     """Images with the spectrum of photographs, stored in both forms and read back in random order."""
-    source, rng = home / "images", np.random.default_rng(0)
-    source.mkdir()
-    for place in range(IMAGES):
-        Image.fromarray(like_a_photograph(rng, SIDE)).save(source / f"{place}.png")
-        (source / f"{place}.txt").write_text(f"image {place}")
+    rng = np.random.default_rng(0)
+    source = photographs(home, IMAGES, SIDE, rng)
     order = rng.permutation(IMAGES)
     forms: tuple[Literal["raw", "jpeg"], ...] = ("raw", "jpeg")
     prepared: dict[str, list[float]] = {form: [] for form in forms}

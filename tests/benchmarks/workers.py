@@ -4,10 +4,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from tests.benchmarks.figures import WALL, Figure, exponent, figure
-from tests.benchmarks.storage import like_a_photograph
+from tests.benchmarks.storage import photographs
 from workbench.data.captions import read_source
 from workbench.data.loader import Order, read_ahead
 from workbench.data.prepare import prepare_source
@@ -19,11 +18,7 @@ WORKERS = (0, 1, 2)
 
 def measure(repeats: int, home: Path) -> list[Figure]:
     """Images stored as JPEGs; the start of the processes is not counted, nor is anything trained meanwhile."""
-    source, rng = home / "images", np.random.default_rng(0)
-    source.mkdir()
-    for place in range(IMAGES):
-        Image.fromarray(like_a_photograph(rng, SIDE)).save(source / f"{place}.png")
-        (source / f"{place}.txt").write_text(f"image {place}")
+    source = photographs(home, IMAGES, SIDE, np.random.default_rng(0))
     store = prepare_source(read_source(source), home / "jpeg", SIDE, "crop", 1, lambda *_: None, stored="jpeg")
     images = Images([store], [np.arange(IMAGES)], SIDE)
     order = Order(((IMAGES, 1.0),), BATCH, 0)
