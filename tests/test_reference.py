@@ -24,36 +24,36 @@ from tests.benchmarks.reference import (
 from workbench.config.schema import Settings
 from workbench.config.settings import apply
 from workbench.data.text import Vocabulary
+from workbench.distributed import ALONE
 from workbench.model.vilta import ViLTA
-from workbench.objectives.companions import Companions
+from workbench.objectives.batch import BatchKey, BatchPart, draw_batch
 from workbench.objectives.matching import match_batch
-from workbench.objectives.plan import Part, plan_step
 from workbench.objectives.step import losses
+from workbench.objectives.teachers import Teachers
 from workbench.training.pretrain import optimiser_for
-from workbench.world import ALONE
 
 SMALLER = {"model.width": 32, "model.text.layers": 1, "model.fusion.layers": 1}
 WORDS = Vocabulary.plain(60)
-Made = tuple[Settings, ViLTA, Companions]
+Made = tuple[Settings, ViLTA, Teachers]
 
 
 def made(**changes: Any) -> Made:
     given = SMALLER | PLAIN | {"model.vision.frozen": False} | changes
-    settings, model, companions = large_model("tiny", given, WORDS)
-    return settings, model.eval(), companions  # batch norms would see other images in one forward than in two
+    settings, model, teachers = large_model("tiny", given, WORDS)
+    return settings, model.eval(), teachers  # batch norms would see other images in one forward than in two
 
 
-def read(settings: Settings, padded: bool = False) -> tuple[Part, Tensor, Tensor]:
+def read(settings: Settings, padded: bool = False) -> tuple[BatchPart, Tensor, Tensor]:
     """The plan of a step, its captions int64 [B, L] and its images."""
     captions, images = random_batch(settings, WORDS, 16, padded)
-    part = plan_step(captions, None, settings.objectives, WORDS, np.arange(16), 0, 0, 0).part()
+    part = draw_batch(captions, None, settings.objectives, WORDS, BatchKey(np.arange(16), 0)).part()
     return part, torch.from_numpy(part.own.token_ids).to(images.device), images
 
 
 def test_the_loss_falls() -> None:
-    settings, model, companions = made()
+    settings, model, teachers = made()
     settings = apply(settings, {"optimisation.learning_rate": 3e-3})
-    step = reference_step(settings, model, companions.vocabulary, 16)
+    step = reference_step(settings, model, teachers.words.vocabulary, 16)
     course = [float(step(number)) for number in range(24)]
     assert np.mean(course[-4:]) < np.mean(course[:4]) - 0.25
 
@@ -70,12 +70,12 @@ def test_both_train_the_same_sizes() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("padded", [False, True])
 def test_at_the_same_masks_and_pairs_both_have_the_same_losses(padded: bool) -> None:
-    settings, model, companions = made()
+    settings, model, teachers = made()
     part, token_ids, images = read(settings, padded)
-    ours = losses(model, images, part, settings.objectives, companions, alpha=0.0)
+    ours = losses(model, images, part, settings.objectives, teachers, alpha=0.0)
     positions = part.own.masked.positions.to(images.device)
     labels = torch.where(positions, token_ids, IGNORED)
-    matching = match_batch(model, model.image_features(images), part, settings.objectives, companions, ALONE)
+    matching = match_batch(model, model.image_features(images), part, settings.objectives, teachers, ALONE)
     drawn = Drawn(part.own.masked.token_ids.to(images.device), labels, matching.image_rows, matching.is_match)
     mlm, _ = reference_losses(model, images, token_ids, drawn)
     _, itm = reference_losses(model, images, matching.token_ids, drawn)

@@ -324,7 +324,7 @@ def test_an_entry_of_the_cache_is_made_once_by_several_processes(tmp_path: Path)
 
 PREPARE = """
 from pathlib import Path
-from workbench.data.captions import read_source
+from workbench.data.sources.detect import read_source
 from workbench.data.prepare import prepare_source
 reading = read_source(Path(sys.argv[2]) / "pictures")
 print(prepare_source(reading, Path(sys.argv[2]) / "data" / "some[1]", 32, "crop", 1, lambda *_: None).fingerprint)

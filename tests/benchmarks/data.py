@@ -10,9 +10,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from tests.benchmarks.figures import CPU, Figure, by_turns, figure, ratio
-from workbench.data.captions import read_source
 from workbench.data.prepare import prepare_source
 from workbench.data.scenes import render, scenes
+from workbench.data.sources.detect import read_source
 from workbench.data.store import Images, Store
 
 SCENES, FILES, SIDE, BATCH = 100, 256, 256, 64

@@ -9,10 +9,10 @@ from tests.benchmarks.training import train_step
 from workbench.config.load import load_experiment
 from workbench.config.settings import apply
 from workbench.evaluation.contract import evaluate
-from workbench.objectives.companions import make_companions
-from workbench.training.measures import Subject, at_the_end, examples, validation
+from workbench.objectives.teachers import make_teachers
 from workbench.training.prepare import prepare
 from workbench.training.pretrain import starting_model
+from workbench.training.validation import Subject, at_the_end, examples, validation
 
 EXPERIMENT = ROOT / "experiments" / "ablation_itm.yaml"
 STEPS = 5  # whose mean is a step's time
@@ -31,7 +31,7 @@ def of_pairs(times: int, repeats: int, home: Path) -> list[Figure]:
     settings = apply(settings, changes | {f"evaluation.{name}": count for name, count in counts.items()})
     prepared = prepare(settings, home / "cache", lambda *_: None)
     model = starting_model(settings, 0, prepared)
-    subject = Subject(model, settings, prepared, make_companions(settings.objectives, model, prepared.corpus))
+    subject = Subject(model, settings, prepared, make_teachers(settings.objectives, model, prepared.corpus))
     step = train_step(apply(settings, {"optimisation.steps": 100_000}), prepared)  # as many as are asked for
 
     def steps() -> None:

@@ -27,10 +27,10 @@ from tests.benchmarks.gpu import OFFLINE, PLAIN, large_model, measured, random_b
 from workbench.config.schema import Settings
 from workbench.data.text import Vocabulary
 from workbench.model.vilta import ViLTA
-from workbench.objectives.companions import Companions
-from workbench.objectives.plan import Part, plan_step
+from workbench.objectives.batch import BatchKey, BatchPart, draw_batch
 from workbench.objectives.step import losses
-from workbench.training.distributed import Call
+from workbench.objectives.teachers import Teachers
+from workbench.training.parallelize import Call
 from workbench.training.prepare import pick_device, precision
 from workbench.training.pretrain import optimiser_for, train_mode
 
@@ -40,11 +40,11 @@ BATCH = 64
 SEEN = {"optimisation.learning_rate": 1e-5, "model.text_pool": "mean"}  # many steps on one batch stay finite
 
 
-def trials(count: int) -> tuple[Settings, list[ViLTA], Tensor, Part, Companions]:
+def trials(count: int) -> tuple[Settings, list[ViLTA], Tensor, BatchPart, Teachers]:
     """So many models with weights of their own, features [K, B, N, C] of their images, and what they share."""
     models, features = [], []
     for _ in range(count):
-        settings, model, companions = large_model("tiny", OFFLINE | PLAIN | SEEN, VOCABULARY)
+        settings, model, teachers = large_model("tiny", OFFLINE | PLAIN | SEEN, VOCABULARY)
         for parameter in model.parameters():
             parameter.data.add_(0.01 * torch.randn_like(parameter))
         train_mode(model, settings)
@@ -52,11 +52,11 @@ def trials(count: int) -> tuple[Settings, list[ViLTA], Tensor, Part, Companions]
         models.append(model)
         features.append(stored_features(model, images))
     token_ids = VOCABULARY.trim(captions)
-    plan = plan_step(token_ids, None, settings.objectives, VOCABULARY, np.arange(BATCH), seed=0, epoch=0, step=0)
-    return settings, models, torch.stack(features), plan.part(), companions
+    plan = draw_batch(token_ids, None, settings.objectives, VOCABULARY, BatchKey(np.arange(BATCH), 0))
+    return settings, models, torch.stack(features), plan.part(), teachers
 
 
-def separate(settings: Settings, models: list[ViLTA], features: Tensor, part: Part, companions: Companions) -> Step:
+def separate(settings: Settings, models: list[ViLTA], features: Tensor, part: BatchPart, teachers: Teachers) -> Step:
     """A step of each model, one after another; gives the sum of their losses."""
     optimisers = [optimiser_for(model, settings) for model in models]
 
@@ -64,7 +64,7 @@ def separate(settings: Settings, models: list[ViLTA], features: Tensor, part: Pa
         made = []
         for model, optimiser, images in zip(models, optimisers, features, strict=True):
             with precision(images.device, settings.optimisation.precision):
-                loss = losses(model, images, part, settings.objectives, companions, 0.0)["loss"]
+                loss = losses(model, images, part, settings.objectives, teachers, 0.0)["loss"]
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), settings.optimisation.clip)
@@ -75,7 +75,7 @@ def separate(settings: Settings, models: list[ViLTA], features: Tensor, part: Pa
     return step
 
 
-def stacked(settings: Settings, models: list[ViLTA], features: Tensor, part: Part, companions: Companions) -> Step:
+def stacked(settings: Settings, models: list[ViLTA], features: Tensor, part: BatchPart, teachers: Teachers) -> Step:
     """The same steps as one, with parameters [K, ...]; gives the sum of their losses."""
     calls = [Call(model) for model in models]
     parameters, _ = stack_module_state(calls)
@@ -88,7 +88,7 @@ def stacked(settings: Settings, models: list[ViLTA], features: Tensor, part: Par
     optimiser = torch.optim.AdamW(groups)
 
     def forward(own: dict[str, Tensor], images: Tensor) -> Tensor:
-        given = (losses, images, part, settings.objectives, companions, 0.0)
+        given = (losses, images, part, settings.objectives, teachers, 0.0)
         made: Tensor = functional_call(calls[0], own, given)["loss"]
         return made
 
@@ -178,12 +178,12 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     for count in given.trials:
-        settings, models, features, part, companions = trials(count)
-        both = [make(settings, models, features, part, companions) for make in (separate, stacked)]
+        settings, models, features, part, teachers = trials(count)
+        both = [make(settings, models, features, part, teachers) for make in (separate, stacked)]
         for _ in range(2):  # the second time after an update
             assert torch.allclose(both[0](0), both[1](0), rtol=1e-4)
         compare(f"{count} trials, separate / vmap", both[0], both[1], given.steps, given.repeats)
-        one = separate(settings, models[:1], features[:1], part, companions)  # of separate trials one at a time is held
+        one = separate(settings, models[:1], features[:1], part, teachers)  # of separate trials one at a time is held
         print(f"  kept for the backward pass: {kept(one):.0f} and {kept(both[1]):.0f} MiB", flush=True)
         alone, together = products(count)
         compare(f"{count} trials, products, addmm / baddbmm", alone, together, given.steps, given.repeats)

@@ -24,10 +24,11 @@ from workbench.config.schema import Settings
 from workbench.config.settings import apply, read_preset
 from workbench.data.text import END, PAD, SPECIAL, START, Vocabulary
 from workbench.model.vilta import ViLTA
-from workbench.objectives.companions import Companions
-from workbench.objectives.plan import plan_step
+from workbench.objectives.batch import BatchKey, draw_batch
 from workbench.objectives.step import losses
-from workbench.training.distributed import speed_up
+from workbench.objectives.teachers import Teachers
+from workbench.objectives.vocabulary import WordTables
+from workbench.training.parallelize import speed_up
 from workbench.training.prepare import pick_device, precision
 from workbench.training.pretrain import optimiser_for, train_mode
 
@@ -40,7 +41,7 @@ PLAIN = {"objectives.mlm.soft_labels": "none", "objectives.itm.hard_ratio": 0.0}
 
 def large_model(
     preset: str, changes: dict[str, Any], vocabulary: Vocabulary = VOCABULARY
-) -> tuple[Settings, ViLTA, Companions]:
+) -> tuple[Settings, ViLTA, Teachers]:
     """The model of a preset with random weights, on the device, with its frozen teacher where the settings ask for
     one."""
     settings = apply(Settings.model_validate(read_preset(preset)), OFFLINE | changes)
@@ -52,16 +53,18 @@ def large_model(
     teacher = None
     if settings.objectives.mlm.soft_labels == "frozen_lm":
         teacher = copy.deepcopy(model.language).eval().requires_grad_(False)
-    companions = Companions(
+    teachers = Teachers(
         frozen=teacher,
         ema=None,
         queue=None,
-        unigram=torch.zeros(vocabulary.size, device=device),
-        synonyms=torch.arange(vocabulary.size, device=device)[:, None],
-        vocabulary=vocabulary,
-        special=torch.tensor(vocabulary.special, device=device),
+        words=WordTables(
+            unigram=torch.zeros(vocabulary.size, device=device),
+            synonyms=torch.arange(vocabulary.size, device=device)[:, None],
+            vocabulary=vocabulary,
+            special=torch.tensor(vocabulary.special, device=device),
+        ),
     )
-    return settings, model, companions
+    return settings, model, teachers
 
 
 def random_batch(
@@ -89,10 +92,10 @@ def stored_features(model: ViLTA, images: Tensor) -> Tensor:
 
 
 def step_of(
-    settings: Settings, model: ViLTA, companions: Companions, batch: int, padded: bool = False
+    settings: Settings, model: ViLTA, teachers: Teachers, batch: int, padded: bool = False
 ) -> Callable[[int], Tensor]:
     """A whole training step, to be called with its number; gives the loss."""
-    device, vocabulary = pick_device(), companions.vocabulary
+    device, vocabulary = pick_device(), teachers.words.vocabulary
     token_ids, images = random_batch(settings, vocabulary, batch, padded)
     if settings.model.vision.frozen:
         images = stored_features(model, images)
@@ -100,18 +103,10 @@ def step_of(
     train_mode(model, settings)
 
     def step(number: int) -> Tensor:
-        plan = plan_step(
-            token_ids,
-            None,
-            settings.objectives,
-            vocabulary,
-            np.arange(batch),
-            seed=0,
-            epoch=0,
-            step=number,
-        )
+        key = BatchKey(np.arange(batch), 0, step=number)
+        part = draw_batch(token_ids, None, settings.objectives, vocabulary, key).part()
         with precision(device, settings.optimisation.precision):
-            made = losses(model, images, plan.part(), settings.objectives, companions, settings.objectives.mlm.alpha)
+            made = losses(model, images, part, settings.objectives, teachers, settings.objectives.mlm.alpha)
         optimiser.zero_grad(set_to_none=True)
         made["loss"].backward()
         nn.utils.clip_grad_norm_(model.parameters(), settings.optimisation.clip)
@@ -148,9 +143,9 @@ def matmul_peak(size: int, repeats: int = 20) -> float:
 
 def report(preset: str, name: str, changes: dict[str, Any], batch: int, peak: float, steps: int) -> None:
     torch.compiler.reset()
-    settings, model, companions = large_model(preset, changes)
+    settings, model, teachers = large_model(preset, changes)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    step = step_of(settings, model, companions, batch)
+    step = step_of(settings, model, teachers, batch)
     with FlopCounterMode(display=False) as counter:
         step(0)
     speed_up(model, settings)

@@ -20,13 +20,13 @@ import numpy as np
 from PIL import Image
 
 from workbench.config.load import load_experiment
-from workbench.data.captions import read_source
 from workbench.data.image_files import ImageFolders
 from workbench.data.prepare import prepare_source
+from workbench.data.sources.detect import read_source
 from workbench.evaluation.compositional import Reader, Suite, decoding, told_apart
 from workbench.evaluation.contract import evaluate
 from workbench.evaluation.downstream.files import read_task
-from workbench.evaluation.published import read_suite
+from workbench.evaluation.suites import read_suite
 from workbench.model.vilta import ViLTA
 from workbench.training.prepare import shipped_for
 

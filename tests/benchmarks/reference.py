@@ -39,8 +39,8 @@ from workbench.config.settings import apply
 from workbench.data.text import Vocabulary
 from workbench.model.fusion import CoAttention
 from workbench.model.vilta import ViLTA
-from workbench.objectives.companions import Companions
-from workbench.training.distributed import speed_up
+from workbench.objectives.teachers import Teachers
+from workbench.training.parallelize import speed_up
 from workbench.training.prepare import pick_device, precision
 
 Step = Callable[[int], Tensor]
@@ -189,11 +189,11 @@ def reference_step(
 
 
 def our_step(
-    settings: Settings, model: ViLTA, companions: Companions, batch: int, changes: dict[str, Any], padded: bool
+    settings: Settings, model: ViLTA, teachers: Teachers, batch: int, changes: dict[str, Any], padded: bool
 ) -> Step:
     """A whole step of ours, as the preset trains."""
     model.vision.requires_grad_(not settings.model.vision.frozen)
-    return step_of(apply(settings, changes), model, companions, batch, padded)
+    return step_of(apply(settings, changes), model, teachers, batch, padded)
 
 
 def ladder(frozen: bool) -> list[tuple[str, Savings]]:
@@ -241,7 +241,7 @@ def speeds(
     # Only time is measured: a small learning rate keeps whatever many turns make of one model finite.
     given = form.changes | METHOD | {"optimisation.learning_rate": 1e-5} | (changes or {})
     vocabulary = Vocabulary.plain(form.vocabulary)
-    settings, model, companions = large_model(form.preset, given, vocabulary)
+    settings, model, teachers = large_model(form.preset, given, vocabulary)
     makers: dict[str, Callable[[], Step]] = {
         title: partial(reference_step, settings, model, vocabulary, batch, savings, padded)
         for title, savings in ladder(settings.model.vision.frozen)
@@ -253,7 +253,7 @@ def speeds(
     for place, each in enumerate(models):
         for title, objectives in (("METER's objectives", PLAIN), ("written negatives, soft labels", METHOD)):
             title = f"our step, {title}{', compiled' if place else ''}"
-            makers[title] = partial(our_step, settings, each, companions, batch, objectives, padded)
+            makers[title] = partial(our_step, settings, each, teachers, batch, objectives, padded)
             if place:
                 measured(makers[title](), 2, 1)  # compiles
     clock = time.perf_counter if torch.cuda.is_available() else time.process_time

@@ -32,8 +32,8 @@ def of_form(name: str, batch: int, repeats: int) -> list[Figure]:
     form = FORMS[name]
     # Only time is measured: a small learning rate keeps the model finite.
     changes = form.changes | METHOD | {"optimisation.learning_rate": 1e-5}
-    settings, model, companions = large_model(form.preset, changes, Vocabulary.plain(form.vocabulary))
-    step, numbers = step_of(settings, model, companions, batch), count()
+    settings, model, teachers = large_model(form.preset, changes, Vocabulary.plain(form.vocabulary))
+    step, numbers = step_of(settings, model, teachers, batch), count()
     with FlopCounterMode(display=False) as counter:
         step(next(numbers))
     operations = counter.get_total_flops() / 1e9

@@ -29,8 +29,8 @@ def measure(repeats: int, home: Path) -> list[Figure]:
 def step(changes: Mapping[str, Any], batch: int) -> Callable[[], object]:
     """A step with written negatives and soft labels, on random images and words."""
     given = METHOD | {"optimisation.learning_rate": 1e-5} | dict(changes)
-    settings, model, companions = large_model("tiny", given, Vocabulary.plain(FORMS["tiny"].vocabulary))
-    made, numbers = step_of(settings, model, companions, batch), count()
+    settings, model, teachers = large_model("tiny", given, Vocabulary.plain(FORMS["tiny"].vocabulary))
+    made, numbers = step_of(settings, model, teachers, batch), count()
     return lambda: made(next(numbers))
 
 

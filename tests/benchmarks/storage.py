@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 
 from tests.benchmarks.figures import CPU, WALL, Figure, figure, seconds, told
-from workbench.data.captions import read_source
 from workbench.data.features import Features, Layout, open_features
 from workbench.data.prepare import prepare_source
+from workbench.data.sources.detect import read_source
 from workbench.data.store import Images, open_store
 
 ROW = (197, 768)  # of a ViT-B/16 at 224 px

@@ -9,14 +9,14 @@ from tests.benchmarks.figures import CPU, Figure, by_turns, figure, ratio
 from workbench.config.schema import Settings
 from workbench.config.settings import apply
 from workbench.data.loader import Order
-from workbench.objectives.companions import make_companions
-from workbench.objectives.plan import Weights
+from workbench.distributed import ALONE
+from workbench.objectives.batch import BatchKey, Weights
 from workbench.objectives.step import losses
-from workbench.training.batches import on_device, plan_batch, read_images
-from workbench.training.distributed import speed_up
+from workbench.objectives.teachers import make_teachers
+from workbench.training.batches import on_device, read_images, training_batch
+from workbench.training.parallelize import speed_up
 from workbench.training.prepare import Prepared, prepare
 from workbench.training.pretrain import optimiser_for, starting_model, train_mode
-from workbench.world import ALONE
 
 BASE = apply(
     Settings(),
@@ -43,7 +43,7 @@ def train_step(settings: Settings, prepared: Prepared) -> Callable[[], None]:
     model = starting_model(settings, 0, prepared)
     speed_up(model, settings)
     optimiser = optimiser_for(model, settings)
-    companions = make_companions(settings.objectives, model, prepared.corpus)
+    teachers = make_teachers(settings.objectives, model, prepared.corpus)
     order = Order(prepared.corpus.train.shares, settings.optimisation.batch_size, 0)
     reader = enumerate(read_images(settings, prepared, order, ALONE, 0))
 
@@ -51,13 +51,14 @@ def train_step(settings: Settings, prepared: Prepared) -> Callable[[], None]:
         train_mode(model, settings)
         number, (read,) = next(reader)
         epoch, rows = order.at(number)
-        plan = plan_batch(settings, prepared, companions, None, rows, 0, epoch, number, lambda _: Weights())
+        key = BatchKey(rows, 0, epoch, number)
+        batch = training_batch(settings, prepared, teachers, None, key, lambda _: Weights())
         made = losses(
             model,
-            on_device(settings, prepared, read, rows, 0, epoch),
-            plan.part(),
+            on_device(settings, prepared, read, key, slice(None)),
+            batch.part(),
             settings.objectives,
-            companions,
+            teachers,
             alpha=0.0,
             length_buckets=settings.optimisation.length_buckets,
         )

@@ -7,9 +7,9 @@ import numpy as np
 
 from tests.benchmarks.figures import WALL, Figure, exponent, figure
 from tests.benchmarks.storage import photographs
-from workbench.data.captions import read_source
 from workbench.data.loader import Order, read_ahead
 from workbench.data.prepare import prepare_source
+from workbench.data.sources.detect import read_source
 from workbench.data.store import Images
 
 IMAGES, SIDE, BATCH, STEPS = 128, 256, 32, 32

@@ -15,12 +15,12 @@ import pytest
 from PIL import Image
 
 from workbench.config.schema import Data, Settings
-from workbench.data.captions import Reading, read_source
 from workbench.data.corpus import load_corpus
 from workbench.data.folder import find_pairs, read_images
 from workbench.data.images import BrokenImage, decode
 from workbench.data.prepare import prepare_source
 from workbench.data.report import describe
+from workbench.data.sources.detect import Reading, read_source
 from workbench.data.store import Store
 from workbench.errors import UserError
 from workbench.training.prepare import refuse_large_batches

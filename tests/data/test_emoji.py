@@ -9,11 +9,11 @@ from PIL import Image
 
 from tests.emoji_package import ROLES, entries, pack, write_package
 from workbench.config.schema import Data
-from workbench.data.captions import read_source
 from workbench.data.corpus import load_corpus
 from workbench.data.prepare import prepare_source
 from workbench.data.reading import Found, Reading
 from workbench.data.report import describe
+from workbench.data.sources.detect import read_source
 from workbench.data.sources.emoji_captions import Corpus, tell
 from workbench.data.store import Store, open_store
 from workbench.errors import UserError

@@ -9,10 +9,10 @@ from PIL import Image
 from workbench.config.schema import Data, Settings
 from workbench.config.settings import apply
 from workbench.data.augment import augment, resize
-from workbench.data.captions import read_source
 from workbench.data.corpus import load_corpus
 from workbench.data.loader import Order, epoch_length, epoch_order, read_ahead
 from workbench.data.prepare import prepare_source
+from workbench.data.sources.detect import read_source
 from workbench.errors import UserError
 from workbench.randomness import RowRandom
 from workbench.stop import Stopped

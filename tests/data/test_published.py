@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 from workbench.cli import app
 from workbench.data import prepare as prepare_module
-from workbench.data.captions import read_source
 from workbench.data.images import BrokenImage, decode
 from workbench.data.prepare import prepare_source
 from workbench.data.report import describe
+from workbench.data.sources.detect import read_source
 from workbench.data.store import Images, Store, open_store
 from workbench.errors import UserError
 

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from workbench.data import prepare as prepare_module
-from workbench.data.captions import read_source
 from workbench.data.prepare import prepare_source
+from workbench.data.sources.detect import read_source
 from workbench.data.store import Images, Store
 from workbench.errors import UserError
 

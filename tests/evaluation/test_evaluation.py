@@ -23,10 +23,10 @@ from workbench.evaluation.matching import (
 from workbench.evaluation.noisy import NoisyCaptions
 from workbench.evaluation.robustness import Disturbances, Robustness
 from workbench.metrics import metric, outcomes
-from workbench.objectives.companions import make_companions
+from workbench.objectives.teachers import make_teachers
 from workbench.training.features import image_features
-from workbench.training.measures import OnSplit, Subject, at_the_end, held_out
 from workbench.training.prepare import Prepared
+from workbench.training.validation import OnSplit, Subject, at_the_end, held_out
 from workbench.training.warm_start import new_model
 
 CPU = torch.device("cpu")
@@ -35,8 +35,8 @@ CPU = torch.device("cpu")
 def test_every_metric_that_a_question_may_name_is_measured(settings: Settings, prepared: Prepared) -> None:
     model = new_model(settings, prepared.corpus, 0)
     corpus = prepared.corpus
-    companions = make_companions(settings.objectives, model, corpus)
-    measured = evaluate(OnSplit(Subject(model, settings, prepared, companions), "val", 24))
+    teachers = make_teachers(settings.objectives, model, corpus)
+    measured = evaluate(OnSplit(Subject(model, settings, prepared, teachers), "val", 24))
     assert set(outcomes(settings.data, ("val",))) | {"val/itm_ece_floor", "val/mlm_ece_floor"} <= set(measured)
     assert all(np.isfinite(value) for value in measured.values())
 
@@ -46,8 +46,8 @@ def test_the_end_of_a_trial_tells_what_the_text_gives_away_and_how_sure_the_mode
 ) -> None:
     model = new_model(settings, prepared.corpus, 0)
     corpus = prepared.corpus
-    companions = make_companions(settings.objectives, model, corpus)
-    final = evaluate(at_the_end(Subject(model, settings, prepared, companions)))
+    teachers = make_teachers(settings.objectives, model, corpus)
+    final = evaluate(at_the_end(Subject(model, settings, prepared, teachers)))
     assert set(outcomes(settings.data, ("test",))) <= set(final)
     assert not any(name.startswith("val/") for name in final)
     kinds = {name.removeprefix("compositional/scenes/") for name in final if name.startswith("compositional/scenes/")}
@@ -194,15 +194,15 @@ def test_what_text_gives_away_is_measured_over_the_chosen_words_whatever_the_neg
 ) -> None:
     changed = apply(settings, {"objectives.itm.negatives": "random_image", "objectives.itm.synthesis_words": words})
     model = new_model(changed, prepared.corpus, 0)
-    companions = make_companions(changed.objectives, model, prepared.corpus)
-    measured = evaluate(OnSplit(Subject(model, changed, prepared, companions), "val", 16))
+    teachers = make_teachers(changed.objectives, model, prepared.corpus)
+    measured = evaluate(OnSplit(Subject(model, changed, prepared, teachers), "val", 16))
     assert np.isfinite(measured["val/blank_image_accuracy"])
 
 
 def test_noisy_captions_are_measured_beside_the_clean_ones(settings: Settings, prepared: Prepared) -> None:
     model = new_model(settings, prepared.corpus, 0)
-    companions = make_companions(settings.objectives, model, prepared.corpus)
-    final = evaluate(OnSplit(Subject(model, settings, prepared, companions), "test", 48))
+    teachers = make_teachers(settings.objectives, model, prepared.corpus)
+    final = evaluate(OnSplit(Subject(model, settings, prepared, teachers), "test", 48))
     for name in ("itm_auc", "itm_accuracy", "mlm_accuracy", "mlm_loss", "synonym_mass"):
         assert np.isfinite(final[f"test/noisy/{name}"])
         assert metric(f"test/noisy/{name}").title.endswith("noisy captions")

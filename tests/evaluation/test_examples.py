@@ -17,9 +17,9 @@ from workbench.config.settings import apply
 from workbench.data.scene_captions import FOILS
 from workbench.evaluation.examples import MASKED, image_url, make_examples
 from workbench.evaluation.matching import match_scores
-from workbench.objectives.companions import make_companions
-from workbench.training.measures import Subject, examples, held_out
+from workbench.objectives.teachers import make_teachers
 from workbench.training.prepare import Prepared
+from workbench.training.validation import Subject, examples, held_out
 from workbench.training.warm_start import new_model
 
 
@@ -27,9 +27,9 @@ def made_with(settings: Settings, prepared: Prepared, change: dict[str, Any], se
     settings = apply(settings, change)
     corpus = prepared.corpus
     model = new_model(settings, corpus, seed)
-    companions = make_companions(settings.objectives, model, corpus)
+    teachers = make_teachers(settings.objectives, model, corpus)
     with torch.no_grad():
-        return examples(Subject(model, settings, prepared, companions))
+        return examples(Subject(model, settings, prepared, teachers))
 
 
 def test_pairs_come_with_a_foil_of_every_kind_in_turn(settings: Settings, prepared: Prepared) -> None:
@@ -129,11 +129,11 @@ def test_reduced_precision_gives_examples_too(settings: Settings, prepared: Prep
     corpus = prepared.corpus
     model = new_model(settings, corpus, 0).eval()
     settings = apply(settings, {"objectives.mlm.soft_labels": "frozen_lm"})
-    companions = make_companions(settings.objectives, model, corpus)
+    teachers = make_teachers(settings.objectives, model, corpus)
     data = held_out(model, prepared, "test", 48)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        rough = make_examples(model, data, settings, companions)
-    fine = make_examples(model, data, settings, companions)
+        rough = make_examples(model, data, settings, teachers)
+    fine = make_examples(model, data, settings, teachers)
     assert json.dumps(rough)
     for one, other in zip(rough["pairs"], fine["pairs"], strict=True):
         assert one["match"] == pytest.approx(other["match"], abs=0.2)

@@ -16,8 +16,8 @@ from workbench.errors import UserError
 from workbench.evaluation import compositional
 from workbench.evaluation.compositional import Reader, decoding, score_examples, suite_metrics
 from workbench.evaluation.matching import match_scores_of_each
-from workbench.evaluation.published import SUITES, Example, limited, read_suite
 from workbench.evaluation.retrieval import recalls
+from workbench.evaluation.suites import SUITES, Example, limited, read_suite
 from workbench.evaluation.word_order import shuffles
 from workbench.training.prepare import Prepared
 from workbench.training.warm_start import new_model

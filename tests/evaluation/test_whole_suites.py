@@ -15,7 +15,7 @@ from workbench.data import taggers
 from workbench.data.image_files import ImageFolders
 from workbench.errors import UserError
 from workbench.evaluation.compositional import count_items, suite_metrics, told_apart
-from workbench.evaluation.published import Example, Protocol, SuiteItems, read_suite
+from workbench.evaluation.suites import Example, Protocol, SuiteItems, read_suite
 from workbench.evaluation.word_order import shuffles
 from workbench.metrics import measured_afterwards, metric, of_first
 from workbench.model.vilta import ViLTA

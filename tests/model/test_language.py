@@ -17,7 +17,7 @@ from workbench.data.text import pretrained_tokeniser
 from workbench.errors import UserError
 from workbench.model.encoders import check_encoders
 from workbench.model.language import encoder_layers, text_encoder, text_states, word_logits
-from workbench.objectives.companions import language_logits
+from workbench.objectives.teachers import language_logits
 from workbench.randomness import generator
 from workbench.stop import Stopped
 from workbench.training.prepare import prepare

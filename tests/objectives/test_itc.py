@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from workbench.objectives.companions import Queue
 from workbench.objectives.losses import queue_contrast
+from workbench.objectives.teachers import Queue
 
 
 def test_the_contrast_equals_a_hand_computed_case() -> None:

@@ -10,17 +10,17 @@ from workbench.config.schema import Mlm, Settings
 from workbench.config.settings import apply
 from workbench.data.masking import choose_positions, hide_tokens, mask_tokens
 from workbench.data.text import MASK, PAD, SPECIAL, Tokeniser, Vocabulary, trim
+from workbench.distributed import ALONE
 from workbench.model.vilta import ViLTA
-from workbench.objectives.companions import Companions, make_companions
+from workbench.objectives.batch import BatchKey, BatchPart, draw_batch, draw_rewriting
 from workbench.objectives.losses import likeliest, mlm_loss
 from workbench.objectives.matching import match_batch, written_captions
 from workbench.objectives.negatives import choose, hard_pairs, nucleus, synthesize, take_back
-from workbench.objectives.plan import Part, plan_rewriting, plan_step
 from workbench.objectives.step import alpha_at, losses, teacher_logits
+from workbench.objectives.teachers import Teachers, make_teachers
 from workbench.randomness import generator
 from workbench.training.prepare import Prepared
 from workbench.training.warm_start import new_model
-from workbench.world import ALONE
 
 IDS = np.array([[0, 10, 11, 12, 13, 14, 15, 16, 17, 2, 1, 1]] * 2000)
 
@@ -83,15 +83,17 @@ def features(prepared: Prepared) -> torch.Tensor:
     return torch.from_numpy(np.array(prepared.features["train"][:16])).float()
 
 
-def part_of(settings: Settings, prepared: Prepared, foil_ids: np.ndarray | None = None) -> Part:
+def part_of(settings: Settings, prepared: Prepared, foil_ids: np.ndarray | None = None) -> BatchPart:
     """The plan of step 3 for the first 16 pairs, in one piece."""
     pairs, vocabulary = prepared.corpus.train, prepared.corpus.tokeniser.vocabulary
-    return plan_step(pairs.token_ids[:16], foil_ids, settings.objectives, vocabulary, np.arange(16), 0, 0, 3).part()
+    return draw_batch(
+        pairs.token_ids[:16], foil_ids, settings.objectives, vocabulary, BatchKey(np.arange(16), 0, 0, 3)
+    ).part()
 
 
-def companions_of(settings: Settings, prepared: Prepared, model: ViLTA) -> Companions:
+def teachers_of(settings: Settings, prepared: Prepared, model: ViLTA) -> Teachers:
     corpus = prepared.corpus
-    return make_companions(settings.objectives, model, corpus)
+    return make_teachers(settings.objectives, model, corpus)
 
 
 def step_losses(
@@ -100,9 +102,9 @@ def step_losses(
     changed = apply(settings, {f"objectives.{name.replace('__', '.')}": value for name, value in changes.items()})
     model = new_model(changed, prepared.corpus, 0)
     model.load_state_dict(prepared.weights, strict=False)
-    companions = companions_of(changed, prepared, model)
+    teachers = teachers_of(changed, prepared, model)
     objectives = changed.objectives
-    return losses(model.eval(), features, part_of(changed, prepared), objectives, companions, objectives.mlm.alpha)
+    return losses(model.eval(), features, part_of(changed, prepared), objectives, teachers, objectives.mlm.alpha)
 
 
 def test_a_hard_ratio_of_zero_is_exactly_the_random_baseline(
@@ -124,8 +126,8 @@ def test_a_larger_ratio_turns_more_of_the_same_negatives_into_hard_ones(
     hard_rows = {}
     for ratio in (0.25, 0.5, 1.0):
         changed = apply(settings, {"objectives.itm.hard_ratio": ratio})
-        companions = companions_of(changed, prepared, model)
-        made = match_batch(model, features, part_of(changed, prepared), changed.objectives, companions, ALONE)
+        teachers = teachers_of(changed, prepared, model)
+        made = match_batch(model, features, part_of(changed, prepared), changed.objectives, teachers, ALONE)
         own = made.image_rows[:8]
         changed_text = (made.token_ids[8:] != token_ids[own]).any(dim=1)
         assert made.is_match.tolist() == [True] * 8 + [False] * 8
@@ -142,8 +144,8 @@ def test_a_foil_that_is_the_caption_itself_leaves_the_loss(
     changed = apply(settings, {"objectives.itm.negatives": "foils", "objectives.itm.hard_ratio": 1.0})
     model = new_model(changed, prepared.corpus, 0).eval()
     same = part_of(changed, prepared, prepared.corpus.train.token_ids[:16])
-    companions = companions_of(changed, prepared, model)
-    made = match_batch(model, features, same, changed.objectives, companions, ALONE)
+    teachers = teachers_of(changed, prepared, model)
+    made = match_batch(model, features, same, changed.objectives, teachers, ALONE)
     assert made.valid.tolist() == [True] * 8 + [False] * 8
 
 
@@ -152,10 +154,10 @@ def rewritten(settings: Settings, prepared: Prepared, **itm: object) -> tuple[np
     changed = apply(settings, {f"objectives.itm.{name}": value for name, value in itm.items()})
     model = new_model(changed, prepared.corpus, 0)
     model.load_state_dict(prepared.weights, strict=False)
-    companions = companions_of(changed, prepared, model.eval())
+    teachers = teachers_of(changed, prepared, model.eval())
     captions = prepared.corpus.train.token_ids[:256]
-    rewriting = plan_rewriting(captions, changed.objectives.itm, np.arange(256), 0, 0, companions.vocabulary)
-    written = written_captions(model, torch.from_numpy(captions), rewriting, changed.objectives, companions)
+    rewriting = draw_rewriting(captions, changed.objectives.itm, BatchKey(np.arange(256), 0), teachers.words.vocabulary)
+    written = written_captions(model, torch.from_numpy(captions), rewriting, changed.objectives, teachers)
     return captions, written.numpy()
 
 
@@ -216,14 +218,14 @@ def test_every_generator_writes_otherwise(settings: Settings, prepared: Prepared
 def test_the_momentum_model_follows_by_hand_computed_averages(settings: Settings, prepared: Prepared) -> None:
     changed = apply(settings, {"objectives.mlm.soft_labels": "ema"})
     model = new_model(changed, prepared.corpus, 0)
-    companions = companions_of(changed, prepared, model)
+    teachers = teachers_of(changed, prepared, model)
     before = model.itm_head.bias.detach().clone()
     with torch.no_grad():
         model.itm_head.bias.add_(1.0)
-    companions.follow(model, 0.9)
-    companions.follow(model, 0.9)
-    assert companions.ema is not None
-    assert torch.allclose(companions.ema.itm_head.bias, before + 0.19)
+    teachers.follow(model, 0.9)
+    teachers.follow(model, 0.9)
+    assert teachers.ema is not None
+    assert torch.allclose(teachers.ema.itm_head.bias, before + 0.19)
 
 
 def test_soft_labels_are_what_their_kind_says(settings: Settings, prepared: Prepared, features: torch.Tensor) -> None:
@@ -234,8 +236,8 @@ def test_soft_labels_are_what_their_kind_says(settings: Settings, prepared: Prep
         changed = apply(settings, {"objectives.mlm.soft_labels": kind})
         model = new_model(changed, prepared.corpus, 0)
         model.load_state_dict(prepared.weights, strict=False)
-        companions = companions_of(changed, prepared, model.eval())
-        made[kind] = teacher_logits(changed.objectives.mlm, companions, features, token_ids, places)
+        teachers = teachers_of(changed, prepared, model.eval())
+        made[kind] = teacher_logits(changed.objectives.mlm, teachers, features, token_ids, places)
         if kind == "ema":
             fused, _ = model.fuse(model.encode_text(token_ids), model.adapt_image(features), token_ids)
             assert torch.allclose(made[kind], model.mlm_logits(fused[places]), atol=1e-5)
@@ -277,9 +279,9 @@ def test_in_batch_hard_negatives_are_wrong_captions_and_wrong_images_by_turns(
 ) -> None:
     changed = apply(settings, {"objectives.itm.negatives": "in_batch_hard", "objectives.itm.hard_ratio": 1.0})
     model = new_model(changed, prepared.corpus, 0).eval()
-    companions = companions_of(changed, prepared, model)
+    teachers = teachers_of(changed, prepared, model)
     token_ids = torch.from_numpy(trim(prepared.corpus.train.token_ids[:16], PAD))
-    made = match_batch(model, features, part_of(changed, prepared), changed.objectives, companions, ALONE)
+    made = match_batch(model, features, part_of(changed, prepared), changed.objectives, teachers, ALONE)
     own, false_rows, false_text = made.image_rows[:8], made.image_rows[8:], made.token_ids[8:]
     assert (false_rows[::2] == own[::2]).all()
     assert (false_text[::2] != token_ids[own[::2]]).any(dim=1).all()

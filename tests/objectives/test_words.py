@@ -10,9 +10,9 @@ from workbench.config.schema import Itm, Settings
 from workbench.config.settings import apply
 from workbench.data.masking import choose_positions, hide_tokens
 from workbench.data.text import MASK, PAD, SPECIAL, Vocabulary, trim
-from workbench.objectives.companions import make_companions
+from workbench.objectives.batch import BatchKey, draw_rewriting
 from workbench.objectives.matching import written_captions
-from workbench.objectives.plan import plan_rewriting
+from workbench.objectives.teachers import make_teachers
 from workbench.objectives.words import LEAST_DROP, entropies, salience, weights_of, word_weights
 from workbench.randomness import RowRandom, generator
 from workbench.training.prepare import Prepared
@@ -79,11 +79,13 @@ def test_content_words_of_scenes_are_written_over_and_others_stay(settings: Sett
     changed = kinds_of(settings, "content", synthesis_mask_ratio=1.0, false_negative_filter="none")
     corpus = prepared.corpus
     model = starting_model(changed, 0, prepared).eval()
-    companions = make_companions(changed.objectives, model, corpus)
+    teachers = make_teachers(changed.objectives, model, corpus)
     captions = corpus.train.token_ids[:200]
-    weights = word_weights("content", captions, companions, torch.empty(0))
-    rewriting = plan_rewriting(captions, changed.objectives.itm, np.arange(200), 0, 0, companions.vocabulary, weights)
-    written = written_captions(model, torch.from_numpy(captions), rewriting, changed.objectives, companions).numpy()
+    weights = word_weights("content", captions, teachers, torch.empty(0))
+    rewriting = draw_rewriting(
+        captions, changed.objectives.itm, BatchKey(np.arange(200), 0), teachers.words.vocabulary, weights
+    )
+    written = written_captions(model, torch.from_numpy(captions), rewriting, changed.objectives, teachers).numpy()
     kept = corpus.tokeniser.decode([token for row in captions[written == captions].reshape(-1, 1) for token in row])
     function = "a an the one there is are picture of to and with near beside above below over under beneath atop"
     assert set(kept.split()) <= set(function.split())
@@ -136,23 +138,23 @@ def test_salience_is_what_a_grey_image_takes_away(settings: Settings, prepared: 
 
 def test_known_weights_are_not_measured_again(settings: Settings, prepared: Prepared) -> None:
     changed = kinds_of(settings, "surprising")
-    companions = make_companions(changed.objectives, starting_model(changed, 0, prepared), prepared.corpus)
+    teachers = make_teachers(changed.objectives, starting_model(changed, 0, prepared), prepared.corpus)
     ids, table = trim(prepared.corpus.train.token_ids[:4], PAD), np.full((4, 12), 7.0)
-    made = weights_of(changed.objectives, ids, companions, torch.empty(0), {"surprising": table})
+    made = weights_of(changed.objectives, ids, teachers, torch.empty(0), {"surprising": table})
     assert made.mask is table
     assert made.write is table
-    assert companions.frozen is not None
+    assert teachers.frozen is not None
     any_word = kinds_of(settings, "any").objectives
-    assert weights_of(any_word, ids, companions, torch.empty(0)).mask is None
+    assert weights_of(any_word, ids, teachers, torch.empty(0)).mask is None
 
 
 def rewritten(settings: Settings, prepared: Prepared, rounds: int) -> tuple[np.ndarray, np.ndarray]:
     changed = apply(settings, {"objectives.itm.synthesis_mask_ratio": 0.6, "objectives.itm.synthesis_rounds": rounds})
     model = starting_model(changed, 0, prepared).eval()
-    companions = make_companions(changed.objectives, model, prepared.corpus)
+    teachers = make_teachers(changed.objectives, model, prepared.corpus)
     captions = prepared.corpus.train.token_ids[:64]
-    rewriting = plan_rewriting(captions, changed.objectives.itm, np.arange(64), 0, 0, companions.vocabulary)
-    written = written_captions(model, torch.from_numpy(captions), rewriting, changed.objectives, companions)
+    rewriting = draw_rewriting(captions, changed.objectives.itm, BatchKey(np.arange(64), 0), teachers.words.vocabulary)
+    written = written_captions(model, torch.from_numpy(captions), rewriting, changed.objectives, teachers)
     return rewriting.hidden.positions.numpy(), written.numpy()
 
 
@@ -183,8 +185,8 @@ def test_every_round_writes_its_part_knowing_those_before(
 
 
 def test_rounds_split_the_hidden_places_evenly() -> None:
-    rewriting = plan_rewriting(
-        IDS[:50], Itm(synthesis_mask_ratio=0.75, synthesis_rounds=3), np.arange(50), 0, 0, VOCABULARY
+    rewriting = draw_rewriting(
+        IDS[:50], Itm(synthesis_mask_ratio=0.75, synthesis_rounds=3), BatchKey(np.arange(50), 0), VOCABULARY
     )
     for row, places in zip(rewriting.rounds, rewriting.hidden.positions, strict=True):
         assert torch.bincount(row[places], minlength=3).tolist() == [2, 2, 2]

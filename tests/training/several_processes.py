@@ -15,15 +15,15 @@ from torch.nn.parallel import DistributedDataParallel
 from workbench.config.schema import Settings
 from workbench.config.settings import apply
 from workbench.data.text import Vocabulary
+from workbench.distributed import ALONE, World
 from workbench.evaluation.downstream.tasks import of_scenes
 from workbench.model.vilta import ViLTA
 from workbench.stop import Stopped
-from workbench.training.distributed import joined, spread_over
 from workbench.training.finetune import Course, Recipe, finetune, finetune_retrieval
 from workbench.training.loop import Hooks
+from workbench.training.parallelize import joined, spread_over
 from workbench.training.prepare import Prepared, prepare
 from workbench.training.pretrain import starting_model, train
-from workbench.world import ALONE, World
 
 TRAINED_VIT = {"model.vision.name": "test_vit", "model.vision.tokens": "final", "model.vision.stage": 0} | {
     "model.vision.frozen": False,

@@ -12,15 +12,15 @@ import torch
 from tests.training.several_processes import tuned_for
 from workbench.config.schema import Settings
 from workbench.config.settings import apply
-from workbench.objectives.companions import make_companions
-from workbench.objectives.plan import Weights, plan_step
+from workbench.objectives.batch import BatchKey, Weights, draw_batch
 from workbench.objectives.step import losses
+from workbench.objectives.teachers import make_teachers
 from workbench.objectives.words import weights_of
 from workbench.training import finetune, fused_start, warm_start
 from workbench.training.loop import Hooks, fit
-from workbench.training.measures import Subject, validation
 from workbench.training.prepare import Prepared
 from workbench.training.pretrain import optimiser_for, starting_model
+from workbench.training.validation import Subject, validation
 
 QUIET = Hooks(lambda *_: None, lambda *_: None)
 CPU = torch.device("cpu")
@@ -40,23 +40,23 @@ STEPS = [
 def test_a_step_makes_every_tensor_where_the_model_is(change: dict, settings: Settings, prepared: Prepared) -> None:
     changed = apply(settings, {"objectives.itm.hard_ratio": 1.0} | change)
     model = starting_model(changed, 0, prepared)
-    companions = make_companions(changed.objectives, model, prepared.corpus)
+    teachers = make_teachers(changed.objectives, model, prepared.corpus)
     pairs, rows = prepared.corpus.train, np.arange(16)
     stored = prepared.features["train"] if changed.model.vision.frozen else pairs.images
     images = torch.from_numpy(np.array(stored[:16]))
     images = images.float() if changed.model.vision.frozen else images
-    ids, vocabulary = pairs.token_ids[:16], companions.vocabulary
+    ids, vocabulary = pairs.token_ids[:16], teachers.words.vocabulary
     with torch.device("meta"):
         weights = Weights()
         if changed.model.vision.frozen:
-            weights = weights_of(changed.objectives, ids, companions, images)
-        part = plan_step(ids, None, changed.objectives, vocabulary, rows, 0, 0, 3, weights).part()
+            weights = weights_of(changed.objectives, ids, teachers, images)
+        part = draw_batch(ids, None, changed.objectives, vocabulary, BatchKey(rows, 0, 0, 3), weights).part()
         alpha, buckets = changed.objectives.mlm.alpha, changed.optimisation.length_buckets
-        made = losses(model, images, part, changed.objectives, companions, alpha, length_buckets=buckets)
+        made = losses(model, images, part, changed.objectives, teachers, alpha, length_buckets=buckets)
         made["loss"].backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser_for(model, changed).step()
-        companions.follow(model, 0.9)
+        teachers.follow(model, 0.9)
     assert made["loss"].device.type == "cpu"
     assert torch.isfinite(made["loss"])
 
@@ -64,9 +64,9 @@ def test_a_step_makes_every_tensor_where_the_model_is(change: dict, settings: Se
 def test_a_validation_makes_every_tensor_where_the_model_is(settings: Settings, prepared: Prepared) -> None:
     changed = apply(settings, {"evaluation.pairs": 16})
     model = starting_model(changed, 0, prepared)
-    companions = make_companions(changed.objectives, model, prepared.corpus)
+    teachers = make_teachers(changed.objectives, model, prepared.corpus)
     with torch.device("meta"), torch.no_grad():
-        evaluation = validation(Subject(model, changed, prepared, companions))
+        evaluation = validation(Subject(model, changed, prepared, teachers))
         made = {part.name: part.measure() for part in evaluation.parts()}
     assert all(np.isfinite(value) for _, value in evaluation.metrics(made))
 

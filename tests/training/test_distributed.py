@@ -8,9 +8,9 @@ import pytest
 
 from workbench.config.schema import Settings
 from workbench.config.settings import apply
+from workbench.distributed import ALONE, World
 from workbench.errors import UserError
 from workbench.training.prepare import Prepared
-from workbench.world import ALONE, World
 
 SCRIPT = Path(__file__).with_name("several_processes.py")
 spec = importlib.util.spec_from_file_location("several_processes", SCRIPT)
@@ -94,7 +94,7 @@ def test_two_processes_fine_tune_as_one(curves: dict, task: str) -> None:
 
 
 def test_a_batch_that_cannot_be_cut_is_refused(settings: Settings, prepared: Prepared) -> None:
-    from workbench.training.distributed import check_cut
+    from workbench.training.parallelize import check_cut
     from workbench.training.pretrain import starting_model
 
     model = starting_model(settings, 0, prepared)

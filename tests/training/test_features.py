@@ -19,7 +19,7 @@ from workbench.data.features import BLOCK, Features, Layout, open_of_one_file
 from workbench.data.loader import Order, StepImages, in_background
 from workbench.errors import UserError
 from workbench.model.encoders import VisionEncoder, feature_shape
-from workbench.sweep.rooms import rooms
+from workbench.sweep.disk import rooms
 from workbench.training import batches as batches_module
 from workbench.training import features as module
 from workbench.training.features import features_name, image_features, read_features, room_of, stored_features

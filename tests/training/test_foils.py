@@ -13,18 +13,18 @@ from workbench.config.load import load_experiment
 from workbench.config.schema import Data, Settings
 from workbench.config.settings import apply, telling
 from workbench.data.balance import symmetrical
-from workbench.data.captions import read_source
 from workbench.data.corpus import fingerprint_of, load_corpus
 from workbench.data.prepare import prepare_source
+from workbench.data.sources.detect import read_source
 from workbench.errors import UserError
 from workbench.evaluation.contract import evaluate
 from workbench.metrics import filed, measured_afterwards, metric, outcomes
-from workbench.objectives.companions import make_companions
+from workbench.objectives.teachers import make_teachers
 from workbench.training import foils as training_foils_module
 from workbench.training.batches import FoilTable, training_foils
 from workbench.training.foils import FoilMaker
-from workbench.training.measures import OnSplit, Subject
 from workbench.training.prepare import Prepared, prepare
+from workbench.training.validation import OnSplit, Subject
 from workbench.training.warm_start import new_model
 
 THINGS = ["dog", "cat", "horse", "apple", "truck", "boat", "bicycle", "umbrella", "pizza", "elephant"]
@@ -106,7 +106,7 @@ def test_foils_are_made_once_and_anew_for_another_start(
 
 def test_they_are_measured_with_the_image_and_with_a_grey_one(real: Settings, made: Prepared) -> None:
     model = new_model(real, made.corpus, 0)
-    subject = Subject(model, real, made, make_companions(real.objectives, model, made.corpus))
+    subject = Subject(model, real, made, make_teachers(real.objectives, model, made.corpus))
     kinds = made.corpus.val.foil_kinds
     val, test = evaluate(OnSplit(subject, "val", 140)), evaluate(OnSplit(subject, "test", 140))
     assert val["val/foil_accuracy"] == pytest.approx(np.mean([val[f"val/foil/{kind}"] for kind in kinds]))

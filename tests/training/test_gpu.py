@@ -11,16 +11,16 @@ import torch
 from tests.courses import Logged, run, steady
 from workbench.config.schema import Experiment, Settings
 from workbench.config.settings import apply
-from workbench.objectives.companions import make_companions
-from workbench.objectives.plan import plan_step
+from workbench.distributed import ALONE
+from workbench.objectives.batch import BatchKey, draw_batch
 from workbench.objectives.step import losses
+from workbench.objectives.teachers import make_teachers
 from workbench.stop import Stopped
 from workbench.training.loop import Hooks
 from workbench.training.prepare import Prepared, pick_device
 from workbench.training.pretrain import optimiser_for, starting_model
 from workbench.trial.cell import make_cell
 from workbench.trial.run import train_cell
-from workbench.world import ALONE
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 LONGER = {
@@ -87,7 +87,7 @@ def test_a_step_does_not_wait_for_the_gpu(settings: Settings, on_gpu: Prepared, 
     """Until its losses are read, so that the host always has the next kernels ready."""
     changed = apply(settings, {"objectives.itm.hard_ratio": 1.0} | method)
     model = starting_model(changed, 0, on_gpu)
-    companions = make_companions(changed.objectives, model, on_gpu.corpus)
+    teachers = make_teachers(changed.objectives, model, on_gpu.corpus)
     optimiser, rows = optimiser_for(model, changed), np.arange(16)
     ids = on_gpu.corpus.train.token_ids[:16]
     stored = on_gpu.features["train"] if changed.model.vision.frozen else on_gpu.corpus.train.images
@@ -95,8 +95,8 @@ def test_a_step_does_not_wait_for_the_gpu(settings: Settings, on_gpu: Prepared, 
     images = images.float() if changed.model.vision.frozen else images
 
     def step() -> None:
-        part = plan_step(ids, None, changed.objectives, companions.vocabulary, rows, 0, 0, 3).part()
-        losses(model, images, part, changed.objectives, companions, changed.objectives.mlm.alpha)["loss"].backward()
+        part = draw_batch(ids, None, changed.objectives, teachers.words.vocabulary, BatchKey(rows, 0, 0, 3)).part()
+        losses(model, images, part, changed.objectives, teachers, changed.objectives.mlm.alpha)["loss"].backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
 

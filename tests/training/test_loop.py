@@ -10,7 +10,7 @@ from workbench.config.schema import Settings
 from workbench.config.settings import apply, dotted_keys
 from workbench.errors import UserError
 from workbench.stop import Stopped
-from workbench.training import measures
+from workbench.training import validation
 from workbench.training.batches import FoilTable
 from workbench.training.loop import Hooks
 from workbench.training.prepare import Prepared
@@ -47,18 +47,18 @@ def test_no_split_is_measured_twice_and_the_end_is_about_the_test_split(
     measured: list[tuple[str, int]] = []
     disturbed: list[tuple[bool, int]] = []
 
-    class OnSplit(measures.OnSplit):
-        def __init__(self, subject: measures.Subject, split: str, count: int) -> None:
+    class OnSplit(validation.OnSplit):
+        def __init__(self, subject: validation.Subject, split: str, count: int) -> None:
             measured.append((split, count))
             super().__init__(subject, split, count)
 
-    class Robustness(measures.Robustness):
+    class Robustness(validation.Robustness):
         def __init__(self, model: Any, data: Any, *rest: Any, **more: Any) -> None:
             disturbed.append((data.pairs is prepared.corpus.test, len(data)))
             super().__init__(model, data, *rest, **more)
 
-    monkeypatch.setattr(measures, "OnSplit", OnSplit)
-    monkeypatch.setattr(measures, "Robustness", Robustness)
+    monkeypatch.setattr(validation, "OnSplit", OnSplit)
+    monkeypatch.setattr(validation, "Robustness", Robustness)
     final, logged = run(settings, prepared, tmp_path / "x.pt")
     assert measured == [("val", 24), ("val", 24), ("test", 40)]
     assert disturbed == [(True, 8)]
@@ -79,7 +79,7 @@ def test_disturbed_images_and_captions_are_made_once_for_all_trials_of_a_frozen_
     encoded: list[int] = []
     perturbed: list[int] = []
 
-    class Robustness(measures.Robustness):
+    class Robustness(validation.Robustness):
         def _corrupted_features(self, kind: str, severity: int) -> torch.Tensor:
             encoded.append(severity)
             return super()._corrupted_features(kind, severity)
@@ -88,7 +88,7 @@ def test_disturbed_images_and_captions_are_made_once_for_all_trials_of_a_frozen_
             perturbed.append(level)
             return super()._perturbed(kind, level)
 
-    monkeypatch.setattr(measures, "Robustness", Robustness)
+    monkeypatch.setattr(validation, "Robustness", Robustness)
     elsewhere = replace(prepared, cache_dir=tmp_path / "cache")
     first, _ = run(settings, elsewhere, tmp_path / "first.pt")
     assert (len(encoded), len(perturbed)) == (20, 15)
@@ -97,7 +97,7 @@ def test_disturbed_images_and_captions_are_made_once_for_all_trials_of_a_frozen_
     assert (len(encoded), len(perturbed)) == (20, 15)
     assert again == first
     for kept in ("kept_by_trials", "captions_kept_by_trials"):
-        monkeypatch.setattr(measures, kept, lambda *_: lambda _, make: make())
+        monkeypatch.setattr(validation, kept, lambda *_: lambda _, make: make())
     anew, _ = run(settings, elsewhere, tmp_path / "anew.pt")
     assert (len(encoded), len(perturbed)) == (40, 30)
     assert anew == first
@@ -117,7 +117,7 @@ def test_another_wordnet_is_another_entry_of_perturbed_captions(
 
     for folder, count in ((tmp_path / "none", 8), (tmp_path / "none", 8), (tmp_path, 8), (tmp_path, 9)):
         monkeypatch.setenv("WNSEARCHDIR", str(folder))
-        measures.captions_kept_by_trials(elsewhere, count)("synonym_replacement-1", make)
+        validation.captions_kept_by_trials(elsewhere, count)("synonym_replacement-1", make)
     assert made == [0, 1, 2]
 
 

@@ -10,9 +10,9 @@ from transformers.initialization import meta_device_safe_creation_ops
 
 from workbench.config.schema import Objectives, Settings
 from workbench.config.settings import apply
-from workbench.objectives.companions import make_companions
-from workbench.objectives.plan import plan_step
+from workbench.objectives.batch import BatchKey, draw_batch
 from workbench.objectives.step import losses
+from workbench.objectives.teachers import make_teachers
 from workbench.training.prepare import Prepared
 from workbench.training.shapes import copies_of, count, memory, outline, state_bytes, vocabulary_of
 from workbench.training.warm_start import new_model
@@ -35,10 +35,10 @@ def formed(settings: Settings, prepared: Prepared) -> Settings:
 def saved_by_a_step(settings: Settings, prepared: Prepared, batch: int) -> int:
     """Bytes that a real step keeps for its backward pass, without the parameters."""
     model = new_model(settings, prepared.corpus, 0)
-    companions = make_companions(settings.objectives, model, prepared.corpus)
+    teachers = make_teachers(settings.objectives, model, prepared.corpus)
     rows = np.arange(batch)
     ids = prepared.corpus.train.texts(rows, 0, 0)  # as long as the longest caption
-    plan = plan_step(ids, None, settings.objectives, companions.vocabulary, rows, seed=0, epoch=0, step=0)
+    plan = draw_batch(ids, None, settings.objectives, teachers.words.vocabulary, BatchKey(rows, 0))
     parameters = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     storages: dict[int, Any] = {}
 
@@ -50,7 +50,7 @@ def saved_by_a_step(settings: Settings, prepared: Prepared, batch: int) -> int:
 
     images = torch.from_numpy(np.array(prepared.corpus.train.images[:batch]))
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        made = losses(model, images, plan.part(), settings.objectives, companions, 0.0)
+        made = losses(model, images, plan.part(), settings.objectives, teachers, 0.0)
         made["loss"].backward()
     return sum(storage.nbytes() for storage in storages.values())
 
@@ -112,7 +112,7 @@ def test_activations_alone_shrink_with_the_batch_and_shards_with_the_processes(f
 def test_copies_are_those_that_training_makes(formed: Settings, prepared: Prepared, changes: dict[str, Any]) -> None:
     settings = apply(formed, changes)
     objectives: Objectives = settings.objectives
-    made = make_companions(objectives, new_model(settings, prepared.corpus, 0), prepared.corpus)
+    made = make_teachers(objectives, new_model(settings, prepared.corpus, 0), prepared.corpus)
     assert copies_of(objectives) == (made.frozen is not None, made.ema is not None)
 
 

@@ -10,6 +10,7 @@ import torch
 from tests.soak import small_disk
 from workbench.config.schema import Settings
 from workbench.config.settings import apply
+from workbench.distributed import ALONE
 from workbench.errors import Interrupted
 from workbench.faults import outage
 from workbench.outage import Patience
@@ -19,7 +20,6 @@ from workbench.training.loop import Diverged, Hooks
 from workbench.training.prepare import Prepared
 from workbench.training.pretrain import train
 from workbench.training.state import Damaged, TrainState, _write, before, read, restore, save
-from workbench.world import ALONE
 
 
 def state(value: float) -> TrainState:

@@ -11,14 +11,14 @@ from workbench.config.schema import Settings
 from workbench.config.settings import apply
 from workbench.data.loader import Order
 from workbench.data.text import Vocabulary
-from workbench.objectives.companions import make_companions
-from workbench.objectives.plan import HARD_CAPTION, plan_step
+from workbench.distributed import ALONE
+from workbench.objectives.batch import HARD_CAPTION, BatchKey, draw_batch
+from workbench.objectives.teachers import make_teachers
 from workbench.objectives.words import LEAST_DROP, entropies, salience
 from workbench.training import word_choice as module
 from workbench.training.prepare import Prepared
 from workbench.training.pretrain import starting_model
 from workbench.training.word_choice import WordChoice
-from workbench.world import ALONE
 
 SURPRISING, SALIENT = (
     {"objectives.itm.synthesis_words": kind, "objectives.mlm.mask_words": kind} for kind in ("surprising", "salient")
@@ -29,7 +29,7 @@ def chooser(settings: Settings, prepared: Prepared) -> WordChoice:
     model = starting_model(settings, 0, prepared)
     with torch.no_grad():  # a language encoder that knows something
         model.language.lm_head.bias.normal_(std=3.0, generator=torch.Generator().manual_seed(0))
-    return WordChoice(settings, prepared, make_companions(settings.objectives, model, prepared.corpus), ALONE)
+    return WordChoice(settings, prepared, make_teachers(settings.objectives, model, prepared.corpus), ALONE)
 
 
 def nothing() -> Iterator[tuple[slice, Tensor]]:
@@ -45,14 +45,16 @@ def test_uncertainty_is_measured_once_and_belongs_to_the_caption(
     assert len(list(tmp_path.glob("surprise-*"))) >= 1
     _, rows = Order(((256, 1.0),), 8, 3).at(5)
     ids = prepared.corpus.train.texts(rows, 0, 0)[:, :20]
-    weights = made.weigh(rows, 0, 0, 5, nothing, ids)
-    assert made.companions.frozen is not None
+    weights = made.weigh(BatchKey(rows, 0, 0, 5), nothing, ids)
+    assert made.teachers.frozen is not None
     assert weights.mask is not None
     assert weights.mask is weights.write
-    assert weights.mask == pytest.approx(entropies(made.companions.frozen, ids, made.companions.vocabulary), rel=2e-3)
+    assert weights.mask == pytest.approx(entropies(made.teachers.frozen, ids, made.teachers.words.vocabulary), rel=2e-3)
     assert np.ptp(weights.mask[ids > 4]) > 1e-4
     monkeypatch.setattr(module, "entropies", lambda *_: pytest.fail("measured again"))
-    assert (chooser(apply(settings, SURPRISING), here).weigh(rows, 0, 0, 5, nothing, ids).mask == weights.mask).all()
+    assert (
+        chooser(apply(settings, SURPRISING), here).weigh(BatchKey(rows, 0, 0, 5), nothing, ids).mask == weights.mask
+    ).all()
 
 
 def test_salience_is_measured_by_the_momentum_model_however_the_batch_is_cut(
@@ -71,13 +73,13 @@ def test_salience_is_measured_by_the_momentum_model_however_the_batch_is_cut(
                 own = slice(place * size, (place + 1) * size)
                 yield own, features[own]
 
-        weights = made.weigh(rows, 0, 0, 5, images, ids).write
+        weights = made.weigh(BatchKey(rows, 0, 0, 5), images, ids).write
         assert weights is not None
         return weights
 
-    model = made.companions.ema
+    model = made.teachers.ema
     assert model is not None
-    assert (cut(1) == salience(model, features, ids, rows, made.companions.vocabulary)).all()
+    assert (cut(1) == salience(model, features, ids, rows, made.teachers.words.vocabulary)).all()
     assert (cut(4) == cut(1)).all()
 
 
@@ -87,19 +89,19 @@ def test_only_what_is_written_over_is_looked_at(settings: Settings, prepared: Pr
     rows = np.arange(16)
     ids = prepared.corpus.train.texts(rows, 0, 0)
     features = torch.from_numpy(np.array(prepared.features["train"][rows])).float()
-    weights = made.weigh(rows, 0, 0, 5, lambda: iter([(slice(0, 16), features)]), ids)
-    plan = plan_step(ids, None, made.settings.objectives, Vocabulary.plain(500), rows, 0, 0, 5, weights)
+    weights = made.weigh(BatchKey(rows, 0, 0, 5), lambda: iter([(slice(0, 16), features)]), ids)
+    plan = draw_batch(ids, None, made.settings.objectives, Vocabulary.plain(500), BatchKey(rows, 0, 0, 5), weights)
     written = set(plan.chosen[plan.negatives == HARD_CAPTION].tolist())
     assert weights.mask is None
     assert weights.write is not None
     assert set(np.flatnonzero(weights.write.any(axis=1)).tolist()) == written
-    model = made.companions.ema
+    model = made.teachers.ema
     assert model is not None
     with torch.no_grad():
         for parameter in model.mlm_decoder.parameters():
             parameter.mul_(50)
     even, odd = (
-        salience(model, features, ids, rows + turn, made.companions.vocabulary) > LEAST_DROP for turn in (0, 1)
+        salience(model, features, ids, rows + turn, made.teachers.words.vocabulary) > LEAST_DROP for turn in (0, 1)
     )
     assert even.any()
     assert odd.any()
@@ -108,7 +110,7 @@ def test_only_what_is_written_over_is_looked_at(settings: Settings, prepared: Pr
 
 def test_other_words_need_no_measurement(settings: Settings, prepared: Prepared) -> None:
     made = chooser(apply(settings, {"objectives.itm.synthesis_words": "content"}), prepared)
-    weights = made.weigh(np.arange(4), 0, 0, 5, nothing, prepared.corpus.train.token_ids[:4])
+    weights = made.weigh(BatchKey(np.arange(4), 0, 0, 5), nothing, prepared.corpus.train.token_ids[:4])
     assert weights.mask is None
     assert weights.write is not None
     assert set(np.unique(weights.write)) == {0.0, 1.0}

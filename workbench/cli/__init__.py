@@ -12,9 +12,9 @@ import typer
 
 from workbench.cli.options import app, current
 from workbench.errors import UserError
+from workbench.first_error import Told, tell
 from workbench.stop import CODE, MEMBER, Stop, the_commands
 from workbench.streams import soften
-from workbench.together import Told, tell
 
 # Importing a module adds its commands, in the order of `wb --help`.
 for commands in ("train", "study", "runs", "measure", "data", "pretrain", "doctor"):

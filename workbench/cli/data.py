@@ -74,9 +74,9 @@ def data_prepare(
     debug: Debug = False,
 ) -> None:
     """Decode and resize a corpus once, for fast reading. Stopped at any point, the same command goes on."""
-    from workbench.data.captions import read_source
     from workbench.data.prepare import prepare_source
     from workbench.data.report import describe
+    from workbench.data.sources.detect import read_source
     from workbench.progress import counted
 
     if "/" in name or name.startswith("."):
@@ -192,7 +192,7 @@ def data_inspect(
         import numpy as np
 
         from workbench.config.load import load_experiment
-        from workbench.training.views import first_views
+        from workbench.training.preview import first_views
 
         experiment = load_experiment(Path(what), set_ or ())
         views = first_views(

@@ -63,7 +63,7 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Measure a finished run on a suite; the results land in the run. Stopped, the same command goes on."""
-    from workbench.evaluation.published import Protocol
+    from workbench.evaluation.suites import Protocol
     from workbench.progress import counted
     from workbench.runs import evaluate as suites
     from workbench.tracking.runs import Tracker
@@ -156,9 +156,9 @@ def finetune(
     from workbench.runs.finetune import Tuning, finetune_run
     from workbench.tracking.runs import Tracker
     from workbench.tracking.store import open_store
-    from workbench.training.distributed import joined
     from workbench.training.finetune import METER, TINY
     from workbench.training.loop import Hooks
+    from workbench.training.parallelize import joined
     from workbench.training.prepare import unhurried
 
     if task == "retrieval" and annotations is not None:

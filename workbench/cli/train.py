@@ -238,7 +238,7 @@ def train(
     from workbench.events import Said
     from workbench.outage import Patience
     from workbench.progress import SweepDisplay
-    from workbench.training.distributed import joined
+    from workbench.training.parallelize import joined
     from workbench.trial.job import Context, Place
     from workbench.trial.single import run_single
 

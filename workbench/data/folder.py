@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from workbench.data.captions import read_source
 from workbench.data.images import BrokenImage, decode
+from workbench.data.sources.detect import read_source
 from workbench.errors import UserError
 
 NAMED = 10  # broken images that a sentence names

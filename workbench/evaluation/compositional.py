@@ -19,7 +19,7 @@ from workbench.data.images import Box, BrokenImage, Fit, decode
 from workbench.data.text import Tokeniser
 from workbench.evaluation.contract import Made, Part
 from workbench.evaluation.matching import BLANK, match_scores_of_each
-from workbench.evaluation.published import Example, SuiteItems
+from workbench.evaluation.suites import Example, SuiteItems
 from workbench.model.vilta import ViLTA
 from workbench.randomness import key
 

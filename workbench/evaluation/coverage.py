@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from workbench.evaluation.compositional import Counts
-from workbench.evaluation.published import ORDER, Protocol, SuiteItems
+from workbench.evaluation.suites import ORDER, Protocol, SuiteItems
 
 WHOLE = 0.99  # of the items of a kind, to stand for the suite's
 

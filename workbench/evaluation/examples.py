@@ -17,10 +17,10 @@ from workbench.data.text import Tokeniser, Vocabulary
 from workbench.evaluation.matching import HeldOut, match_scores
 from workbench.model.fusion import NONE
 from workbench.model.vilta import ViLTA
-from workbench.objectives.companions import Companions
+from workbench.objectives.batch import BatchKey, draw_rewriting
 from workbench.objectives.matching import written_captions
-from workbench.objectives.plan import plan_rewriting
 from workbench.objectives.step import teacher_logits
+from workbench.objectives.teachers import Teachers
 from workbench.objectives.words import word_weights
 from workbench.randomness import RowRandom
 
@@ -36,14 +36,14 @@ ANOTHER = "another caption"
 
 
 @torch.no_grad()
-def make_examples(model: ViLTA, data: HeldOut, settings: Settings, companions: Companions) -> dict[str, Any]:
+def make_examples(model: ViLTA, data: HeldOut, settings: Settings, teachers: Teachers) -> dict[str, Any]:
     """As JSON takes it: `pairs`, each with a false caption and the log odds that the model gives both, and `method`,
     what the objectives make of one caption. Which pairs, false captions and masks depends on the data and the mask
     ratio alone, so that trials compare."""
     images = [image_url(image) for image in np.array(data.pairs.images[: len(data)])]
     return {
         "pairs": _pairs(model, data, images, settings.evaluation.batch_size),
-        "method": _method(model, data, images, settings, companions),
+        "method": _method(model, data, images, settings, teachers),
     }
 
 
@@ -91,11 +91,9 @@ def _pairs(model: ViLTA, data: HeldOut, images: list[str], batch_size: int) -> l
     ]
 
 
-def _method(
-    model: ViLTA, data: HeldOut, images: list[str], settings: Settings, companions: Companions
-) -> dict[str, Any]:
+def _method(model: ViLTA, data: HeldOut, images: list[str], settings: Settings, teachers: Teachers) -> dict[str, Any]:
     mlm, device, tokeniser = settings.objectives.mlm, data.features.device, data.pairs.tokeniser
-    vocabulary = companions.vocabulary
+    vocabulary = teachers.words.vocabulary
     row = int(np.minimum(_words(data.token_ids, vocabulary), SEVERAL).argmax())
     caption_ids = vocabulary.trim(data.token_ids[row : row + 1]).astype(np.int64)
     ratio = min(1.0, max(mlm.mask_ratio, MASKED / max(1, int(_words(caption_ids, vocabulary, mlm.whole_word)[0]))))
@@ -106,7 +104,7 @@ def _method(
     true = token_ids[places]
     fused, _ = model.fuse(model.encode_text(masked_ids), model.adapt_image(features), masked_ids, NONE)
     predicted = model.mlm_logits(fused[places]).float().softmax(dim=-1)
-    labels = soft_labels(mlm, companions, features, token_ids, masked_ids, places)
+    labels = soft_labels(mlm, teachers, features, token_ids, masked_ids, places)
     return {
         "caption": data.pairs.captions["caption"][row],
         "image": images[row],
@@ -118,19 +116,19 @@ def _method(
             }
             for word, label, guess in zip(true.tolist(), labels, predicted, strict=True)
         ],
-        "written": _written(model, caption_ids, features, settings, companions, tokeniser),
+        "written": _written(model, caption_ids, features, settings, teachers, tokeniser),
     }
 
 
 def soft_labels(
-    mlm: Mlm, companions: Companions, features: Tensor, token_ids: Tensor, masked_ids: Tensor, places: Places
+    mlm: Mlm, teachers: Teachers, features: Tensor, token_ids: Tensor, masked_ids: Tensor, places: Places
 ) -> Tensor:
     """The distributions [M, V] that masked words are trained towards besides the words themselves; without soft labels
     the words."""
     if mlm.soft_labels == "none":
-        return torch.nn.functional.one_hot(token_ids[places], len(companions.unigram)).float()
+        return torch.nn.functional.one_hot(token_ids[places], len(teachers.words.unigram)).float()
     read = token_ids if mlm.teacher_input == "full" else masked_ids
-    logits = teacher_logits(mlm, companions, features, read, places)
+    logits = teacher_logits(mlm, teachers, features, read, places)
     return (logits.float() / mlm.temperature).softmax(dim=-1)
 
 
@@ -139,7 +137,7 @@ def _written(
     caption_ids: np.ndarray,
     features: Tensor,
     settings: Settings,
-    companions: Companions,
+    teachers: Teachers,
     tokeniser: Tokeniser,
 ) -> list[str]:
     """Different captions that the generator writes over `caption_ids` int64 [1, L] of an image's `features` [1, N, C];
@@ -148,10 +146,10 @@ def _written(
     if itm.negatives != "synthesized":
         return []
     repeated = np.repeat(caption_ids, ATTEMPTS, axis=0)
-    weights = word_weights(itm.synthesis_words, repeated, companions, features.expand(ATTEMPTS, -1, -1))
-    rewriting = plan_rewriting(repeated, itm, np.arange(ATTEMPTS), -1, 0, companions.vocabulary, weights)
-    original = torch.from_numpy(repeated).to(companions.unigram.device)
-    made = written_captions(model, original, rewriting, settings.objectives, companions).tolist()
+    weights = word_weights(itm.synthesis_words, repeated, teachers, features.expand(ATTEMPTS, -1, -1))
+    rewriting = draw_rewriting(repeated, itm, BatchKey(np.arange(ATTEMPTS), -1), teachers.words.vocabulary, weights)
+    original = torch.from_numpy(repeated).to(teachers.words.unigram.device)
+    made = written_captions(model, original, rewriting, settings.objectives, teachers).tolist()
     distinct = dict.fromkeys(map(tokeniser.decode, made))
     distinct.pop(tokeniser.decode(caption_ids[0].tolist()), None)
     return list(distinct)[:WRITTEN]

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from workbench.config.schema import Objectives
 from workbench.data.masking import Places, places_of
+from workbench.distributed import World
 from workbench.model.similarity import unfused_similarity
 from workbench.model.vilta import ViLTA
-from workbench.objectives.companions import Companions, language_logits
+from workbench.objectives.batch import HARD_CAPTION, HARD_PICTURE, BatchPart, Rewriting
 from workbench.objectives.negatives import drawable, hard_pairs, synthesize, take_back
-from workbench.objectives.plan import HARD_CAPTION, HARD_PICTURE, Part, Rewriting
-from workbench.world import World
+from workbench.objectives.teachers import Teachers, language_logits
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Matching:
 
 
 def match_batch(
-    model: ViLTA, features: Tensor, part: Part, objectives: Objectives, companions: Companions, world: World
+    model: ViLTA, features: Tensor, part: BatchPart, objectives: Objectives, teachers: Teachers, world: World
 ) -> Matching:
     """The pairs that the plan has chosen, as they are and made false; `features` [b, N, C] of the own images."""
     own, kind, device = part.own, objectives.itm.negatives, features.device
@@ -49,7 +49,7 @@ def match_batch(
         false_text[captioned] = torch.from_numpy(own.foil_ids).to(device)[chosen[captioned]]
     elif own.rewriting is not None:
         hidden = own.rewriting.rows(own.chosen[captions])
-        false_text[captioned], sound = _written(model, true_text[captioned], hidden, objectives, companions)
+        false_text[captioned], sound = _written(model, true_text[captioned], hidden, objectives, teachers)
     elif pooled:
         draws = torch.from_numpy(part.pool_draws).to(device)
         similarity = pair_similarity(model, features, token_ids, pool_ids, world)
@@ -81,52 +81,50 @@ def pair_similarity(model: ViLTA, features: Tensor, token_ids: Tensor, pool_ids:
 
 @torch.no_grad()
 def written_captions(
-    model: ViLTA, original: Tensor, rewriting: Rewriting, objectives: Objectives, companions: Companions
+    model: ViLTA, original: Tensor, rewriting: Rewriting, objectives: Objectives, teachers: Teachers
 ) -> Tensor:
     """Captions that the generator writes over masked ones: int64 [B, L] like `original`."""
-    return _written(model, original, rewriting, objectives, companions)[0]
+    return _written(model, original, rewriting, objectives, teachers)[0]
 
 
 @torch.no_grad()
 def _written(
-    model: ViLTA, original: Tensor, rewriting: Rewriting, objectives: Objectives, companions: Companions
+    model: ViLTA, original: Tensor, rewriting: Rewriting, objectives: Objectives, teachers: Teachers
 ) -> tuple[Tensor, Tensor]:
     """`written_captions`, round by round, and whether the generator's logits were finite (bool scalar)."""
     itm, device = objectives.itm, original.device
     read, draws = (each.to(device, non_blocking=True) for each in (rewriting.hidden.token_ids, rewriting.draws))
-    banned = companions.synonyms if itm.false_negative_filter == "synonyms" else companions.synonyms[:, :1]
+    banned = teachers.words.synonyms if itm.false_negative_filter == "synonyms" else teachers.words.synonyms[:, :1]
     written, sound = original, torch.ones((), dtype=torch.bool, device=device)
     for number in range(itm.synthesis_rounds):
         here = places_of(rewriting.hidden.positions & (rewriting.rounds == number), device)
-        logits = _generator_logits(model, read, here, itm.generator, companions)
+        logits = _generator_logits(model, read, here, itm.generator, teachers)
         made = synthesize(
             logits,
             original,
             here,
             itm.sampling_temperature,
             banned,
-            companions.special,
+            teachers.words.special,
             draws[here],
             itm.top_k,
             itm.top_p,
         )
         if itm.false_negative_filter == "teacher":
-            assert companions.frozen is not None
-            made = take_back(made, original, here, language_logits(companions.frozen, read, here), itm.filter_ratio)
+            assert teachers.frozen is not None
+            made = take_back(made, original, here, language_logits(teachers.frozen, read, here), itm.filter_ratio)
         # What is written now is read by the rounds to come, whose own words are still masked.
         read, written = read.index_put(here, made[here]), written.index_put(here, made[here])
         sound = sound & drawable(logits, itm.sampling_temperature)
     return written, sound
 
 
-def _generator_logits(
-    model: ViLTA, token_ids: Tensor, places: Places, generator: str, companions: Companions
-) -> Tensor:
+def _generator_logits(model: ViLTA, token_ids: Tensor, places: Places, generator: str, teachers: Teachers) -> Tensor:
     """Word logits [M, V] of whoever writes, at `places` of captions int64 [B, L]."""
     if generator == "unigram":
-        return companions.unigram.expand(len(places[0]), -1)
-    language = {"current": model, "ema": companions.ema}.get(generator)
-    writer = language.language if language is not None else companions.frozen
+        return teachers.words.unigram.expand(len(places[0]), -1)
+    language = {"current": model, "ema": teachers.ema}.get(generator)
+    writer = language.language if language is not None else teachers.frozen
     assert writer is not None
     was_training = writer.training
     writer.eval()

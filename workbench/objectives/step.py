@@ -5,21 +5,21 @@ from torch import Tensor
 
 from workbench.config.schema import Mlm, Objectives
 from workbench.data.masking import Places
+from workbench.distributed import ALONE, World
 from workbench.model.fusion import NONE
 from workbench.model.vilta import ViLTA
-from workbench.objectives.companions import Companions, language_logits
+from workbench.objectives.batch import BatchPart
 from workbench.objectives.losses import itm_loss, likeliest, mlm_loss, queue_contrast
 from workbench.objectives.matching import match_batch
-from workbench.objectives.plan import Part
-from workbench.world import ALONE, World
+from workbench.objectives.teachers import Teachers, language_logits
 
 
 def losses(
     model: ViLTA,
     images: Tensor,
-    part: Part,
+    part: BatchPart,
     objectives: Objectives,
-    companions: Companions,
+    teachers: Teachers,
     alpha: float,
     world: World = ALONE,
     length_buckets: int = 1,
@@ -38,7 +38,7 @@ def losses(
     device, rows = features.device, len(own.token_ids)
     token_ids = torch.from_numpy(own.token_ids).to(device, non_blocking=True)
     masked_ids, places = own.masked.token_ids.to(device, non_blocking=True), own.masked.places(device)
-    matching = match_batch(model, features, part, objectives, companions, world)
+    matching = match_batch(model, features, part, objectives, teachers, world)
 
     image_tokens = model.adapt_image(features)
     first = part.first if matching.pooled else 0
@@ -57,7 +57,7 @@ def losses(
     soft = None
     if mlm_config.soft_labels != "none" and alpha > 0:
         read = token_ids if mlm_config.teacher_input == "full" else masked_ids
-        soft = teacher_logits(mlm_config, companions, features, read, places)
+        soft = teacher_logits(mlm_config, teachers, features, read, places)
     mlm = mlm_share * mlm_loss(logits, labels, soft, alpha, mlm_config.temperature)
 
     match_logits = model.itm_logits(pooled)
@@ -74,7 +74,7 @@ def losses(
     total = total + torch.where(matching.sound, 0.0, torch.nan)
     contrast = {}
     if objectives.itc.weight > 0:
-        itc = itc_loss(model, companions, features, image_tokens, token_ids, objectives.itc.alpha, part, world)
+        itc = itc_loss(model, teachers, features, image_tokens, token_ids, objectives.itc.alpha, part, world)
         total = total + objectives.itc.weight * itc
         contrast["itc_loss"] = itc
     parts = {
@@ -118,29 +118,29 @@ def read_pairs(
 
 def itc_loss(
     model: ViLTA,
-    companions: Companions,
+    teachers: Teachers,
     features: Tensor,
     image_tokens: Tensor,
     token_ids: Tensor,
     alpha: float,
-    part: Part,
+    part: BatchPart,
     world: World,
 ) -> Tensor:
     """Contrast of the unfused encoders against this micro-batch's and past batches' momentum features, which join the
     queue."""
-    assert companions.ema is not None
-    assert companions.queue is not None
+    assert teachers.ema is not None
+    assert teachers.queue is not None
     temperature = model.itc_temperature.clamp(0.001, 0.5)
     image, text = model.contrast_features(image_tokens, model.encode_text(token_ids))
     with torch.no_grad():
-        ema = companions.ema
+        ema = teachers.ema
         image_m, text_m = ema.contrast_features(ema.adapt_image(features.detach()), ema.encode_text(token_ids))
         every_image, every_text = world.gather(image_m), world.gather(text_m)
-        past_image, past_text = companions.queue.past()
+        past_image, past_text = teachers.queue.past()
         image_keys, text_keys = torch.cat([every_image, past_image]), torch.cat([every_text, past_text])
         soft = (image_m @ text_keys.t() / temperature, text_m @ image_keys.t() / temperature) if alpha > 0 else None
     loss = queue_contrast(image / temperature, text / temperature, image_keys, text_keys, soft, alpha, part.first)
-    companions.queue.push(every_image, every_text)
+    teachers.queue.push(every_image, every_text)
     return part.share * len(image) / len(every_image) * loss
 
 
@@ -152,18 +152,18 @@ def alpha_at(mlm: Mlm, step: int, steps: int) -> float:
 
 
 @torch.no_grad()
-def teacher_logits(mlm: Mlm, companions: Companions, features: Tensor, token_ids: Tensor, places: Places) -> Tensor:
+def teacher_logits(mlm: Mlm, teachers: Teachers, features: Tensor, token_ids: Tensor, places: Places) -> Tensor:
     """Soft labels before their softmax [M, V], at `places` of the captions int64 [B, L] that the teacher reads."""
     if mlm.soft_labels == "frozen_lm":
-        assert companions.frozen is not None
-        logits = language_logits(companions.frozen, token_ids, places)
+        assert teachers.frozen is not None
+        logits = language_logits(teachers.frozen, token_ids, places)
     elif mlm.soft_labels == "ema":
-        assert companions.ema is not None
+        assert teachers.ema is not None
         # The momentum model shares the vision encoder's features of this step: one vision forward, not two.
-        image = companions.ema.adapt_image(features.detach())
-        fused, _ = companions.ema.fuse(companions.ema.encode_text(token_ids), image, token_ids, NONE)
-        logits = companions.ema.mlm_logits(fused[places])
+        image = teachers.ema.adapt_image(features.detach())
+        fused, _ = teachers.ema.fuse(teachers.ema.encode_text(token_ids), image, token_ids, NONE)
+        logits = teachers.ema.mlm_logits(fused[places])
     else:
-        row = companions.unigram if mlm.soft_labels == "unigram" else torch.zeros_like(companions.unigram)
+        row = teachers.words.unigram if mlm.soft_labels == "unigram" else torch.zeros_like(teachers.words.unigram)
         logits = row.expand(len(places[0]), -1)
     return likeliest(logits, mlm.top_k) if mlm.top_k else logits

@@ -10,8 +10,8 @@ from workbench.data.text import Vocabulary
 from workbench.model.fusion import NONE
 from workbench.model.language import text_states, word_logits
 from workbench.model.vilta import ViLTA
-from workbench.objectives.companions import Companions
-from workbench.objectives.plan import Weights
+from workbench.objectives.batch import Weights
+from workbench.objectives.teachers import Teachers
 
 ROWS = 1024  # captions that a language encoder reads at once
 PAIRS = 256  # pairs whose salience is measured at once
@@ -28,24 +28,24 @@ def asked(objectives: Objectives, kind: Words) -> bool:
 
 
 def word_weights(
-    kind: Words, token_ids: np.ndarray, companions: Companions, features: Tensor, turns: np.ndarray | None = None
+    kind: Words, token_ids: np.ndarray, teachers: Teachers, features: Tensor, turns: np.ndarray | None = None
 ) -> np.ndarray | None:
     """Weights float [B, L] of the tokens of captions int64 [B, L], whose images have the `features` [B, N, C]; None:
     all alike. `turns` int64 [B], as `salience` takes them; by default the captions' places."""
     if kind == "any":
         return None
     if kind == "content":
-        assert companions.content is not None
-        return companions.content.of_captions(token_ids).astype(np.float32)
+        assert teachers.words.content is not None
+        return teachers.words.content.of_captions(token_ids).astype(np.float32)
     if kind == "surprising":
-        assert companions.frozen is not None
-        return entropies(companions.frozen, token_ids, companions.vocabulary)
-    assert companions.ema is not None
+        assert teachers.frozen is not None
+        return entropies(teachers.frozen, token_ids, teachers.words.vocabulary)
+    assert teachers.ema is not None
     turns = np.arange(len(token_ids)) if turns is None else turns
     parts = [slice(start, start + PAIRS) for start in range(0, len(token_ids), PAIRS)]
     return np.concatenate(
         [
-            salience(companions.ema, features[rows], token_ids[rows], turns[rows], companions.vocabulary)
+            salience(teachers.ema, features[rows], token_ids[rows], turns[rows], teachers.words.vocabulary)
             for rows in parts
         ]
     )
@@ -54,7 +54,7 @@ def word_weights(
 def weights_of(
     objectives: Objectives,
     token_ids: np.ndarray,
-    companions: Companions,
+    teachers: Teachers,
     features: Tensor,
     known: dict[str, np.ndarray] | None = None,
     turns: np.ndarray | None = None,
@@ -65,7 +65,7 @@ def weights_of(
 
     def of(kind: Words) -> np.ndarray | None:
         if kind not in given:
-            made = word_weights(kind, token_ids, companions, features, turns)
+            made = word_weights(kind, token_ids, teachers, features, turns)
             if made is None:
                 return None
             given[kind] = made

@@ -23,10 +23,10 @@ from workbench.evaluation.compositional import Reader, Suite, broken, count_item
 from workbench.evaluation.contract import Evaluation, Kept, Show, evaluate
 from workbench.evaluation.coverage import logged_name, not_whole, suite_notes, where
 from workbench.evaluation.matching import hold_out
-from workbench.evaluation.published import Protocol, read_suite
 from workbench.evaluation.retrieval import Gallery, Retrieval, Shown, gallery
 from workbench.evaluation.robustness import ALL, Robustness
 from workbench.evaluation.sentences import meaning_kept, rewriter
+from workbench.evaluation.suites import Protocol, read_suite
 from workbench.metrics import of_first
 from workbench.model.vilta import ViLTA
 from workbench.model.weights import at_resolution, with_own_ids

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from workbench.data.image_check import broken_images
+from workbench.distributed import ALONE, World
 from workbench.errors import UserError
 from workbench.evaluation.downstream.tasks import TaskSplit, of_scenes, published, refuse_part
 from workbench.evaluation.downstream.vqa import LEAST
@@ -14,15 +15,14 @@ from workbench.metrics import of_first
 from workbench.randomness import key
 from workbench.runs.evaluate import How, Published, Result, Trained, gallery_of, measure_retrieval
 from workbench.stop import cut
-from workbench.training.distributed import in_turn
 from workbench.training.finetune import Answers, Course, Recipe, finetune, finetune_retrieval
 from workbench.training.loop import Diverged, Hooks
+from workbench.training.parallelize import in_turn
 from workbench.training.prepare import pick_device, prepare
 from workbench.training.state import remove
 from workbench.trial.checkpoints import checkpoint_of, move
 from workbench.trial.run import keep_weights
 from workbench.workspace import Workspace
-from workbench.world import ALONE, World
 
 ShowWork = Callable[[str, int, int], None]  # of what, how many are done, of how many
 SHORTLIST = 128  # candidates of each query that ITM ranks

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from workbench.config.schema import Experiment, Settings
 from workbench.errors import UserError
+from workbench.sweep.disk import rooms
 from workbench.sweep.launch.local import in_workers, places, warm_up
 from workbench.sweep.probe import Asked, Probed, Timed, pairs_of, probe
-from workbench.sweep.rooms import rooms
 from workbench.trial.cell import make_cell
 from workbench.workspace import Workspace
 
@@ -383,7 +383,7 @@ def too_little_memory(asking: Asking, settings: Settings, here: Here, trial: Tri
 
 def _smaller(asking: Asking, settings: Settings, trial: Trial, room: int) -> str:
     """What to set so that a trial needs no more than `room` bytes."""
-    from workbench.objectives.plan import BLOCK
+    from workbench.objectives.batch import BLOCK
 
     optimisation = settings.optimisation
     if (trial.evaluation_bytes or 0) > room >= sum(trial.memory_parts.values()):

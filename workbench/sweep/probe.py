@@ -235,7 +235,7 @@ def _timed(settings: Settings, shared: "_Shared", checkpoint: Path, memory: Memo
     """Where the memory of the GPU does not suffice, with ever smaller micro-batches, as trials are trained."""
     import torch
 
-    from workbench.objectives.plan import BLOCK
+    from workbench.objectives.batch import BLOCK
 
     while True:
         try:

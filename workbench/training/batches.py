@@ -1,4 +1,4 @@
-"""What a step reads: its plan and its images."""
+"""What a step reads: its batch of captions and its images."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -10,46 +10,39 @@ from workbench.config.schema import Settings
 from workbench.data.augment import augment
 from workbench.data.corpus import Pairs
 from workbench.data.loader import Order, read_ahead
+from workbench.distributed import World
 from workbench.errors import UserError
-from workbench.objectives.companions import Companions
-from workbench.objectives.plan import Plan, Weights, plan_step
+from workbench.objectives.batch import Batch, BatchKey, Weights, draw_batch
+from workbench.objectives.teachers import Teachers
 from workbench.randomness import generator
-from workbench.training.distributed import local_size
 from workbench.training.features import read_features
 from workbench.training.foils import FoilMaker, made_by_rules
+from workbench.training.parallelize import local_size
 from workbench.training.prepare import Prepared
-from workbench.world import World
 
 
-def plan_batch(
+def training_batch(
     settings: Settings,
     prepared: Prepared,
-    companions: Companions,
+    teachers: Teachers,
     foils: "FoilTable | None",
-    rows: np.ndarray,
-    seed: int,
-    epoch: int,
-    step: int,
+    key: BatchKey,
     weigh: Callable[[np.ndarray], Weights],
-) -> Plan:
-    """The plan of the pairs `rows` int64 [B] of `step`; `weigh` says of captions int64 [B, L] which words are
-    chosen."""
+) -> Batch:
+    """What a step learns from; `weigh` says of captions int64 [B, L] which words are chosen."""
     corpus = prepared.corpus
-    vocabulary = companions.vocabulary
-    token_ids, foil_ids = vocabulary.trim(corpus.train.texts(rows, seed, epoch)), None
+    vocabulary = teachers.words.vocabulary
+    token_ids, foil_ids = vocabulary.trim(corpus.train.texts(key.rows, key.seed, key.epoch)), None
     if foils is not None:
-        foil_ids = vocabulary.trim(foils.draw(rows, token_ids, seed, step))
+        foil_ids = vocabulary.trim(foils.draw(key.rows, token_ids, key.seed, key.step))
         length = max(token_ids.shape[1], foil_ids.shape[1])
         token_ids, foil_ids = (_widen(ids, length, vocabulary.pad) for ids in (token_ids, foil_ids))
-    return plan_step(
+    return draw_batch(
         token_ids,
         foil_ids,
         settings.objectives,
         vocabulary,
-        rows,
-        seed,
-        epoch,
-        step,
+        key,
         weigh(token_ids),
     )
 
@@ -70,13 +63,13 @@ def read_images(
     return read_ahead(images, order, parts, steps, workers, on_gpu)
 
 
-def on_device(settings: Settings, prepared: Prepared, read: Tensor, rows: np.ndarray, seed: int, epoch: int) -> Tensor:
-    """What was read of the pairs `rows`, as the model takes it: float features, or uint8 images of its size,
+def on_device(settings: Settings, prepared: Prepared, read: Tensor, key: BatchKey, part: slice) -> Tensor:
+    """What was read of a `part` of the batch, as the model takes it: float features, or uint8 images of its size,
     augmented."""
     moved = read.to(prepared.device, non_blocking=True)
     if prepared.features:
         return moved.float()
-    return augment(moved, settings.data.augment, settings.data.image_size, rows, seed, epoch)
+    return augment(moved, settings.data.augment, settings.data.image_size, key.rows[part], key.seed, key.epoch)
 
 
 def training_foils(settings: Settings, prepared: Prepared) -> Pairs:

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import torch
 
-from workbench.world import World
+from workbench.distributed import World
 
 
 def energy_meter(device: torch.device, already: float, world: World) -> Callable[[], float]:

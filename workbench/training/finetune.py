@@ -15,20 +15,20 @@ from torch import Tensor, nn
 from workbench.config.schema import Settings, TaskFiles
 from workbench.data.loader import Order
 from workbench.data.text import Tokeniser, trim
+from workbench.distributed import ALONE, World
 from workbench.errors import UserError
 from workbench.evaluation.contract import Made, Part, evaluate
 from workbench.evaluation.downstream.tasks import TaskSplit
 from workbench.evaluation.downstream.vqa import Version, vqa_accuracy
 from workbench.model.vilta import ViLTA
 from workbench.randomness import generator, key
-from workbench.training.distributed import check_parts, spread
 from workbench.training.loop import Hooks, Losses, Progress, Training, backward, fit, seed_dropout
+from workbench.training.parallelize import check_parts, spread
 from workbench.training.prepare import Prepared, precision
 from workbench.training.schedule import adamw, every
 from workbench.training.state import TrainState, remove, restore, save
 from workbench.training.suites import task_splits
 from workbench.training.warm_start import new_model
-from workbench.world import ALONE, World
 
 FALSE_TEXTS = 15  # captions of others that retrieval ranks beside the true one (METER)
 SAVED_EVERY = 60.0  # seconds

@@ -21,6 +21,7 @@ from workbench.data.corpus import Corpus
 from workbench.data.loader import Order
 from workbench.data.masking import choose_positions
 from workbench.data.text import Tokeniser, Vocabulary
+from workbench.distributed import ALONE
 from workbench.errors import UserError
 from workbench.model.fusion import NONE
 from workbench.model.shipped import OF_ENCODERS
@@ -31,7 +32,6 @@ from workbench.training.loop import Hooks, Losses, Training, backward, fit
 from workbench.training.schedule import adamw, every
 from workbench.training.state import TrainState, restore, save
 from workbench.training.warm_start import SAVED_EVERY, handed_on, new_model, phases, start_homes, trained_once
-from workbench.world import ALONE
 
 CHOSEN = 0.2  # of a caption's words
 OFTEN = 4.0  # details are chosen so much more often than other words

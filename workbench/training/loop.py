@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from workbench.distributed import ALONE, World, whole
 from workbench.outage import Persist, at_once, never
 from workbench.randomness import key
 from workbench.stop import Stopped
-from workbench.training.distributed import without_exchange
+from workbench.training.parallelize import without_exchange
 from workbench.training.schedule import rate, set_rate
 from workbench.training.state import TrainState
-from workbench.world import ALONE, World, whole
 
 Log = Callable[[dict[str, float], int], None]
 Progress = Callable[[int, dict[str, float]], None]

@@ -12,24 +12,24 @@ from torch import Tensor, nn
 
 from workbench.config.schema import Settings
 from workbench.data.loader import Order
+from workbench.distributed import ALONE, World
 from workbench.evaluation.contract import Evaluation, Kept, evaluate
 from workbench.model.vilta import ViLTA
-from workbench.objectives.companions import make_companions
-from workbench.objectives.plan import Part
+from workbench.objectives.batch import BatchKey, BatchPart
 from workbench.objectives.step import alpha_at, losses
+from workbench.objectives.teachers import make_teachers
 from workbench.stop import Stopped, cut
-from workbench.training.batches import FoilTable, on_device, plan_batch, read_images, training_foils
-from workbench.training.distributed import check_cut, speed_up, spread_over
+from workbench.training.batches import FoilTable, on_device, read_images, training_batch, training_foils
 from workbench.training.energy import energy_meter
 from workbench.training.finetune import TrialEnd
 from workbench.training.loop import Diverged, Hooks, Losses, Pruned, Training, backward, fit, seed_dropout
-from workbench.training.measures import Subject, at_the_end, examples, validation
+from workbench.training.parallelize import check_cut, speed_up, spread_over
 from workbench.training.prepare import Prepared, choose_kernels, precision
 from workbench.training.schedule import adamw
 from workbench.training.state import TrainState, parts_file, restore, save
+from workbench.training.validation import Subject, at_the_end, examples, validation
 from workbench.training.warm_start import new_model
 from workbench.training.word_choice import WordChoice
-from workbench.world import ALONE, World
 
 T = TypeVar("T")
 
@@ -79,7 +79,7 @@ class _Trial:
         self.model = starting_model(settings, seed, prepared)
         self.order = Order(corpus.train.shares, optimisation.batch_size, seed)
         check_cut(settings, self.order.size, self.model, world)
-        self.companions = make_companions(objectives, self.model, corpus)
+        self.teachers = make_teachers(objectives, self.model, corpus)
         self.foils = FoilTable(training_foils(settings, prepared)) if objectives.itm.negatives == "foils" else None
         speed_up(self.model, settings)
         self.call = spread_over(self.model, optimisation.sharding, world)
@@ -87,8 +87,8 @@ class _Trial:
         self.state = TrainState(
             self.model,
             optimiser,
-            self.companions.ema,
-            self.companions.queue,
+            self.teachers.ema,
+            self.teachers.queue,
             made_from=f"{corpus.fingerprint} {prepared.fingerprint}",
         )
         world.any(False, prepared.device)  # the first process may have removed a checkpoint that is of no use
@@ -96,14 +96,15 @@ class _Trial:
         if self.state.step < optimisation.steps and world.rank == 0:
             parts_file(checkpoint).unlink(missing_ok=True)  # measured with other weights
         self.reader = read_images(settings, prepared, self.order, world, self.state.step)
-        self.words = WordChoice(settings, prepared, self.companions, world)
+        self.words = WordChoice(settings, prepared, self.teachers, world)
         self.joules = energy_meter(prepared.device, self.state.joules, world)
-        self.subject = Subject(self.model, settings, prepared, self.companions)
+        self.subject = Subject(self.model, settings, prepared, self.teachers)
 
     def learn(self, step: int) -> list[Losses]:
         settings, world, optimisation = self.settings, self.world, self.settings.optimisation
         train_mode(self.model, settings)
         epoch, rows = self.order.at(step)
+        key = BatchKey(rows, self.seed, epoch, step)
         asked = time.perf_counter()
         read = next(self.reader)
         self.state.waited += time.perf_counter() - asked
@@ -111,15 +112,15 @@ class _Trial:
         def shown() -> Iterator[tuple[slice, Tensor]]:
             for place, pool in enumerate(read):
                 own = world.part(len(rows), place, len(read))
-                yield own, on_device(settings, self.prepared, pool, rows[own], self.seed, epoch)
+                yield own, on_device(settings, self.prepared, pool, key, own)
 
-        weigh = partial(self.words.weigh, rows, self.seed, epoch, step, shown)
-        plan = plan_batch(settings, self.prepared, self.companions, self.foils, rows, self.seed, epoch, step, weigh)
+        weigh = partial(self.words.weigh, key, shown)
+        batch = training_batch(settings, self.prepared, self.teachers, self.foils, key, weigh)
         alpha = alpha_at(settings.objectives.mlm, step, optimisation.steps)
 
         def micro_batch(place: int, pool: Tensor) -> Losses:
-            part: Part = plan.part(place, len(read), world)
-            images = on_device(settings, self.prepared, pool, rows[part.rows], self.seed, epoch)
+            part: BatchPart = batch.part(place, len(read), world)
+            images = on_device(settings, self.prepared, pool, key, part.rows)
             seed_dropout("dropout", self.seed, step, place, world)
             with precision(images.device, optimisation.precision):
                 made: Losses = self.call(
@@ -127,7 +128,7 @@ class _Trial:
                     images,
                     part,
                     settings.objectives,
-                    self.companions,
+                    self.teachers,
                     alpha,
                     world,
                     optimisation.length_buckets,
@@ -137,7 +138,7 @@ class _Trial:
         return backward(self.call, [partial(micro_batch, *each) for each in enumerate(read)], world)
 
     def follow(self) -> None:
-        self.companions.follow(self.model, self.settings.objectives.ema_decay)
+        self.teachers.follow(self.model, self.settings.objectives.ema_decay)
 
     def keep(self) -> None:
         self.state.joules = self.joules()

@@ -197,7 +197,7 @@ def _saved(model: ViLTA, recompute: bool) -> Iterator[_Saved]:
 
 
 def copies_of(objectives: Objectives) -> tuple[bool, bool]:
-    """Whether a frozen language encoder and a momentum model stand beside the model, as `objectives.companions` makes
+    """Whether a frozen language encoder and a momentum model stand beside the model, as `objectives.teachers` makes
     them."""
     mlm, itm = objectives.mlm, objectives.itm
     written, words = itm.negatives == "synthesized", {mlm.mask_words, itm.synthesis_words}

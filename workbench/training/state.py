@@ -11,9 +11,9 @@ from typing import IO, Any
 import torch
 from torch import Tensor, nn
 
+from workbench.distributed import whole
 from workbench.outage import Persist, at_once
-from workbench.training.distributed import restored
-from workbench.world import whole
+from workbench.training.parallelize import restored
 
 REST = ("step", "seconds", "waited", "joules", "counted", "sums", "measured", "measured_at", "made_from")
 

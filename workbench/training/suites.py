@@ -28,7 +28,7 @@ from workbench.evaluation.compositional import ImageKey, Reader, Suite, count_it
 from workbench.evaluation.contract import Evaluation, Made, Part
 from workbench.evaluation.coverage import logged_name, not_whole, suite_notes
 from workbench.evaluation.downstream.tasks import TaskSplit, of_scenes, published, refuse_part
-from workbench.evaluation.published import Protocol, SuiteItems, read_suite
+from workbench.evaluation.suites import Protocol, SuiteItems, read_suite
 from workbench.randomness import key
 
 VERSION = 1  # raise it whenever a change alters what is cached

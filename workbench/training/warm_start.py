@@ -22,6 +22,7 @@ from workbench.data.corpus import Corpus
 from workbench.data.features import Features
 from workbench.data.loader import Order
 from workbench.data.masking import hide_tokens
+from workbench.distributed import ALONE
 from workbench.errors import UserError
 from workbench.model.language import OF_HEADS
 from workbench.model.shipped import OF_ENCODERS, Shipped
@@ -33,7 +34,6 @@ from workbench.randomness import generator, key
 from workbench.training.loop import Hooks, Losses, Training, backward, fit
 from workbench.training.schedule import adamw, every
 from workbench.training.state import TrainState, remove, restore, save
-from workbench.world import ALONE
 
 SAVED_EVERY = 60.0  # seconds
 SECONDS = "seconds"  # the file beside the weights that says how long their training took

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from workbench.config.schema import Settings
 from workbench.data import cache
-from workbench.objectives.companions import Companions
-from workbench.objectives.plan import HARD_CAPTION, Weights, false_pairs
+from workbench.distributed import World
+from workbench.objectives.batch import HARD_CAPTION, BatchKey, Weights, false_pairs
+from workbench.objectives.teachers import Teachers
 from workbench.objectives.words import asked, entropies, salience, weights_of
 from workbench.randomness import key
 from workbench.training.prepare import Prepared, precision
-from workbench.world import World
 
 VERSION = 1  # raise it whenever a change alters the cached entropies
 CHUNK = 2048  # captions
@@ -26,29 +26,29 @@ Shown = Callable[[], Iterator[tuple[slice, Tensor]]]  # own rows of the batch, a
 class WordChoice:
     """The weights of a batch's words, by what the objectives ask for."""
 
-    def __init__(self, settings: Settings, prepared: Prepared, companions: Companions, world: World) -> None:
-        self.settings, self.companions, self.world = settings, companions, world
+    def __init__(self, settings: Settings, prepared: Prepared, teachers: Teachers, world: World) -> None:
+        self.settings, self.teachers, self.world = settings, teachers, world
         self.pairs, self.device = prepared.corpus.train, prepared.device
-        self.surprise = _surprise(settings, prepared, companions) if asked(settings.objectives, "surprising") else None
+        self.surprise = _surprise(settings, prepared, teachers) if asked(settings.objectives, "surprising") else None
 
-    def weigh(self, rows: np.ndarray, seed: int, epoch: int, step: int, shown: Shown, token_ids: np.ndarray) -> Weights:
-        """Weights of the captions int64 [B, L] that the pairs `rows` have in this epoch. Every process must call it."""
+    def weigh(self, at: BatchKey, shown: Shown, token_ids: np.ndarray) -> Weights:
+        """Weights of the captions int64 [B, L] that the batch has. Every process must call it."""
         known, objectives = {}, self.settings.objectives
         if self.surprise is not None:
-            captions = self.pairs.draw(rows, seed, epoch)
+            captions = self.pairs.draw(at.rows, at.seed, at.epoch)
             known["surprising"] = self.surprise[captions, : token_ids.shape[1]].astype(np.float32)
         if asked(objectives, "salient"):
-            every = np.arange(len(rows))
+            every = np.arange(len(at.rows))
             if objectives.mlm.mask_words != "salient":  # what is not written over need not be measured
-                chosen, _, negatives = false_pairs(objectives.itm, len(rows), seed, step)
+                chosen, _, negatives = false_pairs(objectives.itm, len(at.rows), at.seed, at.step)
                 every = np.sort(chosen[negatives == HARD_CAPTION])
-            known["salient"] = self._salience(shown, token_ids, rows + epoch, every)
-        return weights_of(objectives, token_ids, self.companions, NOTHING, known)
+            known["salient"] = self._salience(shown, token_ids, at.rows + at.epoch, every)
+        return weights_of(objectives, token_ids, self.teachers, NOTHING, known)
 
     @torch.no_grad()
     def _salience(self, shown: Shown, token_ids: np.ndarray, turns: np.ndarray, wanted: np.ndarray) -> np.ndarray:
         """Of the `wanted` rows of the batch, int64 [K]. Each process measures its own pairs, and tells the others."""
-        model = self.companions.ema
+        model = self.teachers.ema
         assert model is not None
         made = torch.zeros(token_ids.shape, device=self.device)
         for own, images in shown():
@@ -58,16 +58,16 @@ class WordChoice:
             seen = images[torch.from_numpy(here - own.start).to(images.device)]
             with precision(images.device, self.settings.optimisation.precision):
                 features = seen if seen.is_floating_point() else model.image_features(seen)
-                told = salience(model, features, token_ids[here], turns[here], self.companions.vocabulary)
+                told = salience(model, features, token_ids[here], turns[here], self.teachers.words.vocabulary)
             made[torch.from_numpy(here).to(self.device)] = torch.from_numpy(told).to(self.device)
         return self.world.sum(made).cpu().numpy()
 
 
-def _surprise(settings: Settings, prepared: Prepared, companions: Companions) -> np.ndarray:
+def _surprise(settings: Settings, prepared: Prepared, teachers: Teachers) -> np.ndarray:
     """float16 [M, L]: the frozen language encoder's uncertainty of each word of each training caption, measured
     once."""
-    assert companions.frozen is not None
-    language, pairs = companions.frozen, prepared.corpus.train
+    assert teachers.frozen is not None
+    language, pairs = teachers.frozen, prepared.corpus.train
     name = key(VERSION, prepared.fingerprint, prepared.corpus.fingerprint, str(settings.data.caption_noise))
 
     def make(target: Path) -> None:
@@ -76,7 +76,7 @@ def _surprise(settings: Settings, prepared: Prepared, companions: Companions) ->
         )
         for start in range(0, pairs.count, CHUNK):
             ids = pairs.captions_at(np.arange(start, min(start + CHUNK, pairs.count)))
-            table[start : start + len(ids), : ids.shape[1]] = entropies(language, ids, companions.vocabulary)
+            table[start : start + len(ids), : ids.shape[1]] = entropies(language, ids, teachers.words.vocabulary)
         table.flush()
 
     home = cache.entry(prepared.cache_dir / f"surprise-{name:016x}", make)

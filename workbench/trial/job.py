@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from workbench.config.schema import Experiment
+from workbench.distributed import ALONE, World
 from workbench.errors import HIDDEN, UserError, shown
 from workbench.events import Emit
 from workbench.outage import Patience
 from workbench.stop import Stop
 from workbench.trial.ledger import Ledger
-from workbench.world import ALONE, World
 
 ATTRIBUTE = "job"
 SET_UP_SECONDS = 60.0  # within which a sweep has told its workers what to do

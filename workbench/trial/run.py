@@ -15,14 +15,15 @@ from safetensors.torch import save_file
 
 from workbench.config.settings import apply
 from workbench.data.corpus import SPLITS
+from workbench.distributed import World
 from workbench.errors import Interrupted, UserError
 from workbench.events import Outcome, Stepped
+from workbench.first_error import first_failure
 from workbench.metrics import bare
-from workbench.objectives.plan import BLOCK
+from workbench.objectives.batch import BLOCK
 from workbench.outage import Patience
 from workbench.record import EXAMPLES, TrialTags, code_state, is_start, read_tags
 from workbench.stop import Either, Stopped, at_last, saving
-from workbench.together import first_failure
 from workbench.tracking.log import RunLog
 from workbench.tracking.provenance import provenance
 from workbench.tracking.runs import Tracker
@@ -35,7 +36,6 @@ from workbench.trial.checkpoints import checkpoint_of
 from workbench.trial.job import Context, Goal, Job, Place
 from workbench.trial.lease import Lease, LeaseLost
 from workbench.workspace import Workspace
-from workbench.world import World
 
 IDENTITY = ("study", "seed", "config_hash")  # the tags by which a trial's run is found again
 SYSTEM_EVERY = 10  # seconds between two readings of processor, memory and GPU

@@ -40,7 +40,7 @@ def run_single(experiment: Experiment, seed: int, context: Context) -> Single:
     """
     import torch
 
-    from workbench.training.distributed import in_turn, local_size
+    from workbench.training.parallelize import in_turn, local_size
     from workbench.training.prepare import pick_device, prepare
     from workbench.trial.run import clear, run_cell
 

@@ -23,9 +23,9 @@ from typing import Any
 
 from workbench.errors import Interrupted, UserError
 from workbench.events import Said
+from workbench.first_error import Told, heard, tell
 from workbench.outage import Patience, never
 from workbench.stop import CODE, MEMBER, MEMBERS_WITHIN, SAVES, SAVING, Stop, Stopped, at_last, end_with_parent, saving
-from workbench.together import Told, heard, tell
 from workbench.trial.cell import Cell, Ending
 from workbench.trial.job import Context, Goal, Job, Place
 from workbench.trial.lease import Borrowed, Lease, LeaseLost, Owned, Unleased
@@ -117,7 +117,7 @@ def run_together(
 
 
 def _can_be_cut(batch_size: int, parts: int) -> bool:
-    from workbench.objectives.plan import BLOCK
+    from workbench.objectives.batch import BLOCK
 
     return batch_size % (BLOCK * parts) == 0
 
@@ -142,7 +142,7 @@ def member(given: Given) -> None:
     """One of the processes of a trial, from its start."""
     import torch
 
-    from workbench.training.distributed import in_turn, joined
+    from workbench.training.parallelize import in_turn, joined
     from workbench.training.prepare import prepare
     from workbench.trial.run import run_cell
 

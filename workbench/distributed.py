@@ -24,7 +24,7 @@ class World:
         """The sum over all processes; no gradient flows through it."""
         if self.size == 1:
             return value.detach()
-        from workbench.exchange import summed
+        from workbench.collectives import summed
 
         return summed(value, self.group)
 
@@ -33,7 +33,7 @@ class World:
         process."""
         if self.size == 1:
             return rows
-        from workbench.exchange import gathered
+        from workbench.collectives import gathered
 
         return gathered(rows, self.group, self.rank, self.size)
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from workbench.config.schema import Itm, Objectives
 from workbench.data.masking import Masked, hide_tokens, mask_tokens
 from workbench.data.text import Vocabulary
+from workbench.distributed import ALONE, World
 from workbench.randomness import RowRandom, generator
-from workbench.world import ALONE, World
 
 # A random negative is another image of the same block of rows: a part of whole blocks has all the images it needs.
 BLOCK = 8
@@ -25,6 +25,17 @@ class Weights:
 
     mask: np.ndarray | None = None
     write: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class BatchKey:
+    """What the random numbers of a batch are keyed by: its pairs `rows` int64 [B], and where in training it is
+    drawn."""
+
+    rows: np.ndarray
+    seed: int
+    epoch: int = 0
+    step: int = 0
 
 
 @dataclass(frozen=True)
@@ -47,7 +58,7 @@ class Rewriting:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Batch:
     """`token_ids` int64 [B, L] padded; `masked` the captions of MLM; `foil_ids` int64 [B, L] (a true foil of each
     caption, or the caption itself where there is none).
 
@@ -66,7 +77,7 @@ class Plan:
     foil_ids: np.ndarray | None
     pad: int
 
-    def part(self, micro_batch: int = 0, micro_batches: int = 1, world: World = ALONE) -> "Part":
+    def part(self, micro_batch: int = 0, micro_batches: int = 1, world: World = ALONE) -> "BatchPart":
         """What this process does in a micro-batch: the batch is cut into micro-batches, and each of them by rank."""
         pool = len(self.token_ids) // micro_batches
         rows = world.part(len(self.token_ids), micro_batch, micro_batches)
@@ -79,7 +90,7 @@ class Plan:
         columns = slice(0, longest)
 
         ours = (self.chosen >= start) & (self.chosen < start + size)
-        own = Plan(
+        own = Batch(
             token_ids=self.token_ids[rows, columns],
             masked=Masked(self.masked.token_ids[rows, columns], self.masked.positions[rows, columns]),
             chosen=self.chosen[ours] - start,
@@ -90,7 +101,7 @@ class Plan:
             foil_ids=None if self.foil_ids is None else self.foil_ids[rows, columns],
             pad=self.pad,
         )
-        return Part(
+        return BatchPart(
             own,
             rows,
             self.token_ids[in_pool, columns],
@@ -102,12 +113,12 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Part:
+class BatchPart:
     """A process's share of a micro-batch: `own` is the plan of its `rows`. Of the micro-batch as all processes together
     see it: `pool_ids` int64 [P, L], `pool_draws` [P, 2], and `first`, where the own rows begin in it. `masked_in_step`
     counts the positions that MLM predicts in the whole step; `share` is the micro-batch's share of the step."""
 
-    own: Plan
+    own: Batch
     rows: slice
     pool_ids: np.ndarray
     pool_draws: np.ndarray
@@ -116,17 +127,14 @@ class Part:
     share: float
 
 
-def plan_step(
+def draw_batch(
     token_ids: np.ndarray,
     foil_ids: np.ndarray | None,
     objectives: Objectives,
     vocabulary: Vocabulary,
-    rows: np.ndarray,
-    seed: int,
-    epoch: int,
-    step: int,
+    key: BatchKey,
     weights: Weights = Weights(),
-) -> Plan:
+) -> Batch:
     """The plan of a whole batch of captions int64 [B, L] of the pairs `rows` int64 [B].
 
     Half of the pairs take part in ITM (METER's share of true pairs), as they are and made false, so that the two
@@ -139,21 +147,21 @@ def plan_step(
     masked = mask_tokens(
         token_ids,
         mlm.mask_ratio,
-        RowRandom(rows, "mlm masks", seed, epoch),
+        RowRandom(key.rows, "mlm masks", key.seed, key.epoch),
         vocabulary,
         mlm.whole_word,
         weights.mask,
     )
-    chosen, others, negatives = false_pairs(itm, len(token_ids), seed, step)
+    chosen, others, negatives = false_pairs(itm, len(token_ids), key.seed, key.step)
     writes = itm.negatives == "synthesized" and bool((negatives == HARD_CAPTION).any())
-    return Plan(
+    return Batch(
         token_ids,
         masked,
         chosen,
         others,
         negatives,
-        generator("hard pairs", seed, step).random((len(token_ids), 2), dtype=np.float32),
-        plan_rewriting(token_ids, itm, rows, seed, epoch, vocabulary, weights.write) if writes else None,
+        generator("hard pairs", key.seed, key.step).random((len(token_ids), 2), dtype=np.float32),
+        draw_rewriting(token_ids, itm, key, vocabulary, weights.write) if writes else None,
         foil_ids,
         vocabulary.pad,
     )
@@ -171,28 +179,26 @@ def false_pairs(itm: Itm, rows: int, seed: int, step: int) -> tuple[np.ndarray, 
     return chosen, others, negatives
 
 
-def plan_rewriting(
+def draw_rewriting(
     token_ids: np.ndarray,
     itm: Itm,
-    rows: np.ndarray,
-    seed: int,
-    epoch: int,
+    key: BatchKey,
     vocabulary: Vocabulary,
     weights: np.ndarray | None = None,
 ) -> Rewriting:
-    """Where captions int64 [B, L] of the pairs `rows` are written anew, drawn with `weights` float [B, L], and the
+    """Where captions int64 [B, L] are written anew, drawn with `weights` float [B, L], and the
     numbers that choose the words."""
     hidden = hide_tokens(
         token_ids,
         itm.synthesis_mask_ratio,
-        RowRandom(rows, "synthesis masks", seed, epoch),
+        RowRandom(key.rows, "synthesis masks", key.seed, key.epoch),
         vocabulary,
         weights=weights,
     )
-    draws = RowRandom(rows, "synthesis", seed, epoch).random(token_ids.shape).astype(np.float32)
+    draws = RowRandom(key.rows, "synthesis", key.seed, key.epoch).random(token_ids.shape).astype(np.float32)
     rounds = np.zeros(token_ids.shape, dtype=np.int64)
     if itm.synthesis_rounds > 1:
-        order = RowRandom(rows, "synthesis rounds", seed, epoch).random(token_ids.shape)
+        order = RowRandom(key.rows, "synthesis rounds", key.seed, key.epoch).random(token_ids.shape)
         places = np.where(hidden.positions.numpy(), order, 2.0).argsort(axis=1).argsort(axis=1)
         rounds = places % itm.synthesis_rounds
     return Rewriting(hidden, torch.from_numpy(draws).clamp(max=1 - 2**-24), torch.from_numpy(rounds))

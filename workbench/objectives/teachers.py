@@ -1,11 +1,9 @@
-"""What stands beside the model in training and is not trained itself: teachers, generators, and facts of the
-vocabulary."""
+"""The models beside the one in training, which give soft labels, write negatives and are contrasted with."""
 
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -13,11 +11,10 @@ from transformers import PreTrainedModel
 from workbench.config.schema import Objectives
 from workbench.data.corpus import Corpus
 from workbench.data.masking import Places
-from workbench.data.text import Vocabulary
-from workbench.data.word_classes import ContentWords
+from workbench.distributed import whole
 from workbench.model.language import text_states, word_logits
 from workbench.model.vilta import ViLTA
-from workbench.world import whole
+from workbench.objectives.vocabulary import WordTables, word_tables
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -57,20 +54,15 @@ class Queue(nn.Module):
 
 
 @dataclass(frozen=True)
-class Companions:
+class Teachers:
     """`frozen`: the language encoder as the warm start left it (ViLTA's teacher; it sees no image). `ema`: the
     model's exponential moving average (ALBEF's momentum model; it sees the image). `queue`: its features of past
-    pairs (ITC). `unigram` [V]: log-probabilities of the training captions' words. `synonyms` int64 [V, K]: each token
-    and what means the same. `special` int64: the tokens that are no words. `content`: those of content words."""
+    pairs (ITC). `words`: what is known of the vocabulary."""
 
     frozen: PreTrainedModel | None
     ema: ViLTA | None
     queue: Queue | None
-    unigram: Tensor
-    synonyms: Tensor
-    vocabulary: Vocabulary
-    special: Tensor
-    content: ContentWords | None = None
+    words: WordTables
 
     @torch.no_grad()
     def follow(self, model: ViLTA, decay: float) -> None:
@@ -83,8 +75,8 @@ class Companions:
             kept.copy_(buffer)
 
 
-def make_companions(objectives: Objectives, model: ViLTA, corpus: Corpus) -> Companions:
-    """The companions that the objectives ask for, copied from `model` before it is trained further."""
+def make_teachers(objectives: Objectives, model: ViLTA, corpus: Corpus) -> Teachers:
+    """The teachers that the objectives ask for, copied from `model` before it is trained further."""
     mlm, itm, device = objectives.mlm, objectives.itm, model.text_type.device
     written = itm.negatives == "synthesized"
     words = {mlm.mask_words, itm.synthesis_words}  # evaluation writes whatever the negatives are
@@ -93,25 +85,14 @@ def make_companions(objectives: Objectives, model: ViLTA, corpus: Corpus) -> Com
         or (written and (itm.generator == "frozen" or itm.false_negative_filter == "teacher"))
         or "surprising" in words
     )
-    itc, vocabulary = objectives.itc, corpus.tokeniser.vocabulary
+    itc = objectives.itc
     ema = mlm.soft_labels == "ema" or (written and itm.generator == "ema") or "salient" in words or itc.weight > 0
-    return Companions(
+    return Teachers(
         frozen=_still(model.language) if frozen else None,
         ema=_still(model) if ema else None,
         queue=Queue(itc.queue, itc.width).to(device) if itc.weight > 0 else None,
-        unigram=unigram(corpus.train.firsts(), vocabulary).to(device),
-        synonyms=torch.from_numpy(corpus.synonyms).to(device),
-        vocabulary=vocabulary,
-        special=torch.tensor(vocabulary.special, device=device),
-        content=corpus.content if "content" in words else None,
+        words=word_tables(corpus, device, content="content" in words),
     )
-
-
-def unigram(token_ids: np.ndarray, vocabulary: Vocabulary) -> Tensor:
-    """Log-probabilities [V] of ordinary tokens, each counted once more than it occurs; special tokens have none."""
-    counts = np.bincount(token_ids.ravel(), minlength=vocabulary.size)[: vocabulary.size] + 1.0
-    counts[~vocabulary.ordinary] = 0.0
-    return torch.from_numpy(counts / counts.sum()).log().float()
 
 
 def _still(module: Module) -> Module:

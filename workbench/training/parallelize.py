@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from workbench.config.schema import Settings
+from workbench.distributed import ALONE, World
 from workbench.errors import UserError
-from workbench.objectives.plan import BLOCK
-from workbench.world import ALONE, World
+from workbench.objectives.batch import BLOCK
 
 if TYPE_CHECKING:
     from workbench.model.vilta import ViLTA

@@ -25,9 +25,9 @@ from workbench.evaluation.retrieval import Gallery, Retrieval, gallery
 from workbench.evaluation.robustness import Keep, Robustness
 from workbench.metrics import filed, of_first
 from workbench.model.vilta import ViLTA
-from workbench.objectives.companions import Companions
+from workbench.objectives.batch import BatchKey, draw_rewriting
 from workbench.objectives.matching import written_captions
-from workbench.objectives.plan import plan_rewriting
+from workbench.objectives.teachers import Teachers
 from workbench.objectives.words import word_weights
 from workbench.randomness import key
 from workbench.training.features import image_features
@@ -43,7 +43,7 @@ class Subject:
     model: ViLTA
     settings: Settings
     prepared: Prepared
-    companions: Companions
+    teachers: Teachers
 
 
 class OnSplit:
@@ -89,10 +89,10 @@ def write_over(subject: Subject, data: HeldOut, objectives: Any) -> np.ndarray:
     device = subject.prepared.device
     original = torch.from_numpy(data.token_ids).to(device)
     itm = subject.settings.objectives.itm
-    weights = word_weights(itm.synthesis_words, data.token_ids, subject.companions, data.features)
-    vocabulary = subject.companions.vocabulary
-    rewriting = plan_rewriting(data.token_ids, itm, np.arange(len(data)), -1, 0, vocabulary, weights)
-    return written_captions(subject.model, original, rewriting, objectives, subject.companions).cpu().numpy()
+    weights = word_weights(itm.synthesis_words, data.token_ids, subject.teachers, data.features)
+    vocabulary = subject.teachers.words.vocabulary
+    rewriting = draw_rewriting(data.token_ids, itm, BatchKey(np.arange(len(data)), -1), vocabulary, weights)
+    return written_captions(subject.model, original, rewriting, objectives, subject.teachers).cpu().numpy()
 
 
 def held_out(model: ViLTA, prepared: Prepared, split: str, count: int) -> HeldOut:
@@ -196,4 +196,4 @@ def examples(subject: Subject) -> dict[str, Any]:
     """What the model makes of a few test pairs, for people to look at."""
     subject.model.eval()
     data = held_out(subject.model, subject.prepared, "test", SHOWN)
-    return {"split": "test"} | make_examples(subject.model, data, subject.settings, subject.companions)
+    return {"split": "test"} | make_examples(subject.model, data, subject.settings, subject.teachers)

@@ -11,12 +11,12 @@ from workbench.config.schema import Settings
 from workbench.data.augment import augment
 from workbench.data.loader import Order
 from workbench.data.text import Tokeniser
-from workbench.objectives.companions import make_companions
+from workbench.objectives.batch import BatchKey, draw_rewriting
 from workbench.objectives.matching import written_captions
-from workbench.objectives.plan import plan_rewriting
 from workbench.objectives.step import teacher_logits
+from workbench.objectives.teachers import make_teachers
 from workbench.objectives.words import weights_of
-from workbench.training.batches import plan_batch
+from workbench.training.batches import training_batch
 from workbench.training.features import image_features
 from workbench.training.prepare import Prepared, Progress, prepare
 from workbench.training.pretrain import starting_model
@@ -47,33 +47,34 @@ def first_views(settings: Settings, seed: int, cache: Path, count: int, progress
 def _views(settings: Settings, seed: int, prepared: Prepared, count: int) -> list[View]:
     corpus, objectives = prepared.corpus, settings.objectives
     model = starting_model(settings, seed, prepared).eval()
-    companions = make_companions(objectives, model, corpus)
+    teachers = make_teachers(objectives, model, corpus)
     epoch, rows = Order(corpus.train.shares, settings.optimisation.batch_size, seed).at(0)
     rows = rows[:count]
     stored = torch.from_numpy(np.array(corpus.train.images[rows])).to(prepared.device)
     images = augment(stored, settings.data.augment, settings.data.image_size, rows, seed, epoch)
     features = image_features(model, images.cpu().numpy(), prepared.device)
-    weigh = partial(weights_of, objectives, companions=companions, features=features, turns=rows + epoch)
-    plan = plan_batch(settings, prepared, companions, None, rows, seed, epoch, 0, weigh)
-    token_ids = torch.from_numpy(plan.token_ids).to(prepared.device)
+    key = BatchKey(rows, seed, epoch)
+    weigh = partial(weights_of, objectives, teachers=teachers, features=features, turns=rows + epoch)
+    batch = training_batch(settings, prepared, teachers, None, key, weigh)
+    token_ids = torch.from_numpy(batch.token_ids).to(prepared.device)
 
     written = [""] * len(rows)
     if objectives.itm.negatives == "synthesized":
-        rewriting = plan_rewriting(
-            plan.token_ids, objectives.itm, rows, seed, epoch, companions.vocabulary, weigh(plan.token_ids).write
+        rewriting = draw_rewriting(
+            batch.token_ids, objectives.itm, key, teachers.words.vocabulary, weigh(batch.token_ids).write
         )
-        made = written_captions(model, token_ids, rewriting, objectives, companions)
+        made = written_captions(model, token_ids, rewriting, objectives, teachers)
         written = [words(corpus.tokeniser, ids) for ids in made.tolist()]
     soft = [""] * len(rows)
     if objectives.mlm.soft_labels != "none":
-        read = token_ids if objectives.mlm.teacher_input == "full" else plan.masked.token_ids.to(prepared.device)
-        logits = teacher_logits(objectives.mlm, companions, features, read, plan.masked.places(prepared.device))
-        soft = _softened(corpus.tokeniser, logits / objectives.mlm.temperature, plan.masked.positions)
+        read = token_ids if objectives.mlm.teacher_input == "full" else batch.masked.token_ids.to(prepared.device)
+        logits = teacher_logits(objectives.mlm, teachers, features, read, batch.masked.places(prepared.device))
+        soft = _softened(corpus.tokeniser, logits / objectives.mlm.temperature, batch.masked.positions)
     return [
         View(
             images[place].cpu().numpy(),
-            words(corpus.tokeniser, plan.token_ids[place].tolist()),
-            words(corpus.tokeniser, plan.masked.token_ids[place].tolist()),
+            words(corpus.tokeniser, batch.token_ids[place].tolist()),
+            words(corpus.tokeniser, batch.masked.token_ids[place].tolist()),
             written[place],
             soft[place],
         )

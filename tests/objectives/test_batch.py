@@ -3,15 +3,15 @@ import pytest
 
 from workbench.config.schema import Objectives
 from workbench.data.text import Vocabulary
-from workbench.objectives.plan import BLOCK, HARD_CAPTION, Plan, plan_step
-from workbench.world import World
+from workbench.distributed import World
+from workbench.objectives.batch import BLOCK, HARD_CAPTION, Batch, BatchKey, draw_batch
 
 
-def plan_of(rows: int, ratio: float, step: int = 0) -> Plan:
+def plan_of(rows: int, ratio: float, step: int = 0) -> Batch:
     token_ids = np.tile(np.array([[0, 7, 8, 9, 10, 2, 1, 1]]), (rows, 1))
     token_ids[:, 1] += np.arange(rows)
     objectives = Objectives.model_validate({"itm": {"hard_ratio": ratio}})
-    return plan_step(token_ids, None, objectives, Vocabulary.plain(200), np.arange(rows), 0, 0, step)
+    return draw_batch(token_ids, None, objectives, Vocabulary.plain(200), BatchKey(np.arange(rows), 0, 0, step))
 
 
 @pytest.mark.parametrize("rows", [4, 16, 21, 64])
@@ -48,14 +48,14 @@ def test_the_parts_are_the_whole() -> None:
 def test_masks_belong_to_the_pair_and_not_to_its_batch() -> None:
     token_ids = np.tile(np.array([[0, 7, 8, 9, 10, 11, 12, 2]]), (6, 1))
     words, about = Vocabulary.plain(200), Objectives()
-    one = plan_step(token_ids, None, about, words, np.array([5, 6, 7, 8, 9, 4]), 0, 2, 30)
+    one = draw_batch(token_ids, None, about, words, BatchKey(np.array([5, 6, 7, 8, 9, 4]), 0, 2, 30))
     wide = np.pad(token_ids[:4], ((0, 0), (0, 4)), constant_values=1)
-    two = plan_step(wide, None, about, words, np.array([7, 5, 3, 2]), 0, 2, 99)
+    two = draw_batch(wide, None, about, words, BatchKey(np.array([7, 5, 3, 2]), 0, 2, 99))
     assert (one.masked.token_ids[[2, 0]] == two.masked.token_ids[:2, :8]).all()
     assert one.rewriting is not None
     assert two.rewriting is not None
     assert (one.rewriting.draws[[2, 0]] == two.rewriting.draws[:2, :8]).all()
-    later = plan_step(token_ids, None, about, words, np.array([5, 6, 7, 8, 9, 4]), 0, 3, 30)
+    later = draw_batch(token_ids, None, about, words, BatchKey(np.array([5, 6, 7, 8, 9, 4]), 0, 3, 30))
     assert (one.masked.token_ids != later.masked.token_ids).any()
 
 
