@@ -13,7 +13,6 @@ from torch import Tensor
 from workbench.data.corpus import Pairs
 from workbench.data.scene_captions import SOLVED
 from workbench.data.scene_truth import says_nothing_false
-from workbench.data.text import trim
 from workbench.evaluation.contract import Made, Part
 from workbench.evaluation.scores import (
     auc,
@@ -27,7 +26,7 @@ from workbench.randomness import generator
 
 BLANK = 128  # the grey of an image that shows nothing
 FEW = 8  # captions that are not encoded by themselves
-TOGETHER = 8  # batches whose captions are kept at once, so that those that occur in several are encoded once
+NARROWER, LEAST = 4, 32  # a batch of captions of like length: its share of `batch_size`, and what is worth a call
 
 
 @dataclass(frozen=True)
@@ -84,26 +83,23 @@ class Texts:
 
 @torch.no_grad()
 def read_captions(model: ViLTA, token_ids: np.ndarray, batch_size: int) -> Iterator[Texts]:
-    """Captions int64 [M, L], batch by batch, of which equal ones are encoded once. All of a batch are as wide as its
-    longest: how much padding follows a caption changes the last bit of its states, as does how few others are read with
-    it."""
+    """Captions int64 [M, L], in batches of like length, of which equal ones are encoded once.
+
+    All of a batch are as wide as its longest: how much padding follows a caption changes the last bit of its states,
+    as does how few others are read with it.
+    """
+    if not len(token_ids):
+        return
     device = next(model.parameters()).device
-    for first in range(0, len(token_ids), TOGETHER * batch_size):
-        rows = np.arange(first, min(first + TOGETHER * batch_size, len(token_ids)))
-        of_width: dict[int, list[np.ndarray]] = {}
-        for start in range(0, len(rows), batch_size):
-            batch = rows[start : start + batch_size]
-            of_width.setdefault(trim(token_ids[batch], model.pad).shape[1], []).append(batch)
-        for width, batches in of_width.items():
-            ids = token_ids[np.concatenate(batches), :width]
-            different, which = np.unique(ids, axis=0, return_inverse=True)
-            if len(different) < FEW:
-                different, which = ids, np.arange(len(ids))
-            parts = torch.from_numpy(different).to(device).tensor_split(math.ceil(len(different) / batch_size))
-            states = torch.cat([model.encode_text(part) for part in parts])
-            ends = np.cumsum([len(batch) for batch in batches])
-            for batch, own in zip(batches, np.split(which.reshape(-1), ends[:-1]), strict=True):
-                yield Texts(batch, token_ids[batch, :width], own, states)
+    lengths = (token_ids != model.pad).sum(axis=1)
+    order = np.lexsort((*token_ids.T[::-1], lengths))
+    size = max(batch_size // NARROWER, min(batch_size, LEAST))
+    for rows in np.array_split(order, math.ceil(len(order) / size)):
+        ids = token_ids[rows, : lengths[rows].max()]
+        different, which = np.unique(ids, axis=0, return_inverse=True)
+        if len(different) < FEW:
+            different, which = ids, np.arange(len(ids))
+        yield Texts(rows, ids, which.reshape(-1), model.encode_text(torch.from_numpy(different).to(device)))
 
 
 @torch.no_grad()
