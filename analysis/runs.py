@@ -13,7 +13,7 @@ from analysis.stores import store_at
 from analysis.stores.store import PARENT, Run, Store
 from workbench.errors import UserError
 from workbench.metrics import lower_is_better, on_validation
-from workbench.record import EXAMPLES, Living, SweepRecord, TrialTags, code_state, read_tags
+from workbench.record import EXAMPLES, TRAINING_VIEW, Living, SweepRecord, TrialTags, code_state, read_tags
 
 # One row a trial; `outcome`: "finished", or "diverged" where its loss was no longer a number.
 TRIALS = {
@@ -54,7 +54,7 @@ UNITS = {"steps": "optimiser steps", "pairs": "pairs seen", "seconds": "device-s
 class Runs:
     """A sweep (or one trial) as frames, with its record.
 
-    `over`: the unit of time in which curves are read, one of `UNITS`; `home`: where MLflow's UI shows a run, but for
+    `over`: the unit of time in which curves are read, one of `UNITS`; `home`: where MLflow's UI shows a run, without
     the run's id; `examples`: run id -> what a finished trial made of a few held-out pairs; `provenance`: of the sweep,
     or of the trial; `tags`: run id -> those of a trial.
     """
@@ -87,6 +87,10 @@ class Runs:
     def diverged(self) -> list[str]:
         """The runs that ended because their loss was no longer a number."""
         return self.trials.filter(pl.col("outcome") == "diverged")["run_id"].to_list()
+
+    def address(self, run_id: str) -> str:
+        """Where MLflow's UI shows a run."""
+        return f"{self.home}{run_id}?{TRAINING_VIEW}"
 
     def outcomes(self) -> pl.DataFrame:
         """`arm`, `seed`, `outcome` of each trial."""

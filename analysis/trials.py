@@ -21,7 +21,7 @@ def section(runs: Runs) -> Section:
                 "diverged" if row["outcome"] == "diverged" else number(row["primary"]),
                 number(row["to_target"], 1),
                 number(row["seconds"], 1),
-                Cell(row["run_id"], f"{runs.home}{row['run_id']}"),
+                Cell(row["run_id"], runs.address(row["run_id"])),
             ],
             id=f"run-{row['run_id']}",
         )

@@ -11,6 +11,7 @@ from workbench.config.schema import Search, Seeds, Target
 
 FILE = "experiment.json"  # the artifact of a sweep's run that holds its record
 EXPERIMENT = "workbench"  # of all runs of ours, in MLflow
+TRAINING_VIEW = "workflowType=machine_learning"  # in an address of MLflow, which else opens on its view of traces
 EXAMPLES = "examples.json"  # the artifact of a trial that holds what it made of a few held-out pairs
 VERSION = 2
 

@@ -208,7 +208,9 @@ def test_every_number_of_a_table_is_the_mean_of_values_that_name_their_runs(
     for run in values["run_id"].unique():
         assert f'href="#run-{run}"' in html
         assert f'<tr id="run-{run}">' in html
-        assert re.search(rf'href="http://127.0.0.1:5000/#/experiments/\d+/runs/{run}"', html)
+        assert re.search(
+            rf'href="http://127.0.0.1:5000/#/experiments/\d+/runs/{run}\?workflowType=machine_learning"', html
+        )
 
 
 def test_cost_is_told_with_the_arms_that_none_beats(store: tuple[str, str, Tracker]) -> None:

@@ -109,6 +109,25 @@ def test_the_run_of_an_ended_cell_that_is_said_to_run_is_put_right(
     assert tracker.open_trials(outcome.run_id) == []
 
 
+def test_the_run_of_a_sweep_holds_what_its_report_compares(
+    small: Experiment, home: Path, told: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial_run, "train", finish)
+    monkeypatch.setattr(trial_run, "keep_weights", lambda _: None)
+    outcome = swept(small, home, told)
+    metrics = Tracker(open_store(home), home).client.get_run(outcome.run_id).data.metrics
+    assert metrics == pytest.approx(
+        {
+            "mean/test/foil_accuracy/hard_ratio:0.0": 0.505,
+            "mean/test/foil_accuracy/hard_ratio:0.25": 0.505,
+            "effect/test/foil_accuracy/hard_ratio:0.25": 0.0,  # two seeds give no interval
+            "mean/val/itm_auc/hard_ratio:0.0": 0.5,
+            "mean/val/itm_auc/hard_ratio:0.25": 0.5,
+            "effect/val/itm_auc/hard_ratio:0.25": 0.0,
+        }
+    )
+
+
 def test_what_a_worker_is_asked_raises_here_what_it_raises_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "PRELOADED", [])
     local.in_a_worker(partial(os.path.exists, "nowhere"))

@@ -1,5 +1,6 @@
 """Which runs of a store are trials, whichever version wrote them."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from workbench.errors import UserError
 from workbench.record import TrialTags
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import open_store
+from workbench.tracking.view import share_view
 
 OLD = {"cell": "a=1", "kind": "trial", "data": "d", "warm_start": "w"}
 
@@ -51,3 +53,15 @@ def test_the_name_of_a_run_fits_every_store(tracker: Tracker) -> None:
     assert name is not None
     assert len(name) == 250
     assert name.endswith("...")
+
+
+def test_the_page_of_runs_opens_on_the_columns_that_sweeps_are_compared_by(tracker: Tracker) -> None:
+    experiment = tracker.experiment_id()
+    assert share_view(tracker.client, experiment).startswith(f"#/experiments/{experiment}/runs?workflowType=")
+    tracker.start("before", {"study": "a", "kind": "sweep"}, {}, {})
+    newest, _ = tracker.start("newest", {"study": "b", "kind": "sweep"}, {}, {})
+    tracker.start("t", {"study": "b", "seed": "0", "config_hash": "c"}, {}, {}, newest)
+    key = share_view(tracker.client, experiment).rpartition("=")[2]
+    state = json.loads(tracker.client.get_experiment(experiment).tags[f"mlflow.sharedViewState.{key}"])
+    assert state["runsExpanded"] == {newest: True}
+    assert state["selectedColumns"][:3] == ["tags.`arm`", "tags.`seed`", "metrics.`test/foil_accuracy`"]

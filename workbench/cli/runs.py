@@ -10,7 +10,7 @@ import typer
 
 from workbench.cli.named import NAMES, SHORT, run_named
 from workbench.cli.options import DEFAULT, Debug, Json, Storage, Workspace, app, print_json
-from workbench.errors import UserError
+from workbench.errors import UserError, shown
 from workbench.workspace import Workspace as Folders
 
 # Waits until a server answers, and opens a page of it in the browser.
@@ -124,17 +124,24 @@ def ui(
     open_: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Serve the MLflow UI on the workspace's runs."""
+    """Serve the MLflow UI on the workspace's runs, or name the page of the server that has them.
+
+    It opens on the training view, with the columns that sweeps are compared by.
+    """
     from workbench.tracking.runs import Tracker
     from workbench.tracking.store import open_store
+    from workbench.tracking.view import share_view
 
     uri = open_store(workspace)
-    # MLflow opens on its view of traces, of which there are none here.
-    view = f"#/experiments/{Tracker(uri, workspace).experiment_id()}/runs?workflowType=machine_learning"
-    address = f"http://{host}:{port}/{view}"
-    typer.echo(f"MLflow on {address} (Ctrl-C ends it)")
+    tracker = Tracker(uri, workspace)
+    is_server = uri.startswith("http")
+    server = uri.rstrip("/") if is_server else f"http://{host}:{port}"
+    address = f"{server}/{share_view(tracker.client, tracker.experiment_id())}"
+    typer.echo(f"MLflow on {shown(address)}" + ("" if is_server else " (Ctrl-C ends it)"))
     if open_:
-        subprocess.Popen([sys.executable, "-c", OPENED, f"http://{host}:{port}/health", address])
+        subprocess.Popen([sys.executable, "-c", OPENED, f"{server}/health", address])
+    if is_server:
+        return
     os.execv(
         sys.executable,
         [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)],

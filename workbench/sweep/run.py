@@ -37,6 +37,7 @@ from workbench.sweep.inputs import look, told_of_code
 from workbench.sweep.launch.local import in_a_worker, places, run_here, run_workers
 from workbench.sweep.launch.ray import run_on_ray
 from workbench.sweep.search import Planner, planned
+from workbench.sweep.summary import summary
 from workbench.tracking.provenance import provenance
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import open_store
@@ -316,6 +317,7 @@ class _Sweep:
         self.outcome.report = self.report(self.uri, run_id)
         self.tracker.attach_folder(run_id, self.outcome.report.parent, "report")
         self.tracker.note(run_id, note(self.outcome.report))
+        self.tracker.log(run_id, summary(self.outcome.report), step=len(self._ended()))
         self.show(Reported(str(self.outcome.report)))
         self.not_before = time.monotonic() + (time.monotonic() - began) / REPORTING
 
