@@ -34,7 +34,7 @@ MODULES = {
 ENTRIES = {
     ("workbench/trial/torchrun.py", "_telling"),
     ("workbench/trial/quiet.py", "quiet"),
-    ("workbench/data/prepare.py", "_ignore_interrupt"),
+    ("workbench/data/parallel.py", "_ignore_interrupt"),
     ("workbench/stop.py", "listen"),
     ("workbench/stop.py", "listen_again"),
     ("workbench/stop.py", "end"),

@@ -10,9 +10,11 @@ import numpy as np
 import polars as pl
 
 from workbench.config.schema import Data
+from workbench.cores import allowed_cores
 from workbench.data import cache, folder, lexicon, mixture, scene_captions, scenes
 from workbench.data.loader import Shares
 from workbench.data.noise import CaptionNoise
+from workbench.data.parallel import in_processes
 from workbench.data.store import Images, Store
 from workbench.data.text import Tokeniser, load_tokeniser, pretrained_tokeniser, save_tokeniser, train_tokeniser
 from workbench.data.word_classes import ContentWords, closed_class
@@ -20,6 +22,8 @@ from workbench.errors import UserError
 from workbench.randomness import RowRandom, key
 
 SPLITS = ("train", "val", "test")
+CHUNK = 256  # scenes that a process renders at once
+FEW = 8  # chunks, for which it is not worth to start a process
 
 
 @dataclass(frozen=True)
@@ -283,15 +287,12 @@ def _prepare_scenes(data: Data, target: Path) -> None:
     for split in SPLITS:
         count = data.train_pairs if split == "train" else data.eval_pairs
         images = cache.new_array(target / f"{split}.npy", (count, 3, data.image_size, data.image_size))
-        rows = []
-        for index, scene in enumerate(scenes.scenes(data.seed, split, count, data.most_things)):
-            images[index] = scenes.render(scene, data.image_size)
-            description = scene_captions.describe(scene)
-            rows.append(
-                {"caption": str(description), "paraphrase": scene_captions.paraphrase(scene, description)}
-                | dict.fromkeys(scene_captions.FOILS)
-                | scene_captions.foils(scene, description)
-            )
+        rows: list[dict[str, str]] = []
+        starts = range(0, count, CHUNK)
+        workers = allowed_cores() if len(starts) > FEW else 1  # which others wait for
+        for chunk_images, chunk_rows in in_processes(partial(_render_chunk, data, split), starts, workers):
+            images[len(rows) : len(rows) + len(chunk_rows)] = chunk_images
+            rows += chunk_rows
         images.flush()
         schema = dict.fromkeys(["caption", "paraphrase", *scene_captions.FOILS], pl.String)
         frame = pl.DataFrame(rows, schema=schema)
@@ -299,6 +300,22 @@ def _prepare_scenes(data: Data, target: Path) -> None:
         if split == "train":
             train_captions = frame["caption"].to_list() + frame["paraphrase"].to_list()
     save_tokeniser(train_tokeniser(train_captions, data.vocabulary, data.max_length), target / "tokeniser.json")
+
+
+def _render_chunk(data: Data, split: str, first: int) -> tuple[np.ndarray, list[dict[str, str]]]:
+    """Images uint8 [n, 3, S, S] of a split's scenes from the `first` on, at most `CHUNK` of them, and their texts."""
+    count = data.train_pairs if split == "train" else data.eval_pairs
+    images, rows = [], []
+    for index in range(first, min(first + CHUNK, count)):
+        scene = scenes.sample_scene(data.seed, split, index, data.most_things)
+        images.append(scenes.render(scene, data.image_size))
+        description = scene_captions.describe(scene)
+        rows.append(
+            {"caption": str(description), "paraphrase": scene_captions.paraphrase(scene, description)}
+            | dict.fromkeys(scene_captions.FOILS)
+            | scene_captions.foils(scene, description)
+        )
+    return np.stack(images), rows
 
 
 def _folder_splits(data: Data) -> dict[str, list[folder.CaptionedFile]]:

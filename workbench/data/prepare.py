@@ -4,15 +4,11 @@ Stopped at any point, the same command goes on: whole shards are kept.
 """
 
 import json
-import multiprocessing
 import os
 import shutil
-import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,11 +19,11 @@ from workbench.data import jpeg
 from workbench.data.archives import Archives, Packed
 from workbench.data.cache import alone, new_array
 from workbench.data.images import BrokenImage, Fit, decode
+from workbench.data.parallel import in_processes
 from workbench.data.reading import Found, Reading
 from workbench.data.store import FACTS, Store, Stored, checksum, open_store, write_parts
 from workbench.errors import UserError
 from workbench.randomness import key
-from workbench.stop import end_with_parent
 
 VERSION = 1  # raise it whenever a change alters the pixels
 SHARD = 256  # images of a shard at least, ...
@@ -125,7 +121,8 @@ def _prepared(
     done = len(reading.found) - images
     progress(done, len(reading.found))
     try:
-        for finished in _run(todo, workers):
+        # A shard that is half written is never seen.
+        for finished in in_processes(write_shard, todo, min(workers, len(todo))):
             done += finished
             progress(done, len(reading.found))
     finally:
@@ -159,38 +156,6 @@ def _begin(half: Path, fingerprint: str) -> None:
         shutil.rmtree(half, ignore_errors=True)
         half.mkdir(parents=True)
         mark.write_text(fingerprint)
-
-
-def _run(shards: list[Shard], workers: int) -> Iterator[int]:
-    """Works on the shards side by side; yields the number of images of each that is done."""
-    if workers == 1 or len(shards) <= 1:
-        for shard in shards:
-            yield write_shard(shard)
-        return
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _ignore_interrupt)
-    waiting = iter(shards)
-    running: set[Future[int]] = set()
-    try:
-        # A few at a time, since each takes its list of captions along.
-        while True:
-            running |= {pool.submit(write_shard, shard) for shard in islice(waiting, 2 * workers - len(running))}
-            if not running:
-                break
-            finished, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in finished:
-                yield future.result()
-    except KeyboardInterrupt:
-        for process in list(pool._processes.values()):
-            process.terminate()  # a shard that is half written is never seen, and may take long
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _ignore_interrupt() -> None:
-    """Ctrl-C is for the first process, which ends the others; they end with it in any case."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()
 
 
 def write_shard(shard: Shard) -> int:

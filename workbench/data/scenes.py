@@ -5,7 +5,6 @@ A scene is a function of (seed, split, index) alone. Its captions and foils are 
 
 import math
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -212,8 +211,3 @@ def _font_path() -> str:
     import matplotlib
 
     return os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
-
-
-def scenes(seed: int, split: str, count: int, largest: int) -> Iterator[Scene]:
-    """The first `count` scenes of a split."""
-    return (sample_scene(seed, split, index, largest) for index in range(count))
