@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tests.services import Cutter, MlflowServer, Postgres, command, mlflow_server, postgres
 
 ROOT = Path(__file__).resolve().parent.parent
-SIGNS = ("waiting: no room", "cannot be reached", "another takes its place", "taken over", "failed", "going on")
+SIGNS = ("waiting: no room", "cannot be reached", "another takes its place", "taken over", "failed", "continuing")
 CELLS = 40
 WORKERS = 3
 LEASE = 8  # seconds

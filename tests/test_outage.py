@@ -1080,7 +1080,7 @@ def test_a_wait_is_told_of_every_minute_and_what_can_be_done_once() -> None:
     with pytest.raises(Interrupted):
         time.patience(stopped=lambda: time.now > 605)(time.action)
     assert time.told == [
-        (0, f"waiting: {SERVER} ({NOBODY}); going on as soon as it can"),
+        (0, f"waiting: {SERVER} ({NOBODY}); continuing as soon as possible"),
         *[(60 * n, f"still waiting after {n} min: {SERVER} ({NOBODY})") for n in range(1, 6)],
         (300, f"what can be done: start the server at {NOBODY} or see its log, or check MLFLOW_TRACKING_URI"),
         *[(60 * n, f"still waiting after {n} min: {SERVER} ({NOBODY})") for n in range(6, 11)],
@@ -1102,7 +1102,7 @@ def test_a_wait_that_ends_says_so_and_an_action_that_works_says_nothing() -> Non
     time = Clock(refused(), None)
     time.patience()(time.action)
     time.patience()(time.action)
-    assert [sentence.partition(":")[0] for _, sentence in time.told] == ["waiting", "going on"]
+    assert [sentence.partition(":")[0] for _, sentence in time.told] == ["waiting", "continuing"]
 
 
 def test_a_fault_ends_a_wait() -> None:
@@ -1119,7 +1119,7 @@ def test_giving_up_is_the_users_to_mend_and_is_not_waited_out_again() -> None:
     assert isinstance(end.value, UserError)
     assert str(end.value) == (
         f"gave up after waiting 2 min: {SERVER} ({NOBODY}); start the server at {NOBODY} or see its log, "
-        "or check MLFLOW_TRACKING_URI; then the same command goes on."
+        "or check MLFLOW_TRACKING_URI; then run the same command again."
     )
     assert time.pauses()[-1] < 30
     assert 100 <= time.tried[-1] < 100.2  # one last attempt

@@ -16,10 +16,10 @@ from workbench.refusals import refusal
 PAGE = "<html>log in</html>"
 LOG_IN = "MLFLOW_TRACKING_USERNAME"
 ANSWERS = {
-    "401": (replies(401, PAGE, "text/html"), "it wants to know who asks (401)", LOG_IN),
-    "401 of MLflow": (replies(401, '{"error_code": "UNAUTHENTICATED"}'), "it wants to know who asks (401)", LOG_IN),
-    "403": (replies(403, PAGE, "text/html"), "it does not let this user in (403)", LOG_IN),
-    "403 of MLflow": (replies(403, '{"error_code": "PERMISSION_DENIED"}'), "it does not let this user in", LOG_IN),
+    "401": (replies(401, PAGE, "text/html"), "it requires a login (401)", LOG_IN),
+    "401 of MLflow": (replies(401, '{"error_code": "UNAUTHENTICATED"}'), "it requires a login (401)", LOG_IN),
+    "403": (replies(403, PAGE, "text/html"), "it denies access to this user (403)", LOG_IN),
+    "403 of MLflow": (replies(403, '{"error_code": "PERMISSION_DENIED"}'), "it denies access to this user", LOG_IN),
     "404": (replies(404, PAGE, "text/html"), "no MLflow server is there (404)", "check the address"),
     "a login page": (replies(200, PAGE, "text/html"), "it answers with a web page", LOG_IN),
 }

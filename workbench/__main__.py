@@ -1,4 +1,4 @@
-"""`python -m workbench` is `wb`; torchrun starts it so: `torchrun --nproc-per-node 8 -m workbench train FILE`."""
+"""Runs `wb` as `python -m workbench`, which torchrun needs: `torchrun --nproc-per-node 8 -m workbench train FILE`."""
 
 import os
 
@@ -7,7 +7,7 @@ from workbench.streams import open_closed
 
 
 def run() -> None:
-    """The console script. It can be stopped from the first moment, while the command line itself is being loaded."""
+    """Runs the console script. It can be stopped from the start, even while the command line itself is loading."""
     open_closed()
     stop = the_commands(os.environ)
     stop.listen()

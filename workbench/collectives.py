@@ -1,4 +1,5 @@
-"""What several processes that train one model send each other; only they load it, and torch with it."""
+"""Collective operations for processes that train one model together. Only such processes import this module and
+torch."""
 
 from typing import Any
 
@@ -9,16 +10,17 @@ from torch import Tensor
 
 @torch.no_grad()
 def summed(value: Tensor, group: Any) -> Tensor:
-    """The sum over all processes of the group."""
+    """Returns the sum over all processes of the group."""
     total = value.detach().clone()
     dist.all_reduce(total, group=group)
     return total
 
 
 def gathered(rows: Tensor, group: Any, rank: int, size: int) -> Tensor:
-    """[b, ...] of every process -> [size * b, ...] in the order of ranks; gradients flow back to the row's process."""
-    made: Tensor = _Gather.apply(rows, group, rank, size)
-    return made
+    """Gathers [b, ...] of every process into [size * b, ...], ordered by rank. Gradients flow back to the row's
+    process."""
+    gathered_rows: Tensor = _Gather.apply(rows, group, rank, size)
+    return gathered_rows
 
 
 class _Gather(torch.autograd.Function):
@@ -31,6 +33,6 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        # Every process has read these rows: what each of them learnt about them is added up.
+        # Every process has used these rows, so the gradients of all processes are summed.
         total = summed(gradients[0], ctx.group)
         return total.chunk(ctx.size)[ctx.rank], None, None, None

@@ -1,6 +1,7 @@
-"""The processes that train one model together, and what they tell each other. Alone, every exchange is the identity.
+"""The processes that train one model together, and their collective operations.
 
-A command that only looks at a study knows of a world, too; torch is loaded by those who have something to exchange.
+With a single process every operation is the identity. torch is imported only where there is data to exchange, so that
+commands that only read a study start fast.
 """
 
 from dataclasses import dataclass
@@ -13,15 +14,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class World:
-    """`rank` of `size` processes. `group` carries their exchanges, apart from the gradients, which DDP and FSDP2
-    carry."""
+    """Process `rank` of `size`. `group` is the process group of all communication except gradients, which DDP or
+    FSDP2 exchange."""
 
     rank: int = 0
     size: int = 1
     group: Any = None
 
     def sum(self, value: "Tensor") -> "Tensor":
-        """The sum over all processes; no gradient flows through it."""
+        """Returns the sum over all processes. No gradient flows through it."""
         if self.size == 1:
             return value.detach()
         from workbench.collectives import summed
@@ -29,7 +30,7 @@ class World:
         return summed(value, self.group)
 
     def gather(self, rows: "Tensor") -> "Tensor":
-        """[b, ...] of every process -> [size * b, ...] in the order of ranks; gradients flow back to the row's
+        """Gathers [b, ...] of every process into [size * b, ...], ordered by rank. Gradients flow back to the row's
         process."""
         if self.size == 1:
             return rows
@@ -38,13 +39,14 @@ class World:
         return gathered(rows, self.group, self.rank, self.size)
 
     def part(self, rows: int, micro_batch: int = 0, micro_batches: int = 1) -> slice:
-        """This process's share of a batch of `rows`, which is cut into micro-batches, and each of them by rank."""
+        """Returns the rows of this process in one micro-batch. A batch of `rows` is split into micro-batches, and each
+        of those by rank."""
         pool = rows // micro_batches
         start = micro_batch * pool + self.rank * (pool // self.size)
         return slice(start, start + pool // self.size)
 
     def any(self, flag: bool, device: "torch.device") -> bool:
-        """Whether the flag is raised in at least one process."""
+        """Returns whether the flag is set in at least one process."""
         if self.size == 1:
             return flag
         import torch
@@ -56,5 +58,5 @@ ALONE = World()
 
 
 def whole(tensor: "Tensor") -> "Tensor":
-    """A tensor that FSDP2 has spread over the processes, put together in each of them; any other as it is."""
+    """Returns the full tensor in each process where FSDP2 has sharded it; any other tensor unchanged."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

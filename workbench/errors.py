@@ -1,4 +1,4 @@
-"""The one exception that is the user's to mend, and what its sentences are made of."""
+"""The exception for errors that the user can fix, and helpers for its messages."""
 
 import re
 
@@ -6,18 +6,18 @@ HIDDEN = "***"  # stands for a password
 
 
 class UserError(Exception):
-    """Bad input: one sentence that says what is wrong, where, and what to do. `wb` exits with 2."""
+    """Bad input. The message is one sentence: what is wrong, where, and what to do. `wb` exits with 2."""
 
 
 class Interrupted(Exception):
-    """The wait was ended by a request to stop."""
+    """A stop request ended the wait."""
 
 
 def first_line(error: Exception) -> str:
-    """What an error says first, for the middle of a sentence of ours."""
+    """Returns the first line of an error's message, for use inside one of our sentences."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def shown(address: str) -> str:
-    """An address without its password."""
+    """Returns an address with its password hidden."""
     return re.sub(r"(://[^:/@]*):[^@/]*@", rf"\1:{HIDDEN}@", address)

@@ -1,4 +1,4 @@
-"""What workers tell while they work, and a sweep of itself. Events cross processes, so each is a plain value."""
+"""Events that workers and a sweep emit. Events cross process boundaries, so each one is a plain value."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ Outcome = Literal["finished", "diverged", "pruned"]
 
 @dataclass(frozen=True)
 class Planned:
-    """A sweep begins: so many `cells`, `finished` before, for so many `workers`; its run in MLflow."""
+    """A sweep starts: `cells` in total, `finished` of them earlier, on `workers` workers; `run_id` in MLflow."""
 
     cells: int
     finished: int
@@ -19,7 +19,8 @@ class Planned:
 
 @dataclass(frozen=True)
 class Preparing:
-    """A worker makes what trials share: `done` of `total` units of a `stage`, with figures such as its loss."""
+    """A worker prepares what several trials share: `done` of `total` units of a `stage`, with `figures` such as the
+    loss."""
 
     worker: str
     stage: str
@@ -30,7 +31,7 @@ class Preparing:
 
 @dataclass(frozen=True)
 class Stepped:
-    """A trial has done `step` of `steps` training steps; `figures` are those of this step, and its number of
+    """A trial has done `step` of `steps` training steps. `figures` are those of this step, including its number of
     `pairs`."""
 
     worker: str
@@ -42,7 +43,7 @@ class Stepped:
 
 @dataclass(frozen=True)
 class TrialEnded:
-    """A worker has brought a trial to an outcome, which the ledger now has; `value` is None where it diverged."""
+    """A worker has ended a trial and recorded the outcome in the ledger. `value` is None where it diverged."""
 
     worker: str
     cell: str
@@ -52,7 +53,7 @@ class TrialEnded:
 
 @dataclass(frozen=True)
 class Counted:
-    """The sweep has found an outcome in the ledger, whoever brought it there."""
+    """The sweep has read an outcome from the ledger, whichever worker recorded it."""
 
     cell: str
     outcome: Outcome
@@ -61,7 +62,7 @@ class Counted:
 
 @dataclass(frozen=True)
 class TrialFailed:
-    """A trial has raised an error: what it said, and its traceback. The worker goes on."""
+    """A trial has raised an error: its message and its traceback. The worker continues with other trials."""
 
     worker: str
     cell: str
@@ -71,7 +72,7 @@ class TrialFailed:
 
 @dataclass(frozen=True)
 class WorkerFailed:
-    """A worker has ended by an error that is not a trial's: its traceback, or a sentence."""
+    """A worker has ended with an error that is not a trial's: its traceback, or a sentence."""
 
     worker: str
     message: str
@@ -79,7 +80,7 @@ class WorkerFailed:
 
 @dataclass(frozen=True)
 class Mistaken:
-    """A worker has met what the user alone can mend."""
+    """A worker has met an error that only the user can fix."""
 
     worker: str
     message: str
@@ -87,7 +88,7 @@ class Mistaken:
 
 @dataclass(frozen=True)
 class WorkerEnded:
-    """A worker's last event; `stopped` where it was asked to stop."""
+    """A worker's last event. `stopped`: it ended on a stop request."""
 
     worker: str
     stopped: bool
@@ -95,7 +96,7 @@ class WorkerEnded:
 
 @dataclass(frozen=True)
 class Said:
-    """A sentence for people."""
+    """A sentence for the user."""
 
     worker: str
     message: str
@@ -110,7 +111,7 @@ class Reported:
 
 @dataclass(frozen=True)
 class Ticked:
-    """Time has passed: twice a second while workers work, for a look at the ledger."""
+    """Time has passed: emitted twice per second while workers work, so that the sweep reads the ledger."""
 
 
 Event = (
@@ -131,5 +132,5 @@ Emit = Callable[[Event], None]
 
 
 def preparation(emit: Emit, worker: str) -> Callable[[str, int, int, dict[str, float]], None]:
-    """What tells of the progress of what trials share."""
+    """Returns a callback that emits the progress of what trials share."""
     return lambda stage, done, total, figures: emit(Preparing(worker, stage, done, total, figures))

@@ -1,8 +1,8 @@
-"""Which errors are outages, that may pass: a full disk, a server or a database that cannot be reached.
+"""Tells outages, which may pass, from faults: a full disk, a server or a database that cannot be reached.
 
-What is an outage is decided by the codes that each library gives (errno, SQLSTATE, SQLite's, HTTP's and gRPC's), and
-never by what was being handled when an error was raised (`__context__`): a bug in an `except` block is a bug. Whatever
-is not known to pass is a fault, which nobody waits for.
+The error codes of each library (errno, SQLSTATE, SQLite's, HTTP's and gRPC's) decide whether an error is an outage. The
+error being handled when another was raised (`__context__`) never counts: a bug in an `except` block is a bug. Any error
+that is not known to pass is a fault, and nothing waits for it.
 """
 
 import errno
@@ -28,7 +28,7 @@ GROWN = "a file has reached the largest size allowed"
 
 @dataclass(frozen=True)
 class Outage:
-    """What is out of order in words, more `about` it where more is known, and what the user can do."""
+    """An outage: `what` is wrong in words, details `about` it where known, and `advice` on what the user can do."""
 
     what: str
     about: str
@@ -39,30 +39,30 @@ class Outage:
 
 
 FAULT: Final = "fault"
-# None: this error says nothing either way, so that its cause is asked.
+# None: this error does not decide, so that its cause is examined.
 Verdict = Outage | Literal["fault"] | None
 
 
 def outage(error: BaseException) -> str | None:
-    """What is out of order, in words, where `error` is an outage that may pass; None where it is a fault."""
-    found = diagnose(error)
-    return None if found is None else found.what
+    """Returns in words what is wrong where `error` is an outage that may pass; None where it is a fault."""
+    diagnosis = diagnose(error)
+    return None if diagnosis is None else diagnosis.what
 
 
 def diagnose(error: BaseException) -> Outage | None:
-    """The outage that `error` comes from; None where it is a fault."""
+    """Returns the outage that caused `error`; None where it is a fault."""
     verdict = _judge(error)
     return verdict if isinstance(verdict, Outage) else None
 
 
 def _judge(error: BaseException, depth: int = 0) -> Verdict:
-    """The verdict of the outermost error of the chain of causes that has one.
+    """Returns the verdict of the outermost error in the chain of causes that has one.
 
-    What wraps an error knows more than what it wraps: `analysis.stores.server` calls it a lost connection where MLflow
-    says that an attachment is missing, since it was listed just before.
+    A wrapping error knows more than the one it wraps: `analysis.stores.server` reports a lost connection where MLflow
+    reports a missing attachment, since the attachment was listed just before.
     """
     if isinstance(error, UserError | Interrupted):
-        return FAULT  # decided already, whatever has led to it; a wait around another one must not go on
+        return FAULT  # already decided, whatever the cause; an outer wait must not continue
     verdict: Verdict = None
     for kind in type(error).__mro__:
         if rule := RULES.get(kind.__module__.partition(".")[0]):
@@ -81,38 +81,38 @@ AWAY = {
     *(errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH, errno.ENETDOWN, errno.ENETRESET),
 }
 UNRESOLVED = {socket.EAI_AGAIN, socket.EAI_NONAME, socket.EAI_NODATA, socket.EAI_FAIL}
-# Rust writes an errno so; Polars, tokenizers and safetensors raise it as an OSError or an Exception that has no errno.
+# How Rust writes an errno. Polars, tokenizers and safetensors raise it as an OSError or Exception without errno.
 RUST = re.compile(r"\(os error (\d+)\)")
-NUMPY = re.compile(r"\d+ requested and \d+ written")  # all that np.save says of a write that was cut short
+NUMPY = re.compile(r"\d+ requested and \d+ written")  # the whole message of np.save for a truncated write
 
 
 def _of_system(error: BaseException) -> Verdict:
-    """Python's own exceptions."""
+    """Judges Python's own exceptions."""
     number = error.errno if isinstance(error, OSError) else None
     if number is None and type(error) in (OSError, RuntimeError, Exception):
         number = errno.ENOSPC if NUMPY.fullmatch(str(error)) else _rust_errno(error)
     if number is not None:
         return _of_errno(number, error)
-    # Python's and ours without a number: "timed out", "GRPC connection timeout".
+    # Python's errors and ours that have no number: "timed out", "GRPC connection timeout".
     if isinstance(error, ConnectionError | TimeoutError) and not isinstance(error, BrokenPipeError):
         return _server("", str(error))
     return None
 
 
 def _of_errno(number: int, error: BaseException) -> Verdict:
-    """EACCES, EROFS, ENOENT and all the others are faults.
+    """Judges an errno. EACCES, EROFS, ENOENT and all codes not listed are faults.
 
-    EIO is one: on a disk it means a defect, which does not pass. EPIPE is one where it comes bare: then the reader of
-    standard output has gone; a server that hangs up comes as an error of requests or urllib3.
+    EIO is a fault: on a disk it means a hardware defect, which does not pass. A bare EPIPE is a fault: the reader of
+    standard output has gone. A server that hangs up raises an error of requests or urllib3 instead.
     """
     path = getattr(error, "filename", None)
     if number in NO_ROOM:
         place = f"of {path}" if path else "of the workspace, or of TMPDIR"
         return Outage(f"{DISK} ({path or os.strerror(number)})", "", f"free space on the disk {place}")
-    if number == errno.EFBIG:  # `ulimit -f`: can be raised for a process that runs, so that nothing is lost
+    if number == errno.EFBIG:  # `ulimit -f`: it can be raised for a running process, so that nothing is lost
         advice = f"raise the limit on the size of files: prlimit --fsize=unlimited --pid {os.getpid()}"
         return Outage(f"{GROWN} ({path or os.strerror(number)})", "", advice)
-    # The action opens its files anew, so that a handle from before a file server's restart (ESTALE) is replaced.
+    # The action opens its files again, which replaces a handle from before a file server's restart (ESTALE).
     if number == errno.ESTALE or (path and number in {*AWAY, errno.ENOTCONN}):
         advice = "see that the file server answers and that its folder is mounted"
         return Outage(MOUNT, str(path or os.strerror(number)), advice)
@@ -120,23 +120,25 @@ def _of_errno(number: int, error: BaseException) -> Verdict:
 
 
 def _rust_errno(error: BaseException) -> int | None:
-    found = RUST.search(str(error))
-    return int(found[1]) if found else None
+    match = RUST.search(str(error))
+    return int(match[1]) if match else None
 
 
 def _of_rust(error: BaseException) -> Verdict:
-    """Polars and safetensors."""
+    """Judges errors of Polars and safetensors."""
     number = _rust_errno(error)
     return FAULT if number is None else _of_errno(number, error)
 
 
 def _of_socket(error: BaseException) -> Verdict:
-    """gaierror: a name that does not resolve, since nobody can tell a wrong name from a name server that is away."""
+    """Judges a gaierror. A name that does not resolve is an outage, since a wrong name looks the same as an
+    unreachable name server."""
     return _server("", str(error)) if getattr(error, "errno", None) in UNRESOLVED else FAULT
 
 
 def _of_ssl(error: BaseException) -> Verdict:
-    """A certificate that is not accepted, or a server that speaks no TLS, stays so; one that hangs up may come back."""
+    """Judges TLS errors. A rejected certificate or a server without TLS is a fault; a closed connection may come
+    back."""
     import ssl
 
     return _server("", str(error)) if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError) else FAULT
@@ -144,10 +146,10 @@ def _of_ssl(error: BaseException) -> Verdict:
 
 # Servers that speak HTTP
 
-# 500 is one: MLflow's client gives no more than the number, and a server whose disk is full answers so.
+# 500 is included: MLflow's client reports only the number, and a server whose disk is full answers 500.
 PASSING_STATUS = {408, 429, 500, 502, 503, 504, 507, *range(520, 525)}
 REFUSING_PROXY = "Tunnel connection failed: 4"
-# MLflow puts an error of requests into its text; these are the signs there, those of a fault first.
+# MLflow quotes an error of requests in its message; these are the patterns there, those of a fault first.
 BROKEN_FOR_GOOD = re.compile(rf"SSLError\(|BadStatusLine\(|{REFUSING_PROXY}")
 HUNG_UP = re.compile(r"(SSLEOF|SSLZeroReturn)Error\(")  # stands within an SSLError(...)
 BROKEN = re.compile(
@@ -156,16 +158,16 @@ BROKEN = re.compile(
 )
 
 
-def _server(address: str, told: str = "") -> Outage:
-    """`told`: what is known besides, or instead of the address."""
+def _server(address: str, detail: str = "") -> Outage:
+    """Returns the outage of a server. `detail`: what is known in addition to the address, or instead of it."""
     place = _place(address)
-    about = f"{place}: {told}" if place and told else place or _short(told)
+    about = f"{place}: {detail}" if place and detail else place or _short(detail)
     where = f" at {place}" if place else ""
     return Outage(SERVER, about, f"start the server{where} or see its log, or check MLFLOW_TRACKING_URI")
 
 
 def _place(address: str) -> str:
-    """Scheme, host and port of an address, without its password; empty where it is none of a server."""
+    """Returns scheme, host and port of a server's address, without its password; empty for any other address."""
     parts = urlsplit(address)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.scheme in ("http", "https") else ""
 
@@ -180,7 +182,7 @@ def _of_status(status: object, address: str = "") -> Verdict:
 
 
 def _of_urllib(error: BaseException) -> Verdict:
-    """Python's own client."""
+    """Judges errors of Python's own HTTP client."""
     if hasattr(error, "code"):
         return _of_status(error.code, str(getattr(error, "filename", "")))
     reason = getattr(error, "reason", None)
@@ -188,7 +190,7 @@ def _of_urllib(error: BaseException) -> Verdict:
 
 
 def _of_http(error: BaseException) -> Verdict:
-    """An answer that breaks off, or none; what is no answer in HTTP at all is a fault."""
+    """Judges incomplete or missing HTTP responses. A response that is not HTTP at all is a fault."""
     from http.client import IncompleteRead, RemoteDisconnected
 
     return _server("", str(error)) if isinstance(error, RemoteDisconnected | IncompleteRead) else FAULT
@@ -197,19 +199,19 @@ def _of_http(error: BaseException) -> Verdict:
 def _of_urllib3(error: BaseException) -> Verdict:
     from urllib3 import exceptions as known
 
-    if isinstance(error, known.ResponseError):  # says the number in words alone
-        found = re.fullmatch(r"too many (\d+) error responses", str(error))
-        return _of_status(int(found[1])) if found else FAULT
-    held = _held(error)
-    if isinstance(error, known.ProxyError) and REFUSING_PROXY in str(held):
+    if isinstance(error, known.ResponseError):  # it has the number only in its message
+        match = re.fullmatch(r"too many (\d+) error responses", str(error))
+        return _of_status(int(match[1])) if match else FAULT
+    wrapped = _wrapped(error)
+    if isinstance(error, known.ProxyError) and REFUSING_PROXY in str(wrapped):
         return FAULT
     if isinstance(error, known.MaxRetryError | known.SSLError):
-        return FAULT if held is None else _judge(held)
+        return FAULT if wrapped is None else _judge(wrapped)
     passing = (
         *(known.TimeoutError, known.NewConnectionError, known.ProxyError),
         *(known.ProtocolError, known.IncompleteRead, known.InvalidChunkLength),
     )
-    if not isinstance(error, passing) or (_fault(held) and not isinstance(held, BrokenPipeError)):
+    if not isinstance(error, passing) or (_fault(wrapped) and not isinstance(wrapped, BrokenPipeError)):
         return FAULT
     return _server("", str(error))
 
@@ -220,7 +222,7 @@ def _of_requests(error: BaseException) -> Verdict:
     address = str(getattr(getattr(error, "request", None), "url", None) or "")
     if isinstance(error, known.HTTPError):
         return _of_status(getattr(error.response, "status_code", None), address)
-    verdict = _judge(held) if (held := _held(error)) is not None else None
+    verdict = _judge(wrapped) if (wrapped := _wrapped(error)) is not None else None
     if verdict is None:
         passing = isinstance(error, known.Timeout | known.ConnectionError | known.ChunkedEncodingError)
         verdict = FAULT if isinstance(error, known.SSLError) or not passing else _server("", str(error))
@@ -229,10 +231,10 @@ def _of_requests(error: BaseException) -> Verdict:
     return _server(address, verdict.about if verdict.about.startswith("it answers") else "")
 
 
-def _held(error: BaseException) -> BaseException | None:
-    """What requests and urllib3 wrap without `from`: it stands among their arguments, or is called the reason."""
-    held = (getattr(error, "reason", None), *error.args)
-    return next((each for each in held if isinstance(each, BaseException)), None)
+def _wrapped(error: BaseException) -> BaseException | None:
+    """Returns the error that requests or urllib3 wrapped without `from`: one of the arguments, or `reason`."""
+    candidates = (getattr(error, "reason", None), *error.args)
+    return next((value for value in candidates if isinstance(value, BaseException)), None)
 
 
 def _fault(error: BaseException | None) -> bool:
@@ -241,7 +243,7 @@ def _fault(error: BaseException | None) -> bool:
 
 # MLflow
 
-# INTERNAL_ERROR is what MLflow says of every bug; where it is not, the text says more.
+# MLflow reports INTERNAL_ERROR for every bug; where it is not a bug, the text says more.
 PASSING_CODES = {
     "TEMPORARILY_UNAVAILABLE",
     "DEADLINE_EXCEEDED",
@@ -252,17 +254,17 @@ PASSING_CODES = {
 
 
 def _of_mlflow(error: BaseException) -> Verdict:
-    """It wraps errors of databases with `from`, or puts them into its text; those of requests into its text alone.
+    """Judges MLflow's errors. It wraps database errors with `from` or quotes them; it only quotes those of requests.
 
-    A database's own code comes before MLflow's, which calls "no such table" TEMPORARILY_UNAVAILABLE.
+    A database's own code comes before MLflow's, which reports TEMPORARILY_UNAVAILABLE for "no such table".
     """
     if error.__cause__ is not None and (verdict := _judge(error.__cause__)) is not None:
         return verdict
     text = str(error)
-    if found := re.search(r"API request to (\S+) failed with exception (.*)", text, re.DOTALL):
-        return _of_told(found[1], found[2])
-    if found := re.match(r"API request to endpoint \S+ failed with error code (\d+)", text):
-        return _of_status(int(found[1]), os.environ.get("MLFLOW_TRACKING_URI", ""))
+    if match := re.search(r"API request to (\S+) failed with exception (.*)", text, re.DOTALL):
+        return _of_quoted(match[1], match[2])
+    if match := re.match(r"API request to endpoint \S+ failed with error code (\d+)", text):
+        return _of_status(int(match[1]), os.environ.get("MLFLOW_TRACKING_URI", ""))
     if (verdict := _of_driver_text(text)) is not None:
         return verdict
     if getattr(error, "error_code", None) in PASSING_CODES:
@@ -270,27 +272,27 @@ def _of_mlflow(error: BaseException) -> Verdict:
     return FAULT
 
 
-def _of_told(address: str, told: str) -> Verdict:
-    """`told`: the text of an error of requests."""
-    told = told.partition("(Caused by ")[2] or told  # not the address, in which anything may stand
-    if found := re.search(r"too many (\d+) error responses", told):
-        return _of_status(int(found[1]), address)
-    passing = HUNG_UP.search(told) or (BROKEN.search(told) and not BROKEN_FOR_GOOD.search(told))
+def _of_quoted(address: str, text: str) -> Verdict:
+    """Judges `text`, the quoted message of an error of requests."""
+    text = text.partition("(Caused by ")[2] or text  # without the address, which may contain anything
+    if match := re.search(r"too many (\d+) error responses", text):
+        return _of_status(int(match[1]), address)
+    passing = HUNG_UP.search(text) or (BROKEN.search(text) and not BROKEN_FOR_GOOD.search(text))
     return _server(address) if passing else FAULT
 
 
 # Databases
 
-# Rolled back for another's sake (40001, 40P01), or not known to be done (40003); no room, memory or connection is left
-# there (53000-53300, but not 53400, a limit that was set); a lock is held (55P03); cancelled (57014: our statements are
-# short, so that the server is overloaded or somebody did it); shut down, crashed, starting, idle (57P01-3, 57P05, but
-# not 57P04: the database was dropped); a transaction ended because its worker was frozen (25P03).
+# Rolled back in favour of another transaction (40001, 40P01), or completion unknown (40003); no space, memory or
+# connections left (53000-53300, but not 53400, a configured limit); a lock is held (55P03); cancelled (57014: our
+# statements are short, so the server is overloaded or somebody cancelled them); shut down, crashed, starting, idle
+# (57P01-3, 57P05, but not 57P04: the database was dropped); a transaction ended because its worker was frozen (25P03).
 PASSING_SQL = {
     *("40001", "40003", "40P01", "53000", "53100", "53200", "53300", "55P03"),
     *("57014", "57P01", "57P02", "57P03", "57P05", "25P03"),
 }
-# Errors of connecting have no SQLSTATE. libpq puts two blanks before what a server has said, in whatever language; its
-# own words are English.
+# Connection errors have no SQLSTATE. libpq puts two spaces before the server's message, which may be in any language;
+# its own messages are English.
 SERVER_SAID = re.compile(r":  (.*)", re.DOTALL)
 SAID_TO_PASS = re.compile(
     r"too many (connections|clients)|connection slots|database system is|terminating connection"  # starting up, ...
@@ -300,20 +302,21 @@ UNCONNECTED = re.compile(
     r"Is the server running|(receive|send) data",
     re.IGNORECASE,
 )
-# A full disk comes as FULL, a quota or `ulimit -f` that is reached as an IOERR of writing; other IOERRs are EIO.
+# A full disk is reported as FULL; an exhausted quota or `ulimit -f` as an IOERR on write; other IOERRs are EIO.
 SQLITE_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_PROTOCOL}
 SQLITE_ROOM = {
     *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_FSYNC),
     *(sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_TRUNCATE),
 }
 FREE_LOCK = "end the process that holds the lock of the database"
-DRIVER = re.compile(r"\((sqlite3|psycopg2?)\.(?:errors\.)?(\w+)\) ([^\[]*)")  # how SQLAlchemy begins its text
+DRIVER = re.compile(r"\((sqlite3|psycopg2?)\.(?:errors\.)?(\w+)\) ([^\[]*)")  # how SQLAlchemy's messages start
 
 
 def _of_sqlite(error: BaseException) -> Verdict:
-    """CANTOPEN, READONLY, NOTADB, CORRUPT and SQLITE_ERROR (no such table, a wrong statement) are faults.
+    """Judges SQLite's errors. CANTOPEN, READONLY, NOTADB, CORRUPT and SQLITE_ERROR (no such table, a wrong statement)
+    are faults.
 
-    LOCKED is one, too: it is the doing of the connection itself, unless a shared cache is in between.
+    LOCKED is a fault, too: the connection itself causes it, unless it uses a shared cache.
     """
     code = getattr(error, "sqlite_errorcode", 0)
     if code in SQLITE_ROOM:
@@ -330,7 +333,7 @@ def _no_room_for_sqlite(about: str) -> Outage:
 
 
 def _of_psycopg(error: BaseException) -> Verdict:
-    """psycopg and psycopg2, which decide by SQLSTATE wherever there is one."""
+    """Judges errors of psycopg and psycopg2: by SQLSTATE wherever there is one."""
     code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
     if code is not None:
         return _of_sqlstate(code, str(error))
@@ -339,23 +342,24 @@ def _of_psycopg(error: BaseException) -> Verdict:
 
 
 def _of_sqlstate(code: str, text: str) -> Verdict:
-    # 08: connection exceptions, of which 08P01 is that the other side speaks another protocol.
+    # 08: connection exceptions, except 08P01, where the other side speaks another protocol.
     passing = code in PASSING_SQL or (code.startswith("08") and code != "08P01")
     return _database(text) if passing else FAULT
 
 
-def _of_connecting(told: str) -> Verdict:
-    text = re.sub(r'"[^"]*"', '""', told)  # in names anything may stand
-    said = SERVER_SAID.search(text)
-    passing = SAID_TO_PASS.search(said[1]) if said else UNCONNECTED.search(text)
-    return _database(told) if passing else FAULT
+def _of_connecting(message: str) -> Verdict:
+    text = re.sub(r'"[^"]*"', '""', message)  # names may contain anything
+    answer = SERVER_SAID.search(text)
+    passing = SAID_TO_PASS.search(answer[1]) if answer else UNCONNECTED.search(text)
+    return _database(message) if passing else FAULT
 
 
 def _of_sqlalchemy(error: BaseException) -> Verdict:
-    """Its driver decides; of a driver that is not known here, SQLAlchemy at least tells that the connection is gone."""
+    """Judges SQLAlchemy's errors by those of the driver. For an unknown driver SQLAlchemy still reports a lost
+    connection."""
     # "Can't reconnect until invalid transaction is rolled back": the connection was lost within this transaction, and
-    # its user went on, as Optuna does where it tries a second way to ask for all trials. The next attempt has a new
-    # one.
+    # the caller continued, as Optuna does where it tries a second way to read all trials. The next attempt has a new
+    # transaction.
     if getattr(error, "code", None) == "8s2b":
         return _database("the connection was lost")
     orig = getattr(error, "orig", None)
@@ -366,30 +370,30 @@ def _of_sqlalchemy(error: BaseException) -> Verdict:
 
 
 def _of_driver_text(text: str) -> Verdict:
-    """What SQLAlchemy has told MLflow, or a server behind gRPC; None where it is not about a database."""
-    found = DRIVER.search(text)
-    if found is None:
+    """Judges a message of SQLAlchemy quoted by MLflow or by a gRPC server; None where it is not about a database."""
+    match = DRIVER.search(text)
+    if match is None:
         return None
-    driver, kind, said = found[1], found[2], found[3].strip()
+    driver, kind, message = match[1], match[2], match[3].strip()
     if driver == "sqlite3":
-        if said.startswith("database or disk is full"):
+        if message.startswith("database or disk is full"):
             return _no_room_for_sqlite("database or disk is full")
-        return _database("database is locked", FREE_LOCK) if said.startswith("database is locked") else FAULT
+        return _database("database is locked", FREE_LOCK) if message.startswith("database is locked") else FAULT
     if code := getattr(getattr(sys.modules.get(f"{driver}.errors"), kind, None), "sqlstate", None):
-        return _of_sqlstate(code, said)
-    return _of_connecting(said) if kind in ("OperationalError", "InterfaceError") else FAULT
+        return _of_sqlstate(code, message)
+    return _of_connecting(message) if kind in ("OperationalError", "InterfaceError") else FAULT
 
 
 def _database(about: str, advice: str = "") -> Outage:
-    found = re.search(r'server at "([^"]+)"[^,]*, port (\d+)', about)
-    place = f" at {found[1]}:{found[2]}" if found else ""
+    match = re.search(r'server at "([^"]+)"[^,]*, port (\d+)', about)
+    place = f" at {match[1]}:{match[2]}" if match else ""
     see = f"see that PostgreSQL{place} runs and takes connections, or check --storage"
     return Outage(DATABASE, _short(about), advice or see)
 
 
 # gRPC
 
-# We cancel nothing ourselves, so that CANCELLED is the server's doing.
+# We cancel nothing ourselves, so CANCELLED comes from the server.
 PASSING_GRPC = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "CANCELLED"}
 
 
@@ -397,13 +401,13 @@ def _of_grpc(error: BaseException) -> Verdict:
     if not callable(code := getattr(error, "code", None)):
         return None
     status, details = getattr(code(), "name", ""), str(getattr(error, "details", str)() or "")
-    if status == "UNKNOWN":  # an exception of the server, of which there is but the text
+    if status == "UNKNOWN":  # an exception of the server, of which only the message is known
         return _of_driver_text(details) or FAULT
-    # A message larger than either side takes is called RESOURCE_EXHAUSTED, too.
+    # A message larger than either side accepts is reported as RESOURCE_EXHAUSTED, too.
     if status not in PASSING_GRPC or "message larger than max" in details:
         return FAULT
-    found = re.search(r"ipv[46]:([^\s:]+:\d+)", details)
-    place = f" at {found[1]}" if found else ""
+    match = re.search(r"ipv[46]:([^\s:]+:\d+)", details)
+    place = f" at {match[1]}" if match else ""
     return Outage(DATABASE, _short(details or status), f"start `wb storage`{place}, or check --storage")
 
 

@@ -1,4 +1,4 @@
-"""Small files: whole or not at all, a line of JSON at a time, or text from whichever editor."""
+"""Small files: atomic writes, JSON Lines, and text in any encoding that editors write."""
 
 import codecs
 import json
@@ -11,14 +11,14 @@ from workbench.errors import UserError
 
 
 def append_line(file: Path, entry: Any) -> None:
-    """Adds `entry` as a line of JSON: whole, or not at all where the disk is full."""
+    """Appends `entry` as a line of JSON. Where the disk is full, nothing is appended."""
     line = json.dumps(entry) + "\n"
     file.parent.mkdir(parents=True, exist_ok=True)
     with open(file, "a+b") as out:
         size = out.tell()
         if size:
             out.seek(size - 1)
-            if out.read(1) != b"\n":  # cut short when its writer died
+            if out.read(1) != b"\n":  # truncated when its writer died
                 line = "\n" + line
         try:
             out.write(line.encode())
@@ -30,8 +30,8 @@ def append_line(file: Path, entry: Any) -> None:
 
 
 def read_lines(file: Path) -> list[Any]:
-    """The whole entries of a file; none where there is no file. One that was cut short when its writer died is left
-    out."""
+    """Returns the complete entries of a file; none where there is no file. A line that was truncated when its writer
+    died is skipped."""
     entries = []
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
         with suppress(ValueError):
@@ -40,14 +40,15 @@ def read_lines(file: Path) -> list[Any]:
 
 
 def write_whole(file: Path, content: bytes) -> None:
-    """Puts `content` in the place of a file, which is seen whole: the old or the new one."""
+    """Replaces a file's content atomically: readers see either the old or the new file."""
     half = file.with_name(f".{file.name}.{os.getpid()}.half")
     half.write_bytes(content)
     os.replace(half, file)
 
 
 def decoded(data: bytes, file: Path) -> str:
-    """The text of a file's bytes. Raises UserError where they are neither UTF-8 nor marked as UTF-16, with the line."""
+    """Returns the text of a file's bytes. Raises UserError with the line where they are neither UTF-8 nor marked as
+    UTF-16."""
     try:
         return data.decode(encoding_of(data))
     except UnicodeDecodeError as error:
@@ -56,5 +57,5 @@ def decoded(data: bytes, file: Path) -> str:
 
 
 def encoding_of(data: bytes) -> str:
-    """UTF-16 where the bytes are marked as such, else UTF-8, with or without a mark."""
+    """Returns UTF-16 where the bytes start with its byte order mark, else UTF-8, with or without a mark."""
     return "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"

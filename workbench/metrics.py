@@ -1,8 +1,7 @@
-"""Every metric in one row: its name, its title for people, its unit, chance level, direction, and the data that it
-needs.
+"""The table of all metrics: name, title for readers, unit, chance level, direction, and the data that each one needs.
 
-A metric is logged as `<split>/<name>` (`val/itm_auc`), or under a prefix of its own
-(`compositional/sugarcrepe/swap_obj`). A row whose name ends in `/` stands for a family: all metrics that begin with it.
+A metric is logged as `<split>/<name>` (`val/itm_auc`), or under its own prefix (`compositional/sugarcrepe/swap_obj`).
+A row whose name ends in `/` stands for a family: all metrics whose names start with it.
 """
 
 import re
@@ -18,11 +17,13 @@ SPLITS = {"val": "validation", "test": "test"}
 
 @dataclass(frozen=True)
 class Metric:
-    """What readers must know of a metric. `chance`: the score of guessing, where there is one; `bounds`: values that it
-    cannot leave; `needs`: without what it is not measured, rendered scenes or foils, which scenes have, too; `outcome`:
-    it is measured at every evaluation, so that a question can be about it; `headline`: it has a column in the ablation
-    table; `brief`: its title in the column of a paper; `filed`: the name, or the prefix of a family, under which it is
-    logged on the test split, where that is not `test/<name>`; `{suite}` in it is the one of the data source's foils."""
+    """What readers must know about a metric.
+
+    `chance`: the score of guessing, where there is one. `bounds`: the range of possible values. `needs`: the data that
+    it requires, rendered scenes or foils (scenes have foils, too). `outcome`: it is measured at every evaluation, so
+    that a question can be about it. `headline`: it has a column in the ablation table. `brief`: its title in a paper's
+    column. `filed`: the name, or the prefix of a family, under which it is logged on the test split, where that is not
+    `test/<name>`; `{suite}` in it is replaced by the suite of the data source's foils."""
 
     name: str
     title: str
@@ -42,13 +43,13 @@ class Metric:
 
     @property
     def arrow(self) -> str:
-        """Which way is better, as a table's head shows it."""
+        """Returns the arrow of a table heading that shows which direction is better."""
         return {"higher": "↑", "lower": "↓", "neither": ""}[self.better]
 
 
 INFINITY = float("inf")
 ANY, POSITIVE = (-INFINITY, INFINITY), (0.0, INFINITY)
-# In the order of tables.
+# In the order of the tables.
 METRICS = (
     Metric("foil_accuracy", "foil accuracy", chance=0.5, needs="foils", outcome=True, headline=True, brief="Foils"),
     Metric("itm_auc", "matching AUC", chance=0.5, outcome=True, headline=True, brief="AUC"),
@@ -83,7 +84,7 @@ METRICS = (
     Metric("retrieval/image_r5", "image retrieval R@5", chance=0.0),
     Metric("retrieval/image_r10", "image retrieval R@10", chance=0.0),
     Metric("seconds", "seconds of training", "lower", "s", bounds=POSITIVE),
-    # Suites whose chance is not that of two captions.
+    # Suites whose chance level is not that of two captions.
     *(Metric(f"compositional/aro/{kind}_order", f"aro, {kind} order", chance=1 / 5) for kind in ("coco", "flickr30k")),
     Metric("compositional/winoground/text", "winoground, text", chance=1 / 4),
     Metric("compositional/winoground/image", "winoground, image", chance=1 / 4),
@@ -106,8 +107,8 @@ METRICS = (
     Metric("perf/", "{}", "neither", "", bounds=POSITIVE),
     Metric("train/", "training: {}", "neither", "", bounds=ANY),
 )
-# Scores of the published suites, by the names of their files or kinds; VL-CheckList's depend on the lists that are
-# there.
+# Scores of the published suites, by the names of their files or kinds. VL-CheckList's depend on the lists that are
+# present.
 SUITE_KINDS: Final = {
     "sugarcrepe": ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj"),
     "aro": ("relation", "attribution", "coco_order", "flickr30k_order"),
@@ -117,9 +118,10 @@ SUITE_KINDS: Final = {
     ),
     "winoground": ("text", "image", "group"),
 }
-# The suites that are made of a trial's own test split: foils of rendered scenes, and those of captions by rules.
+# The suites that are generated from a trial's own test split: foils of rendered scenes, and rule-based foils of
+# captions.
 SCENES, CAPTIONS = OWN_SUITES = ("scenes", "captions")
-PART = re.compile(r"-(first-\d+|max-\d+|all)(?=[-/])")  # in the name of a metric of a part of a suite
+PART = re.compile(r"-(first-\d+|max-\d+|all)(?=[-/])")  # in the name of a metric over a part of a suite
 AFTERWARDS = {"retrieval", "robustness_all", "calibration", "consistency", "downstream"}
 AFTERWARDS |= {"suite_items", "suite_missing", "suite_identical"}
 _ROWS = {row.name: row for row in METRICS}
@@ -127,8 +129,8 @@ _FAMILIES = tuple(row for row in METRICS if row.name.endswith("/"))
 
 
 def metric(logged: str) -> Metric:
-    """The row of a metric by its logged name, with or without its split; of a family with the title of its member. A
-    name that has no row gets one without chance level, bounds or direction."""
+    """Returns the row of a metric by its logged name, with or without its split; for a family, with the member's title.
+    A name without a row gets one without chance level, bounds or direction."""
     name = bare(logged)
     if part := PART.search(name):
         whole = metric(name.replace(part[0], "", 1))
@@ -142,7 +144,7 @@ def metric(logged: str) -> Metric:
 
 
 def of_first(name: str, limit: int | None) -> str:
-    """The name of a metric of the first `limit` examples alone, which must not look like that of all:
+    """Returns the name of a metric over only the first `limit` examples, which must differ from that over all:
     `retrieval-first-100/text_r1`."""
     if not limit:
         return name
@@ -154,14 +156,14 @@ def of_first(name: str, limit: int | None) -> str:
 
 
 def counted_as(kind: str, counted: Collection[str]) -> str | None:
-    """The kind whose items a score of a suite is about: VALSE's and VL-CheckList's kinds have several scores,
-    `existence/p_c`."""
-    return next((each for each in (kind, kind.rpartition("/")[0]) if each in counted), None)
+    """Returns the kind of items that a score of a suite is about: VALSE's and VL-CheckList's kinds have several scores,
+    such as `existence/p_c`."""
+    return next((name for name in (kind, kind.rpartition("/")[0]) if name in counted), None)
 
 
 def measured_afterwards(name: str) -> bool:
-    """Whether a metric is of an evaluation of a finished run (`wb eval`, `wb finetune`), which its training has not
-    logged."""
+    """Returns whether a metric comes from evaluating a finished run (`wb eval`, `wb finetune`), not from its
+    training."""
     family, _, rest = name.partition("/")
     if family in ("compositional", "blank_image"):
         return rest.partition("/")[0] not in OWN_SUITES
@@ -169,31 +171,31 @@ def measured_afterwards(name: str) -> bool:
 
 
 def bare(logged: str) -> str:
-    """`itm_auc` of `val/itm_auc`."""
+    """Returns a metric's name without its split: `itm_auc` for `val/itm_auc`."""
     split, _, name = logged.partition("/")
     return name if split in SPLITS else logged
 
 
 def split_of(logged: str) -> str | None:
-    """`val` or `test`; None for a metric that is logged without its split."""
+    """Returns `val` or `test`; None for a metric that is logged without its split."""
     split = logged.partition("/")[0]
     return split if split in SPLITS else None
 
 
 def title(logged: str) -> str:
-    """A metric as people read it, with its split: `matching AUC (validation)`."""
+    """Returns a metric's title for readers, with its split: `matching AUC (validation)`."""
     split = split_of(logged)
     return f"{metric(logged).title} ({SPLITS[split]})" if split else metric(logged).title
 
 
 def spaced(name: str) -> str:
-    """`replace_object` as people write it."""
+    """Returns a name as prose: `replace object` for `replace_object`."""
     return name.replace("_", " ").replace("/", ", ")
 
 
 def filed(split: str, name: str, source: str = SCENES) -> str:
-    """The name under which a measurement of a split is logged: on the test split, foils and what belongs to them are a
-    suite like the published ones, named by the data source."""
+    """Returns the name under which a measurement of a split is logged. On the test split, foils and their related
+    metrics form a suite like the published ones, named after the data source."""
     if split == "test":
         suite = SCENES if source == SCENES else CAPTIONS
         for row in _FAMILIES:
@@ -203,12 +205,13 @@ def filed(split: str, name: str, source: str = SCENES) -> str:
 
 
 def on_validation(logged: str) -> str:
-    """The counterpart on the validation split, which has a curve and may be tuned on."""
+    """Returns the metric's counterpart on the validation split, which has a curve and may be used for tuning."""
     return f"val/{bare(logged)}" if split_of(logged) else logged
 
 
 def outcomes(data: "Data", splits: tuple[str, ...] = ("val", "test")) -> Iterator[str]:
-    """What a question may be about with these data, by logged name; a prepared corpus may bring foils of its own."""
+    """Yields the logged names of metrics that a question may be about with these data. A prepared corpus may come with
+    its own foils."""
     known = {None, data.source} | ({"foils"} if data.source != "folder" or data.foils != "none" else set())
     for split in splits:
         for row in METRICS:
@@ -217,8 +220,8 @@ def outcomes(data: "Data", splits: tuple[str, ...] = ("val", "test")) -> Iterato
 
 
 def suite_outcomes(suites: Mapping[str, int | None]) -> Iterator[str]:
-    """What a question may be about where these suites are measured at the end of each trial, each with its limit, if
-    any."""
+    """Yields the metrics that a question may be about where these suites (name -> limit, if any) are measured at the
+    end of each trial."""
     for suite, limit in suites.items():
         if suite == "retrieval":
             names = [row.name for row in METRICS if row.name.startswith("retrieval/")]
@@ -232,5 +235,5 @@ def suite_outcomes(suites: Mapping[str, int | None]) -> Iterator[str]:
 
 
 def lower_is_better(logged: str) -> bool:
-    """Whether less of a metric is better."""
+    """Returns whether lower values of a metric are better."""
     return metric(logged).lower_is_better

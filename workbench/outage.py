@@ -1,4 +1,4 @@
-"""Waiting out what is no fault of a run: a full disk, a server or a database that cannot be reached."""
+"""Waits out outages that are not a run's own error: a full disk, a server or a database that cannot be reached."""
 
 import os
 import random
@@ -13,12 +13,12 @@ from workbench.refusals import refusal
 from workbench.stop import GIVE_UP
 
 T = TypeVar("T")
-Persist = Callable[[Callable[[], None]], None]  # runs an action that writes, now or once it can be done
-SLICE = 0.05  # seconds between two looks at `stopped` and at the clock
+Persist = Callable[[Callable[[], None]], None]  # runs an action that writes, now or as soon as it is possible
+SLICE = 0.05  # seconds between two checks of `stopped` and the clock
 
 
 class GaveUp(UserError):
-    """The wait was longer than it should be."""
+    """The wait exceeded its limit."""
 
 
 def never() -> bool:
@@ -26,39 +26,40 @@ def never() -> bool:
 
 
 def at_once(action: Callable[[], None]) -> None:
-    """Runs an action without waiting out anything."""
+    """Runs an action without waiting out outages."""
     action()
 
 
 def give_up_after() -> float | None:
-    """Seconds after which a wait is given up, from `WB_GIVE_UP_AFTER`; None: never.
+    """Returns the seconds after which a wait is given up, from `WB_GIVE_UP_AFTER`; None: never.
 
-    Raises UserError where that is no number.
+    Raises UserError where that is not a number.
     """
-    given = os.environ.get(GIVE_UP, "").strip()
-    if not given:
+    value = os.environ.get(GIVE_UP, "").strip()
+    if not value:
         return None
     try:
-        minutes = float(given)
+        minutes = float(value)
     except ValueError:
         minutes = -1.0
     if not minutes >= 0:
-        raise UserError(f"{GIVE_UP}={given}: give the minutes after which a wait is given up, such as 30.")
+        raise UserError(f"{GIVE_UP}={value}: give the minutes after which a wait is given up, such as 30.")
     return 60 * minutes
 
 
 def _chance() -> float:
-    """Between 0 and 1, from no generator that a seed of the training governs."""
+    """Returns a random number between 0 and 1 that is independent of the seeds of training."""
     return random.SystemRandom().random()
 
 
 @dataclass(frozen=True)
 class Patience:
-    """Waits out outages: calls an action again until none stands in its way. The action must be safe to repeat.
+    """Waits out outages: retries an action until it succeeds. The action must be safe to repeat.
 
-    `say` hears when a wait begins, every minute of it, after five minutes what can be done, and when it ends; `stopped`
-    ends it within 0.1 s. The first pause is of about `pause` seconds, each further one twice as long, up to about
-    `longest`; about, so that workers that lost one server do not all come back at once. `give_up_after` is in seconds.
+    `say` receives a message when a wait begins, every minute during it, after five minutes with advice, and when it
+    ends. `stopped` ends the wait within 0.1 s. The first pause is about `pause` seconds and each further one is twice
+    as long, up to about `longest`; jitter keeps workers that lost the same server from returning all at once.
+    `give_up_after` is in seconds.
 
     Calling it raises Interrupted when `stopped()` during a wait, GaveUp after `give_up_after`, and whatever else the
     action raises.
@@ -83,32 +84,32 @@ class Patience:
             try:
                 result = action()
             except Exception as error:
-                found = diagnose(error)
-                if found is None:
-                    if self.refusing and (told := refusal(error)):
-                        raise UserError(told) from error
+                outage = diagnose(error)
+                if outage is None:
+                    if self.refusing and (sentence := refusal(error)):
+                        raise UserError(sentence) from error
                     raise
-                wait = wait or _Wait(self, found)
-                wait.found = found
+                wait = wait or _Wait(self, outage)
+                wait.outage = outage
                 wait.pass_time(pause * (0.75 + 0.5 * self.chance()), error)
                 pause = min(2 * pause, self.longest)
                 continue
             if wait is not None:
-                self.say("going on")
+                self.say("continuing")
             return result
 
 
 class _Wait:
-    """One wait of a Patience, from the first failure on."""
+    """One wait of a Patience, starting with the first failure."""
 
-    def __init__(self, of: Patience, found: Outage) -> None:
-        self.of, self.found, self.began = of, found, of.clock()
+    def __init__(self, of: Patience, outage: Outage) -> None:
+        self.of, self.outage, self.began = of, outage, of.clock()
         self.minutes, self.advised = 0, set[str]()
         if of.give_up_after != 0:
-            of.say(f"waiting: {found}; going on as soon as it can")
+            of.say(f"waiting: {outage}; continuing as soon as possible")
 
     def pass_time(self, seconds: float, error: Exception) -> None:
-        """Returns after so many seconds, or earlier for a last attempt; raises where there is no more time."""
+        """Returns after `seconds`, or earlier for a last attempt; raises GaveUp where no time is left."""
         until, limit = self.of.clock() + seconds, self.of.give_up_after
         if limit is not None:
             if self.of.clock() >= self.began + limit:
@@ -116,25 +117,25 @@ class _Wait:
             until = min(until, self.began + limit)
         while True:
             if self.of.stopped():
-                raise Interrupted(self.found.what) from error
-            self._tell()
+                raise Interrupted(self.outage.what) from error
+            self._report()
             left = until - self.of.clock()
             if left <= 0:
                 return
             self.of.sleep(min(SLICE, left))
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         waited = self.of.clock() - self.began
         if waited >= (self.minutes + 1) * self.of.every:
             self.minutes = int(waited / self.of.every)
-            self.of.say(f"still waiting after {_spell(waited)}: {self.found}")
-        if waited >= self.of.advise_after and self.found.what not in self.advised:
-            self.advised.add(self.found.what)
-            self.of.say(f"what can be done: {self.found.advice}")
+            self.of.say(f"still waiting after {_spell(waited)}: {self.outage}")
+        if waited >= self.of.advise_after and self.outage.what not in self.advised:
+            self.advised.add(self.outage.what)
+            self.of.say(f"what can be done: {self.outage.advice}")
 
     def _given_up(self) -> str:
         waited = _spell(self.of.clock() - self.began)
-        return f"gave up after waiting {waited}: {self.found}; {self.found.advice}; then the same command goes on."
+        return f"gave up after waiting {waited}: {self.outage}; {self.outage.advice}; then run the same command again."
 
 
 def _spell(seconds: float) -> str:

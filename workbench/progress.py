@@ -1,4 +1,4 @@
-"""What a sweep shows while it runs: bars on a terminal, one line an event elsewhere."""
+"""The display of a running sweep: bars on a terminal, one line per event elsewhere."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -36,7 +36,7 @@ from workbench.events import (
 
 
 class SweepDisplay:
-    """A bar for the sweep and one for each worker, with loss and pairs/s."""
+    """Shows a bar for the sweep and one for each worker, with loss and pairs/s."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -86,7 +86,7 @@ class SweepDisplay:
             case WorkerFailed(_, message):
                 self._line(f"[red]failed[/red] worker: {escape(message.strip().splitlines()[-1])}")
             case TrialEnded() | Mistaken() | WorkerEnded() | Ticked():
-                pass  # the sweep's own, which it turns into what is shown
+                pass  # for the sweep itself, which turns them into events that are shown
 
     def _line(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True)
@@ -106,13 +106,13 @@ class SweepDisplay:
         return f"{(step - first) * pairs / seconds:.0f}{what}/s" if seconds > 1 and step > first else ""
 
 
-def _bars(console: Console, told: str) -> Progress:
-    """Bars with counts, what the field `told` says, and times; on a terminal alone."""
+def _bars(console: Console, note: str) -> Progress:
+    """Returns bars with counts, the text of the task field `note`, and times. They are shown only on a terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn(f"{{task.fields[{told}]}}"),
+        TextColumn(f"{{task.fields[{note}]}}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,
@@ -122,15 +122,15 @@ def _bars(console: Console, told: str) -> Progress:
 
 @contextmanager
 def counted(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar with rate and time left for work that counts: `show(done, of how many)`."""
+    """Shows a bar with rate and time left for work that counts. Yields `show(done, total)`."""
     with counting(console, what) as show:
         yield partial(show, what)
 
 
 @contextmanager
 def counting(console: Console, first: str) -> Iterator[Callable[[str, int, int], None]]:
-    """The same for several kinds of work, the `first` of which has its bar from the start: `show(what, done, of how
-    many)`."""
+    """Like `counted`, for several kinds of work. The `first` has its bar from the start. Yields `show(what, done,
+    total)`."""
     bars = _bars(console, "rate")
     tasks = {first: bars.add_task(first, total=None, rate="")}
     started: dict[str, tuple[float, int]] = {}

@@ -1,4 +1,4 @@
-"""What a sweep and a trial record of themselves: the only contract between what runs and what reads the runs."""
+"""The records of sweeps and trials: the only contract between the code that runs them and the code that reads runs."""
 
 import json
 from collections.abc import Mapping
@@ -10,16 +10,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from workbench.config.schema import Search, Seeds, Target
 
 FILE = "experiment.json"  # the artifact of a sweep's run that holds its record
-EXPERIMENT = "workbench"  # of all runs of ours, in MLflow
-TRAINING_VIEW = "workflowType=machine_learning"  # in an address of MLflow, which else opens on its view of traces
-EXAMPLES = "examples.json"  # the artifact of a trial that holds what it made of a few held-out pairs
+EXPERIMENT = "workbench"  # the MLflow experiment of all our runs
+TRAINING_VIEW = "workflowType=machine_learning"  # in an address of MLflow, which otherwise opens on its view of traces
+EXAMPLES = "examples.json"  # the artifact of a trial that holds its predictions for a few held-out pairs
 VERSION = 2
 
 
 @dataclass(frozen=True)
 class Living:
-    """What lives of a sweep or a single training, as its study tells; cells by their hash. `process`: whether the
-    sweep's own process does, None where that is not known."""
+    """Which parts of a sweep or a single training are running, according to its study; cells are given by their hash.
+    `process`: whether the sweep's own process is running, None where that is not known."""
 
     process: bool | None
     running: frozenset[str]
@@ -27,7 +27,7 @@ class Living:
 
 
 class Tuned(BaseModel):
-    """What the search of an arm came to; `value` is on the validation split."""
+    """The result of an arm's search. `value` is on the validation split."""
 
     arm: str
     tried: int
@@ -38,12 +38,11 @@ class Tuned(BaseModel):
 
 
 class SweepRecord(BaseModel):
-    """A sweep, as the artifact `experiment.json` of its run. Version 1 measured robustness on the validation split and
-    logged no examples.
+    """A sweep, stored as the artifact `experiment.json` of its run.
 
-    `arms`: labels in the order of the grid, the baseline first; `arm_values`: label -> factor levels; `cells`: hash of
-    each compared cell -> label of its arm; `planned`: how many trials the answer rests on; `settings`: the resolved
-    settings of the baseline.
+    `arms`: labels in the order of the grid, the baseline first. `arm_values`: label -> factor levels. `cells`: hash of
+    each compared cell -> label of its arm. `planned`: number of trials that the answer rests on. `settings`: the
+    resolved settings of the baseline. Version 1 measured robustness on the validation split and logged no examples.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -67,17 +66,17 @@ class SweepRecord(BaseModel):
     smoke: bool = False
 
     def setting(self, dotted: str, default: Any = None) -> Any:
-        """A setting by its dotted key."""
-        found: Any = self.settings
+        """Returns a setting by its dotted key, or `default`."""
+        value: Any = self.settings
         for part in dotted.split("."):
-            if not isinstance(found, dict) or part not in found:
+            if not isinstance(value, dict) or part not in value:
                 return default
-            found = found[part]
-        return found
+            value = value[part]
+        return value
 
 
 def code_state(provenance: Mapping[str, Any]) -> str:
-    """Names the code that something was run with: its commit, and the difference from that; else its version."""
+    """Returns a name of the code version: the commit and a hash of uncommitted changes; else the package's version."""
     if commit := provenance.get("commit"):
         difference = provenance.get("diff_sha256")
         return f"{commit[:12]}+{difference[:8]}" if difference else str(commit[:12])
@@ -85,15 +84,16 @@ def code_state(provenance: Mapping[str, Any]) -> str:
 
 
 def is_start(now: str, then: str) -> bool:
-    """Whether `then` names the same start as `now`; it may be from before some of it was part of the name."""
+    """Returns whether `then` names the same start as `now`. An older name may lack the later parts."""
     return now == then or now.startswith(f"{then}-")
 
 
 class TrialTags(BaseModel):
-    """The tags of a trial's run. `config_hash`: the hash of the cell, of all that decides its result; `arm`: the label
-    that all seeds of an arm share; `data` and `warm_start`: the fingerprints of what it was made from; `code`: the
-    states of the code that it was run with, of which there are several where it was stopped in between; `pairs`: how
-    many each split holds."""
+    """The tags of a trial's run.
+
+    `config_hash`: the hash of the cell, of everything that decides its result. `arm`: the label that all seeds of an
+    arm share. `data` and `warm_start`: the fingerprints of its data and start. `code`: the versions of the code that
+    ran it; several where it was stopped in between. `pairs`: number of pairs in each split."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -115,22 +115,23 @@ class TrialTags(BaseModel):
         return self.code.split(", ") if self.code else []
 
     def written(self) -> dict[str, str]:
-        """As MLflow takes them: texts, without what is not set."""
-        told = self.model_dump(exclude_defaults=True) | {"kind": self.kind}
-        return {name: json.dumps(value) if isinstance(value, dict) else str(value) for name, value in told.items()}
+        """Returns the tags in MLflow's form: strings, without those that are not set."""
+        tags = self.model_dump(exclude_defaults=True) | {"kind": self.kind}
+        return {name: json.dumps(value) if isinstance(value, dict) else str(value) for name, value in tags.items()}
 
 
 def read_tags(tags: Mapping[str, str]) -> TrialTags | None:
-    """The tags of a run as MLflow has them; None where it is no trial."""
+    """Parses the tags of a run in MLflow; None where it is not a trial."""
     if "cell" not in tags or "seed" not in tags:
         return None
-    given: dict[str, Any] = {"study": "", **tags}
-    if "pairs" in given:
-        given["pairs"] = json.loads(given["pairs"])
-    given.setdefault("arm", _arm_of_version_1(given["cell"]))
-    return TrialTags.model_validate(given)
+    fields: dict[str, Any] = {"study": "", **tags}
+    if "pairs" in fields:
+        fields["pairs"] = json.loads(fields["pairs"])
+    fields.setdefault("arm", _arm_of_version_1(fields["cell"]))
+    return TrialTags.model_validate(fields)
 
 
 def _arm_of_version_1(cell: str) -> str:
-    """Version 1 had no tag for the arm; the cell's label was the arm's, with its number within a search."""
+    """Returns the arm of a trial of version 1, which had no tag for it: the cell's label was the arm's, plus the number
+    within a search."""
     return cell.partition(" · search ")[0]

@@ -1,8 +1,8 @@
-"""How a process is asked to end: by Ctrl-C, a scheduler's SIGTERM, or a terminal that hung up.
+"""Stops a process on request: Ctrl-C, a scheduler's SIGTERM, or a terminal that hung up.
 
-Work that can save asks `stop()` between two of its steps. Work that has nothing to save runs inside `cut()`, which the
-signal interrupts. Whatever has not ended then is ended by a thread, which hears of a signal even while the main thread
-is blocked in C++.
+Work that can save checks `stop()` between two of its steps. Work that has nothing to save runs inside `cut()`, which
+the signal interrupts. A thread ends whatever is still running after that: it receives signals even while the main
+thread is blocked in C++.
 """
 
 import os
@@ -17,32 +17,30 @@ from pathlib import Path
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-CODE = 130  # of a process that was stopped, by whichever signal
-SENTENCE = "Stopped; the same command goes on."
+CODE = 130  # exit code of a process that was stopped, by any signal
+SENTENCE = "Stopped; run the same command again to continue."
 # Seconds after which a process is ended: a command waits for its workers, and a worker for the processes of its trial.
 WITHIN, WORKERS_WITHIN, MEMBERS_WITHIN = 4.0, 3.0, 2.2
-LAST = 0.8  # of them, for what is said at last
-SAVING = 120.0  # seconds that a checkpoint may take beyond them
-AGAIN = 0.2  # seconds after which a signal is a second one, and not the first that came by two ways
+LAST = 0.8  # of these seconds, reserved for the last actions
+SAVING = 120.0  # additional seconds that a checkpoint may take
+AGAIN = 0.2  # seconds after which a signal counts as a second one, and not as the first one delivered twice
 TICK = 0.05
-SAVES = "saving"  # the file by which one of several processes says that it must not be cut short
-GIVE_UP = (
-    "WB_GIVE_UP_AFTER"  # minutes that an outage is waited for; in the environment, so that it holds for workers, too
-)
-MEMBER = "WB_MEMBER"  # names the folder of those whom a process of this machine has started together
+SAVES = "saving"  # the file by which one of several processes reports that it must not be interrupted
+GIVE_UP = "WB_GIVE_UP_AFTER"  # minutes to wait for an outage to end; in the environment, so that workers inherit it
+MEMBER = "WB_MEMBER"  # the folder of a group of processes that were started together on this machine
 
 
 class Stopped(Exception):
-    """Work was asked to stop; what it has reached is saved."""
+    """Work was stopped on request; its progress is saved."""
 
 
 class Stop:
-    """Set by the first signal. The process is ended `within` seconds of it, but for a checkpoint that is being written;
-    what was saved before stays whole in any case.
+    """A stop request, set by the first signal. The process ends `within` seconds of it, unless a checkpoint is being
+    written. Earlier checkpoints stay intact in any case.
 
-    `raises`: the signal also raises KeyboardInterrupt in the main thread. `sentence`: what is said on standard error; a
-    process that says one is a command's, which a second signal ends at once. `on_saving` is called where the end has to
-    wait for a checkpoint.
+    `raises`: the signal also raises KeyboardInterrupt in the main thread. `sentence`: the message on standard error; a
+    process that has one belongs to a command, and a second signal ends it at once. `on_saving` is called when the end
+    has to wait for a checkpoint.
     """
 
     def __init__(
@@ -63,17 +61,18 @@ class Stop:
         return self.asked
 
     def ask(self) -> None:
-        """Without a signal."""
+        """Requests the stop without a signal."""
         self.asked = True
 
     def wait(self, seconds: float) -> None:
-        """Returns after so many seconds, or when asked to stop."""
+        """Returns after `seconds`, or earlier when a stop is requested."""
         until = time.monotonic() + seconds
         while not self.asked and (left := until - time.monotonic()) > 0:
             time.sleep(min(TICK, left))
 
     def listen(self) -> Callable[[], None]:
-        """Takes the signals of this process, for entry points, in the main thread; gives what puts back how it was."""
+        """Installs the signal handlers of this process. For entry points, in the main thread. Returns a function that
+        restores the earlier handlers."""
         ours, theirs = self.pipe = os.pipe()
         os.set_blocking(theirs, False)
         threading.Thread(target=self._watch, args=(ours,), daemon=True, name="stop").start()
@@ -92,15 +91,15 @@ class Stop:
         return forget
 
     def listen_again(self) -> None:
-        """After a library has put its own handlers in place of ours."""
+        """Installs the handlers again after a library has replaced them."""
         for name in SIGNALS:
             if self.pipe and signal.getsignal(name) != signal.SIG_IGN:
                 signal.signal(name, self._on_signal)
 
     @contextmanager
     def cut(self) -> Iterator[None]:
-        """Work that the signal interrupts wherever it is, since it has nothing to save. Raises Stopped, also where
-        asked before."""
+        """Runs work that the signal may interrupt anywhere, since it has nothing to save. Raises Stopped, also where
+        the stop was requested before."""
         if self.asked:
             raise Stopped
         try:
@@ -110,7 +109,7 @@ class Stop:
             raise Stopped from None
 
     def asking(self) -> AbstractContextManager[None]:
-        """Work inside asks `stop()` by itself, and is not to be interrupted."""
+        """Runs work that checks `stop()` itself and must not be interrupted."""
         return self._raising(False)
 
     @contextmanager
@@ -123,7 +122,7 @@ class Stop:
 
     @contextmanager
     def saving(self) -> Iterator[None]:
-        """While something is written that may take long."""
+        """Marks that something is being written that may take long."""
         self.saves += 1
         try:
             yield
@@ -132,19 +131,19 @@ class Stop:
 
     @contextmanager
     def at_last(self, action: Callable[[], None]) -> Iterator[None]:
-        """Inside, `action` is called by another thread before the process is ended."""
+        """Registers `action` for the duration of the block: another thread calls it before it ends the process."""
         self.lasts.append(action)
         try:
             yield
         finally:
             self.lasts.remove(action)
-            if self.ending:  # what was said at last must stay the last word
+            if self.ending:  # nothing may be written after the last actions
                 time.sleep(2 * LAST)
 
     @contextmanager
     def guard(self, lost: Callable[[], bool]) -> Iterator[None]:
-        """Ends the process where the work inside has not ended a few seconds after `lost()`; one that listens to
-        nothing goes on."""
+        """Ends the process where the work inside has not ended a few seconds after `lost()`. Without signal handlers
+        the process continues."""
         left = threading.Event()
 
         def watch() -> None:
@@ -162,14 +161,14 @@ class Stop:
             left.set()
 
     def say(self, sentence: str = "") -> None:
-        """Says once that the work was stopped; nothing where it is another process's to say."""
+        """Prints once that the work was stopped. Prints nothing where another process reports it."""
         if self.sentence and not self.said:
             self.said = True
             with suppress(OSError):
                 os.write(2, f"{sentence or self.sentence}\n".encode())
 
     def end(self) -> None:
-        """Ends the process as it is."""
+        """Ends the process immediately."""
         with suppress(OSError):
             if self.sentence and not self.said and os.isatty(2):
                 os.write(2, b"\x1b[?25h\n")  # a bar has hidden the cursor
@@ -183,29 +182,29 @@ class Stop:
             raise KeyboardInterrupt
 
     def _watch(self, pipe: int) -> None:
-        spent = 0.0  # since the first signal, without the time in which the process was suspended
-        heard = told = False
+        spent = 0.0  # seconds since the first signal, excluding time in which the process was suspended
+        signalled = reported = False
         waited = False  # for a save that has ended
         while True:
-            if select.select([pipe], [], [], TICK if heard else None)[0]:
+            if select.select([pipe], [], [], TICK if signalled else None)[0]:
                 numbers = os.read(pipe, 64)
                 if not numbers:
                     return os.close(pipe)
                 if set(numbers) & set(SIGNALS):
-                    if heard and self.sentence and spent >= AGAIN:
+                    if signalled and self.sentence and spent >= AGAIN:
                         self.end()
-                    heard = self.asked = True  # the main thread may be where it runs no handler
+                    signalled = self.asked = True  # the main thread may be unable to run a handler
                 continue
             spent += TICK
             if spent < self.within - LAST:
                 continue
             if self.saves and spent < self.within + SAVING:
                 waited = True
-                if not told:
-                    told = True
+                if not reported:
+                    reported = True
                     self.on_saving()
                 continue
-            if waited:  # what comes after a save has its time, too
+            if waited:  # work after a save gets the full time, too
                 spent, waited = 0.0, False
                 continue
             self.ending = True
@@ -225,7 +224,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class Either:
-    """A Stop with a further reason to end a piece of work."""
+    """A Stop combined with another reason to end a piece of work."""
 
     stop: Callable[[], bool]
     more: Callable[[], bool]
@@ -241,32 +240,32 @@ def _stop_of(stop: Callable[[], bool]) -> Stop | None:
 
 
 def cut(stop: Callable[[], bool]) -> AbstractContextManager[None]:
-    """`Stop.cut`, where there is a Stop behind what is asked."""
-    found = _stop_of(stop)
-    return found.cut() if found else nullcontext()
+    """`Stop.cut`, where `stop` wraps a Stop; else nothing."""
+    inner = _stop_of(stop)
+    return inner.cut() if inner else nullcontext()
 
 
 def saving(stop: Callable[[], bool]) -> AbstractContextManager[None]:
-    """`Stop.saving`, where there is a Stop behind what is asked."""
-    found = _stop_of(stop)
-    return found.saving() if found else nullcontext()
+    """`Stop.saving`, where `stop` wraps a Stop; else nothing."""
+    inner = _stop_of(stop)
+    return inner.saving() if inner else nullcontext()
 
 
 def at_last(stop: Callable[[], bool], action: Callable[[], None]) -> AbstractContextManager[None]:
-    """`Stop.at_last`, where there is a Stop behind what is asked."""
-    found = _stop_of(stop)
-    return found.at_last(action) if found else nullcontext()
+    """`Stop.at_last`, where `stop` wraps a Stop; else nothing."""
+    inner = _stop_of(stop)
+    return inner.at_last(action) if inner else nullcontext()
 
 
 def guard(stop: Callable[[], bool], lost: Callable[[], bool]) -> AbstractContextManager[None]:
-    """`Stop.guard`, where there is a Stop behind what is asked."""
-    found = _stop_of(stop)
-    return found.guard(lost) if found else nullcontext()
+    """`Stop.guard`, where `stop` wraps a Stop; else nothing."""
+    inner = _stop_of(stop)
+    return inner.guard(lost) if inner else nullcontext()
 
 
 def end_with_parent() -> None:
-    """Ends this process with the one that has started it by multiprocessing, however that ends. Its sentinel is known
-    to processes of a fork server, too, whose parent by number is the server."""
+    """Ends this process together with the one that started it by multiprocessing, however that one ends. The sentinel
+    also works under a fork server, where the parent's process id is the server's."""
     from multiprocessing import parent_process
 
     parent = parent_process()
@@ -281,7 +280,8 @@ def end_with_parent() -> None:
 
 
 def the_commands(environment: Mapping[str, str]) -> Stop:
-    """The Stop of a command's process; of several that train together the first one speaks, or who has started them."""
+    """Returns the Stop of a command's process. Of several processes that train together, only the first one or their
+    parent prints."""
     if MEMBER in environment:
         return Stop(MEMBERS_WITHIN, raises=True, on_saving=(Path(environment[MEMBER]) / SAVES).touch)
     return Stop(WITHIN, raises=True, sentence=SENTENCE if environment.get("RANK", "0") == "0" else "")

@@ -1,5 +1,5 @@
-"""Standard output and error that are closed, hung up, full, or of few characters: no reason to end work that writes to
-neither."""
+"""Makes standard output and error tolerant: closed, disconnected or full streams, or streams of a limited encoding,
+must not end a run."""
 
 import io
 import os
@@ -9,7 +9,7 @@ from typing import TextIO, cast
 
 
 class _Raw(io.FileIO):
-    """A file descriptor that swallows what it cannot write, and remembers why."""
+    """A file descriptor that discards what it cannot write, and keeps the first error."""
 
     error: OSError | None = None
 
@@ -23,8 +23,8 @@ class _Raw(io.FileIO):
 
 
 def open_closed() -> None:
-    """Before any file is opened, which would get the number of a standard stream that is closed, and be written to in
-    its place."""
+    """Opens closed standard streams on the null device. Call it before any file is opened: that file would get the
+    number of a closed standard stream and receive its output."""
     for fd in range(3):
         try:
             os.fstat(fd)
@@ -33,8 +33,8 @@ def open_closed() -> None:
 
 
 def soften() -> Callable[[], OSError | None]:
-    """Puts lenient streams in place of this process's own, for entry points; gives what tells why the output was cut
-    short."""
+    """Replaces this process's standard streams by tolerant ones. For entry points. Returns a function that flushes and
+    returns the error that truncated the output, if any."""
     open_closed()
     out = _lenient(sys.__stdout__, 1)
     errors = _lenient(sys.__stderr__, 2)
@@ -54,7 +54,7 @@ def _lenient(stream: TextIO | None, fd: int) -> tuple[io.TextIOWrapper, _Raw]:
     raw = _Raw(fd, "w", closefd=False)
     encoding = getattr(stream, "encoding", None) or "utf-8"
     errors = "backslashreplace" if fd == 2 else "replace"
-    made = io.TextIOWrapper(
+    wrapper = io.TextIOWrapper(
         io.BufferedWriter(cast(io.FileIO, raw)), encoding, errors, line_buffering=fd == 2 or os.isatty(fd)
     )
-    return made, raw
+    return wrapper, raw

@@ -1,5 +1,4 @@
-"""The folders of a workspace as one value, the addresses of what lies in them, and the locks of whoever uses them
-first."""
+"""The folders of a workspace as one value, the URIs of what they contain, and the locks for their first use."""
 
 import errno
 import fcntl
@@ -15,20 +14,20 @@ from urllib.parse import quote, unquote, urlparse
 
 from workbench.errors import UserError, first_line, shown
 
-QUIET_WAIT = 5.0  # seconds that others may be waited for without a word
-LOOK = 0.05  # seconds between two looks at a lock
+QUIET_WAIT = 5.0  # seconds of waiting for other processes before a message
+LOOK = 0.05  # seconds between two attempts to take a lock
 
 Say = Callable[[str], None]
 
 
 def to_stderr(sentence: str) -> None:
-    """Where what is said goes if nobody else hears it."""
+    """Prints a message to standard error: the default where no other receiver is set."""
     print(sentence, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """A folder of runs, caches, checkpoints and reports; whatever its name holds, its addresses lead into it."""
+    """A folder of runs, caches, checkpoints and reports. Its URIs are valid for any characters in its name."""
 
     root: Path
 
@@ -38,7 +37,7 @@ class Workspace:
 
     @property
     def database_uri(self) -> str:
-        """As SQLAlchemy and MLflow read it. Raises UserError where they could not."""
+        """Returns the URI of the database for SQLAlchemy and MLflow. Raises UserError where they could not read it."""
         return database_uri(self.database)
 
     @property
@@ -50,7 +49,7 @@ class Workspace:
         return self.artifacts.as_uri()
 
     def artifacts_of(self, run_id: str) -> Path:
-        """Where MLflow puts what is attached to a run of the workspace's own database."""
+        """Returns the folder of a run's artifacts, for runs of the workspace's own database."""
         return self.artifacts / run_id / "artifacts"
 
     @property
@@ -87,45 +86,45 @@ class Workspace:
 
     @property
     def there(self) -> Path:
-        """The folder, or the nearest above it that is there: that of the disk on which it lies or will lie."""
+        """Returns the folder, or its nearest existing parent: it is on the disk that the workspace uses or will use."""
         folder = self.root.absolute()
-        return next(each for each in (folder, *folder.parents) if each.exists())
+        return next(path for path in (folder, *folder.parents) if path.exists())
 
     def make(self, folder: Path) -> None:
-        """Makes a folder of the workspace. Raises UserError where it cannot be made, or its name cannot be an
-        address."""
+        """Creates a folder of the workspace. Raises UserError where it cannot be created, or its name cannot be part of
+        a URI."""
         self.check()
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
-                f"--workspace {self.root}: the folder cannot be made ({error.strerror or error}); name another one."
+                f"--workspace {self.root}: the folder cannot be created ({error.strerror or error}); name another one."
             ) from error
 
     def check(self) -> None:
-        """Raises UserError where the folder's name cannot be an address, or the folder is a link that leads nowhere."""
+        """Raises UserError where the folder's name cannot be part of a URI, or the folder is a broken link."""
         check_name(self.root)
         if self.root.is_symlink() and not self.root.exists():
             raise UserError(
-                f"--workspace {self.root}: this link leads to {self.root.resolve()}, which is not there; mount or make"
-                " that first."
+                f"--workspace {self.root}: this link leads to {self.root.resolve()}, which does not exist; mount or"
+                " create that first."
             )
 
     def owns(self, uri: str) -> bool:
-        """Whether a store's address is that of the workspace's own database."""
+        """Returns whether a store's URI is that of the workspace's own database."""
         file = database_file(uri)
         return file is not None and file.resolve() == self.database
 
     @contextmanager
     def first_use(self, say: Say = to_stderr) -> Iterator[None]:
-        """Holds off other processes while the database, a study or a sweep's run is made."""
+        """Keeps other processes out while the database, a study or a sweep's run is created."""
         self.make(self.root)
         with locked(self.root / "setup.lock", "another process is setting up this workspace", say, 0.5):
             yield
 
 
 def check_name(folder: Path) -> None:
-    """Raises UserError where a folder's name cannot be written as text, which databases and addresses need."""
+    """Raises UserError where a folder's name is not valid text, which databases and URIs need."""
     try:
         str(folder.absolute()).encode("utf-8")
     except UnicodeEncodeError as error:
@@ -136,7 +135,7 @@ def check_name(folder: Path) -> None:
 
 
 def database_uri(file: Path) -> str:
-    """The address of an SQLite file, as SQLAlchemy and MLflow read it. Raises UserError where they could not."""
+    """Returns the URI of an SQLite file for SQLAlchemy and MLflow. Raises UserError where they could not read it."""
     from sqlalchemy.engine import URL, make_url
 
     check_name(file.parent)
@@ -144,10 +143,10 @@ def database_uri(file: Path) -> str:
     plain = f"sqlite:///{path}"
     if quote(path, safe=" +/") == path:
         return plain
-    # With the driver named, MLflow leaves the address alone; else it would make a folder of its quoted form.
-    made = URL.create("sqlite+pysqlite", database=path).render_as_string(hide_password=False)
-    if make_url(made).database == path:  # SQLAlchemy from 2.1 on; before, it kept a name as it was
-        return made
+    # With the driver named, MLflow keeps the URI as it is; else it would create a folder named by its quoted form.
+    uri = URL.create("sqlite+pysqlite", database=path).render_as_string(hide_password=False)
+    if make_url(uri).database == path:  # since SQLAlchemy 2.1; earlier versions did not decode the name
+        return uri
     raise UserError(
         f"--workspace {file.parent}: this SQLAlchemy cannot read an address with such a name; "
         "pip install 'sqlalchemy>=2.1', or name another folder."
@@ -155,7 +154,7 @@ def database_uri(file: Path) -> str:
 
 
 def database_file(uri: str) -> Path | None:
-    """The file of an SQLite database's address; None where it is another kind of store."""
+    """Returns the file of an SQLite database's URI; None for another kind of store."""
     if not uri.startswith("sqlite"):
         return None
     from sqlalchemy.engine import make_url
@@ -164,36 +163,36 @@ def database_file(uri: str) -> Path | None:
     try:
         address = make_url(uri)
     except ArgumentError as error:
-        raise UserError(f"MLFLOW_TRACKING_URI: no address of a database ({first_line(error)}).") from error
+        raise UserError(f"MLFLOW_TRACKING_URI: not a URI of a database ({first_line(error)}).") from error
     if not address.database or address.database == ":memory:" or "uri" in address.query:
         return None
     return Path(address.database)
 
 
 def deleted_experiment(uri: str, name: str, experiment_id: str) -> str:
-    """What is wrong with a store whose experiment was deleted, and what to do."""
+    """Returns the message for a store whose experiment was deleted, with what to do."""
     return (
-        f"{shown(uri)}: the experiment `{name}` was deleted in MLflow; bring it back with "
+        f"{shown(uri)}: the experiment `{name}` was deleted in MLflow; restore it with "
         f"`MLFLOW_TRACKING_URI={shlex.quote(shown(uri))} mlflow experiments restore --experiment-id {experiment_id}`."
     )
 
 
 def deleted_run(uri: str, run_id: str) -> str:
-    """The same of a run."""
+    """Returns the message for a run that was deleted, with what to do."""
     return (
-        f"--run-id {run_id}: this run was deleted in MLflow; bring it back with "
+        f"--run-id {run_id}: this run was deleted in MLflow; restore it with "
         f"`MLFLOW_TRACKING_URI={shlex.quote(shown(uri))} mlflow runs restore --run-id {run_id}`."
     )
 
 
 def read_only_uri(file: Path, untouched: bool) -> str:
-    """The address by which SQLite itself opens a file for reading; `untouched`: without any file of its own beside
+    """Returns the URI by which SQLite itself opens a file read-only. `untouched`: without creating any file next to
     it."""
     return f"file:{quote(str(file.absolute()))}?mode=ro" + ("&immutable=1" if untouched else "")
 
 
 def local_path(address: str) -> Path | None:
-    """The folder or file of an artifact's address; None where it lies elsewhere than in this machine's files."""
+    """Returns the path of an artifact's URI; None where it is not in this machine's file system."""
     parsed = urlparse(address)
     if parsed.scheme == "" and address.startswith("/"):
         return Path(address)
@@ -204,13 +203,13 @@ def local_path(address: str) -> Path | None:
 
 @contextmanager
 def locked(file: Path, why: str, say: Say = to_stderr, quiet: float = QUIET_WAIT) -> Iterator[None]:
-    """Holds the lock `file`, which the kernel releases when its holder dies, however it dies.
+    """Holds the lock `file`, which the kernel releases however its holder dies.
 
-    Where it is held by another process for longer than `quiet` seconds, `why` is said once. Raises UserError where it
-    cannot be made.
+    Where another process holds it for longer than `quiet` seconds, `why` is printed once. Raises UserError where the
+    file cannot be created.
     """
     try:
-        held = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise
@@ -218,18 +217,18 @@ def locked(file: Path, why: str, say: Say = to_stderr, quiet: float = QUIET_WAIT
             f"{file.parent}: cannot be written ({error.strerror}); make it writable, or name another folder."
         ) from error
     try:
-        began, said = time.monotonic(), False
+        began, reported = time.monotonic(), False
         while True:
             try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 time.sleep(LOOK)
-            if not said and time.monotonic() - began > quiet:
+            if not reported and time.monotonic() - began > quiet:
                 say(f"waiting: {why} ({file.parent})")
-                said = True
-        if said:
-            say("going on")
+                reported = True
+        if reported:
+            say("continuing")
         yield
     finally:
-        os.close(held)
+        os.close(lock)

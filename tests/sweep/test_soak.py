@@ -21,4 +21,4 @@ def test_a_sweep_under_fire_loses_nothing_and_doubles_nothing(tmp_path: Path) ->
     assert fired.faults["kill"] + fired.faults["freeze"] >= 1
     assert fired.faults["server"] == fired.faults["memory"] == fired.faults["answers"] == 1
     assert cut >= 1
-    assert all(fired.told[sign] for sign in ("waiting: no room", "cannot be reached", "going on")), fired
+    assert all(fired.told[sign] for sign in ("waiting: no room", "cannot be reached", "continuing")), fired
