@@ -10,7 +10,7 @@ from workbench.config.load import load_experiment
 from workbench.config.schema import Experiment, Settings
 from workbench.sweep.grid import smoke
 from workbench.training.prepare import Prepared, prepare
-from workbench.trial.job import Place
+from workbench.trial.job import WorkerSpec
 from workbench.trial.quiet import quiet
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,7 +54,7 @@ def prepared(settings: Settings, cache_dir: Path) -> Prepared:
 
 
 @pytest.fixture
-def place(cache_dir: Path, prepared: Prepared, tmp_path: Path) -> Place:
+def place(cache_dir: Path, prepared: Prepared, tmp_path: Path) -> WorkerSpec:
     """A workspace of its own, in which what trials share is there already."""
     (tmp_path / "cache").symlink_to(cache_dir)
-    return Place(tmp_path, None, "w")
+    return WorkerSpec(tmp_path, None, "w")

@@ -28,7 +28,7 @@ def test_it_names_what_is_here_and_makes_nothing(tmp_path: Path) -> None:
     assert told.exit_code == 0
     there = json.loads(told.stdout)["there"]
     assert "torch " in there["libraries"]
-    assert "not there yet" in there["workspace"]
+    assert "does not exist yet" in there["workspace"]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -248,7 +248,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command goes on" in errors
+    assert "run the same command again" in errors
     assert "Traceback" not in errors
     with sqlite3.connect(tmp_path / "mlflow.db") as connection:
         assert not connection.execute("SELECT 1 FROM runs WHERE status = 'RUNNING'").fetchall()
@@ -343,10 +343,10 @@ def test_two_processes_train_one_model_and_its_run_is_reported(tmp_path: Path, i
         (["worker", "nothing"], "nothing: no such study in this storage"),
         (
             ["sweep", "experiments/ablation_itm.yaml", "--storage", "sqlite:///x"],
-            "SQLite gives one trial to two workers",
+            "SQLite may assign one trial to two workers",
         ),
-        (["sweep", "experiments/ablation_itm.yaml", "--study", "a/b"], "a name has letters, digits"),
-        (["eval", "--run-id", "x", "--suite", "sugarcrepe"], "--annotations, and that of its images"),
+        (["sweep", "experiments/ablation_itm.yaml", "--study", "a/b"], "a name may contain only letters, digits"),
+        (["eval", "--run-id", "x", "--suite", "sugarcrepe"], "--annotations, the folder of its files"),
         (["data", "prepare", "x", "--from", "/nowhere"], "there is no file or folder /nowhere"),
         (["data", "inspect", "coco"], "nothing is prepared there"),
         (["train", "experiments/pretrain_4m.yaml", "--smoke"], "nothing is prepared there"),

@@ -30,7 +30,7 @@ from workbench.errors import UserError
 from workbench.sweep.grid import expand
 from workbench.sweep.run import _run_of
 from workbench.tracking.runs import Tracker
-from workbench.tracking.store import open_store, postgres_lock, sees
+from workbench.tracking.store import ensure_store, postgres_lock, sees
 from workbench.trial.job import new_job, published
 from workbench.trial.ledger import Ledger
 from workbench.trial.run import start_run
@@ -126,7 +126,7 @@ def test_a_plain_folder_keeps_its_plain_address(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a#1 100% x", "ws?a%20[b]*'\"日", "n" * 200])
 def test_a_run_is_logged_and_read_wherever_the_workspace_is(tmp_path: Path, name: str) -> None:
     home = tmp_path / name
-    uri = open_store(home)
+    uri = ensure_store(home)
     tracker = Tracker(uri, home)
     run_id, _ = tracker.start("s", {"study": "s", "kind": "sweep"}, {}, {})
     tracker.attach(run_id, {"question": "?", "primary": "val/itm_auc"}, "experiment.json")
@@ -139,7 +139,7 @@ def test_a_run_is_logged_and_read_wherever_the_workspace_is(tmp_path: Path, name
 def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
     home = Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\xffb"))
     with pytest.raises(UserError, match="not valid UTF-8"):
-        open_store(home)
+        ensure_store(home)
     assert not list(tmp_path.iterdir())
 
 
@@ -182,7 +182,7 @@ def test_the_ui_shows_the_runs_of_a_folder_of_an_odd_name(tmp_path: Path) -> Non
     import urllib.request
 
     home = tmp_path / "ws?a%20[b]#"
-    tracker = Tracker(open_store(home), home)
+    tracker = Tracker(ensure_store(home), home)
     run_id, _ = tracker.start("s", {"study": "s", "kind": "sweep"}, {}, {})
     tracker.attach(run_id, {"question": "shown?"}, "experiment.json")
     port = free_port()
@@ -237,13 +237,13 @@ from pathlib import Path
 from workbench.config.load import load_experiment
 from workbench.sweep.run import _run_of
 from workbench.tracking.runs import Tracker
-from workbench.tracking.store import open_store
+from workbench.tracking.store import ensure_store
 from workbench.trial.ledger import Ledger
 from workbench.workspace import Workspace
 home, file = Path(sys.argv[2]), Path(sys.argv[3])
 storage = next((each for each in sys.argv[4:] if "://" in each), None)
 ledger = Ledger.of_workspace(home, study, storage)
-tracker = Tracker(open_store(home), home)
+tracker = Tracker(ensure_store(home), home)
 with Workspace(home).first_use():
     run_id = _run_of(ledger, tracker, load_experiment(file, ()))
 print(run_id, ledger.sweep())
@@ -271,7 +271,7 @@ def test_sweeps_that_start_at_once_share_one_run(tmp_path: Path, tiny: Path) -> 
 def test_a_database_whose_making_was_cut_short_is_made_anew(tmp_path: Path) -> None:
     for left in ("mlflow.db", "mlflow.db.making", "mlflow.db.part"):
         (tmp_path / left).write_bytes(b"" if left == "mlflow.db" else b"half")
-    tracker = Tracker(open_store(tmp_path), tmp_path)
+    tracker = Tracker(ensure_store(tmp_path), tmp_path)
     assert tracker.start("s", {"study": "s"}, {}, {})[1] is False
     assert not [name for name in os.listdir(tmp_path) if name.endswith((".making", ".part"))]
 
@@ -296,7 +296,7 @@ def test_whoever_waits_for_a_first_use_says_so(tmp_path: Path) -> None:
     threading.Timer(1.5, holder.kill).start()  # the kernel lets go of what it held
     with Workspace(tmp_path).first_use(said.append):
         holder.wait()
-    assert said == [f"waiting: another process is setting up this workspace ({tmp_path})", "going on"]
+    assert said == [f"waiting: another process is setting up this workspace ({tmp_path})", "continuing"]
 
 
 ENTRY = """
@@ -451,7 +451,7 @@ def test_a_copy_elsewhere_goes_on_and_leaves_the_first_place_alone(
 
 def test_a_renamed_workspace_writes_nothing_where_it_was(tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
-    tracker = Tracker(open_store(old), old)
+    tracker = Tracker(ensure_store(old), old)
     run_id, _ = tracker.start("s", {"study": "s", "kind": "sweep"}, {}, {})
     tracker.attach(run_id, {"question": "first?"}, "experiment.json")
     old.rename(new)
@@ -463,14 +463,14 @@ def test_a_renamed_workspace_writes_nothing_where_it_was(tmp_path: Path) -> None
     moved.attach_folder(run_id, tmp_path / "new" / "artifacts" / run_id / "artifacts", "copy")
     assert os.listdir(tmp_path) == ["new"]
     said: list[str] = []
-    again = Tracker(open_store(new, said.append), new)
-    assert said == [f"this workspace was at {old}; its runs now say that their files are in {new}"]
+    again = Tracker(ensure_store(new, said.append), new)
+    assert said == [f"this workspace was at {old}; its runs now refer to files in {new}"]
     assert sorted(each.path for each in again.client.list_artifacts(run_id)) == [
         "copy",
         "experiment.json",
         "failure.txt",
     ]
-    assert open_store(new, said.append)
+    assert ensure_store(new, said.append)
     assert len(said) == 1
     assert os.listdir(tmp_path) == ["new"]
 
@@ -479,12 +479,12 @@ def test_what_a_study_keeps_of_its_store_moves_with_the_workspace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
-    address = Tracker(open_store(old), old).address
+    address = Tracker(ensure_store(old), old).address
     old.rename(new)
     assert Tracker(address, new).uri == Workspace(new).database_uri
     assert not sees(address, new, "0" * 32)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'shared.db'}")
-    assert Tracker(open_store(new), new).address == f"sqlite:///{tmp_path / 'shared.db'}"
+    assert Tracker(ensure_store(new), new).address == f"sqlite:///{tmp_path / 'shared.db'}"
 
 
 def reading(home: Path, run_id: str, tiny: Path, out: Path) -> None:
@@ -537,7 +537,7 @@ def test_a_workspace_on_a_read_only_mount_is_read(
         assert name == ("late" if left_open else "tiny-smoke")
         refused = wb("report", "--run-id", swept[1], "--workspace", mount)
         assert refused.returncode == 2
-        assert "give another with --out" in refused.stderr
+        assert "name another folder with --out" in refused.stderr
         writing = wb("sweep", tiny, "--smoke", "--workspace", mount, "--launcher", "here")
         assert writing.returncode == 2, writing.stderr
         assert "Read-only file system" in writing.stderr
@@ -594,7 +594,7 @@ def test_sweeps_of_one_name_in_a_shared_store_stay_apart(
 
 def test_runs_from_before_sweeps_had_names_of_their_own_get_one(tmp_path: Path, experiment: Experiment) -> None:
     ledger = Ledger.of_workspace(tmp_path, "s")
-    tracker = Tracker(open_store(tmp_path), tmp_path)
+    tracker = Tracker(ensure_store(tmp_path), tmp_path)
     cell = expand(experiment)[0]
     parent, _ = tracker.start("s", {"study": "s", "kind": "sweep"}, {}, {})
     trial, _ = tracker.start("t", {"study": "s", "seed": str(cell.seed), "config_hash": cell.key}, {}, {}, parent)
@@ -628,7 +628,7 @@ def test_a_trial_that_was_deleted_in_mlflow_is_out_of_sight_until_the_sweep_rest
     copied: tuple[Path, str, str], tiny: Path
 ) -> None:
     home, run_id, trial = copied
-    tracker = Tracker(open_store(home, lambda _: None), home)
+    tracker = Tracker(ensure_store(home, lambda _: None), home)
     tracker.client.delete_run(trial)
     listed = json.loads(wb("runs", "--json", "--workspace", home).stdout)
     assert [(row["run_id"], row["finished"]) for row in listed] == [(run_id, 0)]
@@ -643,7 +643,7 @@ def test_a_trial_that_was_deleted_in_mlflow_is_out_of_sight_until_the_sweep_rest
 
 def test_a_sweeps_run_that_was_deleted_in_mlflow_is_restored(copied: tuple[Path, str, str], tiny: Path) -> None:
     home, run_id, trial = copied
-    tracker = Tracker(open_store(home, lambda _: None), home)
+    tracker = Tracker(ensure_store(home, lambda _: None), home)
     tracker.client.delete_run(run_id)
     refused = wb("report", "--run-id", run_id, "--workspace", home)
     assert refused.returncode == 2
@@ -657,7 +657,7 @@ def test_a_sweeps_run_that_was_deleted_in_mlflow_is_restored(copied: tuple[Path,
 
 def test_runs_that_are_gone_for_good_are_made_again(copied: tuple[Path, str, str], tiny: Path) -> None:
     home, run_id, trial = copied
-    tracker = Tracker(open_store(home, lambda _: None), home)
+    tracker = Tracker(ensure_store(home, lambda _: None), home)
     for gone in (run_id, trial):
         tracker.client.delete_run(gone)
         tracker.client._tracking_client.store._hard_delete_run(gone)  # as `mlflow gc` does
@@ -674,7 +674,7 @@ def test_an_experiment_that_was_deleted_in_mlflow_is_named_with_the_command_that
     copied: tuple[Path, str, str], tiny: Path
 ) -> None:
     home, run_id, _ = copied
-    tracker = Tracker(open_store(home, lambda _: None), home)
+    tracker = Tracker(ensure_store(home, lambda _: None), home)
     tracker.client.delete_experiment(tracker.experiment_id())
     for done in (
         wb("runs", "--workspace", home),
@@ -691,7 +691,7 @@ def test_an_experiment_that_was_deleted_in_mlflow_is_named_with_the_command_that
 
 
 def test_a_server_tells_of_what_was_deleted_as_a_database_does(tmp_path: Path) -> None:
-    tracker = Tracker(open_store(tmp_path), tmp_path)
+    tracker = Tracker(ensure_store(tmp_path), tmp_path)
     run_id, _ = tracker.start("s", {"study": "s", "kind": "sweep"}, {}, {})
     stores = (store_at(tracker.uri), ServerStore(tracker.uri))
     tracker.client.delete_run(run_id)

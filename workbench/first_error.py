@@ -1,7 +1,7 @@
-"""How processes that one machine has started together tell how each of them ended, so that the first error is the one
-that is heard.
+"""How each process of a group on one machine ended, so that the first error of the group is the one that is reported.
 
-What the others then raise, such as a connection that was closed, follows from it and says nothing.
+The errors that the other processes raise afterwards, such as a closed connection, follow from the first one and say
+nothing.
 """
 
 import os
@@ -18,38 +18,36 @@ from workbench.stop import MEMBER
 
 
 @dataclass(frozen=True)
-class Told:
-    """How a process ended: `made` is what it came to, else `reason` says in words why there is nothing, and `trace`
-    where. `at` is the time by a clock that all processes of a machine share."""
+class ProcessEnd:
+    """How a process ended. `result` is what it returned; without one, `reason` says why in words and `trace` is the
+    traceback. `at` is the time by a clock that all processes of a machine share."""
 
     how: Literal["ended", "stopped", "lost", "user", "memory", "failed"]
     reason: str = ""
-    made: Any = None
+    result: Any = None
     trace: str = field(default_factory=traceback.format_exc)
     at: float = field(default_factory=time.monotonic)
 
 
-def tell(told: Told) -> None:
-    """Written by the process itself, before it lets go of what the others wait for; the first word counts."""
+def tell(end: ProcessEnd) -> None:
+    """Writes how this process ended, before it releases what the others wait for. Only the first call counts."""
     folder, rank = Path(os.environ[MEMBER]), os.environ["RANK"]
     file = folder / f"{rank}.told"
     if not file.exists():
-        write_whole(file, pickle.dumps(told))
+        write_whole(file, pickle.dumps(end))
 
 
-def heard(folder: Path) -> dict[int, Told]:
-    """Rank -> what it has told."""
+def heard(folder: Path) -> dict[int, ProcessEnd]:
+    """Returns how processes ended, by rank; those that have not written it yet are missing."""
     return {int(file.stem): pickle.loads(file.read_bytes()) for file in folder.glob("*.told")}
 
 
-def first_failure() -> Told | None:
-    """The first failure among the processes that were started together with this one, if one has failed."""
+def first_failure() -> ProcessEnd | None:
+    """Returns the first failure among the processes that were started together with this one, if any."""
     if MEMBER not in os.environ:
         return None
     return next(_failures(heard(Path(os.environ[MEMBER]))), None)
 
 
-def _failures(told: dict[int, Told]) -> Iterator[Told]:
-    return iter(
-        sorted((each for each in told.values() if each.how in ("user", "memory", "failed")), key=lambda t: t.at)
-    )
+def _failures(ends: dict[int, ProcessEnd]) -> Iterator[ProcessEnd]:
+    return iter(sorted((end for end in ends.values() if end.how in ("user", "memory", "failed")), key=lambda t: t.at))

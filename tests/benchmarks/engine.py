@@ -24,7 +24,7 @@ from workbench.stop import Stop
 from workbench.sweep.worker import Worker
 from workbench.tracking.log import RunLog
 from workbench.tracking.runs import Tracker
-from workbench.tracking.store import open_store
+from workbench.tracking.store import ensure_store
 from workbench.training.loop import Hooks
 from workbench.training.prepare import Prepared, prepare
 from workbench.training.pretrain import optimiser_for, starting_model, train
@@ -89,7 +89,7 @@ def in_the_engine(home: Path, settings: Settings, prepared: Prepared) -> float:
 def in_plain_calls(home: Path, settings: Settings) -> float:
     """Median seconds of the calls that a plain script would make for the same trial."""
     study = optuna.create_study(storage=JournalStorage(JournalFileBackend(str(home / "plain.log"))))
-    client = MlflowClient(open_store(home))
+    client = MlflowClient(ensure_store(home))
     experiment_id = client.create_experiment("plain", artifact_location=(home / "artifacts").as_uri())
 
     def plain() -> None:
@@ -109,7 +109,7 @@ def in_plain_calls(home: Path, settings: Settings) -> float:
 
 def logging_share(home: Path, settings: Settings, prepared: Prepared) -> float:
     """Seconds that training waits for logging, over seconds of training, validations and logging."""
-    tracker = Tracker(open_store(home), home)
+    tracker = Tracker(ensure_store(home), home)
     run_id, _ = tracker.start("r", {"study": "share"}, {}, {})
     sent = RunLog(tracker, run_id, home / "share.jsonl", False, Patience(print))
     spent: list[float] = []

@@ -6,7 +6,7 @@ from pathlib import Path
 from analysis.runs import read_runs
 from tests.benchmarks.figures import CPU, Figure, by_turns, figure, ratio
 from workbench.tracking.runs import Tracker
-from workbench.tracking.store import open_store
+from workbench.tracking.store import ensure_store
 from workbench.workspace import Workspace
 
 TRIALS, METRICS, POINTS = 1000, 20, 200
@@ -19,7 +19,7 @@ def measure(repeats: int, home: Path) -> list[Figure]:
 def by_client(repeats: int, home: Path) -> list[Figure]:
     """5 runs x 20 metrics x 50 points."""
     home.mkdir()
-    uri = open_store(home)
+    uri = ensure_store(home)
     tracker = Tracker(uri, home)
     parent, _ = tracker.start("bench", {"study": "bench"}, {}, {})
     for seed in range(5):
@@ -41,7 +41,7 @@ def many(repeats: int, home: Path) -> list[Figure]:
     """A whole sweep into frames."""
     home.mkdir()
     (parent,) = filled(home, 1, TRIALS, METRICS, POINTS)
-    uri = open_store(home)
+    uri = ensure_store(home)
 
     def read() -> None:
         assert read_runs(uri, parent).metrics.height == TRIALS * METRICS * POINTS
@@ -52,7 +52,7 @@ def many(repeats: int, home: Path) -> list[Figure]:
 
 def filled(home: Path, sweeps: int, trials: int, metrics: int, points: int) -> list[str]:
     """The runs of sweeps with so many finished trials each, written past MLflow, which would take long."""
-    tracker = Tracker(open_store(home), home)
+    tracker = Tracker(ensure_store(home), home)
     parents = [tracker.start(f"s{k}", {"study": f"s{k}", "kind": "sweep"}, {}, {})[0] for k in range(sweeps)]
     for parent in parents:
         tracker.finish(parent)

@@ -15,8 +15,8 @@ import yaml
 from tests.benchmarks.figures import ROOT
 from workbench.config.schema import Experiment, Seeds, Settings
 from workbench.tracking.runs import Tracker
-from workbench.tracking.store import open_store
-from workbench.trial.job import Place, new_job
+from workbench.tracking.store import ensure_store
+from workbench.trial.job import WorkerSpec, new_job
 from workbench.trial.ledger import Ledger
 
 RATIO = "objectives.itm.hard_ratio"
@@ -48,12 +48,12 @@ def over_ratios(settings: Settings, count: int, seeds: int = 1) -> Experiment:
     )
 
 
-def begun(home: Path, experiment: Experiment) -> Place:
+def begun(home: Path, experiment: Experiment) -> WorkerSpec:
     """The study `bench` of a workspace, begun as a sweep would; where a worker in this process works on it."""
-    uri = open_store(home)
+    uri = ensure_store(home)
     parent, _ = Tracker(uri, home).start("bench", {"study": "bench", "kind": "sweep"}, {}, {})
     new_job("bench", experiment, parent, uri).publish(Ledger.of_workspace(home, "bench"))
-    return Place(home, None, "bench")
+    return WorkerSpec(home, None, "bench")
 
 
 def written(file: Path, fixed: dict[str, Any], ratios: Sequence[float], seeds: int = 1) -> Path:

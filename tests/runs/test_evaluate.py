@@ -32,7 +32,7 @@ def test_data_that_have_changed_since_a_training_are_told_of(then: str, told: in
 
 def test_a_run_with_the_words_of_other_encoders_is_refused() -> None:
     check_data("r", "scenes-1", "scenes-1", True, pytest.fail)
-    with pytest.raises(UserError, match="install the version of then"):
+    with pytest.raises(UserError, match="install the earlier version"):
         check_data("r", "scenes-1", "scenes-2", True, pytest.fail)
 
 

@@ -10,13 +10,13 @@ from workbench.cli import app
 from workbench.cli.named import run_in
 from workbench.errors import UserError
 from workbench.tracking.runs import Tracker
-from workbench.tracking.store import open_store
+from workbench.tracking.store import ensure_store
 
 
 @pytest.fixture
 def made(tmp_path: Path) -> dict[str, str]:
     """Two sweeps of one name, the second with a trial, and one of another name."""
-    tracker = Tracker(open_store(tmp_path), tmp_path)
+    tracker = Tracker(ensure_store(tmp_path), tmp_path)
     ids = {}
     for key, name in (("old", "itm"), ("new", "itm"), ("last", "components")):
         ids[key], _ = tracker.start(name, {"study": key}, {"kind": "sweep"}, {})
@@ -42,11 +42,11 @@ def test_what_names_no_run_or_several_is_refused(tmp_path: Path, made: dict[str,
 
 
 def test_letters_that_several_ids_begin_with_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tracker = Tracker(open_store(tmp_path), tmp_path)
+    tracker = Tracker(ensure_store(tmp_path), tmp_path)
     made = [tracker.start("x", {"study": str(n)}, {"kind": "trial"}, {})[0] for n in range(17)]
     letter = next(first for first in "0123456789abcdef" if sum(each[0] == first for each in made) > 1)
     monkeypatch.setattr("workbench.cli.named.LETTERS", re.compile("[0-9a-f]+"))
-    with pytest.raises(UserError, match="runs begin so"):
+    with pytest.raises(UserError, match="runs start with it"):
         run_in(tmp_path, letter)
 
 
@@ -55,6 +55,6 @@ def test_the_list_shows_short_ids_and_the_newest_is_reported_without_one(tmp_pat
     assert made["last"][:8] in listed
     assert made["last"] not in listed
     (tmp_path / "empty").mkdir()
-    open_store(tmp_path / "empty")
+    ensure_store(tmp_path / "empty")
     missing = CliRunner().invoke(app, ["report", "--workspace", str(tmp_path / "empty")])
     assert "no runs yet" in str(missing.exception)

@@ -16,9 +16,9 @@ from workbench.sweep.hours import Hours, held_back
 from workbench.sweep.run import Options, Outcome, run_sweep
 from workbench.sweep.search import Plan
 from workbench.tracking.runs import Tracker
-from workbench.tracking.store import open_store
+from workbench.tracking.store import ensure_store
 from workbench.trial import run as trial_run
-from workbench.trial.job import Place, new_job
+from workbench.trial.job import WorkerSpec, new_job
 from workbench.trial.ledger import Gate, Ledger
 
 HOUR = 3600.0
@@ -134,7 +134,7 @@ def test_a_sweep_ends_after_whole_blocks_and_the_same_command_goes_on(
     assert seeds_ended(home, four) == {0: 2, 1: 2}
     assert outcome.report
     assert outcome.report.exists()
-    run = Tracker(open_store(home), home).client.get_run(outcome.run_id)
+    run = Tracker(ensure_store(home), home).client.get_run(outcome.run_id)
     assert run.info.status == "FINISHED"
     again = swept(four, home, clock, None)
     assert (again.run_id, again.finished, again.held) == (outcome.run_id, 8, 0)
@@ -153,10 +153,10 @@ def test_seeds_that_are_added_later_are_run_beside_those_that_are_there(
 
 @pytest.mark.usefixtures("untrained")
 def test_a_worker_ends_where_the_gate_is_closed_or_nobody_is_left_to_open_it(
-    experiment: Experiment, place: Place
+    experiment: Experiment, place: WorkerSpec
 ) -> None:
     two = with_seeds(experiment, 2)
-    uri = open_store(place.workspace)
+    uri = ensure_store(place.workspace)
     parent, _ = Tracker(uri, place.workspace).start("s", {"study": "s", "kind": "sweep"}, {}, {})
     ledger = Ledger.of_workspace(place.workspace, "s")
     new_job("s", two, parent, uri).publish(ledger)

@@ -80,7 +80,7 @@ def test_postgresql_an_mlflow_server_on_it_and_a_worker_that_joins(
     ):
         runs, studies = database.address("runs"), database.address("studies")
         home = tmp_path / "work"
-        with pytest.raises(UserError, match="give the studies one of their own"):
+        with pytest.raises(UserError, match="use a separate database for the studies"):
             open_storage(runs, home)
         with open_storage(studies, home).engine.connect() as connection:  # type: ignore[attr-defined]
             (idle,) = connection.execute(text("SHOW idle_in_transaction_session_timeout")).one()
@@ -209,7 +209,7 @@ def test_a_limit_in_hours_holds_for_every_worker_and_the_sweep_goes_on_without_i
     arguments += ["--gpus-per-worker", "0"] if launcher == "ray" else []
     first = run(*arguments, "--max-hours", "0")
     assert first.returncode == 0, first.stderr
-    assert "3 of 6 trials are left: `--max-hours 0` has no room for a further block of seeds." in first.stderr
+    assert "3 of 6 trials are left: `--max-hours 0` leaves no time for another block of seeds." in first.stderr
     found, _ = values(f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert len({cell for cell, *_ in found}) == CELLS // 2
     assert (tmp_path / "reports" / "six" / "report.html").exists()

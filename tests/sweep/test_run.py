@@ -16,7 +16,7 @@ from workbench.events import Event, Said
 from workbench.sweep.launch import local
 from workbench.sweep.run import Options, Outcome, run_sweep
 from workbench.tracking.runs import Tracker
-from workbench.tracking.store import open_store
+from workbench.tracking.store import ensure_store
 from workbench.training.loop import Diverged
 from workbench.trial import run as trial_run
 
@@ -100,7 +100,7 @@ def test_the_run_of_an_ended_cell_that_is_said_to_run_is_put_right(
     monkeypatch.setattr(trial_run, "train", finish)
     monkeypatch.setattr(trial_run, "keep_weights", lambda _: None)
     outcome = swept(small, home, told)
-    tracker = Tracker(open_store(home), home)
+    tracker = Tracker(ensure_store(home), home)
     assert tracker.open_trials(outcome.run_id) == []
     (late, *_) = tracker.trials_of(outcome.run_id)
     tracker.client.update_run(late, status="RUNNING")  # as a worker does that was frozen before it said so

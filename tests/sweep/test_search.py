@@ -4,7 +4,7 @@ import pytest
 
 from workbench.config.schema import Experiment, Search
 from workbench.record import SweepRecord
-from workbench.sweep.describe import describe
+from workbench.sweep.describe import sweep_record
 from workbench.sweep.search import Plan, Planner, course_metric, planned, pruned_by, search_of, value_metric
 from workbench.trial.cell import Cell, Ending
 
@@ -80,7 +80,7 @@ def test_a_search_that_finishes_nothing_is_over(experiment: Experiment) -> None:
     assert plan.whole
     assert plan.total == len(endings) == 2 * 6 + searched.seeds.count
     assert {cell.arm for cell in plan.cells if cell.searching is None} == {"hard_ratio=0.25"}
-    record = describe(searched, plan, endings, is_smoke=False)
+    record = sweep_record(searched, plan, endings, is_smoke=False)
     assert record.planned == searched.seeds.count
 
 
@@ -157,7 +157,7 @@ def test_every_trial_names_its_arm_also_in_a_search(experiment: Experiment) -> N
 def test_a_sweep_records_what_its_readers_need(experiment: Experiment) -> None:
     searched = tuned(experiment)
     plan, endings, _ = play(searched)
-    record = describe(searched, plan, endings, is_smoke=True)
+    record = sweep_record(searched, plan, endings, is_smoke=True)
     assert SweepRecord.model_validate_json(record.model_dump_json()) == record
     assert SweepRecord.model_validate(record.model_dump(mode="json")) == record
     assert (record.version, record.margin, record.smoke) == (2, 0.02, True)
@@ -171,4 +171,4 @@ def test_a_sweep_records_what_its_readers_need(experiment: Experiment) -> None:
         for arm, values in record.arm_values.items()
     ]
     assert record.setting("optimisation.steps") == searched.settings.optimisation.steps
-    assert describe(experiment, planned(experiment, {}), {}, False).tuned == []
+    assert sweep_record(experiment, planned(experiment, {}), {}, False).tuned == []

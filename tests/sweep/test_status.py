@@ -12,7 +12,7 @@ from workbench.record import TrialTags
 from workbench.sweep.grid import expand
 from workbench.sweep.status import cells_of, living_in
 from workbench.tracking.runs import Tracker
-from workbench.tracking.store import open_store
+from workbench.tracking.store import ensure_store
 from workbench.trial import heartbeat
 from workbench.trial.cell import Cell, Ending
 from workbench.trial.heartbeat import Holder, Sightings
@@ -33,7 +33,7 @@ def ledger(tmp_path: Path) -> Ledger:
 @pytest.fixture
 def uri(experiment: Experiment, tmp_path: Path, ledger: Ledger) -> str:
     """A sweep as a kill leaves it in MLflow: its run and three trials are RUNNING."""
-    uri = open_store(tmp_path)
+    uri = ensure_store(tmp_path)
     tracker = Tracker(uri, tmp_path)
     parent, _ = tracker.start("s", {"study": "s", "kind": "sweep"}, {}, {})
     for cell in expand(experiment)[:3]:

@@ -17,18 +17,18 @@ from workbench.sweep import search, worker
 from workbench.sweep.grid import expand
 from workbench.sweep.search import planned
 from workbench.tracking.runs import Tracker
-from workbench.tracking.store import open_store
+from workbench.tracking.store import ensure_store
 from workbench.training.loop import Diverged
 from workbench.training.state import read
 from workbench.trial import run as trial_run
 from workbench.trial.checkpoints import checkpoint_of
-from workbench.trial.job import Job, Place, new_job
+from workbench.trial.job import Job, WorkerSpec, new_job
 from workbench.trial.ledger import Ledger
 
 
 @pytest.fixture
-def job(experiment: Experiment, place: Place) -> Job:
-    uri = open_store(place.workspace)
+def job(experiment: Experiment, place: WorkerSpec) -> Job:
+    uri = ensure_store(place.workspace)
     parent, _ = Tracker(uri, place.workspace).start("s", {"study": "s", "kind": "sweep"}, {}, {})
     small = experiment.model_copy(
         update={"arms": experiment.arms[:2], "seeds": experiment.seeds.model_copy(update={"count": 1})}
@@ -38,14 +38,14 @@ def job(experiment: Experiment, place: Place) -> Job:
     return made
 
 
-def work(place: Place, study: str = "s") -> list[Any]:
+def work(place: WorkerSpec, study: str = "s") -> list[Any]:
     events: list[Any] = []
     worker.Worker(place, study, events.append, Stop()).work()
     return events
 
 
 def test_a_trial_that_raises_is_retried_then_left_and_the_others_go_on(
-    job: Job, place: Place, monkeypatch: pytest.MonkeyPatch
+    job: Job, place: WorkerSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attempts: list[str] = []
     real = trial_run.train
@@ -76,7 +76,7 @@ def test_a_trial_that_raises_is_retried_then_left_and_the_others_go_on(
 
 @pytest.mark.parametrize("late", [600.0, -600.0])
 def test_the_clock_of_a_worker_does_not_count(
-    job: Job, place: Place, monkeypatch: pytest.MonkeyPatch, late: float
+    job: Job, place: WorkerSpec, monkeypatch: pytest.MonkeyPatch, late: float
 ) -> None:
     attempts, stop, now = Counter[str](), Stop(), time.time
 
@@ -93,7 +93,7 @@ def test_the_clock_of_a_worker_does_not_count(
 
 
 def test_divergence_is_an_outcome_and_memory_halves_the_micro_batch(
-    job: Job, place: Place, monkeypatch: pytest.MonkeyPatch
+    job: Job, place: WorkerSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, asked = trial_run.train, []
     first, second = expand(job.experiment)
@@ -120,7 +120,7 @@ def test_divergence_is_an_outcome_and_memory_halves_the_micro_batch(
     assert runs[1].data.tags["micro_batches"] == "2"
 
 
-def test_a_trial_tells_what_it_is_and_what_it_made_of_a_few_pairs(job: Job, place: Place) -> None:
+def test_a_trial_tells_what_it_is_and_what_it_made_of_a_few_pairs(job: Job, place: WorkerSpec) -> None:
     work(place)
     tracker = Tracker(job.uri, place.workspace)
     for cell in expand(job.experiment):
@@ -146,7 +146,7 @@ def test_a_trial_tells_what_it_is_and_what_it_made_of_a_few_pairs(job: Job, plac
 
 
 def test_a_search_is_scored_and_pruned_on_the_validation_split(
-    experiment: Experiment, place: Place, monkeypatch: pytest.MonkeyPatch
+    experiment: Experiment, place: WorkerSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[dict[int, float]] = []
 
@@ -164,7 +164,7 @@ def test_a_search_is_scored_and_pruned_on_the_validation_split(
     monkeypatch.setattr(trial_run, "train", train)
     monkeypatch.setattr(search, "pruned_by", pruned_by)
     monkeypatch.setattr(trial_run, "keep_weights", lambda _: None)
-    uri = open_store(place.workspace)
+    uri = ensure_store(place.workspace)
     parent, _ = Tracker(uri, place.workspace).start("s", {"study": "s", "kind": "sweep"}, {}, {})
     searched = experiment.model_copy(
         update={
@@ -188,7 +188,7 @@ def test_a_search_is_scored_and_pruned_on_the_validation_split(
     ]
 
 
-def test_a_stopped_worker_gives_its_trial_back(job: Job, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_worker_gives_its_trial_back(job: Job, place: WorkerSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     stop = Stop()
     events: list[Any] = []
 
@@ -211,7 +211,7 @@ def test_a_stopped_worker_gives_its_trial_back(job: Job, place: Place, monkeypat
     assert len(ledger.endings()) == 2
 
 
-def test_two_studies_with_the_same_cell_do_not_touch_each_others_state(job: Job, place: Place) -> None:
+def test_two_studies_with_the_same_cell_do_not_touch_each_others_state(job: Job, place: WorkerSpec) -> None:
     stop = Stop()
 
     def emit(event: Any) -> None:
@@ -238,7 +238,7 @@ def test_two_studies_with_the_same_cell_do_not_touch_each_others_state(job: Job,
 
 
 def test_a_further_level_of_a_finished_grid_of_30_runs_exactly_its_cells(
-    experiment: Experiment, place: Place, monkeypatch: pytest.MonkeyPatch
+    experiment: Experiment, place: WorkerSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[tuple[float, int]] = []
 
@@ -250,7 +250,7 @@ def test_a_further_level_of_a_finished_grid_of_30_runs_exactly_its_cells(
     monkeypatch.setattr(trial_run, "train", train)
     monkeypatch.setattr(trial_run, "keep_weights", lambda _: None)
     name = "objectives.itm.hard_ratio"
-    uri = open_store(place.workspace)
+    uri = ensure_store(place.workspace)
     parent, _ = Tracker(uri, place.workspace).start("s", {"study": "s", "kind": "sweep"}, {}, {})
     ledger = Ledger.of_workspace(place.workspace, "s")
 

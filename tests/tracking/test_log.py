@@ -19,13 +19,13 @@ from workbench.record import FILE
 from workbench.tracking import log
 from workbench.tracking.log import RunLog
 from workbench.tracking.runs import Tracker
-from workbench.tracking.store import open_store
+from workbench.tracking.store import ensure_store
 
 
 @pytest.fixture
 def tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tracker:
     monkeypatch.setattr(log, "EVERY", 0.05)
-    return Tracker(open_store(tmp_path), tmp_path)
+    return Tracker(ensure_store(tmp_path), tmp_path)
 
 
 def start(tracker: Tracker) -> str:
@@ -130,7 +130,7 @@ def test_an_outage_is_waited_out_and_a_lost_answer_doubles_nothing(
     sent.close()
     assert len(calls) == 3
     assert history(tracker, run_id) == [("x", 1, 1.0)]
-    assert [message.partition(":")[0] for message in told] == ["waiting", "going on"]
+    assert [message.partition(":")[0] for message in told] == ["waiting", "continuing"]
 
 
 def test_a_stop_during_an_outage_keeps_what_was_not_sent(

@@ -8,7 +8,7 @@ import pytest
 from workbench.errors import UserError
 from workbench.record import TrialTags
 from workbench.tracking.runs import Tracker
-from workbench.tracking.store import open_store
+from workbench.tracking.store import ensure_store
 from workbench.tracking.view import share_view
 
 OLD = {"cell": "a=1", "kind": "trial", "data": "d", "warm_start": "w"}
@@ -16,7 +16,7 @@ OLD = {"cell": "a=1", "kind": "trial", "data": "d", "warm_start": "w"}
 
 @pytest.fixture
 def tracker(tmp_path: Path) -> Tracker:
-    return Tracker(open_store(tmp_path), tmp_path)
+    return Tracker(ensure_store(tmp_path), tmp_path)
 
 
 def test_the_trials_of_a_sweep_are_those_that_the_answer_rests_on(tracker: Tracker) -> None:

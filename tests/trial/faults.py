@@ -43,7 +43,7 @@ def broken(kind: str) -> None:
             time.sleep(600)
 
 
-def member(given: torchrun.Given) -> None:
+def member(given: torchrun.Task) -> None:
     """A process of a trial, as `torchrun.member`."""
     rank, kind = os.environ[FAULT].split()
     if rank == os.environ["RANK"]:
@@ -51,7 +51,7 @@ def member(given: torchrun.Given) -> None:
     torchrun.member(given)
 
 
-def prepare(kind: str, given: torchrun.Given) -> None:
+def prepare(kind: str, given: torchrun.Task) -> None:
     patch = pytest.MonkeyPatch()
     if kind == "disk":
 

@@ -20,10 +20,10 @@ from workbench.outage import Patience
 from workbench.stop import Stop, Stopped
 from workbench.sweep.grid import expand
 from workbench.tracking.runs import Tracker
-from workbench.tracking.store import open_store
+from workbench.tracking.store import ensure_store
 from workbench.training.prepare import Prepared
 from workbench.trial.cell import Ending
-from workbench.trial.job import Context, Goal, Place, new_job
+from workbench.trial.job import Context, Goal, WorkerSpec, new_job
 from workbench.trial.lease import LeaseLost, Owned
 from workbench.trial.ledger import Ledger
 from workbench.trial.torchrun import MemberFailed, run_together
@@ -41,9 +41,9 @@ class Trial:
             experiment.settings, {"optimisation.batch_size": 32, "optimisation.steps": 6, "evaluation.every": 6}
         )
         self.job = new_job(
-            "s", experiment.model_copy(update={"settings": settings}), None, open_store(home), processes=2
+            "s", experiment.model_copy(update={"settings": settings}), None, ensure_store(home), processes=2
         )
-        self.place = Place(home, None, "w")
+        self.place = WorkerSpec(home, None, "w")
         claimed = Ledger.of_workspace(home, "s").claim(expand(self.job.experiment), 0, 0.0, "w")
         assert claimed
         self.lease: Owned = claimed
@@ -111,7 +111,7 @@ def test_where_one_process_lacks_memory_all_begin_again_with_smaller_micro_batch
     monkeypatch.setenv(faults.FAULT, "1 memory")
     assert trial.run().outcome == "finished"
     (told,) = [event.message for event in trial.events if isinstance(event, Said)]
-    assert "out of GPU memory in process 2 of 2; going on with 2 micro-batches of the same batch" in told
+    assert "out of GPU memory in process 2 of 2; continuing with 2 micro-batches of the same batch" in told
     run = Tracker(trial.job.uri, trial.place.workspace).find({"config_hash": trial.lease.cell.key})
     assert run is not None
     assert (run.info.status, run.data.tags["micro_batches"]) == ("FINISHED", "2")

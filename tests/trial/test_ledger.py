@@ -208,7 +208,7 @@ def test_a_worker_that_was_frozen_asks_for_its_lease_before_it_writes_again(
     assert ours
     ours.beating.end()  # as if it were frozen
     assert not ours.lost
-    end_trial(ledger.storage, ours.trial_id, TrialState.FAIL, reason="its worker gave no more sign of life")
+    end_trial(ledger.storage, ours.trial_id, TrialState.FAIL, reason="its worker sent no more heartbeats")
     assert not ours.lost
     clock = time.monotonic() + heartbeat.LEASE + 1
     monkeypatch.setattr(heartbeat.time, "monotonic", lambda: clock)
@@ -267,7 +267,7 @@ def test_a_half_written_line_does_not_spoil_the_journal(cells: list[Cell], ledge
 @pytest.mark.parametrize(
     ("address", "said"),
     [
-        ("sqlite:///x.db", "SQLite gives one trial to two workers"),
+        ("sqlite:///x.db", "SQLite may assign one trial to two workers"),
         ("redis://x", "unknown kind"),
         ("grpc://nowhere", "write it as grpc://HOST:PORT"),
         ("postgresql://me:secret@127.0.0.1:1/x", r"postgresql://me:\*\*\*@127.0.0.1:1/x: it cannot be reached"),

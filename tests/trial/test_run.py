@@ -15,13 +15,13 @@ from workbench.stop import Stopped
 from workbench.sweep.grid import expand
 from workbench.sweep.search import goal_of, planned, pruned_by
 from workbench.tracking.runs import Tracker
-from workbench.tracking.store import open_store
+from workbench.tracking.store import ensure_store
 from workbench.training.prepare import Prepared
 from workbench.training.state import _write, read
 from workbench.trial import run
 from workbench.trial.cell import Cell
 from workbench.trial.checkpoints import checkpoint_of
-from workbench.trial.job import Context, Goal, Job, Place, new_job
+from workbench.trial.job import Context, Goal, Job, WorkerSpec, new_job
 from workbench.trial.lease import LeaseLost, Owned, Unleased
 from workbench.trial.ledger import Ledger
 from workbench.trial.run import run_cell, start_run
@@ -31,29 +31,29 @@ VALUE, COURSE = "test/foil_accuracy", "val/foil_accuracy"
 
 
 @pytest.fixture
-def job(experiment: Experiment, place: Place) -> Job:
-    return new_job("s", experiment, None, open_store(place.workspace))
+def job(experiment: Experiment, place: WorkerSpec) -> Job:
+    return new_job("s", experiment, None, ensure_store(place.workspace))
 
 
 @pytest.fixture
-def lease(job: Job, place: Place) -> Owned:
+def lease(job: Job, place: WorkerSpec) -> Owned:
     claimed = Ledger.of_workspace(place.workspace, "s").claim(expand(job.experiment), 0, 0, "w")
     assert claimed
     return claimed
 
 
-def context(place: Place, emit: Callable[[Event], None] = lambda _: None) -> Context:
+def context(place: WorkerSpec, emit: Callable[[Event], None] = lambda _: None) -> Context:
     return Context(place, emit, Patience(print))
 
 
-def status(job: Job, place: Place, cell: Cell) -> str:
+def status(job: Job, place: WorkerSpec, cell: Cell) -> str:
     found = Tracker(job.uri, place.workspace).find({"config_hash": cell.key})
     assert found is not None
     return str(found.info.status)
 
 
 def test_a_trial_is_judged_after_each_validation_but_the_last_on_all_it_knows(
-    job: Job, place: Place, prepared: Prepared
+    job: Job, place: WorkerSpec, prepared: Prepared
 ) -> None:
     asked: list[dict[int, float]] = []
 
@@ -68,7 +68,9 @@ def test_a_trial_is_judged_after_each_validation_but_the_last_on_all_it_knows(
     assert asked == [{3: ending.curve[3]}]
 
 
-def test_a_poor_trial_ends_there_and_keeps_its_course(job: Job, place: Place, prepared: Prepared, lease: Owned) -> None:
+def test_a_poor_trial_ends_there_and_keeps_its_course(
+    job: Job, place: WorkerSpec, prepared: Prepared, lease: Owned
+) -> None:
     ending = run_cell(job, Goal(VALUE, COURSE, bool), lease, prepared, context(place))
     assert (ending.outcome, list(ending.curve)) == ("pruned", [3])
     assert ending.value == ending.curve[3]
@@ -78,7 +80,7 @@ def test_a_poor_trial_ends_there_and_keeps_its_course(job: Job, place: Place, pr
 
 
 @pytest.mark.long
-def test_two_processes_agree_that_a_trial_is_poor(job: Job, place: Place, lease: Owned) -> None:
+def test_two_processes_agree_that_a_trial_is_poor(job: Job, place: WorkerSpec, lease: Owned) -> None:
     together = Job(**vars(job) | {"processes": 2})
     ending = run_together(together, Goal(VALUE, COURSE, bool), lease, context(place))
     assert (ending.outcome, list(ending.curve)) == ("pruned", [3])
@@ -86,7 +88,7 @@ def test_two_processes_agree_that_a_trial_is_poor(job: Job, place: Place, lease:
 
 
 def test_after_its_lease_is_lost_a_trial_writes_nothing_more(
-    job: Job, place: Place, prepared: Prepared, lease: Owned
+    job: Job, place: WorkerSpec, prepared: Prepared, lease: Owned
 ) -> None:
     def emit(event: Event) -> None:
         if isinstance(event, Stepped) and event.step == 4:
@@ -101,7 +103,7 @@ def test_after_its_lease_is_lost_a_trial_writes_nothing_more(
 
 @pytest.mark.parametrize(("is_other", "told"), [(False, True), (True, True), (True, False)])
 def test_a_trial_goes_on_with_the_data_alone_that_it_was_begun_with(
-    job: Job, place: Place, prepared: Prepared, is_other: bool, told: bool
+    job: Job, place: WorkerSpec, prepared: Prepared, is_other: bool, told: bool
 ) -> None:
     """`told`: whether its state says so, which it did not in older versions; its run did."""
     stop: list[bool] = []
@@ -137,7 +139,7 @@ def test_a_trial_goes_on_with_the_data_alone_that_it_was_begun_with(
 
 
 def test_a_run_tells_each_state_of_the_code_that_it_was_run_with(
-    job: Job, place: Place, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+    job: Job, place: WorkerSpec, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cell, tracker = expand(job.experiment)[0], Tracker(job.uri, place.workspace)
     for commit in ("a", "b", "b"):

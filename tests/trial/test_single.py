@@ -9,12 +9,12 @@ from workbench.config.schema import Experiment
 from workbench.outage import Patience
 from workbench.training import warm_start
 from workbench.trial import run as trial_run
-from workbench.trial.job import Context, Place
+from workbench.trial.job import Context, WorkerSpec
 from workbench.trial.single import run_single
 
 
 def test_a_finished_training_says_that_it_was_made_from_something_else(
-    experiment: Experiment, place: Place, monkeypatch: pytest.MonkeyPatch
+    experiment: Experiment, place: WorkerSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
 

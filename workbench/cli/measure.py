@@ -1,4 +1,4 @@
-"""`wb eval` and `wb finetune`: finished runs, measured again."""
+"""`wb eval` and `wb finetune`: further measurements of finished runs."""
 
 import os
 from dataclasses import asdict
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from workbench.runs.evaluate import Result, Trained
     from workbench.tracking.runs import Tracker
 
-LONGEST = 2000  # letters of a tag
+LONGEST = 2000  # characters of a tag
 Suite = Literal["sugarcrepe", "aro", "valse", "vl_checklist", "winoground", "robustness", "retrieval"]
 
 
@@ -28,52 +28,54 @@ Suite = Literal["sugarcrepe", "aro", "valse", "vl_checklist", "winoground", "rob
 )
 def evaluate(
     run_id: OfTrials,
-    suite: Annotated[Suite, typer.Option(help="What to measure.")],
-    annotations: Annotated[Path | None, typer.Option(help="Folder of the suite's files as published.")] = None,
+    suite: Annotated[Suite, typer.Option(help="The suite to measure.")],
+    annotations: Annotated[Path | None, typer.Option(help="Folder of the suite's published files.")] = None,
     images: Annotated[
         list[Path] | None, typer.Option(help="Folder of the suite's images; may be given several times.")
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(help="The first so many items of each kind, logged under a name that says so.", min=1)
+        int | None, typer.Option(help="Measure only the first N items of each kind; the metrics' names say so.", min=1)
     ] = None,
     allow_partial: Annotated[
-        bool, typer.Option(help="Log the scores of a suite though more than 1 % of a kind's items lack their image.")
+        bool, typer.Option(help="Log a suite's scores even if more than 1 % of a kind's items lack their image.")
     ] = False,
     tagger: Annotated[
-        Literal["words", "spacy"], typer.Option(help="aro: what finds nouns and adjectives; `spacy` as published.")
+        Literal["words", "spacy"], typer.Option(help="aro: the tagger of nouns and adjectives; `spacy` as published.")
     ] = "words",
     max_num: Annotated[
         int,
-        typer.Option(help="vl_checklist: texts of each list, true and false ones, as its MAX_NUM; 0 for all.", min=0),
+        typer.Option(
+            help="vl_checklist: number of texts per list, true and false, like its MAX_NUM; 0 for all.", min=0
+        ),
     ] = 2000,
-    shortlist: Annotated[int, typer.Option(help="retrieval: candidates of each query that ITM ranks.", min=10)] = 128,
+    shortlist: Annotated[int, typer.Option(help="retrieval: candidates per query that ITM ranks.", min=10)] = 128,
     sentence_encoder: Annotated[
         str | None,
-        typer.Option(help="robustness: a transformers encoder; perturbations that change the meaning are drawn anew."),
+        typer.Option(help="robustness: a transformers encoder; perturbations that change the meaning are drawn again."),
     ] = None,
     rewriter: Annotated[
         str | None, typer.Option(help="robustness: a transformers sequence-to-sequence model that rewrites captions.")
     ] = None,
-    prompt: Annotated[str, typer.Option(help="What the rewriter is given before each caption.")] = "paraphrase: ",
+    prompt: Annotated[str, typer.Option(help="The rewriter's prompt before each caption.")] = "paraphrase: ",
     sheet: Annotated[
-        Path | None, typer.Option(help="robustness: also a contact sheet of the corruptions, a PNG.")
+        Path | None, typer.Option(help="robustness: also write a contact sheet of the corruptions (PNG).")
     ] = None,
     workspace: Workspace = DEFAULT,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Measure a finished run on a suite; the results land in the run. Stopped, the same command goes on."""
+    """Measure a finished run on a suite and log the results to the run. After a stop, run the same command again."""
     from workbench.evaluation.suites import Protocol
     from workbench.progress import counted
     from workbench.runs import evaluate as suites
     from workbench.tracking.runs import Tracker
-    from workbench.tracking.store import open_store
+    from workbench.tracking.store import ensure_store
 
     if suite not in ("robustness", "retrieval") and (annotations is None or not images):
         raise UserError(
-            f"--suite {suite}: give the folder of its files, --annotations, and that of its images, --images."
+            f"--suite {suite}: give --annotations, the folder of its files, and --images, the folder of its images."
         )
-    tracker = Tracker(open_store(workspace, new=False), workspace)
+    tracker = Tracker(ensure_store(workspace, new=False), workspace)
     console, stop = console_for(as_json), current.get()
     results = []
     for trial in tracker.trials_of(run_named(tracker.uri, run_id)):
@@ -84,23 +86,23 @@ def evaluate(
                 if sheet:
                     suites.corruption_sheet(trained, sheet)
                 sentences = suites.Sentences(sentence_encoder, rewriter, prompt)
-                made = suites.evaluate_all_robustness(trained, limit, sentences, how)
+                result = suites.evaluate_all_robustness(trained, limit, sentences, how)
             elif suite == "retrieval":
-                made = suites.evaluate_retrieval(trained, limit, shortlist, how)
+                result = suites.evaluate_retrieval(trained, limit, shortlist, how)
             else:
                 assert annotations is not None
                 assert images is not None
                 files = suites.Published(suite, annotations, tuple(images))
                 protocol = Protocol(tagger, max_num, limit)
-                made = suites.evaluate_published(trained, files, protocol, how)
-        told = _land(tracker, trained, made, allow_partial, as_json)
-        if told["logged"] and made.notes:
-            tracker.tag(trial, {f"evaluation.{suite}": "; ".join(made.notes)[:LONGEST]})
-        results.append({"run_id": trial, "suite": suite} | told)
+                result = suites.evaluate_published(trained, files, protocol, how)
+        report = _log_result(tracker, trained, result, allow_partial, as_json)
+        if report["logged"] and result.notes:
+            tracker.tag(trial, {f"evaluation.{suite}": "; ".join(result.notes)[:LONGEST]})
+        results.append({"run_id": trial, "suite": suite} | report)
     if as_json:
         print_json(results)
-    if refused := [result["partial"] for result in results if not result["logged"]]:
-        raise UserError(f"--images: {refused[0]}. Nothing was logged; give the rest, or log it with --allow-partial.")
+    if refused := [report["partial"] for report in results if not report["logged"]]:
+        raise UserError(f"--images: {refused[0]}. Nothing was logged; give the missing images, or use --allow-partial.")
 
 
 @app.command(
@@ -114,35 +116,36 @@ def finetune(
     ],
     run_id: OfTrials,
     annotations: Annotated[
-        Path | None, typer.Option(help="Folder of the task's files as published; without it, rendered scenes.")
+        Path | None, typer.Option(help="Folder of the task's published files; without it, rendered scenes.")
     ] = None,
     images: Annotated[
-        list[Path] | None, typer.Option(help="Folder below which the task's images lie; may be given several times.")
+        list[Path] | None, typer.Option(help="Folder that contains the task's images; may be given several times.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Default: METER's; 4 on rendered scenes.", min=1)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Default: METER's; 64 on rendered scenes.", min=4)] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Of the encoders.", min=0)] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Learning rate of the encoders.", min=0)] = None,
     image_size: Annotated[
         int | None,
         typer.Option(help="Pixels; default: METER's for the task on published files, else the run's.", min=16),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of classifier and order.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the classifier and the order of examples.", min=0)] = 0,
     limit: Annotated[
         int | None,
-        typer.Option(help="The first so many examples of each split, scored under a name that says so.", min=4),
+        typer.Option(help="Use only the first N examples of each split; the metrics' names say so.", min=4),
     ] = None,
     allow_partial: Annotated[
-        bool, typer.Option(help="Score a split though more than 1 % of its examples lack an image.")
+        bool, typer.Option(help="Score a split even if more than 1 % of its examples lack an image.")
     ] = False,
     micro_batches: Annotated[
-        int, typer.Option(help="Parts into which a batch is cut, where it does not fit the memory.", min=1)
+        int, typer.Option(help="Number of micro-batches per batch, if it does not fit into memory.", min=1)
     ] = 1,
-    nproc: Annotated[int, typer.Option(help="Processes on this machine that train together, one a GPU.", min=1)] = 1,
+    nproc: Annotated[int, typer.Option(help="Processes on this machine that train together, one per GPU.", min=1)] = 1,
     workspace: Workspace = DEFAULT,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Fine-tune a finished run on a downstream task; its score lands in the run. Stopped, the same command goes on."""
+    """Fine-tune a finished run on a downstream task and log the score to the run. After a stop, run the same command
+    again."""
     if nproc > 1 and "WORLD_SIZE" not in os.environ:
         from workbench.trial.torchrun import start_together
 
@@ -155,29 +158,30 @@ def finetune(
     from workbench.runs.evaluate import Published, load_trained
     from workbench.runs.finetune import Tuning, finetune_run
     from workbench.tracking.runs import Tracker
-    from workbench.tracking.store import open_store
+    from workbench.tracking.store import ensure_store
     from workbench.training.finetune import METER, TINY
     from workbench.training.loop import Hooks
     from workbench.training.parallelize import joined
     from workbench.training.prepare import unhurried
 
     if task == "retrieval" and annotations is not None:
-        raise UserError("retrieval is trained on the run's own pairs; it takes neither --annotations nor --images.")
+        raise UserError("retrieval is trained on the run's own pairs; it accepts neither --annotations nor --images.")
     if image_size and annotations is None:
         raise UserError(
             "--image-size is for published files; rendered scenes and the run's own images have the run's size."
         )
     if (annotations is None) == bool(images):
-        raise UserError("--annotations and --images go together; without both, the run's rendered scenes are taken.")
-    given: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
-    given |= {"image_size": image_size, "micro_batches": micro_batches}
-    recipe = replace(TINY if annotations is None else METER[task], **{n: v for n, v in given.items() if v is not None})
+        raise UserError("--annotations and --images go together; without both, the run's rendered scenes are used.")
+    options: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    options |= {"image_size": image_size, "micro_batches": micro_batches}
+    changes = {name: value for name, value in options.items() if value is not None}
+    recipe = replace(TINY if annotations is None else METER[task], **changes)
     files = None if annotations is None else Published(task, annotations, tuple(images or ()))
     tuning = Tuning(task, recipe, seed, limit, files, allow_partial)
     results = []
     stop = current.get()
     with joined() as world, stop.asking():
-        tracker = Tracker(open_store(workspace, new=False), workspace)
+        tracker = Tracker(ensure_store(workspace, new=False), workspace)
         first = world.rank == 0
         console = console_for(as_json)
         for trial in tracker.trials_of(run_named(tracker.uri, run_id)):
@@ -191,43 +195,46 @@ def finetune(
                     say=tracker.say if first else lambda _: None,
                     persist=partial(unhurried, stop),
                 )
-                made = finetune_run(trained, tuning, workspace, hooks, show, world)
+                result = finetune_run(trained, tuning, workspace, hooks, show, world)
             if first:
-                told = _land(tracker, trained, made, True, as_json)
-                results.append({"run_id": trial, "task": task} | told)
+                report = _log_result(tracker, trained, result, True, as_json)
+                results.append({"run_id": trial, "task": task} | report)
     if as_json and results:
         print_json(results)
 
 
-def _land(tracker: "Tracker", trained: "Trained", made: "Result", allow_partial: bool, as_json: bool) -> dict[str, Any]:
-    """Logs a result to its run, unless it is of a part and would look like that of the whole; and tells it to
-    people."""
-    logged = made.partial is None or allow_partial
+def _log_result(
+    tracker: "Tracker", trained: "Trained", result: "Result", allow_partial: bool, as_json: bool
+) -> dict[str, Any]:
+    """Logs a result to its run, unless it covers only a part and would look like that of the whole. Prints it unless
+    `as_json`. Returns the result as JSON values."""
+    logged = result.partial is None or allow_partial
     if logged:
-        tracker.log(trained.run_id, made.metrics, trained.settings.optimisation.steps)
+        tracker.log(trained.run_id, result.metrics, trained.settings.optimisation.steps)
     if not as_json:
-        _tell(trained.run_id, made)
-    return asdict(made) | {"logged": logged}
+        _print_result(trained.run_id, result)
+    return asdict(result) | {"logged": logged}
 
 
-def _tell(trial: str, made: "Result") -> None:
-    for name, value in made.metrics.items():
+def _print_result(trial: str, result: "Result") -> None:
+    for name, value in result.metrics.items():
         if not name.startswith("suite_"):
-            typer.echo(f"{name:<52} {value:.4f}{_items(name, made.metrics)}")
-    typer.echo(f"run {trial}: {made.examples:,} items")
-    for note in made.notes:
+            typer.echo(f"{name:<52} {value:.4f}{_items(name, result.metrics)}")
+    typer.echo(f"run {trial}: {result.examples:,} items")
+    for note in result.notes:
         typer.echo(note, err=True)
-    if made.missing and not made.notes:
-        named = "; ".join(f"{id}: {why}" for id, why in list(made.missing.items())[:5])
-        typer.echo(f"{len(made.missing):,} left out: {named}" + (" ..." if len(made.missing) > 5 else ""), err=True)
+    if result.missing and not result.notes:
+        named = "; ".join(f"{id}: {why}" for id, why in list(result.missing.items())[:5])
+        typer.echo(f"{len(result.missing):,} left out: {named}" + (" ..." if len(result.missing) > 5 else ""), err=True)
 
 
 def _items(name: str, metrics: dict[str, float]) -> str:
-    """Of how many of its items the score of a suite is; nothing for another metric."""
+    """Returns how many of its items the score of a suite covers; an empty text for other metrics."""
     prefix = "suite_items/"
-    of = counted_as(name.partition("/")[2], {each.removeprefix(prefix) for each in metrics if each.startswith(prefix)})
-    if of is None:
+    kinds = {metric.removeprefix(prefix) for metric in metrics if metric.startswith(prefix)}
+    kind = counted_as(name.partition("/")[2], kinds)
+    if kind is None:
         return ""
-    items, missing, identical = (int(metrics[f"suite_{what}/{of}"]) for what in ("items", "missing", "identical"))
+    items, missing, identical = (int(metrics[f"suite_{what}/{kind}"]) for what in ("items", "missing", "identical"))
     total = items + missing + identical
     return f"   {items:,} items" if items == total else f"   {items:,} of {total:,} items"

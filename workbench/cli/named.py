@@ -1,4 +1,4 @@
-"""Runs as people name them on the command line."""
+"""Resolves the names that users give to runs on the command line."""
 
 import re
 from pathlib import Path
@@ -10,8 +10,8 @@ from workbench.errors import UserError
 
 WHOLE = re.compile("[0-9a-f]{32}")
 LETTERS = re.compile("[0-9a-f]{4,}")
-SHORT = 8  # letters of an id that `wb runs` shows
-NAMES = "its id or the first letters of it, its name, or `latest`"
+SHORT = 8  # characters of an id that `wb runs` shows
+NAMES = "its id or the first characters of it, its name, or `latest`"
 OfSweepOrTrial = Annotated[str, typer.Option("--run-id", help=f"A sweep or a trial: {NAMES}.")]
 OfTrials = Annotated[
     str, typer.Option("--run-id", help=f"A sweep (all of its finished trials), a trial or a single training: {NAMES}.")
@@ -19,35 +19,37 @@ OfTrials = Annotated[
 OfTrial = Annotated[str, typer.Option("--run-id", help=f"A finished trial: {NAMES}.")]
 
 
-def run_named(uri: str, given: str) -> str:
-    """The id of the run that is `given` by its id or the first letters of it; of the newest sweep or single training of
-    that name; or of the newest of all, given as `latest`.
+def run_named(uri: str, name: str) -> str:
+    """Returns the id of a run that is given by its id or the first characters of it, by name (the newest sweep or
+    single training of that name), or as `latest`, the newest of all.
 
-    Raises UserError where there is none, or where several ids begin so.
+    Raises UserError where there is no such run, or where several ids start with these characters.
     """
-    if WHOLE.fullmatch(given):
-        return given
+    if WHOLE.fullmatch(name):
+        return name
     from analysis.runs import every_run
 
     runs = every_run(uri)
     if not runs:
         raise UserError(
-            f"--run-id {given}: there are no runs yet; start with `wb sweep FILE` or name another --workspace."
+            f"--run-id {name}: there are no runs yet; start with `wb sweep FILE` or name another --workspace."
         )
     tops = sorted((run for run in runs if run.tags.get("kind") in ("sweep", "train")), key=lambda run: -run.started)
-    named = [run.run_id for run in tops if given in ("latest", run.name)]
+    named = [run.run_id for run in tops if name in ("latest", run.name)]
     if named:
         return named[0]
-    begin = [run.run_id for run in runs if run.run_id.startswith(given)] if LETTERS.fullmatch(given) else []
-    if len(begin) == 1:
-        return begin[0]
-    if begin:
-        raise UserError(f"--run-id {given}: {len(begin)} runs begin so; give more letters (`wb runs --json` has all).")
-    raise UserError(f"--run-id {given}: no run of this workspace; give {NAMES}. `wb runs` lists them.")
+    matches = [run.run_id for run in runs if run.run_id.startswith(name)] if LETTERS.fullmatch(name) else []
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise UserError(
+            f"--run-id {name}: {len(matches)} runs start with it; give more characters (`wb runs --json` has all)."
+        )
+    raise UserError(f"--run-id {name}: there is no such run in this workspace; give {NAMES}. `wb runs` lists them.")
 
 
-def run_in(workspace: Path, given: str) -> str:
-    """`run_named` in the store of a workspace."""
+def run_in(workspace: Path, name: str) -> str:
+    """Returns `run_named` for the store of a workspace."""
     from workbench.tracking.store import tracking_uri
 
-    return run_named(tracking_uri(workspace), given)
+    return run_named(tracking_uri(workspace), name)

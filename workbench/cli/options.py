@@ -1,4 +1,4 @@
-"""The app, and what its commands share: options, JSON, how they are stopped."""
+"""The Typer app, and what its commands share: options, JSON output, and the stop request."""
 
 import json
 import os
@@ -18,24 +18,26 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="""Which part of a vision-language pre-training method does what.
+    help="""Ablations of vision-language pre-training: what each part of a method does.
 
     `wb sweep experiments/ablation_itm.yaml` runs an ablation and writes its report; `wb ui` shows the runs in MLflow.
     """,
 )
 
-Workspace = Annotated[Path, typer.Option(help="Folder of runs, caches, checkpoints and reports.")]
+Workspace = Annotated[Path, typer.Option(help="Folder for runs, caches, checkpoints and reports.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a setting, such as optimisation.steps=200.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-Smoke = Annotated[bool, typer.Option("--smoke", help="Shrink the experiment to seconds; its numbers mean nothing.")]
-File = Annotated[Path, typer.Argument(help="The experiment's YAML.", metavar="FILE")]
+Smoke = Annotated[
+    bool, typer.Option("--smoke", help="Shrink the experiment to run in seconds; its numbers mean nothing.")
+]
+File = Annotated[Path, typer.Argument(help="The experiment's YAML file.", metavar="FILE")]
 Storage = Annotated[
     str | None,
     typer.Option(
         envvar="WB_STORAGE",
         help=(
-            "Where the study is kept: postgresql://... or grpc://HOST:PORT; default a journal file in the workspace,"
+            "Where the study is stored: postgresql://... or grpc://HOST:PORT; default a journal file in the workspace,"
             " for one machine."
         ),
     ),
@@ -43,7 +45,7 @@ Storage = Annotated[
 
 
 def _for_all_processes(minutes: float | None) -> float | None:
-    """Before any worker is started, since each reads it from its environment."""
+    """Sets the limit in the environment, from which each worker reads it, before any worker is started."""
     if minutes is not None:
         os.environ[GIVE_UP] = str(minutes)
     return minutes
@@ -56,28 +58,30 @@ GiveUpAfter = Annotated[
         metavar="MINUTES",
         min=0,
         callback=_for_all_processes,
-        help="End after waiting so long for a full disk, a server or a database; default never.",
+        help="Give up after waiting this long for a full disk, a server or a database; default never.",
     ),
 ]
 DEFAULT = Path(".wb")
 GPUS = Path("/proc/driver/nvidia/gpus")
-current: ContextVar[Stop] = ContextVar("current")  # of the command that runs
+current: ContextVar[Stop] = ContextVar("current")  # the Stop of the running command
 
 
 def console_for(as_json: bool) -> "Console":
-    """Where progress is shown: not among a script's JSON, and without colours where they are not wanted."""
+    """Returns the console for progress: standard error next to JSON output, and without colours where NO_COLOR is
+    set."""
     from rich.console import Console
 
     return Console(stderr=as_json, no_color="NO_COLOR" in os.environ or None)
 
 
 def say_of_hidden_devices() -> None:
-    """Where CUDA_VISIBLE_DEVICES names no device of a machine that has some, training would be on the CPU unawares."""
+    """Warns where CUDA_VISIBLE_DEVICES names no device of a machine with GPUs: training would silently run on the
+    CPU."""
     import torch
 
-    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    if named not in ("", "-1") and GPUS.is_dir() and not torch.cuda.is_available():
-        typer.echo(f"CUDA_VISIBLE_DEVICES={named} names no device of this machine; going on with the CPU.", err=True)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if visible not in ("", "-1") and GPUS.is_dir() and not torch.cuda.is_available():
+        typer.echo(f"CUDA_VISIBLE_DEVICES={visible} names no device of this machine; continuing on the CPU.", err=True)
 
 
 def print_json(value: Any) -> None:

@@ -1,4 +1,4 @@
-"""What `wb sweep --dry-run` prints."""
+"""The output of `wb sweep --dry-run`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,11 +22,11 @@ def dry_run(
     shared: tuple[int, int, int],
     as_json: bool,
 ) -> None:
-    """Says what a sweep will take. `study`: its name and where it is kept; `shared`: workers, processes of each trial,
-    and cores."""
+    """Prints what a sweep will need. `study`: its name and storage. `shared`: workers, processes per trial, and
+    cores."""
     import os
 
-    # Weights are looked for on this machine alone: an estimate fetches nothing. Before what reads it is loaded.
+    # An estimate downloads nothing: look for weights only on this machine. Set before the libraries that read it load.
     os.environ["HF_HUB_OFFLINE"] = "1"
     from workbench.sweep.estimate import Asking, estimate
     from workbench.sweep.run import refuse_another_question
@@ -42,11 +42,11 @@ def dry_run(
     plan = planned(experiment, endings)
     todo = plan.total - sum(cell.key in endings for cell in plan.cells)
     workers = min(workers, max(1, plan.total))
-    made = estimate(Asking(experiment, workspace, todo, workers, cores, processes))
+    plan_estimate = estimate(Asking(experiment, workspace, todo, workers, cores, processes))
     labels = [arm_label(arm, experiment.baseline) for arm in experiment.arms]
     if as_json:
         counts = {"trials": plan.total, "missing": todo, "workers": workers, "processes_per_trial": processes}
-        print_json({"arms": labels, "seeds": experiment.seeds.count} | counts | made.figures())
+        print_json({"arms": labels, "seeds": experiment.seeds.count} | counts | plan_estimate.figures())
         return
     typer.echo(experiment.question)
     for label in labels[:SHOWN]:
@@ -56,48 +56,49 @@ def dry_run(
     searching = f" + {experiment.search.trials} of its search each" if experiment.search else ""
     typer.echo(
         f"{len(labels)} cells x {experiment.seeds.count} seeds{searching} = {plan.total} trials, {todo} to run, "
-        f"{workers} worker(s), on {made.device}\n"
+        f"{workers} worker(s), on {plan_estimate.device}\n"
     )
-    for name, value, measured in rows(made, experiment):
+    for name, value, measured in rows(plan_estimate, experiment):
         typer.echo(f"{name:<28}{value:>14}  {'measured' if measured else 'estimated'}")
-    for sentence in made.missing_weights:
+    for sentence in plan_estimate.missing_weights:
         typer.echo(f"missing: {sentence}")
-    for sentence in made.does_not_fit:
+    for sentence in plan_estimate.does_not_fit:
         typer.echo(f"does not fit: {sentence}")
-    if not made.does_not_fit:
-        typer.echo("everything fits" if made.memory_available_bytes is not None else "the disk suffices")
+    if not plan_estimate.does_not_fit:
+        enough = "everything fits" if plan_estimate.memory_available_bytes is not None else "there is enough disk space"
+        typer.echo(enough)
 
 
-def rows(made: "Estimate", experiment: "Experiment") -> list[tuple[str, str, bool]]:
-    """(name, value with its unit, whether it was measured) of each line."""
-    trial, optimisation = made.trial, experiment.settings.optimisation
-    told: list[tuple[str, str, bool]] = []
+def rows(estimate: "Estimate", experiment: "Experiment") -> list[tuple[str, str, bool]]:
+    """Returns (name, value with its unit, whether it was measured) for each line."""
+    trial, optimisation = estimate.trial, experiment.settings.optimisation
+    lines: list[tuple[str, str, bool]] = []
 
-    def tell(name: str, figure: str, value: Any) -> None:
+    def add(name: str, figure: str, value: Any) -> None:
         if value:
-            told.append((name, value, figure in made.measured))
+            lines.append((name, value, figure in estimate.measured))
 
-    tell("parameters, trained", "parameters_trained", f"{trial.parameters_trained / 1e6:,.2f} M")
-    tell("parameters, frozen", "parameters_frozen", f"{trial.parameters_frozen / 1e6:,.2f} M")
-    tell("memory of a trial", "memory_bytes", _bytes(trial.memory_bytes))
+    add("parameters, trained", "parameters_trained", f"{trial.parameters_trained / 1e6:,.2f} M")
+    add("parameters, frozen", "parameters_frozen", f"{trial.parameters_frozen / 1e6:,.2f} M")
+    add("memory of a trial", "memory_bytes", _bytes(trial.memory_bytes))
     for name, size in trial.memory_parts.items():
-        tell(f"  {name.replace('_', ' ')}", "", size and _bytes(size))
-    tell("memory of a worker at rest", "resting_bytes", trial.resting_bytes and _bytes(trial.resting_bytes))
-    tell("a step", "seconds_per_step", trial.seconds_per_step and f"{1000 * trial.seconds_per_step:,.0f} ms")
-    tell("steps a second", "seconds_per_step", trial.seconds_per_step and f"{1 / trial.seconds_per_step:,.2f}")
-    tell("pairs a second", "pairs_per_second", made.pairs_per_second and f"{made.pairs_per_second:,.0f}")
-    tell(f"{optimisation.steps:,} steps", "training_seconds", _time(trial.training_seconds))
-    tell("evaluation of a trial", "evaluation_seconds", _time(trial.evaluation_seconds))
-    tell("set-up, states, examples", "other_seconds", _time(trial.other_seconds))
-    for stage, seconds in made.preparing.items():
-        tell(f"once: {stage}", "seconds_per_step", _time(seconds))
-    tell("the sweep", "", _time(made.seconds_left))
-    tell("device-hours", "", made.device_seconds is not None and f"{made.device_seconds / 3600:,.2f} h")
-    tell("disk: data", "", made.data_bytes and _bytes(made.data_bytes))
-    tell("disk: stored features", "", made.features_bytes and _bytes(made.features_bytes))
-    tell("disk: checkpoints, weights", "", _bytes(made.checkpoints_bytes))
-    tell("disk that is free", "", _bytes(made.disk_free_bytes))
-    return told
+        add(f"  {name.replace('_', ' ')}", "", size and _bytes(size))
+    add("memory of an idle worker", "resting_bytes", trial.resting_bytes and _bytes(trial.resting_bytes))
+    add("time per step", "seconds_per_step", trial.seconds_per_step and f"{1000 * trial.seconds_per_step:,.0f} ms")
+    add("steps per second", "seconds_per_step", trial.seconds_per_step and f"{1 / trial.seconds_per_step:,.2f}")
+    add("pairs per second", "pairs_per_second", estimate.pairs_per_second and f"{estimate.pairs_per_second:,.0f}")
+    add(f"{optimisation.steps:,} steps", "training_seconds", _time(trial.training_seconds))
+    add("evaluation of a trial", "evaluation_seconds", _time(trial.evaluation_seconds))
+    add("set-up, states, examples", "other_seconds", _time(trial.other_seconds))
+    for stage, seconds in estimate.preparing.items():
+        add(f"once: {stage}", "seconds_per_step", _time(seconds))
+    add("whole sweep", "", _time(estimate.seconds_left))
+    add("device-hours", "", estimate.device_seconds is not None and f"{estimate.device_seconds / 3600:,.2f} h")
+    add("disk: data", "", estimate.data_bytes and _bytes(estimate.data_bytes))
+    add("disk: stored features", "", estimate.features_bytes and _bytes(estimate.features_bytes))
+    add("disk: checkpoints, weights", "", _bytes(estimate.checkpoints_bytes))
+    add("free disk space", "", _bytes(estimate.disk_free_bytes))
+    return lines
 
 
 def _bytes(size: int) -> str:

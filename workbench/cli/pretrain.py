@@ -1,4 +1,4 @@
-"""`wb pretrain`: the encoders that come with the package, trained anew."""
+"""`wb pretrain`: trains the encoders that come with the package."""
 
 import time
 from collections.abc import Callable
@@ -8,26 +8,29 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from workbench.cli.options import DEFAULT, Debug, File, Json, Set, Workspace, app, console_for, current, print_json
+from workbench.stop import SENTENCE
 from workbench.workspace import Workspace as Folders
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 TRAINED = ("encoders", "fused start")
-EVERY = 60.0  # seconds between two lines where there is no terminal for a bar
+EVERY = 60.0  # seconds between two lines of progress where there is no terminal for a bar
 
 
 @app.command(epilog="Example: `wb pretrain workbench/model/pretrained/tiny.yaml --out workbench/model/pretrained`")
 def pretrain(
     file: File,
-    out: Annotated[Path, typer.Option(help="Folder of the encoders and their card.")] = Path("pretrained"),
+    out: Annotated[Path, typer.Option(help="Output folder for the encoders and their model card.")] = Path(
+        "pretrained"
+    ),
     workspace: Workspace = DEFAULT,
     set_: Set = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Train the encoders that every trial starts from, and say what they know. Stopped at any point, the same command
-    goes on."""
+    """Train the encoders that every trial starts from, and report their scores. After a stop, run the same command
+    again to continue."""
     import torch
 
     from workbench.config.load import load_experiment
@@ -39,25 +42,26 @@ def pretrain(
     torch.set_num_threads(usable_cores())
     torch.set_flush_denormal(True)
     console, stop = console_for(as_json), current.get()
-    stop.sentence = "Stopped; the same command goes on."
+    stop.sentence = SENTENCE
     with counted(console, "steps") as bar, stop.asking():
-        told = _told(console, bar)
-        made = make_encoders(experiment, file, Folders(workspace).cache, out, told, stop, set_ or ())
+        show = _progress(console, bar)
+        encoders = make_encoders(experiment, file, Folders(workspace).cache, out, show, stop, set_ or ())
     if as_json:
-        print_json({"out": str(made.folder)} | made.card)
+        print_json({"out": str(encoders.folder)} | encoders.card)
         return
-    known = made.card["knows"]
-    typer.echo(made.table)
+    scores = encoders.card["knows"]
+    typer.echo(encoders.table)
     typer.echo(
-        f"masked words: perplexity {known['perplexity']:.2f}, {known['words_right']:.3f} right; alignment AUC"
-        f" {known['alignment_auc']:.3f}\n{made.folder}: SHA-256 {made.card['sha256']}"
+        f"masked words: perplexity {scores['perplexity']:.2f}, {scores['words_right']:.3f} right; alignment AUC"
+        f" {scores['alignment_auc']:.3f}\n{encoders.folder}: SHA-256 {encoders.card['sha256']}"
     )
 
 
-def _told(console: "Console", bar: Callable[[int, int], None]) -> Callable[[str, int, int, dict[str, float]], None]:
-    """Shows progress as a bar on a terminal, elsewhere as a line a minute, with rate and time left."""
+def _progress(console: "Console", bar: Callable[[int, int], None]) -> Callable[[str, int, int, dict[str, float]], None]:
+    """Returns a callback that shows progress with rate and time left: a bar on a terminal, elsewhere a line per
+    minute."""
     began: dict[str, tuple[float, int]] = {}
-    said = [0.0]
+    last_line = [0.0]
 
     def show(what: str, done: int, total: int, figures: dict[str, float]) -> None:
         if what not in TRAINED:
@@ -66,9 +70,9 @@ def _told(console: "Console", bar: Callable[[int, int], None]) -> Callable[[str,
         bar(done, total)
         now = time.monotonic()
         began.setdefault(what, (now, done))
-        if console.is_terminal or now - said[0] < EVERY:
+        if console.is_terminal or now - last_line[0] < EVERY:
             return
-        said[0] = now
+        last_line[0] = now
         seconds, before = now - began[what][0], began[what][1]
         rate = (done - before) / seconds if seconds else 0.0
         left = f", {rate:.0f} steps/s, {(total - done) / rate / 60:.0f} min left" if rate else ""

@@ -1,4 +1,4 @@
-"""`wb runs`, `wb report`, `wb ui`, and weights from elsewhere."""
+"""`wb runs`, `wb report`, `wb ui`, and `wb import-meter`."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from workbench.cli.options import DEFAULT, Debug, Json, Storage, Workspace, app,
 from workbench.errors import UserError, shown
 from workbench.workspace import Workspace as Folders
 
-# Waits until a server answers, and opens a page of it in the browser.
+# A script that waits until a server answers, and opens one of its pages in the browser.
 OPENED = """
 import sys, time, urllib.request, webbrowser
 for _ in range(120):
@@ -29,7 +29,7 @@ for _ in range(120):
 
 @app.command(epilog="Examples: `wb runs`; `wb runs --json`. Next: `wb report --run-id ID`.")
 def runs(workspace: Workspace = DEFAULT, storage: Storage = None, as_json: Json = False, debug: Debug = False) -> None:
-    """List the sweeps and single trainings of a workspace, the newest first."""
+    """List the sweeps and single trainings of a workspace, newest first."""
     from datetime import datetime
 
     from analysis.runs import list_runs
@@ -50,13 +50,13 @@ def runs(workspace: Workspace = DEFAULT, storage: Storage = None, as_json: Json 
             more.append(f"about {row['seconds_left'] / 60:.0f} min left")
         if row["best"] is not None:
             more.append(f"best {row['best']:.4f} {row['best_arm']}")
-        told = (row["run_id"][:SHORT], started, f"{row['status']:<8}", f"{counts:>7}", row["name"], ", ".join(more))
-        typer.echo("  ".join(told).rstrip())
+        columns = (row["run_id"][:SHORT], started, f"{row['status']:<8}", f"{counts:>7}", row["name"], ", ".join(more))
+        typer.echo("  ".join(columns).rstrip())
 
 
 @app.command(
     epilog=(
-        "Examples: `wb report` (of the newest sweep); `wb report --run-id 1f0c --over seconds`;"
+        "Examples: `wb report` (for the newest sweep); `wb report --run-id 1f0c --over seconds`;"
         " `wb report --compare 1f0c components`. `wb runs` lists ids and names."
     )
 )
@@ -67,10 +67,12 @@ def report(
     run_id: Annotated[str | None, typer.Option(help=f"A sweep or a trial: {NAMES}; default the newest.")] = None,
     compare: Annotated[
         bool,
-        typer.Option("--compare", help="Set the arms of several sweeps side by side; the first one's baseline counts."),
+        typer.Option("--compare", help="Compare the arms of several sweeps; the first sweep's baseline is used."),
     ] = False,
-    over: Annotated[str, typer.Option(help="What curves and speeds are read over: steps, pairs or seconds.")] = "steps",
-    against: Annotated[str | None, typer.Option(help="`published`: with the peers' published numbers.")] = None,
+    over: Annotated[str, typer.Option(help="The x-axis of curves and speeds: steps, pairs or seconds.")] = "steps",
+    against: Annotated[
+        str | None, typer.Option(help="`published`: add the published numbers of other methods.")
+    ] = None,
     workspace: Workspace = DEFAULT,
     out: Annotated[
         Path | None,
@@ -80,15 +82,13 @@ def report(
     debug: Debug = False,
 ) -> None:
     """Write the report of a sweep or a single run: HTML, Markdown, CSV and LaTeX tables, PNG, SVG and PDF figures."""
-    given = [*([run_id] if run_id else []), *(others or [])] or ["latest"]
-    if compare and len(given) < 2:
+    names = [*([run_id] if run_id else []), *(others or [])] or ["latest"]
+    if compare and len(names) < 2:
         raise UserError("--compare: give at least two runs, as in `wb report --compare A B`; `wb runs` lists them.")
-    if not compare and len(given) > 1:
+    if not compare and len(names) > 1:
         raise UserError("give one run, as in `wb report --run-id A`, or several with --compare; `wb runs` lists them.")
     if against not in (None, "published"):
-        raise UserError(
-            f"--against {against}: there is `published` alone; to set sweeps beside each other use --compare."
-        )
+        raise UserError(f"--against {against}: only `published` is possible; to compare sweeps use --compare.")
     from analysis.report import write_report
     from analysis.runs import UNITS
     from workbench.faults import outage
@@ -96,10 +96,10 @@ def report(
     from workbench.tracking.store import tracking_uri
 
     if over not in UNITS:
-        raise UserError(f"--over {over}: it is one of {', '.join(UNITS)}.")
+        raise UserError(f"--over {over}: it must be one of {', '.join(UNITS)}.")
     uri = tracking_uri(workspace)
-    ids = [run_named(uri, each) for each in given]
-    folder = out or Folders(workspace).reports / "-".join(ids if len(ids) == 1 else [each[:8] for each in ids])
+    ids = [run_named(uri, name) for name in names]
+    folder = out or Folders(workspace).reports / "-".join(ids if len(ids) == 1 else [run_id[:8] for run_id in ids])
     try:
         page = write_report(uri, ids[0], folder, ids[1:], over, against == "published")
         if not compare and out is None:
@@ -107,7 +107,9 @@ def report(
     except OSError as error:
         if outage(error):
             raise
-        raise UserError(f"{folder}: cannot be written ({error.strerror or error}); give another with --out.") from error
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror or error}); name another folder with --out."
+        ) from error
     if as_json:
         print_json({"report": str(page)})
     else:
@@ -117,27 +119,27 @@ def report(
 @app.command(epilog="Examples: `wb ui --open`; `wb ui --workspace .wb --port 5001`")
 def ui(
     workspace: Workspace = DEFAULT,
-    port: Annotated[int, typer.Option(help="Port on this machine.", min=1, max=65535)] = 5000,
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 5000,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; the default is reachable from this machine only.")
+        str, typer.Option(help="Address to listen on; the default is reachable only from this machine.")
     ] = "127.0.0.1",
-    open_: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    open_: Annotated[bool, typer.Option("--open", help="Open the UI in the browser.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Serve the MLflow UI on the workspace's runs, or name the page of the server that has them.
+    """Serve the MLflow UI for the workspace's runs, or print the page of the server that has them.
 
     It opens on the training view, with the columns that sweeps are compared by.
     """
     from workbench.tracking.runs import Tracker
-    from workbench.tracking.store import open_store
+    from workbench.tracking.store import ensure_store
     from workbench.tracking.view import share_view
 
-    uri = open_store(workspace)
+    uri = ensure_store(workspace)
     tracker = Tracker(uri, workspace)
     is_server = uri.startswith("http")
     server = uri.rstrip("/") if is_server else f"http://{host}:{port}"
     address = f"{server}/{share_view(tracker.client, tracker.experiment_id())}"
-    typer.echo(f"MLflow on {shown(address)}" + ("" if is_server else " (Ctrl-C ends it)"))
+    typer.echo(f"MLflow on {shown(address)}" + ("" if is_server else " (Ctrl-C stops it)"))
     if open_:
         subprocess.Popen([sys.executable, "-c", OPENED, f"{server}/health", address])
     if is_server:
@@ -158,7 +160,7 @@ def import_meter(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Turn a METER checkpoint into a start for this model."""
+    """Convert a METER checkpoint into initial weights for this model."""
     from safetensors.torch import save_file
 
     from workbench.config.schema import Settings
@@ -168,10 +170,10 @@ def import_meter(
     if not checkpoint.is_file():
         raise UserError(f"{checkpoint}: there is no such file; give the checkpoint that METER published.")
     if not out.parent.is_dir():
-        raise UserError(f"{out}: there is no folder {out.parent}; make it first.")
-    given = read_meter(checkpoint)
-    model = sized_like(given, Settings.model_validate(read_preset(preset)))
-    weights = from_meter(given, model)
+        raise UserError(f"{out}: there is no folder {out.parent}; create it first.")
+    tensors = read_meter(checkpoint)
+    model = sized_like(tensors, Settings.model_validate(read_preset(preset)))
+    weights = from_meter(tensors, model)
     try:
         save_file(weights, out)
     except OSError as error:

@@ -35,41 +35,43 @@ if TYPE_CHECKING:
 def sweep(
     file: File,
     workspace: Workspace = DEFAULT,
-    seeds: Annotated[int | None, typer.Option(help="Run so many seeds instead of the file's.", min=1)] = None,
+    seeds: Annotated[int | None, typer.Option(help="Run this many seeds instead of the file's.", min=1)] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Trials side by side; default one a GPU, else a core.", min=1)
+        int | None, typer.Option(help="Trials in parallel; default one per GPU, or per core without a GPU.", min=1)
     ] = None,
     trials_per_device: Annotated[int, typer.Option(help="Trials that share a GPU.", min=1)] = 1,
     processes: Annotated[
-        int, typer.Option("--processes-per-trial", help="Processes that train each trial together, one a GPU.", min=1)
+        int, typer.Option("--processes-per-trial", help="Processes that train each trial together, one per GPU.", min=1)
     ] = 1,
     launcher: Annotated[
         Literal["local", "ray", "here"],
         typer.Option(
-            help="Workers as processes of this machine, as Ray actors, or one in this process, for a debugger."
+            help="Run workers as local processes, as Ray actors, or one worker in this process, for a debugger."
         ),
     ] = "local",
-    gpus_per_worker: Annotated[float, typer.Option(help="ray: GPUs of each worker.", min=0)] = 1.0,
+    gpus_per_worker: Annotated[float, typer.Option(help="ray: GPUs per worker.", min=0)] = 1.0,
     storage: Storage = None,
     study: Annotated[str | None, typer.Option(help="Name of the study; default the file's.")] = None,
     max_hours: Annotated[
         float | None,
         typer.Option(
-            help="Begin no block of seeds that, by the time of those before, would not end within so many hours.",
+            help="Start no block of seeds that, judging by earlier blocks, would not end within this many hours.",
             min=0,
         ),
     ] = None,
-    retries: Annotated[int, typer.Option(help="Further attempts at a trial that fails.", min=0)] = 1,
+    retries: Annotated[int, typer.Option(help="Further attempts at a failed trial.", min=0)] = 1,
     give_up_after: GiveUpAfter = None,
     notify: Annotated[
         str | None,
-        typer.Option(envvar="WB_NOTIFY", help="Shell command at the end; it finds $WB_STATUS, $WB_STUDY, $WB_REPORT."),
+        typer.Option(
+            envvar="WB_NOTIFY", help="Shell command to run at the end, with $WB_STATUS, $WB_STUDY and $WB_REPORT set."
+        ),
     ] = None,
-    status: Annotated[bool, typer.Option("--status", help="Print how far the sweep is; run nothing.")] = False,
+    status: Annotated[bool, typer.Option("--status", help="Print the state of the sweep; run nothing.")] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Print cells, seeds, and what the sweep will take: time, memory, disk; run nothing."
+            "--dry-run", help="Print cells, seeds, and the time, memory and disk that the sweep needs; run nothing."
         ),
     ] = False,
     smoke: Smoke = False,
@@ -77,7 +79,7 @@ def sweep(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Run an experiment's grid and write its report. Stopped at any point, the same command goes on."""
+    """Run an experiment's grid and write its report. After a stop, run the same command again to continue."""
     from workbench.config.arms import refuse_too_many
     from workbench.config.load import load_experiment
     from workbench.cores import usable_cores
@@ -95,11 +97,12 @@ def sweep(
         typer.echo(f"{file}: {few}", err=True)
     if not re.fullmatch(r"[\w+=-][\w .+=-]*", study or experiment.name):
         raise UserError(
-            f"--study {study or experiment.name}: a name has letters, digits and - _ . + = alone, and no dot first."
+            f"--study {study or experiment.name}: a name may contain only letters, digits and - _ . + =,"
+            " and must not start with a dot."
         )
     if launcher != "local" and processes > 1:
         raise UserError(
-            f"--processes-per-trial: with `--launcher {launcher}` a trial is one process; take `--launcher local` or"
+            f"--processes-per-trial: with `--launcher {launcher}` a trial is one process; use `--launcher local` or"
             " `wb worker`."
         )
     if status:
@@ -111,9 +114,9 @@ def sweep(
     cores = usable_cores()
     workers = 1 if launcher == "here" else workers or max(1, default_workers(trials_per_device) // processes)
     if dry_run:
-        from workbench.cli.plan import dry_run as tell
+        from workbench.cli.plan import dry_run as print_plan
 
-        tell(experiment, workspace, (study or experiment.name, storage), (workers, processes, cores), as_json)
+        print_plan(experiment, workspace, (study or experiment.name, storage), (workers, processes, cores), as_json)
         return
 
     say_of_hidden_devices()
@@ -160,7 +163,9 @@ def sweep(
             }
         )
     if outcome.stopped:
-        current.get().say(f"Stopped after {outcome.finished} of {outcome.planned} trials; the same command goes on.")
+        current.get().say(
+            f"Stopped after {outcome.finished} of {outcome.planned} trials; run the same command again to continue."
+        )
         raise typer.Exit(CODE)
     if outcome.finished + outcome.held < outcome.planned:
         if debug and outcome.failures:
@@ -175,19 +180,16 @@ def sweep(
         raise typer.Exit(1)
     if outcome.held:
         typer.echo(
-            f"{outcome.held} of {outcome.planned} trials are left: `--max-hours {max_hours:g}` has no room for a "
-            "further block of seeds. "
-            "The same command without it goes on.",
+            f"{outcome.held} of {outcome.planned} trials are left: `--max-hours {max_hours:g}` leaves no time for "
+            "another block of seeds. Run the same command without it to continue.",
             err=True,
         )
     if experiment.search and outcome.report is None:
-        typer.echo(
-            "No setting of the searches finished a trial, so that there is nothing to compare or report.", err=True
-        )
+        typer.echo("No trial of the searches finished, so there is nothing to compare or report.", err=True)
 
 
 def _status(experiment: "Experiment", workspace: Path, study: str, storage: str | None, as_json: bool) -> None:
-    """The sweep's cells, each with its state; what runs with its step."""
+    """Prints the sweep's cells with their states; running ones with their step."""
     from workbench.sweep.status import cells_of
 
     rows = cells_of(experiment, workspace, study, storage)
@@ -204,7 +206,7 @@ def _status(experiment: "Experiment", workspace: Path, study: str, storage: str 
 
 @app.command(
     epilog=(
-        "Example: `wb train experiments/pretrain_4m.yaml --nproc 8`; over several machines, on each of them: `torchrun"
+        "Example: `wb train experiments/pretrain_4m.yaml --nproc 8`; with several machines, on each of them: `torchrun"
         " --nnodes 2 --nproc-per-node 8 --rdzv-endpoint HOST:29500 -m workbench train FILE`, with a workspace that all"
         " share."
     )
@@ -213,7 +215,7 @@ def train(
     file: File,
     workspace: Workspace = DEFAULT,
     nproc: Annotated[
-        int, typer.Option(help="Processes on this machine that train one model together, one a GPU.", min=1)
+        int, typer.Option(help="Processes on this machine that train one model together, one per GPU.", min=1)
     ] = 1,
     seed: Annotated[int | None, typer.Option(help="Default: the file's first seed.", min=0)] = None,
     give_up_after: GiveUpAfter = None,
@@ -222,7 +224,7 @@ def train(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Train one model with an experiment's fixed settings. Stopped at any point, the same command goes on."""
+    """Train one model with an experiment's fixed settings. After a stop, run the same command again to continue."""
     from workbench.config.load import load_experiment
     from workbench.sweep.grid import smoke as shrink
 
@@ -239,7 +241,7 @@ def train(
     from workbench.outage import Patience
     from workbench.progress import SweepDisplay
     from workbench.training.parallelize import joined
-    from workbench.trial.job import Context, Place
+    from workbench.trial.job import Context, WorkerSpec
     from workbench.trial.single import run_single
 
     say_of_hidden_devices()
@@ -249,27 +251,27 @@ def train(
         show = stack.enter_context(SweepDisplay(console)).show if first else lambda _: None
         stack.enter_context(stop.asking())
         patience = Patience(lambda message: show(Said("train", message)), stop)
-        context = Context(Place(workspace, None, "train"), show, patience, world)
-        made = run_single(experiment, experiment.seeds.first if seed is None else seed, context)
+        context = Context(WorkerSpec(workspace, None, "train"), show, patience, world)
+        result = run_single(experiment, experiment.seeds.first if seed is None else seed, context)
     if first and as_json:
         print_json(
             {
-                "run_id": made.run_id,
+                "run_id": result.run_id,
                 "primary": experiment.primary,
-                "value": made.value,
-                "outcome": made.outcome,
-                "weights": str(made.weights) if made.value is not None else None,
-                "stopped": made.stopped,
+                "value": result.value,
+                "outcome": result.outcome,
+                "weights": str(result.weights) if result.value is not None else None,
+                "stopped": result.stopped,
             }
         )
-    if made.stopped:
+    if result.stopped:
         raise typer.Exit(CODE)
     if first and not as_json:
-        before = "already finished: " if made.again else ""
-        if made.value is None:
-            typer.echo(f"{before}diverged, run {made.run_id}; its last finite state was not kept")
+        prefix = "already finished: " if result.again else ""
+        if result.value is None:
+            typer.echo(f"{prefix}diverged, run {result.run_id}; its last finite state was not saved")
         else:
             typer.echo(
-                f"{before}{experiment.primary} {made.value:.4f}, run {made.run_id}\nweights (for `model.weights`):"
-                f" {made.weights}"
+                f"{prefix}{experiment.primary} {result.value:.4f}, run {result.run_id}\nweights (for `model.weights`):"
+                f" {result.weights}"
             )

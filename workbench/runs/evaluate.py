@@ -1,4 +1,4 @@
-"""A finished run, measured on suites that training does not measure; the results land in the run."""
+"""Measures a finished run on suites that training does not measure. The results are logged to the run."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -43,7 +43,7 @@ from workbench.workspace import Workspace
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished run's model and what it reads with."""
+    """A finished run's model, with its corpus, tokeniser and image preprocessing."""
 
     run_id: str
     study: str
@@ -54,15 +54,15 @@ class Trained:
     stores: list[Store]
 
     def precisely(self) -> AbstractContextManager[None]:
-        """The precision that the run was trained with."""
+        """Returns a context with the precision that the run was trained with."""
         return precision(pick_device(), self.settings.optimisation.precision)
 
 
 @dataclass(frozen=True)
 class Result:
-    """`metrics` by their names in the run; `missing`: examples whose image could not be read, and why; `notes`:
-    sentences that belong to the scores; `partial`: why the scores must not stand for those of the whole, where they
-    must not."""
+    """The result of an evaluation. `metrics`: by their names in the run. `missing`: examples whose image could not be
+    read, and why. `notes`: sentences that must accompany the scores. `partial`: why the scores do not represent the
+    whole suite; None where they do."""
 
     metrics: dict[str, float]
     examples: int
@@ -73,7 +73,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Published:
-    """A suite or a task as it is published: the folder of its files, and those of its images."""
+    """A published suite or task: the folder of its files, and those of its images."""
 
     name: str
     annotations: Path
@@ -86,9 +86,9 @@ class Published:
 
 @dataclass(frozen=True)
 class Sentences:
-    """Language models for disturbed captions, by their names in transformers: with an `encoder` perturbations that
-    change the meaning are drawn anew; with a `rewriter`, given `prompt` before each caption, captions that it has
-    rewritten are measured as well."""
+    """Language models for disturbed captions, by their names in transformers. With an `encoder`, perturbations that
+    change the meaning are drawn again. With a `rewriter`, its rewritten captions are measured as well; `prompt` is put
+    before each caption."""
 
     encoder: str | None = None
     rewriter: str | None = None
@@ -97,8 +97,8 @@ class Sentences:
 
 @dataclass(frozen=True)
 class How:
-    """How an evaluation is made: parts that are measured are kept in the folder `home`, from where it goes on after
-    `stop()`; `show` hears of how many parts are done."""
+    """How an evaluation runs. Measured parts are kept in the folder `home`, from which it resumes after `stop()`.
+    `show` receives the number of parts done."""
 
     home: Path
     stop: Callable[[], bool] = never
@@ -108,57 +108,57 @@ class How:
         return Kept.of(self.home / f"{name}.parts")
 
     def measure(self, trained: Trained, evaluation: Evaluation, kept: Kept) -> dict[str, float]:
-        """Raises Stopped."""
+        """Returns the metrics of an evaluation. Raises Stopped."""
         with trained.precisely(), torch.no_grad():
             return evaluate(evaluation, kept, self.stop, self.show)
 
 
 def load_trained(tracker: Tracker, run_id: str, workspace: Path, image_size: int | None = None) -> Trained:
-    """The run's model; for images of another `image_size` with its position embeddings interpolated.
+    """Loads the model of a finished run. For another `image_size` its position embeddings are interpolated.
 
-    Raises UserError where there is no such run, or its weights are gone.
+    Raises UserError where there is no such run, or its weights are missing.
     """
-    settings, tags = tracker.settings_of(run_id)
+    stored, tags = tracker.settings_of(run_id)
     weights = weights_of(workspace, tags.study, tags.config_hash)
     if not weights.is_file():
         raise UserError(
             f"--run-id {run_id}: its weights {weights} are missing; the run is not finished, or they were removed."
         )
-    made = as_recorded(settings)
-    corpus, shipped = corpus_of(made, Workspace(workspace).cache)
-    former = tags.data + own_ids(made.data)
+    settings = as_recorded(stored)
+    corpus, shipped = corpus_of(settings, Workspace(workspace).cache)
+    former = tags.data + own_ids(settings.data)
     has_former_ids = tags.data != corpus.fingerprint == former
     check_data(run_id, former if has_former_ids else tags.data, corpus.fingerprint, shipped is not None, tracker.say)
     device = pick_device()
     if image_size:
-        made = made.model_copy(update={"data": made.data.model_copy(update={"image_size": image_size})})
-    model = new_model(made, corpus, tags.seed)
-    given = load_file(weights)
+        settings = settings.model_copy(update={"data": settings.data.model_copy(update={"image_size": image_size})})
+    model = new_model(settings, corpus, tags.seed)
+    tensors = load_file(weights)
     if has_former_ids:
-        given = with_own_ids(given, corpus.tokeniser.mask)
-    model.load_state_dict(at_resolution(given, model.state_dict(), model.vision.prefix_tokens))
-    stores = stores_of(made.data.mix, Workspace(workspace).data)
-    return Trained(run_id, tags.study, made, corpus, model.to(device).eval(), fit_of(stores), stores)
+        tensors = with_own_ids(tensors, corpus.tokeniser.mask)
+    model.load_state_dict(at_resolution(tensors, model.state_dict(), model.vision.prefix_tokens))
+    stores = stores_of(settings.data.mix, Workspace(workspace).data)
+    return Trained(run_id, tags.study, settings, corpus, model.to(device).eval(), fit_of(stores), stores)
 
 
 def check_data(run_id: str, then: str, now: str, packaged: bool, say: Callable[[str], None]) -> None:
-    """Says that a run was trained on other data than there are now, by their fingerprints; what was not recorded counts
-    as equal. Raises UserError where it learnt its words from other encoders of the package."""
+    """Prints a message where a run was trained on other data than the present ones, by their fingerprints. Data that
+    were not recorded count as equal. Raises UserError where its vocabulary is that of other encoders of the package."""
     if then in ("", now):
         return
     if packaged:
         raise UserError(
-            f"--run-id {run_id}: it was trained with the words of other encoders than the package has now; install the"
-            " version of then."
+            f"--run-id {run_id}: it was trained with the vocabulary of other encoders than the package has now; install"
+            " the earlier version."
         )
     say(
         f"run {run_id} was trained on other data than there are now ({then} then, {now} now); a tokeniser that is"
-        " trained on their captions reads words otherwise, so that what is measured may mean nothing"
+        " trained on their captions reads words differently, so the measurements may mean nothing"
     )
 
 
 def evaluate_published(trained: Trained, files: Published, protocol: Protocol, how: How) -> Result:
-    """A compositional suite, read from its published files."""
+    """Measures a compositional suite, read from its published files."""
     images = ImageFolders.of(files.images)
     read = read_suite(files.name, files.annotations, images, protocol)
     items = told_apart(read, trained.corpus.tokeniser)
@@ -167,8 +167,8 @@ def evaluate_published(trained: Trained, files: Published, protocol: Protocol, h
     reader = Reader(trained.model, trained.corpus.tokeniser, settings.evaluation.batch_size, look)
     name = logged_name(files.name, protocol)
     kept = how.kept(name)
-    for part in [part for part, made in kept.made.items() if broken([made])]:
-        del kept.made[part]  # an image that was missing may be there now
+    for part in [part for part, scores in kept.made.items() if broken([scores])]:
+        del kept.made[part]  # a missing image may have been added since
     suite = Suite(reader, name, items)
     metrics = how.measure(trained, suite, kept)
     missing = broken(kept.made[part.name] for part in suite.parts())
@@ -183,7 +183,7 @@ def evaluate_published(trained: Trained, files: Published, protocol: Protocol, h
 
 
 def evaluate_all_robustness(trained: Trained, limit: int | None, sentences: Sentences, how: How) -> Result:
-    """All corruptions and perturbations on the test split."""
+    """Measures all corruptions and perturbations on the test split."""
     pairs, device = trained.corpus.test, pick_device()
     count = min(len(pairs), limit or trained.settings.evaluation.final_pairs)
     data = hold_out(pairs, image_features(trained.model, pairs.images[:count], device))
@@ -192,15 +192,15 @@ def evaluate_all_robustness(trained: Trained, limit: int | None, sentences: Sent
         accept=meaning_kept(sentences.encoder, device) if sentences.encoder else None,
         rewrite=rewriter(sentences.rewriter, sentences.prompt, device) if sentences.rewriter else None,
     )
-    asked = f"{key('robustness', count, str(sentences.encoder), str(sentences.rewriter), sentences.prompt):016x}"
+    identity = f"{key('robustness', count, str(sentences.encoder), str(sentences.rewriter), sentences.prompt):016x}"
     robustness = Robustness(trained.model, data, trained.settings.evaluation.batch_size, disturbances, whole=True)
-    metrics = how.measure(trained, robustness, how.kept(f"robustness-{asked}"))
+    metrics = how.measure(trained, robustness, how.kept(f"robustness-{identity}"))
     named = {name.replace("robustness/", "robustness_all/"): value for name, value in metrics.items()}
     return Result({of_first(name, limit): value for name, value in named.items()}, count, {})
 
 
 def corruption_sheet(trained: Trained, path: Path) -> None:
-    """A contact sheet of test images of the run, each corruption at severities 1, 3 and 5."""
+    """Writes a contact sheet of a test image of the run, with each corruption at severities 1, 3 and 5."""
     images, lines = [], []
     first = torch.from_numpy(np.array(trained.corpus.test.images[:1]))
     for kind in corruptions.CORRUPTIONS:
@@ -211,18 +211,19 @@ def corruption_sheet(trained: Trained, path: Path) -> None:
 
 
 def gallery_of(trained: Trained, split: str, limit: int | None) -> Shown:
-    """The images and captions of a split, as `gallery`."""
+    """Returns the images and captions of a split, like `gallery`."""
     return gallery(trained.corpus, trained.stores, trained.settings.data.image_size, split, limit)
 
 
 def evaluate_retrieval(trained: Trained, limit: int | None, shortlist: int, how: How) -> Result:
-    """As `measure_retrieval`, with the metrics by their names in the run."""
-    made = measure_retrieval(trained, limit, shortlist, how)
-    return replace(made, metrics={of_first(f"retrieval/{name}", limit): value for name, value in made.metrics.items()})
+    """Returns `measure_retrieval` with the metrics by their names in the run."""
+    result = measure_retrieval(trained, limit, shortlist, how)
+    metrics = {of_first(f"retrieval/{name}", limit): value for name, value in result.metrics.items()}
+    return replace(result, metrics=metrics)
 
 
 def measure_retrieval(trained: Trained, limit: int | None, shortlist: int, how: How) -> Result:
-    """Recall at 1, 5 and 10 both ways on the test split."""
+    """Measures recall at 1, 5 and 10 in both directions on the test split."""
     shown = gallery_of(trained, "test", limit)
     count = int(shown.image_of[-1]) + 1
     features = image_features(trained.model, shown.images[np.arange(count)], pick_device())

@@ -1,4 +1,4 @@
-"""Finished trials as Parquet, for other tools."""
+"""Exports finished trials as Parquet, for other tools."""
 
 import json
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from workbench.errors import UserError
 
 @dataclass(frozen=True)
 class Exported:
-    """How many rows the two files have."""
+    """The number of rows in the two files."""
 
     trials: int
     metrics: int

@@ -1,4 +1,4 @@
-"""A finished run, fine-tuned on a downstream task; the score lands in the run."""
+"""Fine-tunes a finished run on a downstream task. The score is logged to the run."""
 
 import shutil
 from collections.abc import Callable
@@ -24,15 +24,16 @@ from workbench.trial.checkpoints import checkpoint_of, move
 from workbench.trial.run import keep_weights
 from workbench.workspace import Workspace
 
-ShowWork = Callable[[str, int, int], None]  # of what, how many are done, of how many
-SHORTLIST = 128  # candidates of each query that ITM ranks
+ShowWork = Callable[[str, int, int], None]  # (kind of work, number done, total)
+SHORTLIST = 128  # candidates per query that ITM ranks
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """What is asked for. `files`: the task's, None for what the facts of the run's rendered scenes give (`retrieval`:
-    the run's own pairs); `seed`: of classifier and order; `limit`: the first so many examples of each split, scored
-    under a name that says so; `allow_partial`: score a split of which more than 1 % of the examples lack an image."""
+    """The options of a fine-tuning. `files`: the task's published files; None for examples from the run's rendered
+    scenes (`retrieval`: from the run's own pairs). `seed`: of the classifier and the order of examples. `limit`: use
+    only the first `limit` examples of each split; the metrics' names say so. `allow_partial`: score a split even if
+    more than 1 % of its examples lack an image."""
 
     task: str
     recipe: Recipe
@@ -51,14 +52,16 @@ def finetune_run(
     world: World = ALONE,
 ) -> Result:
     """Fine-tunes a finished run's model on a task and scores it on the task's validation split (retrieval: the run's
-    test split), and on its test split where that is among the files. `show` hears of how many of its images are looked
-    at, and then answered. Every process of the world must call this; the first one alone scores, the others get no
-    metrics. Raises Stopped, to go on from there, and UserError where the loss is no longer a number."""
+    test split), and on its test split where the files include it.
+
+    `show` receives the number of checked images, and then of answered examples. Every process of the world must call
+    this; only the first one scores, the others get no metrics. Raises Stopped, after which the same call resumes, and
+    UserError where the loss is no longer a number."""
     settings, task, device = trained.settings, tuning.task, pick_device()
     if settings.model.vision.frozen:
         trained.model.vision.requires_grad_(False)
     annotations = tuning.files and tuning.files.annotations
-    # Into how many parts a batch is cut changes no result, so that a state goes on with another number.
+    # The number of micro-batches does not change the result, so a state can be resumed with another number.
     recipe = repr(tuning.recipe).replace(f", micro_batches={tuning.recipe.micro_batches}", "")
     name = f"{key(trained.run_id, task, tuning.seed, recipe, repr(annotations), repr(tuning.limit)):016x}"
     checkpoint = checkpoint_of(workspace, trained.study, f"{task}-{name}")
@@ -97,7 +100,7 @@ def _classified(trained: Trained, tuning: Tuning, workspace: Path, course: Cours
         splits = in_turn(course.world, lambda: _task_splits(trained, tuning, workspace, hooks, show))
     tokeniser, train = trained.corpus.tokeniser, splits.pop("train")
     if not tuning.allow_partial:
-        # Before hours of training.
+        # Checked before hours of training.
         for name, split in splits.items():
             refuse_part(f"{tuning.task}'s {name} split", split)
     if tuning.files is not None:
@@ -113,9 +116,9 @@ def _classified(trained: Trained, tuning: Tuning, workspace: Path, course: Cours
     for name, split in splits.items():
         if len(split):
             answers = Answers(tuned, tokeniser, tuning.task, split, course)
-            found = how.measure(trained, answers, how.kept(f"answers-{name}"))
-            found["missing"] = float(split.imageless)
-            metrics |= {metric if name == "val" else f"{name}/{metric}": value for metric, value in found.items()}
+            scores = how.measure(trained, answers, how.kept(f"answers-{name}"))
+            scores["missing"] = float(split.imageless)
+            metrics |= {metric if name == "val" else f"{name}/{metric}": value for metric, value in scores.items()}
     return Result(metrics, len(splits["val"]), missing)
 
 

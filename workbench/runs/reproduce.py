@@ -1,4 +1,4 @@
-"""A finished trial, run again from what its run says, and compared with it."""
+"""Runs a finished trial again from its logged settings, and compares the metrics."""
 
 import time
 from collections.abc import Callable
@@ -17,21 +17,21 @@ from workbench.metrics import measured_afterwards, on_validation
 from workbench.outage import Patience, never
 from workbench.tracking.provenance import provenance
 from workbench.tracking.runs import Tracker
-from workbench.tracking.store import open_store
+from workbench.tracking.store import ensure_store
 from workbench.trial.cell import Cell
 from workbench.trial.checkpoints import weights_of
-from workbench.trial.job import Context, Goal, Place, new_job
+from workbench.trial.job import Context, Goal, WorkerSpec, new_job
 from workbench.trial.lease import Unleased
 from workbench.workspace import Workspace
 
-UNREPEATABLE = ("perf/", "seconds", "system/")  # depend on the machine's hour
+UNREPEATABLE = ("perf/", "seconds", "system/")  # metrics that depend on the machine's load
 NAMED = ("workbench", "commit", "diff_sha256", "python", "platform", "processor", "cores", "torch_threads", "gpus")
 
 
 @dataclass(frozen=True)
 class Reproduced:
-    """`warnings`: what differs between then and now; `off`: (metric at step) -> (then, now) where they are not
-    equal."""
+    """The result of a reproduction. `warnings`: differences in code, packages, machine and inputs. `off`: metric at
+    step -> (then, now), where they are not equal."""
 
     run_id: str
     warnings: list[str]
@@ -40,19 +40,20 @@ class Reproduced:
 
 
 def reproduce_run(run_id: str, workspace: Path, show: Emit, stop: Callable[[], bool] = never) -> Reproduced:
-    """Nothing is checked out: the code, packages and data are those of now. Raises UserError where there is no such
-    finished trial, and Stopped; what was stopped begins anew."""
+    """Runs a finished trial again and compares its metrics. It uses the present code, packages and data; nothing is
+    checked out. Raises UserError where there is no such finished trial, and Stopped, after which it starts from the
+    beginning."""
     import torch
 
     from workbench.training.prepare import prepare
     from workbench.trial.run import clear, run_cell
 
-    tracker = Tracker(open_store(workspace, new=False), workspace)
-    told, tags = tracker.settings_of(run_id)
+    tracker = Tracker(ensure_store(workspace, new=False), workspace)
+    stored, tags = tracker.settings_of(run_id)
     run = tracker.client.get_run(run_id)
     if run.info.status != "FINISHED":
         raise UserError(f"--run-id {run_id}: it is {run.info.status}, not finished; there is nothing to compare with.")
-    settings = as_recorded(told)
+    settings = as_recorded(stored)
     then: dict[str, Any] = {}
     with suppress(MlflowException, OSError):
         then = tracker.attached(run_id, "provenance.json")
@@ -68,7 +69,7 @@ def reproduce_run(run_id: str, workspace: Path, show: Emit, stop: Callable[[], b
     ):
         if was != now:
             warnings.append(f"{name}: {was} then, {now} now")
-    # A key of its own, so that neither weights nor checkpoints of the first run are touched.
+    # A separate key, so that neither weights nor checkpoints of the first run are touched.
     cell = Cell(
         {}, tags.seed, settings, f"{tags.config_hash}-again-{int(time.time())}", f"again: {run.info.run_name}", tags.arm
     )
@@ -83,17 +84,17 @@ def reproduce_run(run_id: str, workspace: Path, show: Emit, stop: Callable[[], b
         primary=_primary(run.data.metrics),
     )
     job = new_job(experiment.name, experiment, None, tracker.uri, threads=threads, all_threads=threads)
-    place = Place(workspace, None, "again")
+    spec = WorkerSpec(workspace, None, "again")
     goal = Goal(experiment.primary, on_validation(experiment.primary))
-    context = Context(place, show, Patience(lambda message: show(Said(place.name, message)), stop))
+    context = Context(spec, show, Patience(lambda message: show(Said(spec.name, message)), stop))
     ending = run_cell(job, goal, Unleased(cell), prepared, context)
-    clear(place, job.study, cell)
+    clear(spec, job.study, cell)
     weights = weights_of(workspace, job.study, cell.key)
     weights.unlink(missing_ok=True)
-    with suppress(OSError):  # another reproduction of the run goes on there
+    with suppress(OSError):  # another reproduction of the run is still using it
         weights.parent.rmdir()
     tracker.tag(ending.run_id, {"reproduces": run_id})
-    before, after = (_values(tracker, each) for each in (run_id, ending.run_id))
+    before, after = (_values(tracker, run) for run in (run_id, ending.run_id))
     off = {
         f"{n} at step {s}": (v, after.get((n, s), float("nan")))
         for (n, s), v in before.items()
@@ -103,10 +104,12 @@ def reproduce_run(run_id: str, workspace: Path, show: Emit, stop: Callable[[], b
 
 
 def differing(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What is not as it was: code, packages, machine."""
-    found = [f"{name}: {then.get(name)} then, {now.get(name)} now" for name in NAMED if then.get(name) != now.get(name)]
+    """Returns the differences in code, packages and machine."""
+    differences = [
+        f"{name}: {then.get(name)} then, {now.get(name)} now" for name in NAMED if then.get(name) != now.get(name)
+    ]
     packages = then.get("packages", {})
-    return found + [
+    return differences + [
         f"{name}: {packages.get(name)} then, {version} now"
         for name, version in now["packages"].items()
         if packages.get(name) != version
@@ -120,4 +123,4 @@ def _primary(metrics: dict[str, float]) -> str:
 def _values(tracker: Tracker, run_id: str) -> dict[tuple[str, int], float]:
     logged = tracker.client.get_run(run_id).data.metrics
     names = [name for name in logged if not name.startswith(UNREPEATABLE) and not measured_afterwards(name)]
-    return {(n, each.step): each.value for n in names for each in tracker.client.get_metric_history(run_id, n)}
+    return {(n, point.step): point.value for n in names for point in tracker.client.get_metric_history(run_id, n)}

@@ -1,4 +1,4 @@
-"""The disk that the stored features of a sweep take."""
+"""The disk space of a sweep's stored features."""
 
 from pathlib import Path
 
@@ -10,11 +10,11 @@ from workbench.workspace import Workspace
 
 
 def rooms(experiment: Experiment, workspace: Path) -> list[Room]:
-    """What the stored features of all arms take, each store once. Raises UserError as `room_of`."""
+    """Returns the disk space of the stored features of all arms, each store once. Raises UserError like `room_of`."""
     cache_dir = Workspace(workspace).cache
-    inputs, found = Inputs(cache_dir), dict[str, Settings]()
+    inputs, stores = Inputs(cache_dir), dict[str, Settings]()
     for arm in experiment.arms:
         settings = make_cell(experiment, arm, 0).settings
         if settings.model.vision.frozen:
-            found.setdefault(features_name(settings, *inputs.read(settings)), settings)
-    return [room_of(settings, cache_dir / name) for name, settings in found.items()]
+            stores.setdefault(features_name(settings, *inputs.read(settings)), settings)
+    return [room_of(settings, cache_dir / name) for name, settings in stores.items()]

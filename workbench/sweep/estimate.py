@@ -1,9 +1,8 @@
-"""What a sweep will take: time, memory and disk, before any of it is spent; and what does not fit.
+"""Estimates what a sweep will need before it starts: time, memory and disk; and what does not fit.
 
-Where the device is there, probes measure short trials (`probe.py`) as workers will run them: as many side by side, with
-the same threads. Times are means over probes and arms, so that they hold for the load that the machine has now. Where
-it is not, or the weights are not, memory and operations are counted from shapes (`training/shapes.py`). Nothing of it
-is kept.
+Where the device is available, probes measure short trials (`probe.py`) as workers will run them: the same number in
+parallel, with the same threads. Times are means over probes and arms under the machine's present load. Without the
+device or the weights, memory and operations are counted from shapes (`training/shapes.py`). Nothing of it is kept.
 """
 
 import shutil
@@ -20,25 +19,25 @@ from typing import TYPE_CHECKING, Any, Final
 from workbench.config.schema import Experiment, Settings
 from workbench.errors import UserError
 from workbench.sweep.disk import rooms
-from workbench.sweep.launch.local import in_workers, places, warm_up
-from workbench.sweep.probe import Asked, Probed, Timed, pairs_of, probe
+from workbench.sweep.launch.local import in_workers, warm_up, worker_specs
+from workbench.sweep.probe import Probed, ProbeRequest, Timed, pairs_of, probe
 from workbench.trial.cell import make_cell
 from workbench.workspace import Workspace
 
 if TYPE_CHECKING:
     from workbench.training.shapes import Shapes
 
-ARMS = 3  # that are measured, the baseline among them
-LARGE = 50_000_000  # parameters above which a model is not trained on a CPU for the sake of an estimate
-REACHED = 200e12  # operations a second of a large model in bfloat16 on one H200 (docs/performance.md)
-HEADROOM = 0.95  # of a memory that can be filled
+ARMS = 3  # number of measured arms, including the baseline
+LARGE = 50_000_000  # parameters above which a model is not trained on a CPU for an estimate
+REACHED = 200e12  # operations per second of a large model in bfloat16 on one H200 (docs/performance.md)
+HEADROOM = 0.95  # usable share of memory or disk
 GIB: Final = 2**30
 
 
 @dataclass(frozen=True)
 class Asking:
-    """What is to be estimated: a sweep of which `todo` trials are left, on so many `workers` of so many `processes`;
-    all workers of a machine share its `cores`."""
+    """The sweep to estimate: `todo` trials are left, for `workers` workers of `processes` processes each. All workers
+    of a machine share its `cores`."""
 
     experiment: Experiment
     workspace: Path
@@ -50,9 +49,9 @@ class Asking:
 
 @dataclass(frozen=True)
 class Here:
-    """What this machine has: the `missing` weights, each with what fetches them; the model's shapes, without what a
-    step takes; the device, and bytes of its memory that are free; None where a GPU is meant that is not here. `on_gpu`:
-    trials will run on one."""
+    """This machine: the `missing` weights, each with how to download them; the model's shapes, without those of a step;
+    the device, and free bytes of its memory, None for a GPU that is not available here. `on_gpu`: trials will run on a
+    GPU."""
 
     missing: list[str]
     shapes: "Shapes"
@@ -64,9 +63,9 @@ class Here:
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial: seconds are means over arms and workers, bytes the greatest. `memory_bytes` are those of a process on
-    its device, above what it holds `resting` where that is a CPU; by what they hold, `memory_parts`, of a step.
-    `other_seconds`: to set up, to save states, and for examples. None where it is not known."""
+    """One trial. Seconds are means over arms and workers, bytes are maxima. `memory_bytes`: memory of a process on its
+    device; on a CPU, without the `resting_bytes` of an idle process. `memory_parts`: the memory of a step by content.
+    `other_seconds`: for set-up, saved states and examples. None where a value is not known."""
 
     parameters_trained: int
     parameters_frozen: int
@@ -85,17 +84,17 @@ class Trial:
 
     @property
     def seconds(self) -> float | None:
-        """As far as it is known."""
+        """The sum of the known parts; None where the training time is not known."""
         known = (self.training_seconds, self.evaluation_seconds, self.other_seconds)
-        return None if self.training_seconds is None else sum(each or 0.0 for each in known)
+        return None if self.training_seconds is None else sum(part or 0.0 for part in known)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What `wb sweep --dry-run` says. `measured`: the names of the figures that were; the others are estimated.
-    `preparing`: stage -> seconds of what trials share and is not there yet. `seconds_left` of the whole sweep, its
-    reports not counted; `device_seconds`: in which devices are held. `does_not_fit`: sentences, each with what to
-    set."""
+    """The output of `wb sweep --dry-run`. `measured`: the names of measured figures; the others are estimated.
+    `preparing`: stage -> seconds of shared preparation that is still missing. `seconds_left`: for the whole sweep,
+    without reports. `device_seconds`: total time in which devices are used. `does_not_fit`: sentences, each with the
+    setting to change."""
 
     device: str
     trial: Trial
@@ -113,15 +112,15 @@ class Estimate:
     does_not_fit: list[str] = field(default_factory=list)
 
     def figures(self) -> dict[str, Any]:
-        """All by name, as `--json` prints them."""
-        made = asdict(self)
-        trial = made.pop("trial") | {"seconds_per_trial": self.trial.seconds}
-        return trial | made
+        """Returns all figures by name, as `--json` prints them."""
+        figures = asdict(self)
+        trial = figures.pop("trial") | {"seconds_per_trial": self.trial.seconds}
+        return trial | figures
 
 
 def estimate(asking: Asking) -> Estimate:
-    """Measures where that can be done, else counts. Leaves the workspace as it was. Raises UserError for what the user
-    can mend, but not for weights that are missing."""
+    """Measures where that is possible, else counts. Leaves the workspace unchanged. Raises UserError for errors that
+    the user can fix, except missing weights."""
     arms = [make_cell(asking.experiment, arm, 0).settings for arm in sampled(asking.experiment.arms)]
     [here] = in_workers([partial(look, arms[0])])
     probes: list[Probed] = []
@@ -130,7 +129,7 @@ def estimate(asking: Asking) -> Estimate:
             probes = _probed(asking, arms, home)
         try:
             pairs = pairs_of(arms[0], home / "cache")
-        except UserError:  # the images are not there, as the weights may not be
+        except UserError:  # images may be missing, just like weights
             if probes:
                 raise
             pairs = arms[0].data.train_pairs + 2 * arms[0].data.eval_pairs
@@ -139,14 +138,15 @@ def estimate(asking: Asking) -> Estimate:
 
 
 def sampled(arms: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The baseline, which is the first, and others at even distances."""
+    """Returns the baseline, which is the first arm, and others at equal distances."""
     if len(arms) <= ARMS:
         return [dict(arm) for arm in arms]
-    return [dict(arms[round(place * (len(arms) - 1) / (ARMS - 1))]) for place in range(ARMS)]
+    return [dict(arms[round(index * (len(arms) - 1) / (ARMS - 1))]) for index in range(ARMS)]
 
 
 def look(settings: Settings) -> Here:
-    """In a process of its own, since it loads the models. Raises UserError where the model cannot be built at all."""
+    """Inspects this machine. Runs in a separate process, since it loads the models. Raises UserError where the model
+    cannot be built at all."""
     import psutil
     import torch
 
@@ -160,25 +160,25 @@ def look(settings: Settings) -> Here:
         free, _ = torch.cuda.mem_get_info()
         return Here(missing, shapes, torch.cuda.get_device_name(), True, free, torch.cuda.device_count())
     if shapes.parameters > LARGE:
-        return Here(missing, shapes, "a GPU, none of which is here", True, None, 1)
+        return Here(missing, shapes, "a GPU, which this machine lacks", True, None, 1)
     return Here(missing, shapes, "CPU", False, psutil.virtual_memory().available, 1)
 
 
 def missing_weights(settings: Settings) -> list[str]:
-    """A sentence for each tokeniser and each encoder whose weights are not there, with what fetches them."""
+    """Returns a sentence for each tokeniser and encoder whose weights are missing, with how to download them."""
     from workbench.data.text import pretrained_tokeniser
     from workbench.model.encoders import VisionEncoder
     from workbench.model.language import read_text
 
     vision, text, data = settings.model.vision, settings.model.text, settings.data
     missing: list[str] = []
-    for asked, read in (
+    for needed, read in (
         (data.tokeniser, lambda: pretrained_tokeniser(str(data.tokeniser), data.max_length)),
         (text.weights, lambda: read_text(text)),
         (vision.pretrained or vision.weights, lambda: VisionEncoder(vision, data.image_size)),
     ):
         try:
-            if asked:
+            if needed:
                 read()
         except UserError as error:
             missing.append(str(error))
@@ -186,16 +186,16 @@ def missing_weights(settings: Settings) -> list[str]:
 
 
 def _probed(asking: Asking, arms: list[Settings], home: Path) -> list[Probed]:
-    """What the probes have measured; nothing where the memory of the device does not suffice for any micro-batch."""
+    """Returns the measurements of the probes; none where the device's memory is insufficient for any micro-batch."""
     side_by_side = max(1, min(asking.workers, asking.todo))
     together = warm_up().Barrier(side_by_side)
     threads = max(1, asking.cores // asking.workers)
-    asked = [
-        Asked(tuple(arms), home, threads, asking.cores, asking.processes, place.device)
-        for place in places(asking.workspace, None, side_by_side, asking.processes)
+    requests = [
+        ProbeRequest(tuple(arms), home, threads, asking.cores, asking.processes, spec.device)
+        for spec in worker_specs(asking.workspace, None, side_by_side, asking.processes)
     ]
     try:
-        return in_workers([partial(probe, each, together) for each in asked])
+        return in_workers([partial(probe, request, together) for request in requests])
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":
             raise
@@ -203,20 +203,20 @@ def _probed(asking: Asking, arms: list[Settings], home: Path) -> list[Probed]:
 
 
 def measured(asking: Asking, arms: list[Settings], here: Here, probes: list[Probed], pairs: int, disk: int) -> Estimate:
-    """From what probes of these arms have measured, one probe a worker."""
-    timed = [each for probe in probes for each in probe.trials]
+    """Returns the estimate from probes of these arms, one probe per worker."""
+    timed = [trial for probe in probes for trial in probe.trials]
     several = len(groups(asking.experiment)) > 1
-    # The first trial of a probe makes what later ones find, such as the disturbed images that are evaluated last.
-    making = [probe.trials[0].final - fmean(each.final for each in probe.trials[1:]) for probe in probes]
-    later = [each for probe in probes for each in probe.trials[1:]]
+    # The first trial of a probe prepares what later ones reuse, such as the disturbed images of the final evaluation.
+    making = [probe.trials[0].final - fmean(trial.final for trial in probe.trials[1:]) for probe in probes]
+    later = [trial for probe in probes for trial in probe.trials[1:]]
     settings, share = arms[0], probes[0].share
     evaluation, optimisation = settings.evaluation, settings.optimisation
     validations = ceil(optimisation.steps / evaluation.every)
-    saves = ceil(optimisation.steps / optimisation.checkpoint_every) + 1  # and once more the weights alone
-    loading = fmean(each.loading for each in timed)
-    step = fmean(each.step for each in timed)
-    greatest = max(timed, key=lambda each: each.step_bytes)
-    evaluated = max(each.evaluation_bytes for each in timed)
+    saves = ceil(optimisation.steps / optimisation.checkpoint_every) + 1  # one more for the final weights
+    loading = fmean(one.loading for one in timed)
+    step = fmean(one.step for one in timed)
+    greatest = max(timed, key=lambda one: one.step_bytes)
+    evaluated = max(one.evaluation_bytes for one in timed)
     trial = Trial(
         parameters_trained=timed[0].trained,
         parameters_frozen=timed[0].parameters - timed[0].trained,
@@ -224,13 +224,13 @@ def measured(asking: Asking, arms: list[Settings], here: Here, probes: list[Prob
         resting_bytes=max(probe.resting for probe in probes),
         evaluation_bytes=evaluated,
         memory_parts=_parts(asking, settings, here, greatest),
-        micro_batches=max(each.micro_batches for each in timed),
-        checkpoint_bytes=max(each.state_bytes for each in timed),
+        micro_batches=max(one.micro_batches for one in timed),
+        checkpoint_bytes=max(one.state_bytes for one in timed),
         weights_bytes=4 * timed[0].parameters,
         seconds_per_step=step,
         training_seconds=step * optimisation.steps,
-        evaluation_seconds=fmean(validations * each.validation + each.final for each in later) / share,
-        other_seconds=fmean(each.setup + saves * each.save + each.examples for each in timed) + several * loading,
+        evaluation_seconds=fmean(validations * one.validation + one.final for one in later) / share,
+        other_seconds=fmean(one.setup + saves * one.save + one.examples for one in timed) + several * loading,
     )
     preparing = _grown(probes, asking.experiment, arms)
     kept = any(Workspace(asking.workspace).cache.glob("corrupted-*")) and not preparing
@@ -244,14 +244,14 @@ def measured(asking: Asking, arms: list[Settings], here: Here, probes: list[Prob
 
 
 def counted(asking: Asking, arms: list[Settings], here: Here, pairs: int, disk: int) -> Estimate:
-    """From shapes alone, in bfloat16 on a GPU. Training is taken to reach `REACHED` operations a second on each
-    device."""
+    """Returns the estimate from shapes only, for bfloat16 on a GPU. Training is assumed to reach `REACHED` operations
+    per second on each device."""
     from workbench.training.shapes import memory, state_bytes
 
     settings = arms[0]
     [shapes] = in_workers([partial(_count, settings, _low(settings, here))])
     parts = max(
-        (memory(each, shapes, _low(each, here), asking.processes) for each in arms), key=lambda each: sum(each.values())
+        (memory(arm, shapes, _low(arm, here), asking.processes) for arm in arms), key=lambda part: sum(part.values())
     )
     optimisation = settings.optimisation
     step = shapes.operations * optimisation.batch_size / (REACHED * asking.processes) if here.on_gpu else None
@@ -263,7 +263,7 @@ def counted(asking: Asking, arms: list[Settings], here: Here, pairs: int, disk: 
         evaluation_bytes=None,
         memory_parts=parts,
         micro_batches=optimisation.micro_batches,
-        checkpoint_bytes=max(state_bytes(each, shapes) for each in arms),
+        checkpoint_bytes=max(state_bytes(arm, shapes) for arm in arms),
         weights_bytes=4 * shapes.parameters,
         seconds_per_step=step,
         training_seconds=None if step is None else step * optimisation.steps,
@@ -281,12 +281,13 @@ def _count(settings: Settings, low_precision: bool) -> "Shapes":
 
 
 def _low(settings: Settings, here: Here) -> bool:
-    """Whether trials run under bfloat16 autocast."""
+    """Returns whether trials run under bfloat16 autocast."""
     return settings.optimisation.precision == "bfloat16" or (settings.optimisation.precision == "auto" and here.on_gpu)
 
 
 def _parts(asking: Asking, settings: Settings, here: Here, timed: Timed) -> dict[str, int]:
-    """What the memory of a measured step holds: the activations are what is not accounted for by the parameters."""
+    """Returns the memory of a measured step by content. Memory that the parameters do not explain counts as
+    activations."""
     from workbench.training.shapes import memory
 
     shapes = replace(here.shapes, parameters=timed.parameters, trained=timed.trained)
@@ -295,7 +296,7 @@ def _parts(asking: Asking, settings: Settings, here: Here, timed: Timed) -> dict
 
 
 def groups(experiment: Experiment) -> set[str]:
-    """What trials of the arms share, told apart; each is prepared by itself."""
+    """Returns the distinct settings that trials of the arms share; each of them needs its own preparation."""
     return {
         make_cell(experiment, arm, 0).settings.model_dump_json(include={"data", "model", "warm_start"})
         for arm in experiment.arms
@@ -303,8 +304,8 @@ def groups(experiment: Experiment) -> set[str]:
 
 
 def _grown(probes: list[Probed], experiment: Experiment, arms: list[Settings]) -> dict[str, float]:
-    """Stage -> seconds, the longest of the probes, which wait for one another; for all arms, of which some were
-    measured."""
+    """Returns stage -> seconds for all arms, extrapolated from the measured ones. Takes the slowest probe, since probes
+    wait for each other."""
     looked_at = {arm.model_dump_json(include={"data", "model", "warm_start"}) for arm in arms}
     factor = len(groups(experiment)) / len(looked_at)
     stages = dict.fromkeys(stage for probe in probes for stage in probe.preparing)
@@ -319,23 +320,26 @@ def _whole(
     there: tuple[int, int],
     names: list[str],
 ) -> Estimate:
-    """The sweep from one of its trials; `there`: pairs of the data, and bytes that the disk has free."""
+    """Returns the estimate of the sweep from one of its trials. `there`: number of pairs in the data, and free bytes of
+    the disk."""
     pairs, disk = there
     settings = make_cell(asking.experiment, asking.experiment.arms[0], 0).settings
-    once, each = sum(preparing.values()), trial.seconds
+    once, per_trial = sum(preparing.values()), trial.seconds
     side = settings.data.image_size
-    if here.missing:  # the names of stores are made of what the weights hold
+    if here.missing:  # without the weights the names of stores are not known
         stored = 2 * pairs * here.shapes.tokens * here.shapes.channels if settings.model.vision.frozen else 0
     else:
         stored = sum(store.missing for store in rooms(asking.experiment, asking.workspace))
-    made = Estimate(
+    estimate = Estimate(
         device=here.device,
         trial=trial,
         preparing=preparing,
         seconds_left=None
-        if each is None
-        else (once if asking.todo else 0.0) + each * ceil(asking.todo / asking.workers),
-        device_seconds=None if each is None else (once if asking.todo else 0.0) + each * asking.todo * asking.processes,
+        if per_trial is None
+        else (once if asking.todo else 0.0) + per_trial * ceil(asking.todo / asking.workers),
+        device_seconds=None
+        if per_trial is None
+        else (once if asking.todo else 0.0) + per_trial * asking.todo * asking.processes,
         pairs_per_second=settings.optimisation.batch_size / trial.seconds_per_step if trial.seconds_per_step else None,
         data_bytes=3 * side * side * pairs if "data" in preparing and settings.data.source != "prepared" else 0,
         features_bytes=stored,
@@ -346,43 +350,45 @@ def _whole(
         measured=names,
         missing_weights=here.missing,
     )
-    return replace(made, does_not_fit=[*too_little_memory(asking, settings, here, trial), *too_little_disk(made)])
+    return replace(
+        estimate, does_not_fit=[*too_little_memory(asking, settings, here, trial), *too_little_disk(estimate)]
+    )
 
 
-def too_little_disk(made: Estimate) -> list[str]:
-    need = made.data_bytes + made.features_bytes + made.checkpoints_bytes
-    if need <= HEADROOM * made.disk_free_bytes:
+def too_little_disk(estimate: Estimate) -> list[str]:
+    need = estimate.data_bytes + estimate.features_bytes + estimate.checkpoints_bytes
+    if need <= HEADROOM * estimate.disk_free_bytes:
         return []
     return [
-        f"disk: {need / GIB:,.1f} GiB are needed and {made.disk_free_bytes / GIB:,.1f} GiB are free; put the workspace "
-        "on another disk (`--workspace`)."
+        f"disk: {need / GIB:,.1f} GiB are needed and {estimate.disk_free_bytes / GIB:,.1f} GiB are free; put the "
+        "workspace on another disk (`--workspace`)."
     ]
 
 
 def too_little_memory(asking: Asking, settings: Settings, here: Here, trial: Trial) -> list[str]:
-    """A sentence where the trials on one device need more memory than it has free."""
+    """Returns a sentence where the trials on one device need more memory than it has free."""
     if here.memory is None:
         return []
-    beside = max(1, min(asking.workers, asking.todo)) if asking.processes == 1 else 1
-    beside = ceil(beside / here.gpus)
-    room = int(HEADROOM * here.memory) // beside - trial.resting_bytes
+    parallel = max(1, min(asking.workers, asking.todo)) if asking.processes == 1 else 1
+    parallel = ceil(parallel / here.gpus)
+    room = int(HEADROOM * here.memory) // parallel - trial.resting_bytes
     if trial.memory_bytes <= room and trial.micro_batches == settings.optimisation.micro_batches:
         return []
-    need = (trial.memory_bytes + trial.resting_bytes) * beside
-    told = (
-        f"memory: {beside} trial(s) on {here.device} need {need / GIB:,.1f} GiB of {here.memory / GIB:,.1f} GiB that "
+    need = (trial.memory_bytes + trial.resting_bytes) * parallel
+    start = (
+        f"memory: {parallel} trial(s) on {here.device} need {need / GIB:,.1f} GiB of {here.memory / GIB:,.1f} GiB that "
         "are free; "
     )
     if trial.micro_batches != settings.optimisation.micro_batches:
-        told = f"memory: the batch did not fit on {here.device} in one piece; "
-        return [told + f"set `optimisation.micro_batches: {trial.micro_batches}`, with which it was measured."]
-    if beside > 1 and trial.memory_bytes + trial.resting_bytes <= HEADROOM * here.memory:
-        return [told + f"take fewer workers, or {_smaller(asking, settings, trial, room)}."]
-    return [told + f"{_smaller(asking, settings, trial, room)}."]
+        start = f"memory: the batch did not fit on {here.device} in one piece; "
+        return [start + f"set `optimisation.micro_batches: {trial.micro_batches}`, with which it was measured."]
+    if parallel > 1 and trial.memory_bytes + trial.resting_bytes <= HEADROOM * here.memory:
+        return [start + f"take fewer workers, or {_smaller(asking, settings, trial, room)}."]
+    return [start + f"{_smaller(asking, settings, trial, room)}."]
 
 
 def _smaller(asking: Asking, settings: Settings, trial: Trial, room: int) -> str:
-    """What to set so that a trial needs no more than `room` bytes."""
+    """Returns which setting to change so that a trial needs at most `room` bytes."""
     from workbench.objectives.batch import BLOCK
 
     optimisation = settings.optimisation
@@ -392,8 +398,8 @@ def _smaller(asking: Asking, settings: Settings, trial: Trial, room: int) -> str
     fixed = sum(trial.memory_parts.values()) - activations
     if fixed > room:
         return (
-            f"the weights and what the optimiser keeps need {fixed / GIB:,.1f} GiB by themselves: spread them over "
-            "several devices with `--processes-per-trial N` and `optimisation.sharding: fsdp`, or take a smaller model"
+            f"the weights and the optimiser state need {fixed / GIB:,.1f} GiB by themselves: shard them over "
+            "several devices with `--processes-per-trial N` and `optimisation.sharding: fsdp`, or use a smaller model"
         )
     most = parts = optimisation.micro_batches
     while optimisation.batch_size % (2 * parts * BLOCK * asking.processes) == 0:
@@ -413,17 +419,17 @@ def _smaller(asking: Asking, settings: Settings, trial: Trial, room: int) -> str
 
 @contextmanager
 def _folder(workspace: Path) -> Iterator[Path]:
-    """A folder of the probes in the workspace, where there is room, in which the workspace's data and cache can be
-    read."""
+    """Yields a temporary folder for the probes in the workspace, on a disk with space. It links to the workspace's data
+    and cache."""
     home = Workspace(workspace)
     was_there = home.root.exists()
     home.make(home.root)
     try:
-        with tempfile.TemporaryDirectory(prefix="estimate-", dir=home.root) as made:
-            folder = Path(made)
+        with tempfile.TemporaryDirectory(prefix="estimate-", dir=home.root) as path:
+            folder = Path(path)
             (folder / "cache").mkdir()
             for entry in home.cache.iterdir() if home.cache.is_dir() else ():
-                # What is half made, and the images of an evaluation, to which trials add.
+                # Except incomplete folders, and an evaluation's images, to which trials add.
                 if entry.is_dir() and not entry.name.endswith(".part") and not entry.name.startswith("corrupted-"):
                     (folder / "cache" / entry.name).symlink_to(entry.resolve())
             if home.data.is_dir():

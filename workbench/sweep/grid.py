@@ -1,4 +1,4 @@
-"""Factors x levels x seeds -> cells; what keeps two grids from being compared; a grid shrunk to seconds."""
+"""Expands factors x levels x seeds into cells, compares two grids, and shrinks a grid for a smoke test."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,7 +8,7 @@ from workbench.config.settings import apply
 from workbench.trial.cell import Cell, cell_key, make_cell, settings_key
 
 TINY_WIDTH = 128
-# What stands for a large model in a smoke run: one of the same form, without weights and words to fetch.
+# Replaces a large model in a smoke run: the same architecture, without weights or tokenisers to download.
 SMALL_MODEL: dict[str, Any] = {
     "data.image_size": 64,
     "data.tokeniser": None,
@@ -29,9 +29,9 @@ SMALL_MODEL: dict[str, Any] = {
 
 
 def expand(experiment: Experiment) -> list[Cell]:
-    """Every arm for every seed, seed by seed, the baseline first in each block."""
+    """Returns the cells of all arms and seeds, seed by seed, the baseline first in each block."""
     first = experiment.seeds.first
-    # The settings of an arm are made and hashed once, and not for each seed anew.
+    # The settings of an arm are built and hashed only once, not for each seed.
     arms = [make_cell(experiment, arm, first) for arm in experiment.arms]
     hashes = [settings_key(cell.settings) for cell in arms]
     return [
@@ -42,30 +42,30 @@ def expand(experiment: Experiment) -> list[Cell]:
 
 
 def differences(one: Experiment, other: Experiment) -> list[str]:
-    """What keeps the cells of two experiments from being compared in one study, each as a phrase; levels, seeds and
-    further factors do not, nor how the question is worded."""
+    """Returns phrases on why the cells of two experiments cannot be compared in one study. Levels, seeds, further
+    factors and the wording of the question do not matter."""
     free = {
         *one.factors,
         *other.factors,
         *(one.search.settings if one.search else ()),
         *(other.search.settings if other.search else ()),
     }
-    here, there = (_flat(each.settings.model_dump(exclude=IRRELEVANT)) for each in (one, other))
-    found = [
+    here, there = (_flat(grid.settings.model_dump(exclude=IRRELEVANT)) for grid in (one, other))
+    phrases = [
         f"`{name}` is {here.get(name)} here and {there.get(name)} there"
         for name in sorted({*here, *there})
         if here.get(name) != there.get(name) and name not in free
     ]
     if one.primary != other.primary:
-        found.append(f"`primary` is {one.primary} here and {other.primary} there")
+        phrases.append(f"`primary` is {one.primary} here and {other.primary} there")
     if _rules(one) != _rules(other):
-        found.append("`search` is another one")
-    return found
+        phrases.append("`search` differs")
+    return phrases
 
 
 def contains(one: Experiment, other: Experiment) -> bool:
-    """Whether one of two grids has all arms of the other, by what they come to."""
-    here, there = ({settings_key(apply(each.settings, arm)) for arm in each.arms} for each in (one, other))
+    """Returns whether one of two grids has all arms of the other, compared by their resolved settings."""
+    here, there = ({settings_key(apply(grid.settings, arm)) for arm in grid.arms} for grid in (one, other))
     return here <= there or there <= here
 
 
@@ -74,14 +74,14 @@ def _rules(experiment: Experiment) -> dict[str, Any] | None:
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for name, value in tree.items():
-        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return found
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
 
 
 def smoke(experiment: Experiment) -> Experiment:
-    """The same experiment shrunk to seconds: the whole path runs, the numbers mean nothing."""
+    """Returns the experiment shrunk to run in seconds: all steps run, but the numbers mean nothing."""
     small: dict[str, Any] = {
         "data.train_pairs": 256,
         "warm_start.fusion": (),

@@ -1,8 +1,8 @@
-"""`--max-hours`: which blocks of seeds may still be begun.
+"""`--max-hours`: decides which blocks of seeds may still start.
 
-The sweep's own process decides, since clocks of two machines cannot be compared, and writes its decision, a `Gate`,
-into the study. Workers of any launcher and any machine claim only what the gate lets through. So every block that was
-begun is finished, and each arm has as many seeds as every other.
+The sweep's own process decides, since the clocks of two machines cannot be compared. It writes its decision, a `Gate`,
+into the study. Workers of any launcher on any machine claim only what the gate lets through. Every started block is
+therefore finished, and all arms have the same number of seeds.
 """
 
 import time
@@ -16,28 +16,28 @@ from workbench.trial.ledger import Gate
 
 @dataclass
 class Hours:
-    """Decides from one look at the study to the next. `seconds` from now on are given; `side_by_side` blocks have room
-    on the workers at once. `clock` gives seconds that never run backwards."""
+    """Decides at each look at the study. The limit is `seconds` from now on. The workers can run `side_by_side` blocks
+    at once. `clock` returns monotonic seconds."""
 
     seconds: float
     side_by_side: int = 1
     clock: Callable[[], float] = time.monotonic
-    begun: dict[int, float] = field(default_factory=dict)  # seed -> when its block was begun
+    begun: dict[int, float] = field(default_factory=dict)  # seed -> when its block started
     took: dict[int, float] = field(default_factory=dict)  # seed -> seconds that its block took
-    trains_from: float | None = None  # when the first training step was seen: preparation is no part of a block
+    trains_from: float | None = None  # when the first training step was seen: preparation is not part of a block
     closed: bool = False
 
     def __post_init__(self) -> None:
         self.began = self.clock()
 
     def look(self, plan: Plan, open_cells: Collection[Cell], claimed: Collection[str], trains: bool) -> Gate:
-        """What may be claimed from now on. `open_cells` still need work, `claimed` are the keys of those that a worker
-        has; `trains`: some worker has done a training step.
+        """Returns what may be claimed from now on. `open_cells` still need work, `claimed` are the keys of those that a
+        worker has. `trains`: some worker has done a training step.
 
-        A block is begun when the cells of those before are all in hands, or done. It is not begun where the longest of
-        the blocks before would not end in time, nor before one has ended, since nothing is known of their length until
-        then; but the first blocks, for which there are workers, always are. Trials of a search come before all blocks;
-        none is begun when the time is over.
+        A block starts when all cells of earlier blocks are claimed or done. It does not start where a block as long as
+        the longest one so far would not end in time, nor before one block has ended, since no duration is known until
+        then. The first blocks, for which there are workers, always start. Search trials come before all blocks; none
+        starts after the time limit.
         """
         now = self.clock()
         if trains and self.trains_from is None:
@@ -56,7 +56,7 @@ class Hours:
         return Gate(max(self.begun) + 1 if self.begun else None, self.closed, limited=True)
 
     def _begins(self, now: float, unclaimed: set[int]) -> bool:
-        """Whether another block is begun now; closes where there is no time for it."""
+        """Returns whether another block starts now. Closes the gate where there is no time for it."""
         if len(self.begun) < self.side_by_side:
             return True
         if unclaimed & self.begun.keys() or not self.took:
@@ -66,8 +66,8 @@ class Hours:
 
 
 def held_back(plan: Plan, gate: Gate, ended: Collection[str]) -> int:
-    """How many trials of the plan a closed gate has kept from being begun, those that a search would still have led to
-    among them."""
+    """Returns how many trials of the plan a closed gate has prevented, including those that a search would still have
+    added."""
     if not gate.closed:
         return 0
     known = sum(not gate.lets(cell.seed, cell.searching is not None) and cell.key not in ended for cell in plan.cells)

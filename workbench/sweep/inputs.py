@@ -1,4 +1,4 @@
-"""Whether what a sweep's finished trials were made from is still there, before others are set beside them."""
+"""Checks that the inputs of a sweep's finished trials are unchanged before further trials are compared with them."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -26,37 +26,37 @@ def look(study: str, finished: list[tuple[Cell, TrialTags]], missing: list[Cell]
 
 
 def check_inputs(cells: Iterable[Cell], inputs: "Inputs") -> None:
-    """Raises UserError where what the trials of these cells need is missing or does not fit, before the first of
-    them."""
+    """Raises UserError where an input of these cells' trials is missing or does not fit, before the first trial
+    starts."""
     for cell in cells:
         inputs.check(cell.settings)
 
 
 def refuse_changed_inputs(study: str, finished: Iterable[tuple[Cell, TrialTags]], inputs: "Inputs") -> None:
-    """Raises UserError where finished trials were made from other data or other weights than a trial would be now."""
+    """Raises UserError where finished trials used other data or weights than a trial would use now."""
     names: list[str] = []
     changes: dict[str, None] = {}
     for cell, then in finished:
-        with suppress(UserError):  # what they were made from is gone, so that no other trial is made from it either
-            found = inputs.changes(cell.settings, then)
-            names += [cell.name] if found else []
-            changes |= dict.fromkeys(found)
+        with suppress(UserError):  # their inputs are gone, so no other trial can use them either
+            changed = inputs.changes(cell.settings, then)
+            names += [cell.name] if changed else []
+            changes |= dict.fromkeys(changed)
     if not changes:
         return
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     raise UserError(
         f"{study}: finished trials of this study, `{'`, `'.join(names[:NAMED])}`{more}, were made from other inputs"
-        f" than there are now: {'; '.join(changes)}. Put back what was there to extend it, or run all trials anew,"
-        " apart from these, with `--study NAME`."
+        f" than there are now: {'; '.join(changes)}. Restore the earlier inputs to extend the study, or run all trials"
+        " in a separate study with `--study NAME`."
     )
 
 
-def told_of_code(made: Sequence[TrialTags], now: str) -> str | None:
-    """A sentence where finished trials were run with another state of the code than `now`; None where none was."""
-    others = {state for tags in made for state in tags.codes if state != now}
+def other_code(trials: Sequence[TrialTags], now: str) -> str | None:
+    """Returns a sentence where finished trials were run with another version of the code than `now`; else None."""
+    others = {state for tags in trials for state in tags.codes if state != now}
     if not others:
         return None
-    count = sum(bool(others & set(tags.codes)) for tags in made)
+    count = sum(bool(others & set(tags.codes)) for tags in trials)
     return (
         f"{count} of the finished trials were run with other code than there is now ({', '.join(sorted(others))}; now "
         f"{now}); the report says so, too"

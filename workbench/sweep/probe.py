@@ -1,8 +1,8 @@
-"""Short trials that are timed and weighed: what an estimate is made from.
+"""Short trials whose time and memory are measured: the basis of an estimate.
 
-Each probe is a process that is started and placed as a worker is, with the threads that a trial gets. As many run as
-there will be workers, and each waits for the others before it trains, so that what they take from one another is in
-their times. A probe reads what the workspace holds, and writes to a folder of its own, which whoever starts it removes.
+Each probe is a process that is started like a worker, on the same device and with a trial's threads. There are as many
+probes as workers, and each waits for the others before it trains, so that their times include contention. A probe reads
+the workspace and writes to its own folder, which its parent removes.
 """
 
 import os
@@ -22,23 +22,23 @@ from workbench.config.settings import apply
 if TYPE_CHECKING:
     from workbench.training.prepare import Prepared
 
-PAIRS = 1024  # that a probe trains on in each arm, within so many steps:
-STEPS: Final = (5, 16)
-WARM = 2  # first steps, which are not counted
-SAMPLE = 128  # pairs of the largest evaluation; the others are cut by the same share
+PAIRS = 1024  # training pairs of a probe per arm
+STEPS: Final = (5, 16)  # minimum and maximum number of steps
+WARM = 2  # warm-up steps, which are not counted
+SAMPLE = 128  # pairs of the largest evaluation; the others are reduced by the same share
 DATA: Final = (
     64,
     256,
     1024,
-)  # training pairs of the data that are made to tell how long theirs take; the first are not counted
-START_STEPS = 6  # of a warm start, and of each phase of a fused one
-WATCHED = 0.01  # seconds between two looks at the memory
+)  # training pairs of small data sets, which measure the time to generate data; the first is not counted
+START_STEPS = 6  # steps of a warm start, and of each phase of a fused one
+WATCHED = 0.01  # seconds between two readings of the memory
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a probe is to measure: a trial of each of the `arms`, of the first one twice where it is alone. `home` is a
-    folder with a `cache` of the probes. `processes`: that will train a trial together, of which one is measured."""
+class ProbeRequest:
+    """The task of a probe: a trial of each of the `arms`; a single arm is measured twice. `home`: a folder with the
+    probes' `cache`. `processes`: how many will train a trial together, of which one is measured."""
 
     arms: tuple[Settings, ...]
     home: Path
@@ -50,9 +50,9 @@ class Asked:
 
 @dataclass(frozen=True)
 class Timed:
-    """A short trial. Seconds to load what it shares and to set up, of a step, of a validation and of the evaluation at
-    the end (of a share of their pairs), of a saved state, and of the examples. Bytes of the greatest memory, in steps
-    and in evaluations; and of the saved state. `micro_batches`: into so many the batch is cut, perhaps for want of
+    """The measurements of a short trial. Seconds: to load what trials share, for set-up, per step, for a validation and
+    for the final evaluation (on a share of their pairs), to save a state, and for the examples. Bytes: peak memory in
+    steps and in evaluations, and the saved state. `micro_batches`: number per batch, perhaps increased for lack of
     memory."""
 
     loading: float
@@ -72,9 +72,9 @@ class Timed:
 
 @dataclass(frozen=True)
 class Probed:
-    """`preparing`: stage -> seconds of what is made once for the trials, and is not there yet, at full size. `resting`:
-    bytes of a worker before its first trial. `share` of each evaluation's pairs was measured. `stored`: features of
-    images are kept on disk."""
+    """The result of a probe. `preparing`: stage -> seconds at full size of shared preparation that is still missing.
+    `resting`: bytes of a worker before its first trial. `share`: the measured share of each evaluation's pairs.
+    `stored`: image features are kept on disk."""
 
     trials: tuple[Timed, ...]
     preparing: dict[str, float]
@@ -85,9 +85,8 @@ class Probed:
 
 
 class Memory:
-    """The greatest memory of this process since `begin`: on a GPU as torch allocates it; else what belongs to the
-    process alone, looked at every `WATCHED` seconds. Files that are mapped into it do not count, since the kernel can
-    drop them."""
+    """The peak memory of this process since `begin`. On a GPU, as torch allocates it; else the process's private
+    memory, read every `WATCHED` seconds. Mapped files do not count, since the kernel can drop them."""
 
     def __init__(self, on_gpu: bool) -> None:
         self.on_gpu, self.peak, self.ended = on_gpu, 0, threading.Event()
@@ -103,7 +102,7 @@ class Memory:
         self.peak = 0
 
     def so_far(self) -> int:
-        """Bytes above those at rest."""
+        """Returns the peak in bytes, minus the memory at rest."""
         if self.on_gpu:
             import torch
 
@@ -119,18 +118,18 @@ class Memory:
 
 
 def held() -> int:
-    """Bytes of memory that belong to this process alone, without files that are mapped into it."""
+    """Returns the private memory of this process in bytes, without mapped files."""
     info = psutil.Process().memory_info()
     return int(info.rss - getattr(info, "shared", 0))
 
 
 class _Missing(Exception):
-    """A stage of what trials share has not been made yet."""
+    """A stage of the shared preparation is missing."""
 
 
 @dataclass
 class Watch:
-    """Hears a short trial of `steps` steps."""
+    """Records the times of a short trial of `steps` steps, through its hooks."""
 
     steps: int
     memory: Memory
@@ -158,21 +157,21 @@ class Watch:
     def persist(self, action: Callable[[], None]) -> None:
         began = self.clock()
         action()
-        if "saved" not in self.at:  # else it keeps what was measured at the end
+        if "saved" not in self.at:  # a later call saves the final measurements
             self.at["saved"] = self.clock()
             self.save, self.state_bytes = self.at["saved"] - began, self.checkpoint.stat().st_size
 
     def step(self) -> float:
-        """Seconds of a step, without the first ones."""
+        """Returns the seconds per step, without the warm-up steps."""
         return (self.marks[-1] - self.marks[WARM]) / (self.steps - WARM)
 
 
-def probe(asked: Asked, together: Barrier) -> Probed:
-    """Measures beside the other probes, which all come `together` before each trial. Raises UserError as trials would,
-    and torch.OutOfMemoryError where not even the smallest micro-batches fit."""
-    if asked.device is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = asked.device
-    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  what a worker has loaded, too
+def probe(request: ProbeRequest, together: Barrier) -> Probed:
+    """Measures in parallel with the other probes, which synchronise at the barrier `together` before each trial. Raises
+    UserError as trials would, and torch.OutOfMemoryError where not even the smallest micro-batches fit."""
+    if request.device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = request.device
+    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  a worker has loaded it, too
     import torch
 
     import workbench.trial.run  # noqa: F401
@@ -182,18 +181,18 @@ def probe(asked: Asked, together: Barrier) -> Probed:
     preparing: dict[str, float] = {}
     shared: _Shared | None = None
     trials = []
-    share = share_of(asked.arms[0])
+    share = share_of(request.arms[0])
     try:
-        for number, arm in enumerate(asked.arms if len(asked.arms) > 1 else asked.arms * 2):
+        for number, arm in enumerate(request.arms if len(request.arms) > 1 else request.arms * 2):
             about = arm.model_dump_json(include={"data", "model", "warm_start"})
             if shared is None or shared.about != about:
-                torch.set_num_threads(asked.all_threads)
-                shared = _share(arm, about, asked.home / "cache")
-                preparing |= {stage: preparing.get(stage, 0.0) + each for stage, each in shared.preparing.items()}
-                torch.set_num_threads(asked.threads)
+                torch.set_num_threads(request.all_threads)
+                shared = _share(arm, about, request.home / "cache")
+                preparing |= {stage: preparing.get(stage, 0.0) + seconds for stage, seconds in shared.preparing.items()}
+                torch.set_num_threads(request.threads)
             together.wait()
-            checkpoint = asked.home / f"{os.getpid()}-{number}.pt"
-            trials.append(_timed(cut(arm, share, asked.processes), shared, checkpoint, memory))
+            checkpoint = request.home / f"{os.getpid()}-{number}.pt"
+            trials.append(_timed(cut(arm, share, request.processes), shared, checkpoint, memory))
         assert shared is not None
         device = torch.cuda.get_device_name() if memory.on_gpu else "CPU"
         return Probed(tuple(trials), preparing, memory.resting, share, bool(shared.prepared.features), device)
@@ -202,15 +201,15 @@ def probe(asked: Asked, together: Barrier) -> Probed:
 
 
 def share_of(settings: Settings) -> float:
-    """The share of each evaluation's pairs that is measured."""
+    """Returns the share of each evaluation's pairs that is measured."""
     evaluation = settings.evaluation
     most = max(evaluation.pairs, evaluation.final_pairs, evaluation.robustness_pairs)
     return min(1.0, SAMPLE / min(most, settings.data.eval_pairs))
 
 
 def cut(settings: Settings, share: float, processes: int = 1) -> Settings:
-    """A trial of these settings of a few steps and one validation, with that share of each evaluation's pairs; of
-    several processes the batch of one."""
+    """Returns the settings of a trial with a few steps and one validation, on `share` of each evaluation's pairs. With
+    several processes, its batch is that of one process."""
     evaluation, optimisation, held_out = settings.evaluation, settings.optimisation, settings.data.eval_pairs
     fewest, most = STEPS
     steps = max(fewest, min(most, PAIRS // optimisation.batch_size))
@@ -232,7 +231,7 @@ def cut(settings: Settings, share: float, processes: int = 1) -> Settings:
 
 
 def _timed(settings: Settings, shared: "_Shared", checkpoint: Path, memory: Memory) -> Timed:
-    """Where the memory of the GPU does not suffice, with ever smaller micro-batches, as trials are trained."""
+    """Measures one trial. Where GPU memory is insufficient, it retries with smaller micro-batches, as trials do."""
     import torch
 
     from workbench.objectives.batch import BLOCK
@@ -284,8 +283,8 @@ def _once(settings: Settings, shared: "_Shared", checkpoint: Path, memory: Memor
 
 @dataclass(frozen=True)
 class _Shared:
-    """What trials of settings share, told apart by the text `about` them; `loading`: seconds to read it where it is all
-    there."""
+    """What trials of the same settings share, identified by the text `about`. `loading`: seconds to read it where it is
+    complete."""
 
     about: str
     prepared: "Prepared"
@@ -294,7 +293,8 @@ class _Shared:
 
 
 def _share(settings: Settings, about: str, cache: Path) -> _Shared:
-    """What is there is read. Else a small part of all of it is made, and the time for the whole follows from that."""
+    """Reads the shared preparation where it is complete. Else prepares a small part of it, and extrapolates the
+    time."""
     from workbench.data.corpus import fingerprint_of
     from workbench.training.prepare import prepare
 
@@ -318,18 +318,16 @@ def _share(settings: Settings, about: str, cache: Path) -> _Shared:
     small = _small(settings, DATA[-1])
     stages = Stages()
     prepared = prepare(small, cache, stages.hear)
-    made = data | stages.seconds(settings, pairs_of(settings, cache))
-    names = list(made)
-    # What comes before the first stage that is missing is there.
-    missing = (
-        made if not there else {name: made[name] for name in names[names.index(reached) if reached in made else 0 :]}
-    )
+    seconds = data | stages.seconds(settings, pairs_of(settings, cache))
+    names = list(seconds)
+    # Stages before the first missing one are complete.
+    first = names.index(reached) if there and reached in seconds else 0
+    missing = {name: seconds[name] for name in names[first:]}
     return _Shared(about, prepared, missing, reading if there else 0.0)
 
 
 def _data_seconds(settings: Settings, cache: Path) -> float:
-    """Seconds to make the data and read them: a constant part, and one that grows with their number, from two small
-    sizes."""
+    """Returns the seconds to generate and read the data, extrapolated linearly from two small sizes."""
     from workbench.training.prepare import corpus_of
 
     taken, pairs = [], []
@@ -343,14 +341,14 @@ def _data_seconds(settings: Settings, cache: Path) -> float:
 
 
 def grown(sizes: list[int], seconds: list[float], size: int) -> float:
-    """Seconds for `size` by the line through two measured points, which never falls."""
+    """Returns the seconds for `size` by the line through two measured points; the slope is never negative."""
     (fewer, more), (less, longer) = sizes, seconds
     rate = max(0.0, longer - less) / (more - fewer) if more > fewer else 0.0
     return max(longer, longer + rate * (size - more))
 
 
 def _small(settings: Settings, train_pairs: int) -> Settings:
-    """With fewer pairs, though enough for a batch and an evaluation, and few steps of a start."""
+    """Returns settings with fewer pairs, but enough for a batch and an evaluation, and few steps of a start."""
     start = settings.warm_start
     fullest = max(
         settings.optimisation.batch_size,
@@ -367,7 +365,7 @@ def _small(settings: Settings, train_pairs: int) -> Settings:
 
 
 def pairs_of(settings: Settings, cache: Path) -> int:
-    """How many pairs the splits have together, at most."""
+    """Returns the number of pairs in all splits together, at most."""
     from workbench.data import folder, mixture
 
     data = settings.data
@@ -380,34 +378,34 @@ def pairs_of(settings: Settings, cache: Path) -> int:
 
 
 class Stages:
-    """Hears a small preparation, and tells how long each stage of the whole one will take."""
+    """Records the progress of a small preparation, and extrapolates the time of each stage."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.clock = clock
-        self.heard: dict[str, list[tuple[int, float]]] = {}  # stage -> (units done, when)
+        self.points: dict[str, list[tuple[int, float]]] = {}  # stage -> (units done, time)
 
     def hear(self, stage: str, done: int, *_: object) -> None:
-        self.heard.setdefault(stage, []).append((done, self.clock()))
+        self.points.setdefault(stage, []).append((done, self.clock()))
 
     def seconds(self, settings: Settings, pairs: int) -> dict[str, float]:
-        """Stage -> seconds, for so many `pairs` and all steps of the start; but for the data."""
-        start, made = settings.warm_start, {}
-        for stage, heard in self.heard.items():
+        """Returns stage -> seconds for `pairs` pairs and all steps of the start, without the data stage."""
+        start, seconds = settings.warm_start, {}
+        for stage, points in self.points.items():
             if stage == "warm start":
-                made[stage] = start.steps * _rate(heard[WARM - 1 :])
+                seconds[stage] = start.steps * _rate(points[WARM - 1 :])
             elif stage == "fused start":
-                made[stage] = 0.0
+                seconds[stage] = 0.0
                 for phase in start.fusion:
-                    of_phase, heard = heard[: min(phase.steps, START_STEPS)], heard[min(phase.steps, START_STEPS) :]
-                    made[stage] += phase.steps * _rate(of_phase[WARM - 1 :])
+                    of_phase, points = points[: min(phase.steps, START_STEPS)], points[min(phase.steps, START_STEPS) :]
+                    seconds[stage] += phase.steps * _rate(of_phase[WARM - 1 :])
             elif stage == "features":
-                made[stage] = pairs * _rate(heard)
-        return made
+                seconds[stage] = pairs * _rate(points)
+        return seconds
 
 
-def _rate(heard: list[tuple[int, float]]) -> float:
-    """Seconds a unit, from the first to the last that was heard of."""
-    if len(heard) < 2:
+def _rate(points: list[tuple[int, float]]) -> float:
+    """Returns the seconds per unit, from the first to the last recorded point."""
+    if len(points) < 2:
         return 0.0
-    (first, began), (last, ended) = heard[0], heard[-1]
+    (first, began), (last, ended) = points[0], points[-1]
     return (ended - began) / max(1, last - first)

@@ -1,10 +1,8 @@
-"""Tuning of nuisance settings before the comparison: the same budget for each arm, then fresh seeds for its best
-setting.
+"""Tunes nuisance settings before the comparison: the same budget for each arm, then fresh seeds for its best setting.
 
-Which trials a search consists of follows from the experiment and from how earlier trials ended, and from nothing else:
-each worker works it out for itself and comes to the same, however many there are and whenever they were stopped. For
-that, suggestions come in rounds of `batch` trials that know of earlier rounds alone, and pruning compares a trial with
-earlier rounds alone.
+The trials of a search depend only on the experiment and on how earlier trials ended. Each worker computes them itself
+and gets the same result, for any number of workers and after any stop. To achieve this, suggestions are made in rounds
+of `batch` trials that use only earlier rounds, and pruning compares a trial only with earlier rounds.
 """
 
 from collections.abc import Mapping
@@ -25,13 +23,13 @@ from workbench.sweep.grid import expand
 from workbench.trial.cell import Cell, Ending, arm_label, make_cell
 from workbench.trial.job import Goal
 
-Tried = tuple[dict[str, Any], Ending]  # what a trial of a search was given, and how it ended
+Tried = tuple[dict[str, Any], Ending]  # the settings of a search trial, and its ending
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The cells that are known by now, in the order of work; `whole` when no more will come. `total`: how many there
-    will be."""
+    """The cells that are known so far, in the order of work. `whole`: no more will be added. `total`: the final number
+    of cells."""
 
     cells: list[Cell]
     whole: bool
@@ -39,8 +37,8 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What the search of an arm came to: `tried` in order; `best` is None while it goes on, or where nothing was
+class ArmSearch:
+    """The search of an arm: its trials `tried` in order. `best` is None while the search is running, or where no trial
     finished."""
 
     arm: dict[str, Any]
@@ -49,35 +47,35 @@ class Found:
 
     @property
     def over(self) -> bool:
-        """Whether all trials have ended; no more are suggested while one has not."""
+        """Whether all trials have ended. No more are suggested before that."""
         return None not in [ending for *_, ending in self.tried]
 
 
 @dataclass(frozen=True)
 class _Arm:
-    """An arm of a search: what its search came to, and the cells that confirm it, none before that is over."""
+    """An arm with its search, and the cells that confirm its best setting; none before the search is over."""
 
-    found: Found
+    search: ArmSearch
     confirming: list[Cell]
 
     def moved(self, endings: Mapping[str, Ending]) -> bool:
-        """Whether one of its trials has ended since."""
-        return any(ending is None and cell.key in endings for cell, _, ending in self.found.tried)
+        """Returns whether one of its trials has ended since."""
+        return any(ending is None and cell.key in endings for cell, _, ending in self.search.tried)
 
 
 def planned(experiment: Experiment, endings: Mapping[str, Ending]) -> Plan:
-    """The cells of a grid; of a search its trials as far as they follow from what has ended, then those that confirm.
-    An arm whose search has finished nothing has none that confirm."""
+    """Returns the cells of a grid. For a search, these are its trials as far as they are determined by now, then the
+    confirming ones. An arm without any finished search trial has no confirming cells."""
     return Planner()(experiment, endings)
 
 
 class Planner:
-    """`planned`, asked again and again while a study goes on: works out only what may have changed since. What has
-    ended once must stay so."""
+    """Computes `planned` repeatedly while a study runs, and recomputes only what may have changed. Cells that have
+    ended must not become open again."""
 
     def __init__(self) -> None:
         self.experiment: Experiment | None = None
-        self.known = -1  # how many had ended
+        self.known = -1  # number of ended cells at the last call
         self.arms: list[_Arm] = []
         self.plan = Plan([], True, 0)
 
@@ -91,71 +89,72 @@ class Planner:
             self.known = len(endings)
             if not self.arms:
                 self.arms = [_arm(experiment, arm, endings) for arm in experiment.arms]
-            self.arms = [
-                _arm(experiment, each.found.arm, endings) if each.moved(endings) else each for each in self.arms
-            ]
+            self.arms = [_arm(experiment, arm.search.arm, endings) if arm.moved(endings) else arm for arm in self.arms]
             self.plan = _together(experiment, self.arms)
         return self.plan
 
 
 def _arm(experiment: Experiment, arm: dict[str, Any], endings: Mapping[str, Ending]) -> _Arm:
-    found = search_of(experiment, arm, endings)
+    search = search_of(experiment, arm, endings)
     first, count = experiment.seeds.first, experiment.seeds.count
-    seeds = range(first, first + count) if found.best is not None else ()
-    return _Arm(found, [confirming_cell(experiment, found, seed) for seed in seeds])
+    seeds = range(first, first + count) if search.best is not None else ()
+    return _Arm(search, [confirming_cell(experiment, search, seed) for seed in seeds])
 
 
 def _together(experiment: Experiment, arms: list[_Arm]) -> Plan:
-    """The plan of a search: the trials of all arms, then what confirms, seed by seed."""
+    """Returns the plan of a search: the search trials of all arms, then the confirming cells, seed by seed."""
     assert experiment.search is not None
-    searching = [cell for each in arms for cell, _, _ in each.found.tried]
-    blocks = zip(*(each.confirming for each in arms if each.confirming), strict=True)
+    searching = [cell for arm in arms for cell, _, _ in arm.search.tried]
+    blocks = zip(*(arm.confirming for arm in arms if arm.confirming), strict=True)
     distinct = list({cell.key: cell for cell in [*searching, *(cell for block in blocks for cell in block)]}.values())
-    going_on = [each.found for each in arms if not each.found.over]
-    to_come = [experiment.search.trials - len(found.tried) + experiment.seeds.count for found in going_on]
-    return Plan(distinct, not going_on, len(distinct) + sum(to_come))
+    running = [arm.search for arm in arms if not arm.search.over]
+    to_come = [experiment.search.trials - len(search.tried) + experiment.seeds.count for search in running]
+    return Plan(distinct, not running, len(distinct) + sum(to_come))
 
 
-def confirming_cell(experiment: Experiment, found: Found, seed: int) -> Cell:
-    assert found.best is not None
-    label = arm_label(found.arm, experiment.baseline)
-    return replace(make_cell(experiment, found.arm | found.best, seed), label=label, arm=label)
+def confirming_cell(experiment: Experiment, search: ArmSearch, seed: int) -> Cell:
+    """Returns the cell of an arm's best setting with a fresh seed."""
+    assert search.best is not None
+    label = arm_label(search.arm, experiment.baseline)
+    return replace(make_cell(experiment, search.arm | search.best, seed), label=label, arm=label)
 
 
-def search_of(experiment: Experiment, arm: dict[str, Any], endings: Mapping[str, Ending]) -> Found:
+def search_of(experiment: Experiment, arm: dict[str, Any], endings: Mapping[str, Ending]) -> ArmSearch:
+    """Returns the search of an arm as far as it is determined by the cells that have ended."""
     search = experiment.search
     assert search is not None
     label = arm_label(arm, experiment.baseline)
     tried: list[tuple[Cell, dict[str, Any], Ending | None]] = []
     while len(tried) < search.trials and all(ending is not None for *_, ending in tried):
-        known = [(given, _upwards(experiment, ending)) for _, given, ending in tried if ending is not None]
+        known = [(values, _upwards(experiment, ending)) for _, values, ending in tried if ending is not None]
         size = min(search.batch, search.trials - len(tried))
-        for given in _suggested(search, experiment.settings.optimisation.steps, known, size):
-            cell = make_cell(experiment, arm | given, search.seed)
+        for values in _suggested(search, experiment.settings.optimisation.steps, known, size):
+            cell = make_cell(experiment, arm | values, search.seed)
             number = len(tried)
             cell = replace(cell, label=f"{label} · search {number + 1}", arm=label, searching=number)
-            tried.append((cell, given, endings.get(cell.key)))
-    all_ended = [(given, _upwards(experiment, e)) for _, given, e in tried if e is not None]
-    ended = [(given, e) for given, e in all_ended if e.outcome == "finished" and e.value is not None]
+            tried.append((cell, values, endings.get(cell.key)))
+    all_ended = [(values, _upwards(experiment, e)) for _, values, e in tried if e is not None]
+    ended = [(values, e) for values, e in all_ended if e.outcome == "finished" and e.value is not None]
     over = len(tried) == search.trials and all(ending is not None for *_, ending in tried)
-    best = max(ended, key=lambda each: each[1].value or 0.0)[0] if over and ended else None  # the first of equals
-    return Found(arm, tried, best)
+    best = max(ended, key=lambda trial: trial[1].value or 0.0)[0] if over and ended else None  # the first of equals
+    return ArmSearch(arm, tried, best)
 
 
 def course_metric(experiment: Experiment) -> str:
-    """The metric by which trials of a search are pruned and chosen: the primary one on the validation split, so that no
-    search ever sees the test split."""
+    """Returns the metric by which search trials are pruned and selected: the primary metric on the validation split, so
+    that no search ever uses the test split."""
     return on_validation(experiment.primary)
 
 
 def value_metric(experiment: Experiment, cell: Cell) -> str:
-    """The metric whose last value is a trial's: the primary one, for a trial of a search on the validation split."""
+    """Returns the metric whose last value is a trial's value: the primary metric, for a search trial on the validation
+    split."""
     return experiment.primary if cell.searching is None else course_metric(experiment)
 
 
 def goal_of(experiment: Experiment, cell: Cell, endings: Mapping[str, Ending]) -> Goal:
-    """What a trial is judged by, given how others had ended when it was claimed: pruning looks at earlier rounds alone,
-    which have."""
+    """Returns what a trial is judged by. `endings`: how others had ended when it was claimed. Pruning uses only earlier
+    rounds, which have all ended by then."""
     goal = Goal(value_metric(experiment, cell), course_metric(experiment))
     if cell.searching is None:
         return goal
@@ -163,31 +162,32 @@ def goal_of(experiment: Experiment, cell: Cell, endings: Mapping[str, Ending]) -
 
 
 def pruned_by(experiment: Experiment, cell: Cell, endings: Mapping[str, Ending], curve: Mapping[int, float]) -> bool:
-    """Whether a trial of a search should end after `curve` (step -> `course_metric`). Trials that confirm never do."""
+    """Returns whether a search trial should be pruned after `curve` (step -> `course_metric`). Confirming trials are
+    never pruned."""
     search = experiment.search
     if search is None or cell.searching is None or search.pruner == "none":
         return False
     arm = {name: cell.values[name] for name in experiment.factors}
     tried = search_of(experiment, arm, endings).tried[: cell.searching // search.batch * search.batch]
-    known = [(given, _upwards(experiment, ending)) for _, given, ending in tried if ending is not None]
+    known = [(values, _upwards(experiment, ending)) for _, values, ending in tried if ending is not None]
     study = _study(search, experiment.settings.optimisation.steps, known)
     trial = study.ask(fixed_distributions=_space(search))
-    own = _upwards(experiment, Ending("", "pruned", None, dict(curve)))
-    return _reported(study, trial.number, own.curve)
+    turned = _upwards(experiment, Ending("", "pruned", None, dict(curve)))
+    return _reported(study, trial.number, turned.curve)
 
 
 def _upwards(experiment: Experiment, ending: Ending) -> Ending:
-    """The ending with its values turned so that more is better."""
+    """Returns the ending with its sign changed if needed, so that higher is better."""
     if not lower_is_better(course_metric(experiment)):
         return ending
     value = None if ending.value is None else -ending.value
-    return replace(ending, value=value, curve={step: -each for step, each in ending.curve.items()})
+    return replace(ending, value=value, curve={step: -height for step, height in ending.curve.items()})
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the next `size` trials of a search follow from. Told apart by its `text`, since settings and curves cannot
-    be hashed."""
+class _Request:
+    """The inputs that determine the next `size` trials of a search. Compared by its `text`, since settings and curves
+    cannot be hashed."""
 
     text: str
     search: Search = field(compare=False)
@@ -197,27 +197,27 @@ class Asked:
 
 
 def _suggested(search: Search, steps: int, known: list[Tried], size: int) -> list[dict[str, Any]]:
-    """What the next `size` trials are given."""
-    return _made(Asked(f"{search.model_dump_json()} {steps} {known} {size}", search, steps, known, size))
+    """Returns the settings of the next `size` trials."""
+    return _drawn(_Request(f"{search.model_dump_json()} {steps} {known} {size}", search, steps, known, size))
 
 
 @lru_cache(maxsize=4096)
-def _made(asked: Asked) -> list[dict[str, Any]]:
-    """Remembered, since it is asked for again whenever something has ended; as many rounds as the largest searches have
-    over all arms."""
-    study = _study(asked.search, asked.steps, asked.known)
-    return [study.ask(fixed_distributions=_space(asked.search)).params for _ in range(asked.size)]
+def _drawn(request: _Request) -> list[dict[str, Any]]:
+    """Returns suggested settings. They are cached, since they are requested again whenever a trial has ended; the cache
+    holds as many rounds as the largest searches have over all arms."""
+    study = _study(request.search, request.steps, request.known)
+    return [study.ask(fixed_distributions=_space(request.search)).params for _ in range(request.size)]
 
 
 def _study(search: Search, steps: int, known: list[Tried]) -> optuna.Study:
-    """An Optuna study in memory that has seen the earlier trials, in their order."""
-    # The first points are alike in every arm: the seed does not depend on it.
+    """Returns an in-memory Optuna study with the earlier trials, in their order."""
+    # The first points are the same in every arm: the seed does not depend on the arm.
     sampler = _sampler(search, key("search", search.seed, len(known)) % 2**32)
-    # Of several rungs and brackets, those of a trial depend on the study's name.
+    # The rungs and brackets of a trial depend on the study's name.
     study = optuna.create_study(direction="maximize", sampler=sampler, pruner=_pruner(search, steps), study_name="s")
     space = _space(search)
-    for given, ending in known:
-        study.enqueue_trial(given)
+    for values, ending in known:
+        study.enqueue_trial(values)
         trial = study.ask(fixed_distributions=space)
         _reported(study, trial.number, ending.curve)
         if ending.outcome == "finished" and ending.value is not None:
@@ -228,7 +228,7 @@ def _study(search: Search, steps: int, known: list[Tried]) -> optuna.Study:
 
 
 def _reported(study: optuna.Study, number: int, curve: Mapping[int, float]) -> bool:
-    """Reports a curve to a running trial; whether it should be pruned after its last point."""
+    """Reports a curve to a running trial. Returns whether it should be pruned after the last point."""
     stops = False
     for step, value in sorted(curve.items()):
         trial_id = study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)

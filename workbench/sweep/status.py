@@ -1,4 +1,4 @@
-"""How far a sweep is, as its study tells; starts and changes nothing."""
+"""The state of a sweep according to its study. Starts and changes nothing."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,21 +17,22 @@ from workbench.workspace import Workspace
 
 
 def known(workspace: Path, study: str, storage: str | None) -> Ledger | None:
-    """The study's ledger, None where it was never started."""
+    """Returns the study's ledger; None where it was never started."""
     opened = _opened(workspace, storage)
     return Ledger(opened, study) if opened and study in names_of_studies(opened) else None
 
 
 def _opened(workspace: Path, storage: str | None) -> BaseStorage | None:
-    """The storage of studies; None where nothing was ever started in the workspace, in which opening would leave a
-    trace."""
+    """Returns the storage of studies; None where nothing was ever started in the workspace: opening the storage would
+    create files in it."""
     is_new = storage is None and not Workspace(workspace).journal.exists()
     return None if is_new else open_storage(storage, workspace)
 
 
 def living_in(workspace: Path, storage: str | None) -> Callable[[str, str], Living | None]:
-    """What tells what lives of a study's sweep, given its name and the sweep's run (of a single training, its own), or
-    None where the storage does not know it. What has died on another machine is found out by a second look."""
+    """Returns a function (study, run id) -> what of the sweep is running; None where the storage does not know it. The
+    run is the sweep's, or that of a single training. A dead worker of another machine is detected only at a second
+    look."""
     opened = _opened(workspace, storage)
     if opened is None:
         return lambda *_: None
@@ -44,7 +45,7 @@ def living_in(workspace: Path, storage: str | None) -> Callable[[str, str], Livi
         job = ledger.study.user_attrs.get(ATTRIBUTE)
         if job is not None and job["parent_run"] != run_id:  # a study of that name elsewhere
             return None
-        running = frozenset(each.cell_key for each in ledger.running(sightings))
+        running = frozenset(attempt.cell_key for attempt in ledger.running(sightings))
         process = ledger.is_attended(sightings)
         sightings.keep()
         return Living(process, running, frozenset(ledger.endings()))
@@ -53,12 +54,12 @@ def living_in(workspace: Path, storage: str | None) -> Callable[[str, str], Livi
 
 
 def cells_of(experiment: Experiment, workspace: Path, study: str, storage: str | None) -> list[dict[str, Any]]:
-    """A row a cell: `name`, `state` (finished, diverged, pruned, running, failed, waiting), `value`, `progress`,
-    `about`."""
+    """Returns one row per cell: `name`, `state` (finished, diverged, pruned, running, failed, waiting), `value`,
+    `progress`, `about`."""
     ledger = known(workspace, study, storage)
     endings = ledger.endings() if ledger else {}
     sightings = Sightings(Workspace(workspace).studies)
-    running = {each.cell_key: each for each in ledger.running(sightings)} if ledger else {}
+    running = {attempt.cell_key: attempt for attempt in ledger.running(sightings)} if ledger else {}
     if ledger:
         sightings.keep()
     plan = planned(experiment, endings)
@@ -69,8 +70,9 @@ def cells_of(experiment: Experiment, workspace: Path, study: str, storage: str |
         if cell.key in endings:
             state, value = endings[cell.key].outcome, endings[cell.key].value
         elif cell.key in running:
-            at = running[cell.key]
-            state, progress, about = "running", f"{at.step}/{at.steps or '?'}", f"  ({at.worker})"
+            attempt = running[cell.key]
+            state, progress = "running", f"{attempt.step}/{attempt.steps or '?'}"
+            about = f"  ({attempt.worker})"
         elif reasons := failures.get(cell.key):
             state, about = "failed", f"  {reasons[-1].splitlines()[0][:120]}"
         rows.append({"name": cell.name, "state": state, "value": value, "progress": progress, "about": about})

@@ -1,5 +1,4 @@
-"""The metrics of one run on their way to MLflow: written down locally first, sent by a thread, none lost and none
-twice."""
+"""Sends the metrics of one run to MLflow: a local file first, then a sending thread. None is lost or logged twice."""
 
 import math
 import queue
@@ -22,11 +21,11 @@ Entry = dict[str, Any]
 
 
 class RunLog:
-    """Logs to a run that exists. `log` returns at once; `close` waits until everything has arrived.
+    """Logs to an existing run. `log` returns at once; `close` waits until everything has arrived.
 
-    Each entry is a line of `file` before it is sent, with its time. What a process that died had not sent is sent by
-    the next one; since MLflow tells metrics apart by (key, step, time, value), sending a line twice changes nothing.
-    `again`: the run has been logged to before, so that what it holds is asked for first.
+    Each entry is written to `file` as a line, with its time, before it is sent. The next process sends what a process
+    that died had not sent. MLflow identifies metrics by (key, step, time, value), so sending a line twice changes
+    nothing. `again`: the run has been logged to before, so its existing metrics are read first.
     """
 
     def __init__(
@@ -44,15 +43,16 @@ class RunLog:
         self.sending = threading.Thread(target=self._send, daemon=True, name="mlflow")
         self.left: queue.Queue[Entry] = queue.Queue()
         file.parent.mkdir(parents=True, exist_ok=True)
-        self.found = read_lines(file)  # what an earlier attempt has written down, whether it was sent or not
-        for entry in self.found:
+        self.entries = read_lines(file)  # entries of an earlier attempt, sent or not
+        for entry in self.entries:
             entry = dict(entry)
             entry["metrics"] = {n: v for n, v in entry["metrics"].items() if (n, entry["step"]) not in self.known}
             self._take(entry)
         self.sending.start()
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """A value that is not finite is left out, since no reader could average it; what the run has already, too."""
+        """Logs metrics at a step. Values that are not finite are skipped, since no reader could average them, and so
+        are values that the run already has."""
         new = {n: float(v) for n, v in metrics.items() if math.isfinite(v) and (n, step) not in self.known}
         if not new:
             return
@@ -61,8 +61,8 @@ class RunLog:
         self._take(entry)
 
     def close(self) -> None:
-        """Waits until the store has everything, then forgets the file. Raises Interrupted, with all kept, when
-        stopped."""
+        """Waits until the store has everything, then removes the file. Raises Interrupted when stopped; the file is
+        then kept."""
         self.closing.set()
         self.sending.join()
         if self.failed is not None:
@@ -70,14 +70,14 @@ class RunLog:
         self.file.unlink(missing_ok=True)
 
     def drop(self) -> None:
-        """Sends nothing more: another worker logs to the run now, and will log the same."""
+        """Stops sending and discards the queue: another worker logs to the run now, and will log the same."""
         with suppress(queue.Empty):
             while True:
                 self.left.get_nowait()
         self.leave()
 
     def leave(self) -> None:
-        """Ends sending without waiting for a store that is away; the file keeps what has not arrived."""
+        """Stops sending without waiting for an unreachable store. The file keeps what has not arrived."""
         self.closing.set()
         self.sending.join(timeout=5)
 

@@ -1,4 +1,4 @@
-"""Where a run comes from: code, packages, machine. Enough to say why two runs differ."""
+"""The provenance of a run: code, packages, machine. Enough to explain why two runs differ."""
 
 import hashlib
 import os
@@ -13,7 +13,7 @@ PACKAGES = ("torch", "torchvision", "timm", "transformers", "tokenizers", "numpy
 
 
 def provenance() -> dict[str, Any]:
-    """Git commit and uncommitted difference of the workbench, package versions, hardware, command line."""
+    """Returns the workbench's Git commit and uncommitted changes, package versions, and hardware."""
     import torch
 
     import workbench

@@ -1,4 +1,4 @@
-"""The MLflow store of a workspace: sqlite with write-ahead logging, artifacts beside it."""
+"""The MLflow store of a workspace: SQLite with write-ahead logging, and artifacts next to it."""
 
 import hashlib
 import logging
@@ -35,8 +35,8 @@ SETUP = "another process is setting up the MLflow database"
 
 
 def tracking_uri(workspace: Path) -> str:
-    """`MLFLOW_TRACKING_URI` where it is set, else the workspace's own database."""
-    # An outage is waited out by us, visibly, and not inside a library; runs are shown by us, too.
+    """Returns `MLFLOW_TRACKING_URI` where it is set, else the URI of the workspace's own database."""
+    # We wait out outages ourselves, visibly, and not inside a library; we also print runs ourselves.
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     Workspace(workspace).check()
@@ -44,17 +44,17 @@ def tracking_uri(workspace: Path) -> str:
 
 
 def portable(uri: str, workspace: Path) -> str:
-    """A store's address as it may be kept: it holds after the workspace has moved, too."""
+    """Returns a store's URI in a form that stays valid after the workspace has moved."""
     return OWN if Workspace(workspace).owns(uri) else uri
 
 
 def resolved(uri: str, workspace: Path) -> str:
-    """The opposite of `portable`."""
+    """Returns the URI for a portable form: the inverse of `portable`."""
     return Workspace(workspace).database_uri if uri == OWN else uri
 
 
 def sees(uri: str, workspace: Path, run_id: str | None) -> bool:
-    """Whether this machine sees the store of a study and, in a file, the study's run."""
+    """Returns whether this machine can reach the store of a study and, for a file, whether it holds the study's run."""
     file = database_file(resolved(uri, workspace))
     if file is None:
         return True
@@ -64,11 +64,11 @@ def sees(uri: str, workspace: Path, run_id: str | None) -> bool:
         return bool(connection.execute("SELECT 1 FROM runs WHERE run_uuid = ?", [run_id]).fetchall())
 
 
-def open_store(workspace: Path, say: Say = to_stderr, new: bool = True) -> str:
-    """Creates or migrates the database once, before any worker touches it; gives its address.
+def ensure_store(workspace: Path, say: Say = to_stderr, new: bool = True) -> str:
+    """Creates or migrates the database once, before any worker uses it. Returns its URI.
 
-    The database of a workspace that has moved is told where its artifacts are now. Raises UserError where the workspace
-    cannot be written, or is not there though it should not be `new`.
+    In the database of a workspace that has moved, the location of the artifacts is updated. Raises UserError where the
+    workspace cannot be written, or where it does not exist and must not be `new`.
     """
     uri, home = tracking_uri(workspace), Workspace(workspace)
     file = database_file(uri)
@@ -89,10 +89,10 @@ def open_store(workspace: Path, say: Say = to_stderr, new: bool = True) -> str:
 
 @contextmanager
 def _alone(uri: str, file: Path | None, say: Say) -> Iterator[None]:
-    """Holds off other processes that would create or migrate the same database."""
+    """Keeps other processes from creating or migrating the same database."""
     if file is not None:
         if not file.parent.is_dir():
-            raise UserError(f"{shown(uri)}: there is no folder {file.parent}; make it first.")
+            raise UserError(f"{shown(uri)}: there is no folder {file.parent}; create it first.")
         with locked(file.with_name(f"{file.name}.lock"), SETUP, say, 0.5):
             yield
     elif uri.startswith("postgresql"):
@@ -104,72 +104,71 @@ def _alone(uri: str, file: Path | None, say: Say) -> Iterator[None]:
 
 @contextmanager
 def postgres_lock(address: str, why: str, say: Say = to_stderr, silence: float = FROZEN_SECONDS) -> Iterator[None]:
-    """Holds off others on the same PostgreSQL database. The lock is released when its holder is gone, and also when it
-    has been frozen for `silence` seconds: it ends with a transaction that the server cuts off unless the holder says
-    something in it."""
+    """Holds a lock on a PostgreSQL database. It is released when its holder is gone or has been frozen for `silence`
+    seconds: it belongs to a transaction that the server ends unless the holder sends statements regularly."""
     try:
         import psycopg
-    except ImportError:  # another driver; whoever connects next says what is missing
+    except ImportError:  # another driver; the next connection reports what is missing
         yield
         return
     number = int.from_bytes(hashlib.sha256(b"workbench: first use").digest()[:8], "big", signed=True)
     plain = "postgresql://" + address.partition("://")[2]
-    limit = round(silence * 1000)  # ms; of a connection that has gone without a word, too
+    limit = round(silence * 1000)  # ms; also for a connection that was lost without notice
     with psycopg.connect(plain, tcp_user_timeout=limit, autocommit=True) as connection:
-        said = False
+        reported = False
         connection.execute("BEGIN")
         connection.execute(f"SET LOCAL idle_in_transaction_session_timeout = {limit}")
         while not connection.execute("SELECT pg_try_advisory_xact_lock(%s)", [number]).fetchall()[0][0]:
-            if not said:
+            if not reported:
                 say(f"waiting: {why} ({shown(plain)})")
-                said = True
+                reported = True
             time.sleep(0.1)
         done = threading.Event()
 
-        def speak() -> None:
-            with suppress(psycopg.Error):  # the lock is gone, and what is done under it goes on alone
+        def keep_alive() -> None:
+            with suppress(psycopg.Error):  # the lock is lost; the work under it continues without it
                 while not done.wait(silence / 5):
                     connection.execute("SELECT 1")
 
-        speaking = threading.Thread(target=speak, daemon=True)
-        speaking.start()
+        thread = threading.Thread(target=keep_alive, daemon=True)
+        thread.start()
         try:
             yield
         finally:
             done.set()
-            speaking.join()
+            thread.join()
             with suppress(psycopg.Error):
                 connection.execute("COMMIT")
 
 
 def has_tables(file: Path) -> bool:
-    """Whether a file is an MLflow database, and not one whose making was cut short."""
+    """Returns whether a file is a complete MLflow database. Raises UserError where it is no database."""
     if not file.is_file() or not file.stat().st_size:
         return False
     try:
         with closing(sqlite3.connect(read_only_uri(file, False), uri=True, timeout=20)) as connection:
             return bool(connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'runs'").fetchall())
     except sqlite3.DatabaseError as error:
-        raise UserError(f"{file}: this is no database that can be read ({first_line(error)}).") from error
+        raise UserError(f"{file}: this is not a readable database ({first_line(error)}).") from error
 
 
 def _create(file: Path) -> None:
-    """A new MLflow database, which is seen whole or not at all."""
+    """Creates a new MLflow database atomically."""
     from mlflow.tracking import MlflowClient
 
-    made, whole = (file.with_name(f"{file.name}.{end}") for end in ("making", "part"))
-    for left in (made, whole):
+    new, whole = (file.with_name(f"{file.name}.{end}") for end in ("making", "part"))
+    for left in (new, whole):
         left.unlink(missing_ok=True)
-    MlflowClient(database_uri(made)).search_experiments(max_results=1)
-    with closing(sqlite3.connect(made)) as source, closing(sqlite3.connect(whole)) as target:
+    MlflowClient(database_uri(new)).search_experiments(max_results=1)
+    with closing(sqlite3.connect(new)) as source, closing(sqlite3.connect(whole)) as target:
         source.backup(target)
         target.execute("PRAGMA journal_mode=WAL")
     os.replace(whole, file)
-    made.unlink()
+    new.unlink()
 
 
 def _migrate(uri: str) -> None:
-    """Has MLflow look at the database, and make what is missing. Raises UserError where it is of another version."""
+    """Lets MLflow open the database and create missing tables. Raises UserError where it is of another version."""
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
@@ -179,25 +178,25 @@ def _migrate(uri: str) -> None:
         if "out-of-date database schema" not in str(error):
             raise
         raise UserError(
-            f"{shown(uri)}: it was made by another version of MLflow; keep a copy of it, then run `mlflow db upgrade"
+            f"{shown(uri)}: it was created by another version of MLflow; back it up, then run `mlflow db upgrade"
             f" '{shown(uri)}'`."
         ) from error
 
 
 def _readdress(file: Path, artifacts: str, say: Say) -> None:
-    """Has the database say where its artifacts are now, after the workspace was moved, copied or mounted elsewhere."""
+    """Updates the location of artifacts in the database, after the workspace was moved, copied or mounted elsewhere."""
     with closing(sqlite3.connect(file, timeout=60)) as connection, connection:
-        found = connection.execute("SELECT artifact_location FROM experiments WHERE name = ?", [EXPERIMENT]).fetchone()
-        if found is None or found[0] == artifacts or not str(found[0]).startswith("file:"):
+        row = connection.execute("SELECT artifact_location FROM experiments WHERE name = ?", [EXPERIMENT]).fetchone()
+        if row is None or row[0] == artifacts or not str(row[0]).startswith("file:"):
             return
-        old = str(found[0])
+        old = str(row[0])
         for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
             connection.execute(
                 f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} = ? OR substr({column}, 1,"
                 " ?) = ?",
                 [artifacts, len(old) + 1, old, len(old) + 1, old + "/"],
             )
-    say(f"this workspace was at {_folder(old)}; its runs now say that their files are in {_folder(artifacts)}")
+    say(f"this workspace was at {_folder(old)}; its runs now refer to files in {_folder(artifacts)}")
 
 
 def _folder(artifacts: str) -> str:

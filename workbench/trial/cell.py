@@ -1,4 +1,4 @@
-"""A cell, which is one trial to run, keyed by the hash of its resolved configuration; and how it ended."""
+"""A cell: one trial to run, identified by the hash of its resolved configuration. And its ending."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -12,9 +12,8 @@ from workbench.randomness import key
 
 @dataclass(frozen=True)
 class Cell:
-    """One trial to run: `values` are its factor levels, `key` the hash of all that decides its result, `arm` the levels
-    of its arm as people read them, such as `hard_ratio=0.5`; `label` is the same, with its number where it is a trial
-    of a search."""
+    """One trial to run. `values` are its factor levels, `key` the hash of everything that decides its result. `arm` is
+    the readable label of its arm, such as `hard_ratio=0.5`; `label` is the same, plus the number of a search trial."""
 
     values: dict[str, Any]
     seed: int
@@ -22,7 +21,7 @@ class Cell:
     key: str
     label: str
     arm: str
-    searching: int | None = None  # its number within the search of its arm; None for a trial that the answer rests on
+    searching: int | None = None  # its number in the search of its arm; None for a trial that the answer rests on
 
     @property
     def name(self) -> str:
@@ -31,8 +30,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Ending:
-    """How a cell ended. `value` is the primary metric, of a trial of a search on the validation split (None where it
-    diverged); `curve` the course of the primary metric on the validation split: step -> value."""
+    """How a cell ended. `value` is the primary metric, for a search trial on the validation split; None where it
+    diverged. `curve` is the primary metric on the validation split: step -> value."""
 
     run_id: str
     outcome: Outcome
@@ -41,8 +40,9 @@ class Ending:
 
 
 def arm_label(values: dict[str, Any], baseline: dict[str, Any]) -> str:
-    """Factor levels as people read them: the last part of each key and its level; where several settings end alike,
-    such as `weight`, the last two parts. Of more than two, those that differ from the baseline's."""
+    """Returns a readable label of factor levels: the last part of each key and its level. Where several settings share
+    the last part, such as `weight`, it uses the last two parts. Of more than two levels, it shows those that differ
+    from the baseline's."""
     if len(values) > 2:
         values = {name: level for name, level in values.items() if level != baseline.get(name)}
         if not values:
@@ -63,10 +63,10 @@ def make_cell(experiment: Experiment, values: dict[str, Any], seed: int) -> Cell
 
 
 def cell_key(settings: str, seed: int) -> str:
-    """The key of a cell with settings of this hash."""
+    """Returns the key of a cell from the hash of its settings and its seed."""
     return f"{key('cell', settings, seed):016x}"
 
 
 def settings_key(settings: Settings) -> str:
-    """A hash of the settings that can change a result."""
+    """Returns a hash of the settings that can change a result."""
     return f"{key('settings', telling(settings)):016x}"

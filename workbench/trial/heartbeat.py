@@ -1,4 +1,4 @@
-"""Who works on a trial, and whether that worker still lives."""
+"""The worker of a trial, and whether it is still alive."""
 
 import json
 import os
@@ -13,15 +13,15 @@ from typing import Any
 
 from workbench.files import write_whole
 
-LEASE = float(os.environ.get("WB_LEASE", "60"))  # seconds without a beat after which a worker counts as dead
+LEASE = float(os.environ.get("WB_LEASE", "60"))  # seconds without a heartbeat after which a worker counts as dead
 
-REMEMBERED = 7 * 86400.0  # seconds for which a beat that nobody asks about is kept
+REMEMBERED = 7 * 86400.0  # seconds for which the last sighting of a heartbeat is kept
 
 
 @dataclass(frozen=True)
 class Holder:
-    """The worker of a trial: `host` tells machines (and containers) apart, `started` a process from a later one of the
-    same number."""
+    """The worker of a trial. `host` identifies the machine (or container); `started` distinguishes a process from a
+    later one with the same process id."""
 
     host: str
     pid: int
@@ -33,18 +33,18 @@ class Holder:
         return cls(_this_host(), os.getpid(), _started(os.getpid()), name)
 
     def dead(self) -> bool:
-        """Whether it is known to be dead, which only its own host can tell."""
+        """Returns whether it is known to be dead. Only its own host can know this."""
         return self.host == _this_host() and _started(self.pid) != self.started
 
 
 class Watch:
-    """Tells trials whose worker no longer renews its lease, by this machine's clock alone."""
+    """Detects trials whose worker no longer renews its lease, using only this machine's clock."""
 
     def __init__(self) -> None:
         self.seen: dict[int, tuple[int, float]] = {}
 
     def lapsed(self, trial_id: int, holder: Holder, beat: int) -> bool:
-        """To be asked again and again: the beat must have stood still for a whole lease."""
+        """Returns whether the heartbeat has not changed for a whole lease. Call it repeatedly."""
         if holder.dead():
             return True
         known = self.seen.get(trial_id)
@@ -54,14 +54,13 @@ class Watch:
         return time.monotonic() - known[1] > LEASE
 
     def forget(self) -> None:
-        """After a time in which nothing could be read: a beat may have been missed."""
+        """Discards all sightings after an outage of the storage: a heartbeat may have been missed."""
         self.seen.clear()
 
 
 class Sightings:
-    """Beats as this machine has seen them at earlier looks, kept in a file, so that a command which ends at once can
-    tell a silent worker of another machine, too, when it is given a second time a lease later. As in `Watch` this
-    machine's clock alone counts."""
+    """Heartbeats that this machine has seen earlier, kept in a file. A short command can therefore detect a dead worker
+    of another machine when it is run again a lease later. Like `Watch`, it uses only this machine's clock."""
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / f"seen-{socket.gethostname()}.json"
@@ -71,24 +70,24 @@ class Sightings:
             self.before = json.loads(self.file.read_text(encoding="utf-8"))
 
     def silent(self, name: str, beat: int) -> bool:
-        """Whether the beat of this name has stood still for a lease, as far as it was looked at."""
+        """Returns whether the heartbeat of this name has not changed for a lease, judging by earlier sightings."""
         known, at = self.before.get(name, (None, 0.0)), time.time()
         self.now[name] = known if known[0] == beat else (beat, at)
         return bool(at - self.now[name][1] > LEASE)
 
     def keep(self) -> None:
-        """For the next look, where there was anything to see; where nothing can be written, that will be as the first
-        one."""
+        """Saves the sightings for the next command, if there are any. If the file cannot be written, the next command
+        starts without sightings."""
         if not self.now:
             return
-        recent = {name: each for name, each in self.before.items() if time.time() - each[1] < REMEMBERED}
+        recent = {name: seen for name, seen in self.before.items() if time.time() - seen[1] < REMEMBERED}
         with suppress(OSError):
             write_whole(self.file, json.dumps(recent | self.now).encode())
 
 
 class Beating:
-    """Renews a lease from a thread: `beat({"beat": n, "step": ..., "steps": ...})` every quarter of it; False says that
-    it is lost."""
+    """Renews a lease from a thread: it calls `beat({"beat": n, "step": ..., "steps": ...})` every quarter of a lease.
+    `beat` returns False where the lease is lost."""
 
     def __init__(self, beat: Callable[[dict[str, Any]], bool]) -> None:
         self.beat, self.at, self.count = beat, {"step": 0, "steps": 0}, 0
@@ -102,7 +101,7 @@ class Beating:
         self.thread.join()
 
     def renew(self) -> None:
-        """Tries now; what cannot be reached may be reached next time."""
+        """Tries to renew the lease now. A storage that cannot be reached is tried again next time."""
         self.tried = time.monotonic()
         self.count += 1
         self.trying = True
@@ -112,8 +111,8 @@ class Beating:
         self.trying = False
 
     def overdue(self) -> bool:
-        """Whether nothing was tried for a whole lease: this process was frozen, and may have lost it meanwhile. Not
-        while a storage that is away lets the thread wait."""
+        """Returns whether no renewal was tried for a whole lease: this process was frozen and may have lost the lease.
+        False while the thread waits for an unreachable storage."""
         return not self.trying and time.monotonic() - self.tried > LEASE
 
     def _run(self) -> None:
@@ -122,7 +121,7 @@ class Beating:
 
 
 def _this_host() -> str:
-    """This machine, or this container of it: processes are only told apart within it."""
+    """Returns an id of this machine or container, within which process ids are unique."""
     parts = [socket.gethostname()]
     for path in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
         with suppress(OSError):
@@ -131,7 +130,7 @@ def _this_host() -> str:
 
 
 def _started(pid: int) -> str:
-    """When a process of this host began, in the kernel's ticks; empty where there is no such process."""
+    """Returns when a process of this host started, in the kernel's ticks; empty where there is no such process."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:

@@ -1,5 +1,5 @@
-"""The right to work on a trial: held by one worker, renewed while it lives, and gone once another has taken the trial
-over."""
+"""The lease of a trial: the right to work on it. One worker holds and renews it; another worker takes the trial over
+once the lease has expired."""
 
 import dataclasses
 import time
@@ -14,37 +14,37 @@ from workbench.trial.heartbeat import Beating
 
 
 class LeaseLost(Exception):
-    """Another worker took the trial over, because this one gave no sign of life for too long."""
+    """Another worker took the trial over, because this one sent no heartbeat for too long."""
 
 
 class Lease(Protocol):
-    """A trial that is ours until it ends, by exactly one of `complete`, `fail` and `release`."""
+    """A trial that is ours until exactly one of `complete`, `fail` and `release` ends it."""
 
     @property
     def cell(self) -> Cell: ...
 
     @property
     def lost(self) -> bool:
-        """Whether another worker is known to have the trial now; asks the storage only after a time in which this
-        process was frozen."""
+        """Whether another worker is known to have the trial now. Reads the storage only after this process was
+        frozen."""
 
     def tell(self, step: int, steps: int) -> None:
-        """How far the trial is, for those who watch the study."""
+        """Reports the progress of the trial to those who watch the study."""
 
     def held(self) -> None:
-        """Raises LeaseLost where the trial is no longer ours, as the storage has it now."""
+        """Raises LeaseLost where the trial is no longer ours, according to the storage."""
 
     def complete(self, ending: Ending) -> None:
-        """Writes down how the trial ended. Raises LeaseLost where another worker has ended it before."""
+        """Records how the trial ended. Raises LeaseLost where another worker has ended it before."""
 
     def fail(self, reason: str) -> None:
-        """An error of the trial's own, which counts against its retries."""
+        """Records an error of the trial itself, which counts against its retries."""
 
     def release(self) -> None:
-        """Gives the trial back, to be gone on with by whoever comes next."""
+        """Gives the trial back, to be resumed by the next worker."""
 
     def let_go(self) -> None:
-        """Renews the lease no more, whatever has been written down; others find out in time."""
+        """Stops renewing the lease, whatever has been recorded; other workers will find it expired."""
 
 
 class Owned:
@@ -89,14 +89,14 @@ class Owned:
         return True
 
     def _end(self, state: TrialState, value: float | None = None, **attributes: Any) -> bool:
-        """Whether it was for us to end the trial."""
+        """Ends the trial. Returns whether it was still ours."""
         ours = end_trial(self.storage, self.trial_id, state, value, **attributes)
         self.beating.end()
         return ours
 
 
 class _EndsElsewhere:
-    """What is told or ended under a lease that this process does not keep: nothing."""
+    """A lease that another process keeps: reporting and ending do nothing here."""
 
     def tell(self, step: int, steps: int) -> None:
         pass
@@ -115,8 +115,8 @@ class _EndsElsewhere:
 
 
 class Borrowed(_EndsElsewhere):
-    """What the first of several processes of a trial works under: another process holds the lease, renews it, and
-    writes the ending."""
+    """The lease of the first of several processes of a trial: another process holds it, renews it, and records the
+    ending."""
 
     def __init__(self, storage: BaseStorage, trial_id: int, cell: Cell) -> None:
         self.storage, self.trial_id, self.cell = storage, trial_id, cell
@@ -129,8 +129,8 @@ class Borrowed(_EndsElsewhere):
 
 
 class Unleased(_EndsElsewhere):
-    """What a trial works under that nobody else could take: one run again, or the further processes of one. Nothing to
-    keep or to end."""
+    """The lease of a trial that no other worker could take: a reproduction, or the further processes of a trial. There
+    is nothing to renew or to end."""
 
     lost = False
 
@@ -144,13 +144,14 @@ class Unleased(_EndsElsewhere):
 def end_trial(
     storage: BaseStorage, trial_id: int, state: TrialState, value: float | None = None, **attributes: Any
 ) -> bool:
-    """Whether the trial has now ended as said, and had not ended otherwise before. Safe to repeat where an answer was
-    lost."""
+    """Ends a trial. Returns whether it has ended in this way now; False where it had ended differently before. Safe to
+    repeat after a lost reply."""
     try:
-        for name, each in attributes.items():
-            storage.set_trial_user_attr(trial_id, name, each)
+        for name, attribute in attributes.items():
+            storage.set_trial_user_attr(trial_id, name, attribute)
         storage.set_trial_state_values(trial_id, state, None if value is None else [value])
     except UpdateFinishedTrialError:
-        there = storage.get_trial(trial_id)
-        return there.state == state and all(there.user_attrs.get(name) == each for name, each in attributes.items())
+        ended = storage.get_trial(trial_id)
+        same = (ended.user_attrs.get(name) == attribute for name, attribute in attributes.items())
+        return ended.state == state and all(same)
     return True

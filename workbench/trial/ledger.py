@@ -1,9 +1,9 @@
-"""The Optuna study as the ledger of cells: who works on which, and how each ended.
+"""The Optuna study as the ledger of cells: which worker has which cell, and how each cell ended.
 
-Every attempt at a cell is one trial. It waits, runs, and ends for good: complete, pruned (also: diverged) or failed.
-The storage lets one worker alone take a waiting trial, and nobody change one that has ended; all else follows from
-that. A trial whose worker has died is failed by whoever sees it first, and its cell is tried again from its last
-checkpoint.
+Every attempt at a cell is one trial. It waits, runs, and finally ends: complete, pruned (or diverged) or failed. The
+storage guarantees that only one worker takes a waiting trial, and that an ended trial never changes; everything else
+follows from that. The first worker that sees a trial of a dead worker marks it as failed, and its cell is resumed from
+its last checkpoint.
 """
 
 import dataclasses
@@ -26,18 +26,18 @@ from workbench.trial.heartbeat import Beating, Holder, Sightings, Watch
 from workbench.trial.lease import Owned, end_trial
 from workbench.trial.storage import open_storage
 
-DEATHS = 5  # workers that may die over a cell without getting it any further
+DEATHS = 5  # workers that may die on a cell without any progress
 PREFIX = "wb:"
-LOST = "lost"  # the attribute of a study with the runs that were removed from MLflow for good
-AGREED = "agreed:"  # the study beside one that keeps what its processes agree on
-PROCESS = "process"  # the attribute of a study that names the process which runs its sweep
+LOST = "lost"  # the attribute of a study with the runs that were permanently removed from MLflow
+AGREED = "agreed:"  # prefix of the helper study that stores what a study's processes agree on
+PROCESS = "process"  # the attribute of a study that names the process running its sweep
 GATE = "gate"  # the attribute of a study with what may be claimed
-START = "start"  # the attribute of a study that counts its starts, and of an attempt that says for which it was made
+START = "start"  # the attribute of a study that counts its starts, and of an attempt with the start it belongs to
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """A trial that runs: at which `step` of `steps` its `worker` was last heard of."""
+    """A running trial. Its `worker` last reported `step` of `steps`."""
 
     cell_key: str
     name: str
@@ -48,9 +48,8 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Failed:
-    """An attempt that came to nothing. `start`: for which start of the sweep it was made, 0 where that was not yet
-    counted; `counts`: by an error of the trial's own; `died_at`: the step at which a worker that died was last heard
-    of."""
+    """A failed attempt. `start`: the start of the sweep it belongs to, 0 where starts were not counted yet. `counts`:
+    an error of the trial itself. `died_at`: the last step that a dead worker reported."""
 
     start: int
     counts: bool
@@ -60,9 +59,8 @@ class Failed:
 
 @dataclass(frozen=True)
 class Gate:
-    """What workers may claim where the sweep is `limited` in time: trials of seeds below `until`, none yet where it is
-    None, and, until the gate is `closed`, those of a search. A closed gate lets nothing through that it has not let
-    through before."""
+    """What workers may claim in a sweep that is `limited` in time: trials of seeds below `until` (None: none yet) and,
+    until the gate is `closed`, search trials. A closed gate lets no further trials through."""
 
     until: int | None = None
     closed: bool = False
@@ -74,14 +72,13 @@ class Gate:
         return not self.closed if searching else self.until is not None and seed < self.until
 
     def waits(self) -> bool:
-        """Whether it may yet let more through."""
+        """Returns whether it may still let more trials through."""
         return self.limited and not self.closed
 
 
 class Book:
-    """A study's trials by their cell. What has ended never changes, so that it is taken in once, and a look at a study
-    of thousands of cells costs little more than what is new. `lost`: runs that are gone, so that their endings do not
-    count."""
+    """A study's trials by their cell. Ended trials never change, so each is read once, and updating a study of
+    thousands of cells costs little more than its new trials. `lost`: runs that are gone, whose endings do not count."""
 
     def __init__(self, lost: frozenset[str] = frozenset()) -> None:
         self.lost = lost
@@ -106,7 +103,7 @@ class Book:
                 self.failed.setdefault(cell, []).append(_failed(trial))
             elif trial.user_attrs["ending"]["run_id"] in self.lost:
                 continue
-            elif trial.number < self.by.get(cell, trial.number + 1):  # of two, every process means the older one
+            elif trial.number < self.by.get(cell, trial.number + 1):  # of two endings, the older one counts everywhere
                 self.by[cell], self.endings[cell] = trial.number, _ending(trial)
 
     def running(self) -> list[FrozenTrial]:
@@ -114,17 +111,17 @@ class Book:
 
 
 def _ending(trial: FrozenTrial) -> Ending:
-    told = trial.user_attrs["ending"]
-    return Ending(**told | {"curve": {int(step): value for step, value in told["curve"].items()}})
+    stored = trial.user_attrs["ending"]
+    return Ending(**stored | {"curve": {int(step): value for step, value in stored["curve"].items()}})
 
 
 def _failed(trial: FrozenTrial) -> Failed:
-    told = trial.user_attrs
-    return Failed(told.get(START, 0), bool(told.get("counts")), told.get("reason", ""), told.get("died_at"))
+    stored = trial.user_attrs
+    return Failed(stored.get(START, 0), bool(stored.get("counts")), stored.get("reason", ""), stored.get("died_at"))
 
 
 class Ledger:
-    """What is known of a study's cells; every process opens its own."""
+    """The state of a study's cells. Every process opens its own instance."""
 
     def __init__(self, storage: BaseStorage, name: str) -> None:
         self.name = name
@@ -138,60 +135,61 @@ class Ledger:
         return cls(open_storage(address, workspace), name)
 
     def agreed(self, what: str, propose: Callable[[], str]) -> str:
-        """What all processes that ask for it agree on, on whatever machine: what the first of them has proposed.
+        """Returns a value that all processes on all machines agree on: the first proposal.
 
-        Proposals are kept beside the study, as trials of another one, since every storage sets these in one order for
-        all.
+        Proposals are stored as trials of a separate helper study, since every storage orders trials identically for all
+        processes.
         """
-        beside = optuna.create_study(storage=self.storage, study_name=AGREED + self.name, load_if_exists=True)
+        helper = optuna.create_study(storage=self.storage, study_name=AGREED + self.name, load_if_exists=True)
 
         def first() -> str | None:
-            made = [trial for trial in beside.get_trials(deepcopy=False) if what in trial.user_attrs]
-            return str(min(made, key=lambda trial: trial.number).user_attrs[what]) if made else None
+            proposals = [trial for trial in helper.get_trials(deepcopy=False) if what in trial.user_attrs]
+            return str(min(proposals, key=lambda trial: trial.number).user_attrs[what]) if proposals else None
 
-        if (found := first()) is not None:
-            return found
+        if (agreed := first()) is not None:
+            return agreed
         proposal = create_trial(state=TrialState.FAIL, user_attrs={what: propose()})
-        self.storage.create_new_trial(beside._study_id, template_trial=proposal)
-        found = first()
-        assert found is not None
-        return found
+        self.storage.create_new_trial(helper._study_id, template_trial=proposal)
+        agreed = first()
+        assert agreed is not None
+        return agreed
 
     def sweep(self) -> str:
-        """The sweep's own name, which no other sweep has, however alike they are called; it stays with the study."""
+        """Returns the sweep's unique name, which stays with the study. Sweeps of the same title have different ones."""
         if (known := self.study.user_attrs.get("sweep")) is None:
             known = self.agreed("sweep", lambda: uuid.uuid4().hex)
             self.study.set_user_attr("sweep", known)
         return str(known)
 
     def forget(self, run_ids: Iterable[str]) -> None:
-        """Counts trials that have ended as if they had never been, since their runs are gone for good."""
+        """Ignores ended trials whose runs are permanently gone, so that they run again."""
         self.book = Book(self.book.lost | frozenset(run_ids))
         self.study.set_user_attr(LOST, sorted(self.book.lost))
 
     def endings(self) -> dict[str, Ending]:
-        """Cell key -> how it ended, of every cell that needs no more work."""
+        """Returns cell key -> ending for every cell that needs no more work."""
         return dict(self._read().endings)
 
     def failures(self, cell: Cell, start: int = 0) -> list[str]:
-        """Why attempts at the cell have failed since this start of the sweep; the deaths of workers not counted."""
+        """Returns why attempts at the cell failed since this start of the sweep. Deaths of workers do not count."""
         return self.all_failures(start).get(cell.key, [])
 
     def all_failures(self, start: int = 0) -> dict[str, list[str]]:
-        """Cell key -> what `failures` says of it, of the cells that have any."""
+        """Returns cell key -> `failures` of the cell, for the cells that have any."""
         reasons = {
-            cell: [each.reason for each in failed if each.counts and each.start >= start]
+            cell: [attempt.reason for attempt in failed if attempt.counts and attempt.start >= start]
             for cell, failed in self._read().failed.items()
         }
-        return {cell: told for cell, told in reasons.items() if told}
+        return {cell: listed for cell, listed in reasons.items() if listed}
 
     def unfinished(self) -> set[str]:
-        """The keys of the cells that were tried and have not ended."""
+        """Returns the keys of the cells that were tried and have not ended."""
         book = self._read()
         return {*book.failed, *book.open} - set(book.endings)
 
     def running(self, sightings: Sightings | None = None) -> list[Attempt]:
-        """The trials that somebody works on, as far as it can be told: of workers of other machines by `sightings`."""
+        """Returns the trials that are running, as far as it is known. `sightings` detect dead workers of other
+        machines."""
         return [
             Attempt(
                 trial.user_attrs["cell_key"],
@@ -213,7 +211,8 @@ class Ledger:
 
     @contextmanager
     def attended(self, name: str) -> Iterator[None]:
-        """While this process runs the study's sweep, so that others can tell when it no longer does."""
+        """Marks this process as the one that runs the study's sweep, so that others can detect when it no longer
+        does."""
         holder = dataclasses.asdict(Holder.me(name))
 
         def beat(at: dict[str, Any]) -> bool:
@@ -226,22 +225,22 @@ class Ledger:
             yield
         finally:
             beating.end()
-            with suppress(Exception):  # an outage: the process will be missed all the same
+            with suppress(Exception):  # an outage: others will detect the end by the missing heartbeat
                 self.study.set_user_attr(PROCESS, {})
 
     def is_attended(self, sightings: Sightings) -> bool | None:
-        """Whether a process runs the study's sweep now; None where that was not yet written down."""
-        told = self.study.user_attrs.get(PROCESS)
-        if not told:
-            return None if told is None else False
+        """Returns whether a process runs the study's sweep now; None where the study does not record it."""
+        process = self.study.user_attrs.get(PROCESS)
+        if not process:
+            return None if process is None else False
         return not (
-            Holder(**told["holder"]).dead()
-            or sightings.silent(f"{self.name}/process {told['holder']['pid']}", told["beat"])
+            Holder(**process["holder"]).dead()
+            or sightings.silent(f"{self.name}/process {process['holder']['pid']}", process["beat"])
         )
 
     @property
     def gate(self) -> Gate:
-        """What may be claimed; everything where no sweep has said otherwise."""
+        """What may be claimed; everything where no sweep has set a limit."""
         return Gate(**self.study.user_attrs.get(GATE, {}))
 
     def set_gate(self, gate: Gate) -> None:
@@ -250,20 +249,20 @@ class Ledger:
 
     @property
     def start(self) -> int:
-        """The number of the last start, 0 where starts were not yet counted."""
+        """The number of the last start, 0 where starts were not counted yet."""
         return int(self.study.user_attrs.get(START, 0))
 
     def next_start(self) -> int:
-        """The number of a new start of the sweep, whose failures alone count from now on. Starts are counted, since the
-        clocks of two machines cannot be compared. Two starts at the same moment may share a number, and then failures,
-        too."""
+        """Returns the number of a new start of the sweep. From now on only its failures count. Starts are numbered,
+        since the clocks of two machines cannot be compared. Two simultaneous starts may share a number and thus their
+        failures."""
         start = self.start + 1
         self.study.set_user_attr(START, start)
         return start
 
     def claim(self, cells: Iterable[Cell], retries: int, start: int, worker: str) -> Owned | None:
-        """The first of `cells` that nobody works on and that is neither ended nor failed for good, now ours. `start`:
-        the number of the sweep's start that this is for."""
+        """Claims the first of `cells` that no worker has and that has neither ended nor finally failed. Returns its
+        lease, or None. `start`: the number of the sweep's start."""
         book = self._read()
         if self._bury_the_dead(book):
             book = self._read()
@@ -278,7 +277,7 @@ class Ledger:
         return None
 
     def open_cells(self, cells: Iterable[Cell], retries: int, start: int) -> list[Cell]:
-        """The cells that still need work, ours or another's."""
+        """Returns the cells that still need work, by this worker or another one."""
         book = self._read()
         return [
             cell
@@ -287,14 +286,14 @@ class Ledger:
         ]
 
     def _bury_the_dead(self, book: Book) -> bool:
-        """Fails the trials whose workers give no more sign of life; whether there were any."""
+        """Marks the trials of dead workers as failed. Returns whether there were any."""
         buried = False
         for trial in book.running():
-            # Between taking a trial and signing it there is a moment in which the worker may die.
-            there = Holder(**trial.user_attrs.get("holder", {"host": "", "pid": 0, "started": "", "name": ""}))
+            # A worker may die after it has taken a trial and before it has recorded itself as the holder.
+            holder = Holder(**trial.user_attrs.get("holder", {"host": "", "pid": 0, "started": "", "name": ""}))
             beat = trial.user_attrs.get("beat", {})
-            if self.watch.lapsed(trial._trial_id, there, beat.get("beat", 0)):
-                reason = f"its worker {there.name} gave no more sign of life"
+            if self.watch.lapsed(trial._trial_id, holder, beat.get("beat", 0)):
+                reason = f"its worker {holder.name} sent no more heartbeats"
                 end_trial(self.storage, trial._trial_id, TrialState.FAIL, reason=reason, died_at=beat.get("step", 0))
                 buried = True
         return buried
@@ -307,10 +306,10 @@ class Ledger:
                 return None
         except UpdateFinishedTrialError:
             return None
-        if waiting:  # left behind by a worker that died before it took it, perhaps for an earlier start
+        if waiting:  # left by a worker that died before taking it, perhaps for an earlier start
             self.storage.set_trial_user_attr(trial_id, START, start)
         self.storage.set_trial_user_attr(trial_id, "holder", dataclasses.asdict(Holder.me(worker)))
-        # Two workers may have enqueued the cell at the same moment: the older trial is the one that counts.
+        # Two workers may have enqueued the cell at the same moment: the older trial counts.
         book = self._read()
         older = [trial for trial in book.open.get(cell.key, []) if trial._trial_id < trial_id]
         if older or cell.key in book.endings:
@@ -319,7 +318,7 @@ class Ledger:
         return Owned(self.storage, trial_id, cell)
 
     def _enqueue(self, cell: Cell, start: int) -> int:
-        # Levels that are words stand in `cell` alone, since Optuna refuses a categorical axis that grows.
+        # Text levels are only in `cell`, since Optuna refuses a categorical parameter that gets new choices.
         axes = {
             name: float(level)
             for name, level in cell.values.items()
@@ -340,17 +339,18 @@ class Ledger:
 
 
 def given_up(failed: list[Failed], retries: int, start: int) -> bool:
-    """Whether a cell with these attempts is to be left alone."""
-    recent = [each for each in failed if each.start >= start]
-    if sum(each.counts for each in recent) > retries:
+    """Returns whether a cell with these failed attempts must not be tried again."""
+    recent = [attempt for attempt in failed if attempt.start >= start]
+    if sum(attempt.counts for attempt in recent) > retries:
         return True
-    # A trial that takes its worker down, say for lack of memory, must not do so for ever.
-    deaths = [each.died_at for each in recent if each.died_at is not None]
+    # A trial that kills its worker, for example for lack of memory, must not do so forever.
+    deaths = [attempt.died_at for attempt in recent if attempt.died_at is not None]
     return len(deaths) >= DEATHS and len(set(deaths[-DEATHS:])) == 1
 
 
 def _study(storage: BaseStorage, name: str) -> optuna.Study:
-    """Optuna's study of that name; one that is there is not written to, so that it can be looked at."""
+    """Returns Optuna's study of that name. An existing study is only read, so that it can be inspected without
+    changes."""
     with suppress(KeyError):
         return optuna.load_study(study_name=name, storage=storage)
     return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
@@ -365,7 +365,7 @@ def names_of_studies(storage: BaseStorage) -> list[str]:
 
 
 def existing(storage: BaseStorage, name: str) -> Ledger:
-    """The ledger of a study that is there; raises UserError where it is not."""
+    """Returns the ledger of an existing study. Raises UserError where there is none."""
     known = names_of_studies(storage)
     if name not in known:
         listed = f"there is {', '.join(known)}" if known else "there is none yet"

@@ -1,18 +1,18 @@
-"""How much the libraries may say beside what we say; for processes at their start."""
+"""Limits the log messages of libraries; for the start of each process."""
 
 import logging
 import os
 
 from workbench.tracking.store import QUIET
 
-# timm remarks on every tensor of a classifier that a feature extractor has no use for; what lacks is checked by us.
+# timm warns about every classifier tensor that a feature extractor does not use; we check missing tensors ourselves.
 ERRORS_ALONE = ("timm.models._builder",)
-# MLflow puts levels back when it is imported; filters it leaves alone.
+# MLflow resets levels when it is imported, but keeps filters.
 ERRORS_THROUGH = ("mlflow.system_metrics.system_metrics_monitor", "mlflow.system_metrics.metrics.gpu_monitor")
 
 
 def quiet(studies: int = logging.ERROR) -> None:
-    """Lets libraries speak of errors alone; Optuna from the level `studies` on. To be called once by each process."""
+    """Lets libraries log only errors; Optuna from the level `studies` on. Call it once in each process."""
     import optuna
 
     transformers = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}

@@ -1,4 +1,4 @@
-"""One cell from claim to ending: its MLflow run, its training, how it ended."""
+"""Runs one cell from its claim to its ending: its MLflow run, its training, and its result."""
 
 import os
 import traceback
@@ -33,7 +33,7 @@ from workbench.training.pretrain import train
 from workbench.training.state import Damaged, read_undamaged, remove
 from workbench.trial.cell import Cell, Ending
 from workbench.trial.checkpoints import checkpoint_of
-from workbench.trial.job import Context, Goal, Job, Place
+from workbench.trial.job import Context, Goal, Job, WorkerSpec
 from workbench.trial.lease import Lease, LeaseLost
 from workbench.workspace import Workspace
 
@@ -43,8 +43,8 @@ SYSTEM_EVERY = 10  # seconds between two readings of processor, memory and GPU
 
 @dataclass
 class Course:
-    """Step -> the metric that a trial is judged by on its way, also what an earlier attempt has measured beyond its
-    checkpoint; `step`: the last one that this attempt has logged."""
+    """The curve (step -> value) of the metric that a trial is judged by during training, including what an earlier
+    attempt measured after its checkpoint. `step`: the last one that this attempt has logged."""
 
     metric: str
     curve: dict[int, float]
@@ -55,7 +55,7 @@ class Course:
             self.curve[step], self.step = metrics[self.metric], step
 
     def known(self) -> dict[int, float]:
-        """As far as this attempt has come."""
+        """Returns the curve up to the last step of this attempt."""
         return {step: value for step, value in self.curve.items() if step <= self.step}
 
     @property
@@ -65,7 +65,7 @@ class Course:
 
 @dataclass(frozen=True)
 class Trained:
-    """What training came to: the `final` metrics where it is finished; `remarks` are tags for the run."""
+    """The result of training: the `final` metrics where it finished; `remarks` are tags for the run."""
 
     outcome: Outcome
     final: dict[str, float]
@@ -79,11 +79,11 @@ class Trained:
 
 
 def _refuse_unmeasured(goal: Goal, prepared: Prepared) -> None:
-    """Before anything is trained: only the captions tell whether there are foils."""
+    """Raises UserError before any training where the primary metric needs foils and the captions yield too few."""
     if bare(goal.value) == "foil_accuracy" and not prepared.corpus.val.foil_kinds:
         raise UserError(
-            f"`primary`: `{goal.value}` cannot be measured, since too few foils can be made of the held-out captions;"
-            " give more pairs (`data.eval_pairs`) with English captions, or take another metric, such as"
+            f"`primary`: `{goal.value}` cannot be measured, since the held-out captions yield too few foils;"
+            " use more pairs (`data.eval_pairs`) with English captions, or another metric, such as"
             " `test/itm_auc`."
         )
 
@@ -91,41 +91,41 @@ def _refuse_unmeasured(goal: Goal, prepared: Prepared) -> None:
 def run_cell(
     job: Job, goal: Goal, lease: Lease, prepared: Prepared, context: Context, micro_batches: int = 0
 ) -> Ending:
-    """Trains a claimed cell, going on from its checkpoint, and logs it.
+    """Trains a claimed cell, resuming from its checkpoint, and logs it. Returns its ending.
 
-    Raises Stopped (or Interrupted) where it was asked to stop, LeaseLost where another worker has the trial now. Of
-    several processes only the first one logs. `micro_batches`: into so many the batch is cut for want of memory, 0 as
-    the settings have it.
+    Raises Stopped (or Interrupted) on a stop request, LeaseLost where another worker has the trial now. Of several
+    processes only the first one logs. `micro_batches`: number of micro-batches per batch, for lack of memory; 0: as in
+    the settings.
     """
-    cell, place, patience, world = lease.cell, context.place, context.patience, context.world
+    cell, spec, patience, world = lease.cell, context.spec, context.patience, context.world
     _refuse_unmeasured(goal, prepared)
-    checkpoint = checkpoint_of(place.workspace, job.study, cell.key)
+    checkpoint = checkpoint_of(spec.workspace, job.study, cell.key)
     if world.rank > 0:
         silent = Hooks(log=lambda *_: None, progress=lambda *_: None, stop=patience.stopped)
-        given = (cell, micro_batches, prepared, checkpoint)
-        return train_cell(*given, silent, world).ending("", goal, Course(goal.course, {}))
-    tracker = Tracker(job.uri, place.workspace)
-    patience(lease.held)  # before the run is said to be running: it may have ended elsewhere
+        trained = train_cell(cell, micro_batches, prepared, checkpoint, silent, world)
+        return trained.ending("", goal, Course(goal.course, {}))
+    tracker = Tracker(job.uri, spec.workspace)
+    patience(lease.held)  # before the run is marked as running: the trial may have ended elsewhere
     run_id, again = patience(lambda: start_run(tracker, job, cell, prepared))
     if not again:
-        remove(checkpoint)  # what an earlier run has measured before it is not in this one
-    # What an earlier attempt has measured before the checkpoint is not measured again.
+        remove(checkpoint)  # this run lacks what an earlier run measured before the checkpoint
+    # What an earlier attempt measured before the checkpoint is not measured again.
     course = Course(goal.course, patience(lambda: tracker.curve(run_id, goal.course)) if again else {})
     steps = cell.settings.optimisation.steps
 
-    with sending(tracker, run_id, place, again, patience) as sent:
-        for entry in sent.found:
+    with sending(tracker, run_id, spec, again, patience) as log:
+        for entry in log.entries:
             if goal.course in entry["metrics"]:
                 course.curve[entry["step"]] = entry["metrics"][goal.course]
 
         def on_step(step: int, figures: dict[str, float]) -> None:
             lease.tell(step, steps)
             pairs = {"pairs": float(cell.settings.optimisation.batch_size)}
-            context.emit(Stepped(place.name, cell.name, step, steps, figures | pairs))
+            context.emit(Stepped(spec.name, cell.name, step, steps, figures | pairs))
 
         def on_log(metrics: dict[str, float], step: int) -> None:
             if not lease.lost:  # else another worker logs the same, at another time
-                sent.log(metrics, step)
+                log.log(metrics, step)
             course.take(metrics, step)
 
         def persist(action: Callable[[], None]) -> None:
@@ -139,7 +139,7 @@ def run_cell(
             stop=Either(patience.stopped, lambda: lease.lost),
             say=patience.say,
             persist=persist,
-            keep_examples=lambda made: patience(lambda: tracker.attach(run_id, made, EXAMPLES)),
+            keep_examples=lambda examples: patience(lambda: tracker.attach(run_id, examples, EXAMPLES)),
             prune=lambda: goal.poor(course.known()),
         )
         try:
@@ -151,13 +151,13 @@ def run_cell(
         ending = trained.ending(run_id, goal, course)
         patience(lease.held)
         patience(lambda: keep_weights(checkpoint) if ending.outcome == "finished" else None)
-        sent.close()
+        log.close()
     patience(lambda: tracker.finish(run_id, tags=trained.remarks))
     return ending
 
 
 def start_run(tracker: Tracker, job: Job, cell: Cell, prepared: Prepared) -> tuple[str, bool]:
-    """The cell's run, and whether it has been started before. Safe to repeat."""
+    """Starts the cell's run. Returns its id and whether it had been started before. Safe to repeat."""
     sizes = {split: len(getattr(prepared.corpus, split)) for split in SPLITS}
     tags = TrialTags(
         study=job.study,
@@ -170,10 +170,10 @@ def start_run(tracker: Tracker, job: Job, cell: Cell, prepared: Prepared) -> tup
         warm_start=prepared.fingerprint,
         pairs=sizes,
     )
-    made = provenance()
+    now = provenance()
     written = tags.written()
     identity = {name: written.pop(name) for name in IDENTITY}
-    # A run from before sweeps had a name of their own is the sweep's if it is a child of its run.
+    # A run from before sweeps had names belongs to the sweep if it is a child of the sweep's run.
     old = dict(identity) | ({MLFLOW_PARENT_RUN_ID: job.parent_run} if job.parent_run else {})
     if job.sweep:
         identity |= {"sweep": job.sweep}
@@ -182,50 +182,50 @@ def start_run(tracker: Tracker, job: Job, cell: Cell, prepared: Prepared) -> tup
     known = old if job.parent_run or tracker.own else None
     before = tracker.known(identity, known)
     then = read_tags(before.data.tags) if before else None
-    if before and then and not _same_inputs(tags, then):  # what it has measured is of other data, or from another start
+    if before and then and not _same_inputs(tags, then):  # it was measured on other data, or from another start
         tracker.retire(before)
         then = None
-    written["code"] = ", ".join(dict.fromkeys([*(then.codes if then else []), code_state(made)]))
+    written["code"] = ", ".join(dict.fromkeys([*(then.codes if then else []), code_state(now)]))
     run_id, again = tracker.start(name, identity, written, params, job.parent_run, known)
     if not again:
         source = str(cell.settings.data.path or cell.settings.data.source)
         tracker.add_input(run_id, cell.settings.data.source, prepared.corpus.fingerprint, source, sizes)
     tracker.attach(run_id, cell.settings.model_dump(), "config.json")
-    tracker.attach(run_id, made, "provenance.json")
+    tracker.attach(run_id, now, "provenance.json")
     return run_id, again
 
 
 def _same_inputs(now: TrialTags, then: TrialTags) -> bool:
-    """What was not recorded counts as equal."""
+    """Returns whether two trials have the same data and start. Fingerprints that were not recorded count as equal."""
     return then.data in ("", now.data) and (not then.warm_start or is_start(now.warm_start, then.warm_start))
 
 
 @contextmanager
-def sending(tracker: Tracker, run_id: str, place: Place, again: bool, patience: Patience) -> Iterator[RunLog]:
-    """The run's log, with readings of the machine beside; an error or a stop is marked in the run."""
-    sent = RunLog(tracker, run_id, Workspace(place.workspace).spool / f"{run_id}.jsonl", again, patience)
+def sending(tracker: Tracker, run_id: str, spec: WorkerSpec, again: bool, patience: Patience) -> Iterator[RunLog]:
+    """Yields the run's log, while system metrics are logged, too. An error or a stop is recorded in the run."""
+    log = RunLog(tracker, run_id, Workspace(spec.workspace).spool / f"{run_id}.jsonl", again, patience)
     monitor = SystemMetricsMonitor(
         run_id, sampling_interval=SYSTEM_EVERY, resume_logging=again, tracking_uri=tracker.uri
     )
     monitor.start()
     try:
         with at_last(patience.stopped, lambda: tracker.finish(run_id, "KILLED")):
-            yield sent
+            yield log
     except LeaseLost:  # the run is another worker's now
-        sent.drop()
+        log.drop()
         raise
     except BaseException as error:
-        sent.leave()
-        asked = isinstance(error, Stopped | Interrupted) or patience.stopped()
-        first = first_failure()  # of this process's peers, from which its own error has come
+        log.leave()
+        stopped = isinstance(error, Stopped | Interrupted) or patience.stopped()
+        first = first_failure()  # among this process's peers; it has caused the error here
         reason, trace = (first.reason, first.trace) if first else (f"{type(error).__name__}: {error}", "")
-        tags = {} if asked else {"failure": reason[:4000]}
+        tags = {} if stopped else {"failure": reason[:4000]}
         try:
-            if not asked:
+            if not stopped:
                 tracker.attach_text(run_id, trace or traceback.format_exc(), "failure.txt")
-            tracker.finish(run_id, "KILLED" if asked else "FAILED", tags)
-        except Exception as unsaid:
-            patience.say(f"the run could not be marked as ended ({unsaid})")
+            tracker.finish(run_id, "KILLED" if stopped else "FAILED", tags)
+        except Exception as unrecorded:
+            patience.say(f"the run could not be marked as ended ({unrecorded})")
         raise
     finally:
         monitor.finish()
@@ -234,8 +234,8 @@ def sending(tracker: Tracker, run_id: str, place: Place, again: bool, patience: 
 def train_cell(
     cell: Cell, micro_batches: int, prepared: Prepared, checkpoint: Path, hooks: Hooks, world: World
 ) -> Trained:
-    """Trains; where the memory of the GPU does not suffice, with ever smaller micro-batches of the same batch. Of
-    several processes one may lack memory alone: they are started anew, which is for whoever has started them."""
+    """Trains a cell. Where GPU memory is insufficient, it retries with smaller micro-batches of the same batch. With
+    several processes, a single one may run out of memory: the error is raised, and their parent restarts them all."""
     settings = cell.settings
     remarks: dict[str, str] = {}
     if micro_batches:
@@ -253,21 +253,22 @@ def train_cell(
             parts = 2 * settings.optimisation.micro_batches
             if settings.optimisation.batch_size % (BLOCK * parts) or world.size > 1:
                 raise
-        # Here, where nothing holds the tensors of the failed step any more.
+        # Outside the `except` block, where nothing references the tensors of the failed step any more.
         torch.cuda.empty_cache()
-        hooks.say(f"{cell.name}: out of GPU memory; going on with {parts} micro-batches of the same batch")
+        hooks.say(f"{cell.name}: out of GPU memory; continuing with {parts} micro-batches of the same batch")
         settings = apply(settings, {"optimisation.micro_batches": parts})
         remarks = {"micro_batches": str(parts)}
 
 
-def clear(place: Place, study: str, cell: Cell) -> None:
-    """Removes the states of a cell that has ended; only when the ledger knows, so that a worker killed before finishes
-    it again."""
-    remove(checkpoint_of(place.workspace, study, cell.key))
+def clear(spec: WorkerSpec, study: str, cell: Cell) -> None:
+    """Removes the states of an ended cell. Call it after the ledger has the ending: a worker killed before that resumes
+    the cell."""
+    remove(checkpoint_of(spec.workspace, study, cell.key))
 
 
 def keep_weights(checkpoint: Path) -> None:
-    """Leaves of a finished trial's state the weights alone, which evaluation needs."""
+    """Saves the weights from a finished trial's state, for evaluation. Raises Damaged where the state cannot be
+    read."""
     state = read_undamaged(checkpoint)
     if state is None:
         raise Damaged(f"{checkpoint} is gone, or damaged")

@@ -1,5 +1,4 @@
-"""Where a study is kept: a journal file of one host, a PostgreSQL database, or Optuna's gRPC proxy in front of
-either."""
+"""The storage of studies: a journal file on one host, a PostgreSQL database, or Optuna's gRPC proxy for either."""
 
 import fcntl
 import os
@@ -20,7 +19,7 @@ KINDS = "postgresql://USER:PASSWORD@HOST/DATABASE, grpc://HOST:PORT, or none for
 
 
 def open_storage(address: str | None, workspace: Path) -> BaseStorage:
-    """The storage at `address`, or the workspace's own journal. Raises UserError where it cannot be used."""
+    """Returns the storage at `address`, or the workspace's journal. Raises UserError where it cannot be used."""
     if address is None:
         path = Workspace(workspace).journal
         if not path.exists():
@@ -51,12 +50,12 @@ def open_storage(address: str | None, workspace: Path) -> BaseStorage:
     except Exception as error:
         if "table schema" in str(error):
             raise UserError(
-                f"--storage {shown(address)}: this database holds other tables, such as MLflow's; give the studies one"
-                " of their own."
+                f"--storage {shown(address)}: this database holds other tables, such as MLflow's; use a separate"
+                " database for the studies."
             ) from error
         if outage(error) or isinstance(error, TimeoutError):
             raise UserError(f"--storage {shown(address)}: it cannot be reached ({first_line(error)[:200]}).") from error
-        # psycopg's and SQLAlchemy's: a password, role or database that is wrong.
+        # Of psycopg and SQLAlchemy: a wrong password, role or database.
         if type(error).__name__ == "OperationalError":
             raise UserError(
                 f"--storage {shown(address)}: it refuses the connection ({shown(first_line(error))[:200]}); check user,"
@@ -64,23 +63,23 @@ def open_storage(address: str | None, workspace: Path) -> BaseStorage:
             ) from error
         raise
     if kind.startswith("sqlite"):
-        raise UserError("--storage: SQLite gives one trial to two workers; leave --storage out for a journal file.")
+        raise UserError("--storage: SQLite may assign one trial to two workers; omit --storage to use a journal file.")
     raise UserError(f"--storage {shown(address)}: unknown kind; give {KINDS}.")
 
 
 def _postgresql(address: str) -> RDBStorage:
-    # A worker that is frozen in the middle of a transaction must not hold its locks for ever.
+    # A worker that is frozen in the middle of a transaction must not hold its locks forever.
     patience = {"options": f"-c idle_in_transaction_session_timeout={IDLE_SECONDS}s"}
     engine = {"pool_pre_ping": True, "connect_args": patience}
-    # The first one makes the tables.
+    # The first process creates the tables.
     with postgres_lock(address, "another process is setting up the database of studies"):
         return RDBStorage(address, engine_kwargs=engine)
 
 
 class KernelLock(BaseJournalFileLock):
-    """A lock that the kernel releases when its holder dies, however it dies (Optuna's own are then held for 30 s more).
+    """A lock that the kernel releases however its holder dies (Optuna's own locks are then held for 30 s more).
 
-    It also cuts off a line that was left half written, after which Optuna could not read the journal any more.
+    It also removes an incomplete last line, with which Optuna could not read the journal any more.
     """
 
     def __init__(self, journal: Path) -> None:
@@ -108,7 +107,7 @@ def _ends_line(file: int, end: int) -> bool:
 
 
 def serve(address: str | None, workspace: Path, host: str, port: int) -> None:
-    """Serves a storage to many workers, until it is stopped."""
+    """Serves a storage to many workers until it is stopped."""
     try:
         from optuna.storages import run_grpc_proxy_server
 

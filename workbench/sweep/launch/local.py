@@ -1,4 +1,4 @@
-"""Workers as processes of this machine, which share its cores and its GPUs."""
+"""Runs workers as processes of this machine, which share its cores and its GPUs."""
 
 import multiprocessing
 import os
@@ -17,33 +17,32 @@ from workbench.cores import usable_cores
 from workbench.events import Event, Said, Stepped, Ticked, TrialEnded, WorkerEnded, WorkerFailed
 from workbench.stop import SAVING, WORKERS_WITHIN, Stop, end_with_parent
 from workbench.sweep.worker import SAVES, work, work_as_process
-from workbench.trial.job import Place
+from workbench.trial.job import WorkerSpec
 from workbench.trial.quiet import quiet
 
-# Loaded once, by a server from which workers are forked. It must load nothing that starts threads, such as polars or
-# mlflow.
+# Loaded once, by the fork server. It must not load anything that starts threads, such as polars or mlflow.
 PRELOADED = ["torch", "torchvision", "timm", "transformers", "optuna", "scipy.stats", "workbench.model.vilta"]
 T = TypeVar("T")
-FRUITLESS = 5  # deaths in a row of a worker that never came to train a step
+FRUITLESS = 5  # consecutive deaths of a worker that never trained a step
 
 
 def default_workers(trials_per_device: int = 1) -> int:
-    """So many a GPU; without one, one a core up to four: small models gain more from whole trials side by side than
-    from threads."""
+    """Returns the default number of workers: `trials_per_device` per GPU; without a GPU one per core, at most four.
+    Small models gain more from parallel trials than from threads."""
     import torch
 
     return torch.cuda.device_count() * trials_per_device or min(4, usable_cores())
 
 
-def places(workspace: Path, storage: str | None, workers: int, group: int = 1) -> list[Place]:
-    """Where each of `workers` works: with one GPU each in turn, or, where a trial takes a `group` of processes, with
-    all."""
+def worker_specs(workspace: Path, storage: str | None, workers: int, group: int = 1) -> list[WorkerSpec]:
+    """Returns the specs of `workers` workers. The GPUs are assigned in turn, one per worker; where a trial uses a
+    `group` of processes, each worker gets all GPUs."""
     import torch
 
     gpus = torch.cuda.device_count()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     return [
-        Place(
+        WorkerSpec(
             workspace,
             storage,
             f"{os.uname().nodename}/{index}",
@@ -54,8 +53,7 @@ def places(workspace: Path, storage: str | None, workers: int, group: int = 1) -
 
 
 def warm_up() -> ForkServerContext:
-    """Starts the server from which workers are forked, so that it loads what they need while the sweep is being set
-    up."""
+    """Starts the fork server of the workers, so that it loads their libraries while the sweep is being set up."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, str(usable_cores()))
     context = multiprocessing.get_context("forkserver")
@@ -64,46 +62,46 @@ def warm_up() -> ForkServerContext:
     return context
 
 
-def run_workers(study: str, where: list[Place], stop: Stop) -> Iterator[Event]:
+def run_workers(study: str, where: list[WorkerSpec], stop: Stop) -> Iterator[Event]:
     """Yields the events of all workers, and Ticked at least every half second, until the last one has ended. A worker
-    that dies is replaced. Closing the iterator stops them all, for which `stop` of this process has to wait."""
+    that dies is replaced. Closing the iterator stops all workers; `stop` of this process has to wait for that."""
     context = warm_up()
-    living: dict[Connection, tuple[BaseProcess, Place]] = {}
-    fruitless = {place.name: 0 for place in where}
+    living: dict[Connection, tuple[BaseProcess, WorkerSpec]] = {}
+    fruitless = {spec.name: 0 for spec in where}
 
-    def start(place: Place) -> None:
+    def start(spec: WorkerSpec) -> None:
         ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_main, args=(theirs, place, study), daemon=False)
+        process = context.Process(target=_main, args=(theirs, spec, study), daemon=False)
         process.start()
         theirs.close()
-        living[ours] = (process, place)
+        living[ours] = (process, spec)
 
     try:
-        for place in where:
-            start(place)
+        for spec in where:
+            start(spec)
         while living:
             for connection in wait(list(living), timeout=0.5):
                 assert isinstance(connection, Connection)
-                process, place = living[connection]
+                process, spec = living[connection]
                 try:
                     event: Event = connection.recv()
                 except (EOFError, OSError):
                     process.join()
                     del living[connection]
-                    fruitless[place.name] += 1
-                    if fruitless[place.name] < FRUITLESS:
-                        told = f"worker {place.name} died ({_cause(process)}); another takes its place"
-                        yield Said(place.name, told)
-                        start(place)
+                    fruitless[spec.name] += 1
+                    if fruitless[spec.name] < FRUITLESS:
+                        message = f"worker {spec.name} died ({_cause(process)}); another takes its place"
+                        yield Said(spec.name, message)
+                        start(spec)
                     else:
-                        told = (
-                            f"worker {place.name} died {FRUITLESS} times before it trained a step ({_cause(process)})"
+                        message = (
+                            f"worker {spec.name} died {FRUITLESS} times before it trained a step ({_cause(process)})"
                         )
-                        yield WorkerFailed(place.name, told)
+                        yield WorkerFailed(spec.name, message)
                     continue
                 match event:
                     case Stepped():
-                        fruitless[place.name] = 0
+                        fruitless[spec.name] = 0
                     case WorkerEnded():
                         process.join(timeout=WORKERS_WITHIN)
                         del living[connection]
@@ -115,7 +113,7 @@ def run_workers(study: str, where: list[Place], stop: Stop) -> Iterator[Event]:
 
 
 def _end(living: dict[Connection, BaseProcess]) -> None:
-    """Stops workers, and waits for those that say that they are saving. One that cannot even end itself is killed."""
+    """Stops workers, and waits for those that report that they are saving. One that cannot end itself is killed."""
     for process in living.values():
         process.terminate()
     until = time.monotonic() + WORKERS_WITHIN + 0.3
@@ -134,42 +132,42 @@ def _end(living: dict[Connection, BaseProcess]) -> None:
 
 
 def in_a_worker(action: Callable[[], None]) -> None:
-    """Calls `action` in a process that has loaded the models, and raises what it raises; this process need not load
-    them."""
+    """Calls `action` in a process that has loaded the models, so that this process need not load them. Raises what
+    `action` raises."""
     in_workers([action])
 
 
 def in_workers(actions: Sequence[Callable[[], T]]) -> list[T]:
-    """What the actions give, each called in a process of its own, all at once. Raises what the first of them to fail
-    raises, and ends the others."""
+    """Calls the actions in parallel, each in a separate process. Returns their results. Raises the error of the first
+    one that fails, and ends the others."""
     context = warm_up()
     living: dict[Connection, tuple[int, BaseProcess]] = {}
     processes: list[BaseProcess] = []
-    made: dict[int, T] = {}
+    results: dict[int, T] = {}
     try:
-        for place, action in enumerate(actions):
+        for index, action in enumerate(actions):
             ours, theirs = context.Pipe(duplex=False)
             process = context.Process(target=_call, args=(theirs, action), daemon=False)
             process.start()
             theirs.close()
             processes.append(process)
-            living[ours] = (place, process)
+            living[ours] = (index, process)
         while living:
             for connection in wait(list(living)):
                 assert isinstance(connection, Connection)
-                place, asked = living.pop(connection)
+                index, process = living.pop(connection)
                 try:
-                    made[place], error = connection.recv()
+                    results[index], error = connection.recv()
                 except EOFError:
-                    asked.join()
-                    raise RuntimeError(f"a process that looked at the data died ({_cause(asked)})") from None
+                    process.join()
+                    raise RuntimeError(f"a process that looked at the data died ({_cause(process)})") from None
                 if error is not None:
                     raise error
     finally:
-        for each in processes:
-            each.kill()
-            each.join()
-    return [made[place] for place in range(len(actions))]
+        for process in processes:
+            process.kill()
+            process.join()
+    return [results[index] for index in range(len(actions))]
 
 
 def _call(connection: Connection, action: Callable[[], object]) -> None:
@@ -177,15 +175,15 @@ def _call(connection: Connection, action: Callable[[], object]) -> None:
     end_with_parent()
     quiet()
     try:
-        made = action()
+        result = action()
     except Exception as error:
         connection.send((None, error))
     else:
-        connection.send((made, None))
+        connection.send((result, None))
 
 
-def run_here(study: str, where: Place, stop: Stop, tick: Callable[[], None] = lambda: None) -> Iterator[Event]:
-    """One worker in this very process, for a debugger; its events come when it has ended. Meanwhile `tick()` is called
+def run_here(study: str, where: WorkerSpec, stop: Stop, tick: Callable[[], None] = lambda: None) -> Iterator[Event]:
+    """Runs one worker in this process, for a debugger. Its events are yielded after it has ended. `tick()` is called
     after each trial and while the worker waits."""
     events: list[Event] = []
 
@@ -201,17 +199,17 @@ def run_here(study: str, where: Place, stop: Stop, tick: Callable[[], None] = la
     yield Ticked()
 
 
-def _main(connection: Connection, place: Place, study: str) -> None:
+def _main(connection: Connection, spec: WorkerSpec, study: str) -> None:
     lock = threading.Lock()
 
     def emit(event: Event) -> None:
         try:
             with lock:
                 connection.send(event)
-        except OSError:  # nobody listens any more
+        except OSError:  # the receiver has gone
             pass
 
-    work_as_process(place, study, emit)
+    work_as_process(spec, study, emit)
 
 
 def _cause(process: BaseProcess) -> str:

@@ -1,4 +1,4 @@
-"""Workers as Ray actors, on a running cluster or one that is started here."""
+"""Runs workers as Ray actors, on a running cluster or on one that is started here."""
 
 import logging
 import os
@@ -12,34 +12,36 @@ from workbench.errors import UserError
 from workbench.events import Event, Mistaken, Ticked, TrialFailed, WorkerEnded, WorkerFailed
 from workbench.stop import WORKERS_WITHIN, Stop
 from workbench.sweep.worker import work
-from workbench.trial.job import Place
+from workbench.trial.job import WorkerSpec
 from workbench.trial.quiet import quiet
 
 RESTARTS = 100  # of an actor whose node or process was lost
 
 
-def run_on_ray(study: str, where: Place, workers: int, needs: dict[str, float], stop: Stop) -> Iterator[Event]:
-    """Yields Ticked until the last worker has ended, and what went wrong. Each has what it `needs` of its node, as Ray
-    names it. Closing the iterator stops them all. RAY_ADDRESS names a running cluster; without it, Ray uses this
-    machine alone."""
+def run_on_ray(study: str, where: WorkerSpec, workers: int, needs: dict[str, float], stop: Stop) -> Iterator[Event]:
+    """Yields Ticked until the last worker has ended, and the events of failures. `needs`: the Ray resources of each
+    worker. Closing the iterator stops all workers. RAY_ADDRESS names a running cluster; without it, Ray uses only this
+    machine."""
     try:
         import ray
     except ImportError as error:
         raise UserError("--launcher ray: Ray is missing; pip install 'workbench[cluster]'.") from error
     ours = not ray.is_initialized()
     if ours:
-        found = os.environ.get("RAY_ADDRESS")
+        address = os.environ.get("RAY_ADDRESS")
         try:
-            ray.init(address=found, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise UserError(f"--launcher ray: no cluster answers at {found} ({error}).") from error
-    stop.listen_again()  # Ray has put a handler of its own in place of ours
-    # Two threads: one works, the other hears that it should stop.
+            raise UserError(f"--launcher ray: no cluster answers at {address} ({error}).") from error
+    stop.listen_again()  # Ray has replaced our signal handlers
+    # Two threads: one works, the other receives the stop request.
     patience = {"max_restarts": RESTARTS, "max_task_retries": RESTARTS}
     actors: list[Any] = [
         ray.remote(Worker).options(**needs, **patience, max_concurrency=2).remote() for _ in range(workers)
     ]
-    pending = {each.run.remote(replace(where, name=f"ray/{index}"), study): index for index, each in enumerate(actors)}
+    pending = {
+        actor.run.remote(replace(where, name=f"ray/{index}"), study): index for index, actor in enumerate(actors)
+    }
     try:
         while pending:
             ready, _ = ray.wait(list(pending), timeout=0.5)
@@ -49,46 +51,46 @@ def run_on_ray(study: str, where: Place, workers: int, needs: dict[str, float], 
                     yield from ray.get(done)
                 except ray.exceptions.RayError as error:
                     yield WorkerFailed(f"ray/{index}", f"worker ray/{index} was lost: {error}")
-                ray.kill(actors[index])  # its share of the node goes to one that waits for a place
+                ray.kill(actors[index])  # frees its resources for an actor that waits for them
             yield Ticked()
     finally:
         with stop.saving():
             until = time.monotonic() + WORKERS_WITHIN
             while pending and time.monotonic() < until:
-                # Asked again and again: a worker that is saving then may take its time.
-                told = [actors[index].stop.remote() for index in pending.values()]
-                answered, _ = ray.wait(told, num_returns=len(told), timeout=0.5)
+                # Requested repeatedly: a worker that is saving gets more time.
+                requests = [actors[index].stop.remote() for index in pending.values()]
+                answered, _ = ray.wait(requests, num_returns=len(requests), timeout=0.5)
                 with suppress(ray.exceptions.RayError):
                     if any(ray.get(answered)):
                         until = time.monotonic() + 1
                 done, _ = ray.wait(list(pending), num_returns=len(pending), timeout=0.2)
-                for each in done:
-                    del pending[each]
-        for each in actors:
-            ray.kill(each)
+                for result in done:
+                    del pending[result]
+        for actor in actors:
+            ray.kill(actor)
         if ours:
             ray.shutdown()
 
 
 class Worker:
-    """A worker on some node; `run` gives what went wrong."""
+    """A worker on some node. `run` returns the events of failures."""
 
     def __init__(self) -> None:
         self.asked = Stop()
 
-    def run(self, place: Place, study: str) -> list[Event]:
+    def run(self, spec: WorkerSpec, study: str) -> list[Event]:
         quiet()
-        wrong: list[Event] = []
+        failures: list[Event] = []
 
         def emit(event: Event) -> None:
             match event:
                 case Mistaken() | WorkerFailed() | TrialFailed() | WorkerEnded():
-                    wrong.append(event)
+                    failures.append(event)
 
-        work(place, study, emit, self.asked)
-        return wrong
+        work(spec, study, emit, self.asked)
+        return failures
 
     def stop(self) -> bool:
-        """Whether it is writing what must not be cut short."""
+        """Requests a stop. Returns whether the worker is writing something that must not be interrupted."""
         self.asked.ask()
         return self.asked.saves > 0
