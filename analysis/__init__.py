@@ -1,1 +1,1 @@
-"""What reads: runs in MLflow -> frames -> tables, figures, report. Never imports torch."""
+"""Reads runs from MLflow into frames, and makes tables, figures and reports from them. Never imports torch."""

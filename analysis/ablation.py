@@ -1,4 +1,4 @@
-"""The ablation table: arms by headline metrics, as a paper prints it."""
+"""The ablation table: arms by headline metrics, in the form of a paper."""
 
 from typing import Any
 
@@ -13,20 +13,21 @@ from workbench.metrics import METRICS, SPLITS, metric, split_of
 BETTER, WORSE, OTHER, GUESS = "▲", "▼", "◆", "†"
 NOTE = (
     f"Mean over seeds. {BETTER} better and {WORSE} worse than the baseline, {OTHER} different from it: the adjusted p"
-    " is at most .05, for the metric that the answer is about over the arms, and for all other columns together over"
-    f" all their contrasts. {GUESS} some trials diverged and have no value. Arrows in the head say which way is better."
+    " is at most .05. It is adjusted over the arms for the metric that the answer is about, and over all contrasts of"
+    f" the other columns together. {GUESS} some trials diverged and have no value. Arrows in the head point to better"
+    " values."
 )
 
 
 def section(runs: Runs) -> Section | None:
-    """Arms by headline metrics."""
+    """Returns the table of arms by headline metrics."""
     names = headlines(runs)
     if not names:
         return None
     primary = runs.record.primary
     first = compare(runs, [primary]) if primary in names else None
     rest = compare(runs, [name for name in names if name != primary])
-    frame = pl.concat([each for each in (first, rest) if each is not None])
+    frame = pl.concat([part for part in (first, rest) if part is not None])
     known = {(row["arm"], row["metric"]): row for row in frame.iter_rows(named=True)}
     rows = [Row([arm, *(_cell(known.get((arm, name)), name) for name in names)]) for arm in runs.arms]
     heads = [_head(name) for name in names]
@@ -49,9 +50,9 @@ def section(runs: Runs) -> Section | None:
 
 
 def headlines(runs: Runs) -> list[str]:
-    """The primary metric and the headline metrics that were measured, each on the test split where it was measured
+    """Returns the primary metric and the measured headline metrics, on the test split where they were measured
     there."""
-    found = [runs.record.primary]
+    names = [runs.record.primary]
     for row in METRICS:
         if row.headline:
             logged = next(
@@ -62,9 +63,9 @@ def headlines(runs: Runs) -> list[str]:
                 ),
                 None,
             )
-            if logged and metric(logged).name not in {metric(name).name for name in found}:
-                found.append(logged)
-    return [name for name in found if not runs.final(name).is_empty()]
+            if logged and metric(logged).name not in {metric(name).name for name in names}:
+                names.append(logged)
+    return [name for name in names if not runs.final(name).is_empty()]
 
 
 def _head(name: str) -> str:
@@ -83,7 +84,7 @@ def _cell(row: dict[str, Any] | None, name: str) -> str:
 
 
 def _short(runs: Runs, arm: object) -> str:
-    """An arm's label without what all arms share."""
+    """Returns an arm's label without the part that all arms share."""
     label = str(arm)
     values = runs.record.arm_values.get(label, {})
     return label.rpartition("=")[2] if len(values) == 1 and label.count("=") == 1 else label

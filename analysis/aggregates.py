@@ -1,9 +1,9 @@
-"""All kinds of foils together: many scores of each run as one number with its interval, after rliable (Agarwal et al.
-2021).
+"""Aggregates over all kinds of foils: the many scores of each run as one number with its interval, after rliable
+(Agarwal et al. 2021).
 
-A score array is [seeds, tasks]: here the tasks are kinds of foils, on a scale from 0 to 1. One run scores all of them,
-so that the bootstrap draws whole seeds (rliable draws each task's on its own, which takes scores of one run for
-independent).
+A score array is [seeds, tasks]: here the tasks are kinds of foils, on a scale from 0 to 1. One run scores all tasks, so
+the bootstrap draws whole seeds. rliable draws seeds separately for each task, which treats the scores of one run as
+independent.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,8 +33,8 @@ PROFILE = {"arm": pl.String, "threshold": pl.Float64, "share": pl.Float64, "low"
 
 
 def section(runs: Runs) -> Section | None:
-    """Aggregates and the performance profile over the kinds of foils that some arm tells from chance."""
-    suite = next((each for each in OWN_SUITES if runs.names(f"{PREFIX}{each}/")), SCENES)
+    """Returns aggregates and the performance profile over the kinds of foils that some arm solves above chance."""
+    suite = next((own for own in OWN_SUITES if runs.names(f"{PREFIX}{own}/")), SCENES)
     names = runs.names(f"{PREFIX}{suite}/")
     guessed = at_chance(suite_table(runs, suite)) if names else []
     kept = [name for name in names if name.removeprefix(f"{PREFIX}{suite}/") not in guessed]
@@ -45,7 +45,7 @@ def section(runs: Runs) -> Section | None:
     over = f"Over {counted(len(kept), 'kind')} of foils"
     lead = [f"{over}."]
     if guessed:
-        lead = [f"{over}; left out, being at chance in every arm: {listed([spaced(kind) for kind in guessed])}."]
+        lead = [f"{over}; left out, since at chance in every arm: {listed([spaced(kind) for kind in guessed])}."]
     rows = [
         Row([row["arm"], row["aggregate"], number(row["value"]), spread(row["low"], row["high"])])
         for row in table.iter_rows(named=True)
@@ -62,17 +62,17 @@ def section(runs: Runs) -> Section | None:
 
 
 def mean(scores: np.ndarray) -> np.ndarray:
-    """The mean of the tasks' means, of [..., seeds, tasks]."""
+    """Returns the mean of the tasks' means, for [..., seeds, tasks]."""
     return np.mean(scores, axis=(-2, -1))
 
 
 def median(scores: np.ndarray) -> np.ndarray:
-    """The median of the tasks' means."""
+    """Returns the median of the tasks' means."""
     return np.median(np.mean(scores, axis=-2), axis=-1)
 
 
 def iqm(scores: np.ndarray) -> np.ndarray:
-    """Interquartile mean: the mean of the middle half of all scores, of whatever seed and task."""
+    """Returns the interquartile mean: the mean of the middle half of all scores over seeds and tasks."""
     return stats.trim_mean(scores.reshape(*scores.shape[:-2], -1), proportiontocut=0.25, axis=-1)
 
 
@@ -80,15 +80,15 @@ STATISTICS: dict[str, Statistic] = {"IQM": iqm, "mean": mean, "median": median}
 
 
 def resampled(scores: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """Bootstrap of whole seeds, [resamples, seeds, tasks]: one run scores all tasks, which therefore are not
+    """Returns bootstrap samples of whole seeds, [resamples, seeds, tasks]. One run scores all tasks, so tasks are not
     independent."""
     seeds = len(scores)
     return scores[rng.integers(0, seeds, (resamples, seeds))]
 
 
 def seed_interval(scores: np.ndarray, statistic: Statistic, resamples: int = 2000, seed: int = 0) -> Interval:
-    """The statistic of [seeds, tasks] with its interval of a bootstrap of seeds, of the mean with Student's; without
-    one where the seeds are too few for a bootstrap."""
+    """Returns the statistic of [seeds, tasks] with its bootstrap interval over seeds; for the mean, with Student's.
+    There is no interval where the seeds are too few for a bootstrap."""
     if statistic is mean:
         return mean_interval(scores.mean(axis=1), (0.0, 1.0))
     if len(scores) < fewest_seeds():
@@ -98,31 +98,31 @@ def seed_interval(scores: np.ndarray, statistic: Statistic, resamples: int = 200
 
 
 def performance_profile(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """The share of all scores of [..., seeds, tasks] above each threshold."""
+    """Returns the share of all scores of [..., seeds, tasks] above each threshold."""
     return np.mean(scores[..., None] > thresholds, axis=(-3, -2))
 
 
 def profile_interval(
     scores: np.ndarray, thresholds: np.ndarray, resamples: int = 1000
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The profile, and its pointwise interval of a bootstrap of seeds."""
+    """Returns the profile with its pointwise bootstrap interval over seeds."""
     drawn = performance_profile(resampled(scores, resamples, np.random.default_rng(0)), thresholds)
     whole = performance_profile(scores, thresholds)
     if len(scores) < fewest_seeds():
         return whole, np.full_like(whole, np.nan), np.full_like(whole, np.nan)
     ends = [percentile_interval(0.0, draws, len(scores)) for draws in drawn.T]
-    return whole, np.array([each.low for each in ends]), np.array([each.high for each in ends])
+    return whole, np.array([end.low for end in ends]), np.array([end.high for end in ends])
 
 
 def probability_of_improvement(arm: np.ndarray, baseline: np.ndarray) -> np.ndarray:
-    """How likely a score of the arm is above one of the baseline on the same task, ties counting half, averaged over
-    tasks."""
-    found = stats.mannwhitneyu(arm, baseline, axis=-2, method="asymptotic").statistic
-    return np.mean(found / (arm.shape[-2] * baseline.shape[-2]), axis=-1)
+    """Returns the probability that a score of the arm exceeds one of the baseline on the same task, averaged over
+    tasks. Ties count half."""
+    wins = stats.mannwhitneyu(arm, baseline, axis=-2, method="asymptotic").statistic
+    return np.mean(wins / (arm.shape[-2] * baseline.shape[-2]), axis=-1)
 
 
 def improvement_interval(arm: np.ndarray, baseline: np.ndarray, resamples: int = 2000) -> Interval:
-    """The probability of improvement with its interval of a bootstrap of the seeds of both."""
+    """Returns the probability of improvement with its bootstrap interval over the seeds of both arms."""
     value = float(probability_of_improvement(arm, baseline))
     if min(len(arm), len(baseline)) < fewest_seeds():
         return Interval(value, float("nan"), float("nan"))
@@ -132,11 +132,11 @@ def improvement_interval(arm: np.ndarray, baseline: np.ndarray, resamples: int =
 
 
 def score_arrays(runs: Runs, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Arm -> [seeds, tasks], the tasks being the metrics; seeds that lack one of them are left out."""
+    """Returns arm -> [seeds, tasks], where the tasks are the metrics. Seeds that lack a metric are left out."""
     arrays = {}
     for arm in runs.arms if names else []:
-        found = [runs.final(name).filter(pl.col("arm") == arm).with_columns(task=pl.lit(name)) for name in names]
-        table = pl.concat(found).pivot("task", on_columns=names, index="seed", values="value")
+        frames = [runs.final(name).filter(pl.col("arm") == arm).with_columns(task=pl.lit(name)) for name in names]
+        table = pl.concat(frames).pivot("task", on_columns=names, index="seed", values="value")
         whole = table.sort("seed").drop("seed").drop_nulls()
         if whole.height:
             arrays[arm] = whole.to_numpy()
@@ -144,52 +144,52 @@ def score_arrays(runs: Runs, names: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def aggregate_table(arrays: Mapping[str, np.ndarray], baseline: str) -> pl.DataFrame:
-    """A row an arm and aggregate: IQM, mean and median over all tasks, and the probability of improvement over the
-    baseline."""
+    """Returns one row per arm and aggregate: IQM, mean and median over all tasks, and the probability of improvement
+    over the baseline."""
     rows = []
     for arm, scores in arrays.items():
-        found = {name: seed_interval(scores, statistic) for name, statistic in STATISTICS.items()}
+        intervals = {name: seed_interval(scores, statistic) for name, statistic in STATISTICS.items()}
         if arm != baseline and baseline in arrays:
-            found["probability of improvement"] = improvement_interval(scores, arrays[baseline])
+            intervals["probability of improvement"] = improvement_interval(scores, arrays[baseline])
         rows += [
-            {"arm": arm, "aggregate": name, "value": each.mean, "low": each.low, "high": each.high}
-            for name, each in found.items()
+            {"arm": arm, "aggregate": name, "value": interval.mean, "low": interval.low, "high": interval.high}
+            for name, interval in intervals.items()
         ]
     return pl.DataFrame(rows, schema=AGGREGATES).with_columns(pl.col("low", "high").fill_nan(None))
 
 
 def profile_table(arrays: Mapping[str, np.ndarray], points: int = 81) -> pl.DataFrame:
-    """A row an arm and threshold between the lowest and the highest score."""
+    """Returns one row per arm and threshold, from the lowest to the highest score."""
     rows = []
     if arrays:
         low = min(float(scores.min()) for scores in arrays.values())
         high = max(float(scores.max()) for scores in arrays.values())
         thresholds = np.linspace(low, high, points)
         for arm, scores in arrays.items():
-            for each in zip(thresholds, *profile_interval(scores, thresholds), strict=True):
-                rows.append({"arm": arm} | dict(zip(list(PROFILE)[1:], map(float, each), strict=True)))
+            for point in zip(thresholds, *profile_interval(scores, thresholds), strict=True):
+                rows.append({"arm": arm} | dict(zip(list(PROFILE)[1:], map(float, point), strict=True)))
     return pl.DataFrame(rows, schema=PROFILE).with_columns(pl.col("low", "high").fill_nan(None))
 
 
 def aggregate_figure(table: pl.DataFrame, profiles: pl.DataFrame, arms: Sequence[str], what: str) -> Figure:
-    """Left: IQM, mean and median of all scores with their intervals. Right: the share of scores above each
-    threshold."""
+    """Draws on the left IQM, mean and median of all scores with their intervals, on the right the share of scores above
+    each threshold."""
     names = [name for name in ("median", "mean", "IQM") if name in table["aggregate"].to_list()]
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(9.2, 3.3))
-        for place, arm in enumerate(arms):
+        for index, arm in enumerate(arms):
             colour, marker = colour_of(arms, arm)
             part = table.filter(pl.col("arm") == arm)
             for y, name in enumerate(names):
                 for row in part.filter(pl.col("aggregate") == name).iter_rows(named=True):
-                    at = y - (place - (len(arms) - 1) / 2) * 0.7 / max(1, len(arms))
+                    at = y - (index - (len(arms) - 1) / 2) * 0.7 / max(1, len(arms))
                     if row["low"] is not None:
                         left.plot([row["low"], row["high"]], [at, at], color=colour, linewidth=1.6)
                     left.plot([row["value"]], [at], marker, color=colour, ms=4.5, label=arm if name == "IQM" else None)
-            own = profiles.filter(pl.col("arm") == arm)
-            right.plot(own["threshold"], own["share"], color=colour, linewidth=1.4, linestyle=dash_of(arms, arm))
-            own = own.drop_nulls()
-            right.fill_between(own["threshold"], own["low"], own["high"], color=colour, alpha=0.12, linewidth=0)
+            curve = profiles.filter(pl.col("arm") == arm)
+            right.plot(curve["threshold"], curve["share"], color=colour, linewidth=1.4, linestyle=dash_of(arms, arm))
+            curve = curve.drop_nulls()
+            right.fill_between(curve["threshold"], curve["low"], curve["high"], color=colour, alpha=0.12, linewidth=0)
         left.set_yticks(range(len(names)), names)
         left.set_xlabel(what)
         left.set_title("over all kinds and seeds", fontsize=10, loc="left")

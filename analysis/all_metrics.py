@@ -1,4 +1,4 @@
-"""Every metric that was measured at the end, against the baseline."""
+"""All metrics that were measured at the end, compared with the baseline."""
 
 import polars as pl
 
@@ -9,7 +9,7 @@ from workbench.metrics import METRICS, OWN_SUITES
 
 
 def section(runs: Runs) -> Section | None:
-    """A table per metric, the test split first; all of them are one family."""
+    """Returns one table per metric, the test split first. All contrasts are one family."""
     names = [name for name in _known(runs) if name != runs.record.primary]
     if not names:
         return None
@@ -20,7 +20,7 @@ def section(runs: Runs) -> Section | None:
 
 
 def _known(runs: Runs) -> list[str]:
-    """The rows of the metrics table that some trial was measured on, by logged name, then kinds of foils."""
+    """Returns the logged names of the known metrics that some trial has, then kinds of foils."""
     logged = set(runs.names(""))
     singles = [row.name for row in METRICS if not row.name.endswith("/") and row.name != "seconds"]
     names = [f"{split}{name}" for split in ("test/", "", "val/") for name in singles]
@@ -33,7 +33,8 @@ def _known(runs: Runs) -> list[str]:
 
 
 def values_frame(runs: Runs, names: list[str]) -> pl.DataFrame:
-    """`metric`, `arm`, `seed`, `run_id`, `value`: the final value of each trial, which the tables are about."""
+    """Returns `metric`, `arm`, `seed`, `run_id`, `value`: the final values of the trials, on which the tables are
+    based."""
     ids = runs.trials.select("arm", "seed", "run_id")
     frames = [
         runs.final(name)

@@ -1,4 +1,4 @@
-"""How sure the model is, and how often it is right (Guo et al. 2017)."""
+"""Calibration: the model's confidence compared with its accuracy (Guo et al. 2017)."""
 
 from collections.abc import Sequence
 
@@ -31,17 +31,17 @@ CAPTION = (
 )
 NOTE = (
     "A calibration error is never zero on finitely many answers. Its noise floor is what a perfectly calibrated model"
-    " with the same confidences would show on average; only what lies above it speaks of calibration."
+    " with the same confidences would show on average; only the part above it is due to miscalibration."
 )
 
 
 def section(runs: Runs) -> Section | None:
-    """Calibration errors with their noise floors, and reliability diagrams."""
-    found = reliability_table(runs)
+    """Returns calibration errors with their noise floors, and reliability diagrams."""
+    reliability = reliability_table(runs)
     errors = compare(runs, [name for name in ERRORS if not runs.final(name).is_empty()])
-    if found.is_empty() and errors.is_empty():
+    if reliability.is_empty() and errors.is_empty():
         return None
-    plots = [Plot("reliability", CAPTION, reliability_figure(found, runs.arms))] if found.height else []
+    plots = [Plot("reliability", CAPTION, reliability_figure(reliability, runs.arms))] if reliability.height else []
     return Section(
         "calibration",
         "Calibration",
@@ -49,7 +49,7 @@ def section(runs: Runs) -> Section | None:
         plots=plots,
         notes=[NOTE, BOLD],
         split="test",
-        frames={"reliability": found, "calibration": errors},
+        frames={"reliability": reliability, "calibration": errors},
     )
 
 
@@ -86,27 +86,27 @@ def _table(runs: Runs, errors: pl.DataFrame) -> Table:
 
 
 def reliability_table(runs: Runs) -> pl.DataFrame:
-    """What a reliability diagram draws: a row per head (`itm`, `mlm`), arm and bin of confidence. Means are over all
-    answers of all seeds; the interval of the accuracy is that of this very mean over the seeds that have answers in the
-    bin; `share` of all answers."""
-    found = runs.metrics.filter(pl.col("metric").str.starts_with("reliability/"))
-    if found.is_empty():
+    """Returns the data of a reliability diagram: one row per head (`itm`, `mlm`), arm and bin of confidence. Means are
+    over all answers of all seeds. The interval of the accuracy is that of the same mean over the seeds with answers in
+    the bin. `share`: of all answers."""
+    logged = runs.metrics.filter(pl.col("metric").str.starts_with("reliability/"))
+    if logged.is_empty():
         return pl.DataFrame(schema=RELIABILITY)
     parts = pl.col("metric").str.split("/")
-    placed = found.with_columns(head=parts.list.get(1), bin=parts.list.get(2).cast(pl.Int64), name=parts.list.get(3))
+    placed = logged.with_columns(head=parts.list.get(1), bin=parts.list.get(2).cast(pl.Int64), name=parts.list.get(3))
     wide = placed.join(runs.trials, on="run_id").pivot(
         "name", on_columns=["accuracy", "confidence", "share"], index=["head", "arm", "seed", "bin"], values="value"
     )
     seeds = dict(wide.group_by("arm").agg(pl.col("seed").n_unique()).iter_rows())
     rows = []
-    for (head, arm, place), group in wide.sort("head", "arm", "bin", "seed").group_by(
+    for (head, arm, index), group in wide.sort("head", "arm", "bin", "seed").group_by(
         "head", "arm", "bin", maintain_order=True
     ):
-        shares, right, said = (group[name].to_numpy() for name in ("share", "accuracy", "confidence"))
+        shares, right, confidences = (group[name].to_numpy() for name in ("share", "accuracy", "confidence"))
         accuracy = ratio_interval(shares * right, shares, (0.0, 1.0))
-        confidence = float((shares * said).sum() / shares.sum())
+        confidence = float((shares * confidences).sum() / shares.sum())
         share = float(shares.sum()) / seeds[str(arm)]
-        rows.append((head, arm, place, confidence, accuracy.mean, accuracy.low, accuracy.high, share))
+        rows.append((head, arm, index, confidence, accuracy.mean, accuracy.low, accuracy.high, share))
     return pl.DataFrame(rows, schema=RELIABILITY, orient="row").with_columns(pl.col("low", "high").fill_nan(None))
 
 
@@ -114,20 +114,22 @@ HEADS = {"itm": "image-text matching", "mlm": "masked words"}
 
 
 def reliability_figure(table: pl.DataFrame, arms: Sequence[str]) -> Figure:
-    """One panel per head: how often the model is right where it is so sure, with 95 % intervals over seeds; the area of
-    a marker is the share of answers. The dashed diagonal is a calibrated model."""
+    """Draws one panel per head: accuracy over confidence, with 95 % intervals over seeds. The area of a marker is the
+    share of answers. The dashed diagonal is a calibrated model."""
     heads = [head for head in HEADS if head in table["head"].to_list()]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, len(heads), figsize=(4.6 * len(heads), 3.9), squeeze=False)
         for axis, head in zip(axes.flat, heads, strict=True):
-            own = table.filter(pl.col("head") == head)
-            low = min(0.5 if head == "itm" else 0.0, *own["confidence"].to_list())
+            rows = table.filter(pl.col("head") == head)
+            low = min(0.5 if head == "itm" else 0.0, *rows["confidence"].to_list())
             axis.plot([low, 1], [low, 1], color=SOFT, linestyle="--", linewidth=1)
             for arm in arms:
                 colour, marker = colour_of(arms, arm)
-                part = own.filter(pl.col("arm") == arm).sort("bin")
-                held = part.drop_nulls(["low", "high"])
-                axis.vlines(held["confidence"], held["low"], held["high"], color=colour, alpha=0.35, lw=1)
+                part = rows.filter(pl.col("arm") == arm).sort("bin")
+                intervals = part.drop_nulls(["low", "high"])
+                axis.vlines(
+                    intervals["confidence"], intervals["low"], intervals["high"], color=colour, alpha=0.35, lw=1
+                )
                 axis.plot(part["confidence"], part["accuracy"], color=colour, linewidth=1, alpha=0.8)
                 sizes = 10 + 250 * part["share"].to_numpy()
                 axis.scatter(

@@ -1,4 +1,4 @@
-"""The answer: what each arm does to the primary metric, how sure that is, and what so many seeds can show."""
+"""The answer: the effect of each arm on the primary metric, its uncertainty, and what this number of seeds can show."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -35,8 +35,8 @@ from workbench.metrics import SPLITS, metric, split_of, title
 from workbench.significance import fewest_seeds
 
 RULE = (
-    "An arm raises or lowers the metric where its adjusted p is at most .05; but for p of ranks, that is where its"
-    " interval for all arms at once leaves out 0. It is equivalent to the baseline where that interval lies within the"
+    "An arm raises or lowers the metric where its adjusted p is at most .05; except for p of ranks, this is where its"
+    " interval for all arms at once excludes 0. It is equivalent to the baseline where that interval lies within the"
     " margin. All else is undecided, which is no evidence of equality. Intervals: Student's over paired seeds (this arm"
     " alone), and simultaneous ones from the sign flips of the test (all arms at once)."
 )
@@ -44,7 +44,7 @@ PLANNING_HEADS = ("arm", "paired seeds", "sd of the differences", "power for the
 
 
 def section(runs: Runs) -> Section:
-    """The answer in a sentence, an arm per row, the forest plot, divergence, and planning."""
+    """Returns the answer in a sentence, a table with one row per arm, the forest plot, divergence, and planning."""
     primary, margin = runs.record.primary, runs.record.margin
     frame = compare(runs, [primary], margin)
     compared = frame.filter(pl.col("verdict") != BASELINE)
@@ -66,13 +66,13 @@ def section(runs: Runs) -> Section:
 
 
 NO_MARGIN = (
-    "The experiment states no margin, so that it cannot be said which differences are too small to matter: set"
-    " `margin:` in its YAML."
+    "The experiment states no margin, so the report cannot say which differences are too small to matter: set"
+    " `margin:` in its YAML file."
 )
 
 
 def answer(runs: Runs, frame: pl.DataFrame) -> str:
-    """One sentence: which arms raise, lower or equal the metric, and which are undecided."""
+    """Returns one sentence: which arms raise, lower or equal the metric, and which are undecided."""
     primary, margin = runs.record.primary, runs.record.margin
     row, names = metric(primary), arm_names(runs)
     rows = list(frame.filter(pl.col("verdict") != BASELINE).iter_rows(named=True))
@@ -87,68 +87,68 @@ def answer(runs: Runs, frame: pl.DataFrame) -> str:
     if base and base[0]["diverged"] == base[0]["trials"]:
         first = [f"the baseline {names[runs.baseline]} diverged in every trial"]
     groups = {
-        name: [each for each in rows if each["verdict"] == name]
+        name: [contrast for contrast in rows if contrast["verdict"] == name]
         for name in (HIGHER, LOWER, EQUIVALENT, UNDECIDED, FEW, NONE)
     }
-    said = []
+    clauses = []
     if not groups[HIGHER] and any(groups[name] for name in (LOWER, EQUIVALENT, UNDECIDED)):
         what = "raise" if groups[LOWER] else "change"
-        said.append(f"no {noun(runs)} is shown to {what} {row.title}")
+        clauses.append(f"no {noun(runs)} is shown to {what} {row.title}")
     for verdict, verb in ((HIGHER, "raise"), (LOWER, "lower")):
         if groups[verdict]:
-            said.append(_moved(groups[verdict], names, verb, "it " if said else f"{row.title} ", primary, margin))
+            clauses.append(_moved(groups[verdict], names, verb, "it " if clauses else f"{row.title} ", primary, margin))
     if groups[EQUIVALENT] and margin:
         who = _who(groups[EQUIVALENT], names)
-        said.append(f"{who} {_is(groups[EQUIVALENT])} equivalent to the baseline within {amount(margin, row)}")
+        clauses.append(f"{who} {_is(groups[EQUIVALENT])} equivalent to the baseline within {amount(margin, row)}")
     if groups[UNDECIDED]:
-        said.append(f"{_who(groups[UNDECIDED], names)} {_is(groups[UNDECIDED])} undecided")
+        clauses.append(f"{_who(groups[UNDECIDED], names)} {_is(groups[UNDECIDED])} undecided")
     if groups[FEW]:
-        counts = sorted({each["paired"] for each in groups[FEW]})
+        counts = sorted({contrast["paired"] for contrast in groups[FEW]})
         has = "has" if len(groups[FEW]) == 1 else "have"
-        told = listed([counted(count, "paired seed") for count in counts], "or")
-        said.append(
-            f"{_who(groups[FEW], names)} {has} {told} of {row.title}, too few for a verdict ({fewest_seeds()} are"
+        amounts = listed([counted(count, "paired seed") for count in counts], "or")
+        clauses.append(
+            f"{_who(groups[FEW], names)} {has} {amounts} of {row.title}, too few for a verdict ({fewest_seeds()} are"
             " needed)"
         )
     if groups[NONE]:
-        said.append(
+        clauses.append(
             f"{_who(groups[NONE], names)} {_is(groups[NONE])} not compared, having no value of {row.title} that pairs"
             " with the baseline's"
         )
-    text = "; ".join(first + said)
+    text = "; ".join(first + clauses)
     return (
         f"{text[0].upper()}{text[1:]}." if text.startswith(("no ", "the baseline ")) else f"{text}."
     )  # arms keep theirs
 
 
 def _alone(runs: Runs, frame: pl.DataFrame) -> str:
-    """What is said where there is no other arm."""
+    """Returns the answer where there is no other arm."""
     row = metric(runs.record.primary)
     if frame.is_empty():
         return f"No trial of the baseline {runs.baseline} has ended: there is nothing to compare yet."
-    own = frame.row(0, named=True)
-    if own["mean"] is None:
-        diverged = f"{own['diverged']} of {counted(own['trials'], 'trial')} diverged"
-        why = diverged if own["diverged"] else "it was not measured"
-        return f"{own['arm']} has no final value of {row.title}: {why}."
+    baseline = frame.row(0, named=True)
+    if baseline["mean"] is None:
+        diverged = f"{baseline['diverged']} of {counted(baseline['trials'], 'trial')} diverged"
+        why = diverged if baseline["diverged"] else "it was not measured"
+        return f"{baseline['arm']} has no final value of {row.title}: {why}."
     return (
-        f"{own['arm']} reaches {row.title} {number(own['mean'])} ({counted(own['seeds'], 'seed')}); there is no other"
-        " arm to compare it with."
+        f"{baseline['arm']} reaches {row.title} {number(baseline['mean'])} ({counted(baseline['seeds'], 'seed')});"
+        " there is no other arm to compare it with."
     )
 
 
 def _moved(
     rows: list[dict[str, Any]], names: dict[str, str], verb: str, what: str, primary: str, margin: float | None
 ) -> str:
-    """`0.75 and 1.0 lower it by 2.5 and 16.5 points`; of arms that are ranked, without an amount."""
-    plain = [each for each in rows if not each["ranked"]]
-    ranked = [each for each in rows if each["ranked"]]
-    said = []
+    """Returns a clause such as `0.75 and 1.0 lower it by 2.5 and 16.5 points`; for ranked arms, without an amount."""
+    plain = [contrast for contrast in rows if not contrast["ranked"]]
+    ranked = [contrast for contrast in rows if contrast["ranked"]]
+    clauses = []
     if plain:
-        sizes = [amount(each["difference"], metric(primary)) for each in plain]
+        sizes = [amount(contrast["difference"], metric(primary)) for contrast in plain]
         unit = " points" if all(size.endswith(" points") for size in sizes) else ""
         sizes = [size.removesuffix(unit) for size in sizes]
-        small = [each for each in plain if within(each, margin)]
+        small = [contrast for contrast in plain if within(contrast, margin)]
         note = (
             ""
             if not small
@@ -158,14 +158,14 @@ def _moved(
                 else f" ({_who(small, names)} by less than the margin)"
             )
         )
-        said.append(f"{_who(plain, names)} {verb}{_s(plain)} {what}by {listed(sizes)}{unit}{note}")
+        clauses.append(f"{_who(plain, names)} {verb}{_s(plain)} {what}by {listed(sizes)}{unit}{note}")
     if ranked:
-        said.append(f"{_who(ranked, names)} {verb}{_s(ranked)} {what}with diverged trials ranked worst")
-    return "; ".join(said)
+        clauses.append(f"{_who(ranked, names)} {verb}{_s(ranked)} {what}with diverged trials ranked worst")
+    return "; ".join(clauses)
 
 
 def _who(rows: Sequence[dict[str, Any]], names: dict[str, str]) -> str:
-    return listed([names[each["arm"]] for each in rows])
+    return listed([names[row["arm"]] for row in rows])
 
 
 def _is(rows: Sequence[object]) -> str:
@@ -177,22 +177,22 @@ def _s(rows: Sequence[object]) -> str:
 
 
 def divergence(runs: Runs) -> list[str]:
-    """How many trials of each arm diverged; divergence is an outcome, too."""
+    """Returns a sentence for each arm with diverged trials; divergence is an outcome, too."""
     counts = (
         runs.outcomes()
         .group_by("arm", maintain_order=True)
         .agg(pl.len(), (pl.col("outcome") == "diverged").sum().alias("diverged"))
     )
-    found = {arm: (count, diverged) for arm, count, diverged in counts.iter_rows()}
+    by_arm = {arm: (count, diverged) for arm, count, diverged in counts.iter_rows()}
     return [
-        f"{found[arm][1]} of {counted(found[arm][0], 'trial')} of {arm} diverged, without a final value."
+        f"{by_arm[arm][1]} of {counted(by_arm[arm][0], 'trial')} of {arm} diverged, without a final value."
         for arm in runs.arms
-        if arm in found and found[arm][1]
+        if arm in by_arm and by_arm[arm][1]
     ]
 
 
 def _sensitivity(runs: Runs, compared: pl.DataFrame) -> list[Table]:
-    """With and without the trials that diverged, for the arms where that matters."""
+    """Returns the analysis with and without diverged trials, for the arms where it matters."""
     rows = []
     ranked = compared.filter(pl.col("ranked"))
     if ranked.is_empty():
@@ -244,8 +244,8 @@ PLANNING = {
 
 
 def planning_table(compared: pl.DataFrame, margin: float | None) -> pl.DataFrame:
-    """Per arm: the power of its seeds for a difference as large as the margin, and the seeds that would give `POWER`,
-    for the family that the answer judges. Nothing of it depends on the difference that was seen (Hoenig and Heisey
+    """Returns per arm: the power of its seeds for a difference as large as the margin, and the seeds needed for
+    `POWER`, in the family that the answer judges. Both are independent of the observed difference (Hoenig and Heisey
     2001)."""
     rows = []
     known = compared.filter((pl.col("spread") > 0) & ~pl.col("ranked").fill_null(False))
@@ -271,50 +271,51 @@ def _planning(planning: pl.DataFrame, margin: float | None) -> Table:
         for row in planning.iter_rows(named=True)
     ]
     note = (
-        f"How often a true difference of {margin:g} would be found, if the differences over seeds have the standard"
-        " deviation that was seen; from simulated sweeps under the rule of the answer, good to about 3 points. It does"
-        " not depend on the difference that was seen."
+        f"How often a true difference of {margin:g} would be found, if the differences over seeds have the observed"
+        " standard deviation; from simulated sweeps under the rule of the answer, accurate to about 3 points. It does"
+        " not depend on the observed difference."
     )
     return Table(f"What these seeds can show of a difference of {margin:g}", PLANNING_HEADS, rows, note)
 
 
 def _forest(runs: Runs, frame: pl.DataFrame, primary: str, margin: float | None) -> Plot:
-    told = (
+    caption = (
         f"Difference from the baseline in {title(primary)}: paired seeds as dots, the mean, and its interval for all"
         " arms at once"
     )
-    told += f"; shaded: differences smaller than the margin of {margin:g}." if margin else "."
-    return Plot("forest", told, forest_figure(runs, frame, primary, margin))
+    caption += f"; shaded: differences smaller than the margin of {margin:g}." if margin else "."
+    return Plot("forest", caption, forest_figure(runs, frame, primary, margin))
 
 
 def forest_figure(runs: Runs, frame: pl.DataFrame, primary: str, margin: float | None) -> Figure:
-    """A row per arm: paired differences as dots, their mean, the simultaneous interval; the margin as a band."""
+    """Draws one row per arm: paired differences as dots, their mean, and the simultaneous interval; the margin as a
+    band."""
     final = runs.final(primary)
     base = final.filter(pl.col("arm") == runs.baseline).select("seed", base="value")
     paired = final.join(base, on="seed").with_columns(difference=pl.col("value") - pl.col("base"))
     rows = list(frame.filter(pl.col("verdict") != BASELINE).iter_rows(named=True))
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(6.4, 1.1 + 0.5 * len(rows)))  # long names of arms stand beside it
+        figure, axis = plt.subplots(figsize=(6.4, 1.1 + 0.5 * len(rows)))  # long arm names are on the left
         if margin:
             axis.axvspan(-margin, margin, color=SOFT, alpha=0.12, linewidth=0)
         axis.axvline(0, color=SOFT, linewidth=1)
-        for place, row in enumerate(rows):
+        for index, row in enumerate(rows):
             colour, marker = colour_of(runs.arms, row["arm"])
             dots = paired.filter(pl.col("arm") == row["arm"]).sort("seed")["difference"].to_numpy()
-            at = place + 0.16 * np.linspace(-1, 1, max(1, len(dots)))[: len(dots)]
+            at = index + 0.16 * np.linspace(-1, 1, max(1, len(dots)))[: len(dots)]
             axis.plot(dots, at, "o", color=colour, ms=3, alpha=0.45, markeredgewidth=0)
             low, high = row["all_low"], row["all_high"]
             if low is None:
                 alone = mean_interval(dots)
                 low, high = alone.low, alone.high
             if np.isfinite(low) and np.isfinite(high):
-                axis.plot([low, high], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
+                axis.plot([low, high], [index, index], color=colour, linewidth=2, solid_capstyle="butt")
             if row["difference"] is not None:
-                axis.plot([row["difference"]], [place], marker, color=colour, ms=7, markeredgecolor="white")
+                axis.plot([row["difference"]], [index], marker, color=colour, ms=7, markeredgecolor="white")
             if row["diverged"]:
                 axis.annotate(
                     f"{row['diverged']} diverged",
-                    (1, place),
+                    (1, index),
                     xycoords=("axes fraction", "data"),
                     ha="right",
                     va="bottom",

@@ -1,7 +1,7 @@
 """How fast each arm reaches a target. `time` is in the unit of `runs.over`: optimiser steps, pairs or device-seconds.
 
-A trial reaches the target at a time, misses it (then the time is later than its own last evaluation), or diverges
-before (then it never reaches it). What a ratio of times can say follows from which side is only bounded.
+A trial reaches the target at some time, misses it (the time is censored at its last evaluation), or diverges before (it
+never reaches the target). Where one of two times is only bounded, their ratio is only bounded, too.
 """
 
 from collections.abc import Sequence
@@ -64,22 +64,22 @@ CURVES = {
     "low": pl.Float64,
     "high": pl.Float64,
 }
-PERSISTENCE = 2  # evaluations in a row that must hold the target, so that one lucky value does not count
-WAY = 0.8  # `baseline_final`: the share of the baseline's way from chance to its last value
-CREDIT = 0.5  # the share of seeds that must reach a target for a time to count in the profile
+PERSISTENCE = 2  # consecutive evaluations that must hold the target, so that one lucky value does not count
+WAY = 0.8  # `baseline_final`: the share of the baseline's gain from chance to its last value
+CREDIT = 0.5  # the share of seeds that must reach a target for the time to count in the profile
 
 
 def section(runs: Runs) -> Section | None:
-    """Curves, times to the target, speed-ups, and the performance profile."""
+    """Returns curves, times to the target, speed-ups, and the performance profile."""
     name, target = target_value(runs)
-    curves = {each: runs.curves(each) for each in dict.fromkeys((name, *_shown()))}
-    curves = {each: frame for each, frame in curves.items() if not frame.is_empty()}
+    curves = {shown: runs.curves(shown) for shown in dict.fromkeys((name, *_shown()))}
+    curves = {shown: frame for shown, frame in curves.items() if not frame.is_empty()}
     if not curves:
         return None
     unit = UNITS[runs.over]
-    means = {each: mean_curves(runs, each) for each in curves}
-    told = "Mean over seeds with its 95 % interval; single seeds are faint; the dotted line is the target."
-    plots = [Plot("convergence", told, curves_figure(curves, means, runs.arms, (name, target), unit))]
+    means = {shown: mean_curves(runs, shown) for shown in curves}
+    caption = "Mean over seeds with its 95 % interval; single seeds are faint; the dotted line is the target."
+    plots = [Plot("convergence", caption, curves_figure(curves, means, runs.arms, (name, target), unit))]
     frames: dict[str, pl.DataFrame] = {}
     lead, points, tables = [NO_TARGET], [], []
     if name in curves and np.isfinite(target):
@@ -113,8 +113,8 @@ def section(runs: Runs) -> Section | None:
 
 
 NO_TARGET = (
-    "There is no target to compare speeds at: the baseline has no value of it, or does not get measurably beyond where"
-    " it starts, as `baseline_final` asks."
+    "There is no target to compare speeds at: the baseline has no value of it, or does not measurably exceed its"
+    " starting value, as `baseline_final` requires."
 )
 SPEED_CAPTION = (
     "Left: the share of seeds that have reached the target, with 95 % intervals; a trial that diverges never reaches"
@@ -135,7 +135,7 @@ NOTES = (
 
 
 def _shown() -> list[str]:
-    """The metrics whose curves are drawn."""
+    """Returns the metrics whose curves are drawn."""
     return [f"val/{row.name}" for row in METRICS if row.outcome and row.headline and row.better == "higher"]
 
 
@@ -148,8 +148,8 @@ def _origin(runs: Runs) -> str:
 
 
 def mean_curves(runs: Runs, name: str) -> pl.DataFrame:
-    """`arm`, `step`, mean `time`, `mean`, `low`, `high` over the seeds that did not diverge; steps that only some of
-    these have logged are left out."""
+    """Returns `arm`, `step`, mean `time`, `mean`, `low`, `high` over the seeds that did not diverge. Steps that only
+    some of these have logged are left out."""
     kept = runs.outcomes().filter(pl.col("outcome") != "diverged")
     seeds = dict(kept.group_by("arm").len().iter_rows())
     curves = runs.curves(name).join(kept, on=["arm", "seed"], how="semi")
@@ -162,25 +162,26 @@ def mean_curves(runs: Runs, name: str) -> pl.DataFrame:
 
 
 def crossing(times: np.ndarray, values: np.ndarray, target: float, lower: bool = False) -> tuple[str, float]:
-    """The event (`reached`, `from the start`, `missed`) and its time: where the curve crosses the target for two
-    evaluations in a row, interpolated linearly; the first evaluation where that holds it already; the last one where
-    none does. `lower`: values below hold it."""
+    """Returns the event (`reached`, `from the start`, `missed`) and its time. `reached`: where the curve crosses the
+    target for two consecutive evaluations, interpolated linearly. `from the start`: the first evaluation. `missed`: the
+    last evaluation. `lower`: values below the target hold it."""
     held = values <= target if lower else values >= target
-    for place in range(len(held)):
-        if held[place : place + PERSISTENCE].all():
-            if place == 0:
+    for index in range(len(held)):
+        if held[index : index + PERSISTENCE].all():
+            if index == 0:
                 return LEFT, float(times[0])
-            before, after = values[place - 1], values[place]
+            before, after = values[index - 1], values[index]
             share = (target - before) / (after - before)
-            return REACHED, float(times[place - 1] + share * (times[place] - times[place - 1]))
+            return REACHED, float(times[index - 1] + share * (times[index] - times[index - 1]))
     return MISSED, float(times[-1])
 
 
 def target_value(runs: Runs) -> tuple[str, float]:
-    """The metric and the value that the experiment names. `baseline_final`: `WAY` of the way from chance (where the
-    metric has no chance level, from the baseline's first evaluation) to the baseline's last value, medians over seeds,
-    so that it is reached well before the end; nan where the baseline does not get beyond its start by more than its 95
-    % interval."""
+    """Returns the experiment's target metric and value.
+
+    `baseline_final`: a share `WAY` of the gain from chance (without a chance level, from the baseline's first
+    evaluation) to the baseline's last value, as medians over seeds, so that it is reached well before the end. It is
+    nan where the baseline's gain is not positive by its 95 % interval."""
     target = runs.record.target
     name = target.metric
     if target.value != "baseline_final":
@@ -199,8 +200,8 @@ def target_value(runs: Runs) -> tuple[str, float]:
 
 
 def times_to(runs: Runs, name: str, target: float) -> pl.DataFrame:
-    """A row per trial, as `TIMES`: what happened, its `time` where it reached the target, and the range `low` to `high`
-    that the time is in."""
+    """Returns one row per trial, as `TIMES`: the event, the `time` where the target was reached, and the range from
+    `low` to `high` that contains the time."""
     diverged = set(runs.outcomes().filter(pl.col("outcome") == "diverged").select("arm", "seed").iter_rows())
     rows = []
     for (arm, seed), curve in runs.curves(name).group_by("arm", "seed", maintain_order=True):
@@ -217,7 +218,8 @@ def times_to(runs: Runs, name: str, target: float) -> pl.DataFrame:
 
 
 def horizon(times: pl.DataFrame) -> float:
-    """The longest time that every arm was given: of each arm that of its longest trial that did not diverge."""
+    """Returns the longest time that all arms were trained for: the minimum over arms of the longest trial that did not
+    diverge."""
     whole = times.filter(pl.col("event") != DIVERGED)
     if whole.is_empty():
         return beyond(times)
@@ -225,12 +227,12 @@ def horizon(times: pl.DataFrame) -> float:
 
 
 def beyond(times: pl.DataFrame) -> float:
-    """A time that no trial has passed: where those are put that diverge and so never reach the target."""
+    """Returns a time that no trial exceeds: the time of trials that diverge and so never reach the target."""
     return float(times["end"].max()) if times.height else float("nan")  # type: ignore[arg-type]
 
 
 def speed(runs: Runs, times: pl.DataFrame) -> pl.DataFrame:
-    """One row per arm, as `SPEED`: how many seeds reached the target, the restricted mean of the time to it, and the
+    """Returns one row per arm, as `SPEED`: how many seeds reached the target, the restricted mean time to it, and the
     speed-up over the baseline with its intervals, bound and verdict. All arms are one family."""
     frame = ratios(runs, times)
     arms = frame.filter(pl.col("paired") > 0)["arm"].to_list()
@@ -238,14 +240,14 @@ def speed(runs: Runs, times: pl.DataFrame) -> pl.DataFrame:
     if arms:
         logs = _substituted(runs, times, arms)
         family = judge(logs)
-        for place, arm in enumerate(arms):
+        for index, arm in enumerate(arms):
             row = frame.row(by_predicate=pl.col("arm") == arm, named=True)
-            verdict = _verdict(row["bound"], float(family.adjusted[place]), float(np.nanmean(logs[:, place])))
-            told: dict[str, Any] = {"verdict": verdict}
+            verdict = _verdict(row["bound"], float(family.adjusted[index]), float(np.nanmean(logs[:, index])))
+            judged: dict[str, Any] = {"verdict": verdict}
             if verdict not in (INCOMPARABLE, FORBIDDEN):
-                told |= {"p": float(family.p[place]), "p_adjusted": float(family.adjusted[place])}
-            low, high = float(np.exp(family.low[place])), float(np.exp(family.high[place]))
-            more[arm] = told | {
+                judged |= {"p": float(family.p[index]), "p_adjusted": float(family.adjusted[index])}
+            low, high = float(np.exp(family.low[index])), float(np.exp(family.high[index]))
+            more[arm] = judged | {
                 "all_low": None if row["bound"] in (AT_MOST, INCOMPARABLE) else low,
                 "all_high": None if row["bound"] in (AT_LEAST, INCOMPARABLE) else high,
             }
@@ -266,17 +268,17 @@ def _verdict(bound: str, adjusted: float, direction: float) -> str:
 
 
 def ratios(runs: Runs, times: pl.DataFrame) -> pl.DataFrame:
-    """Speed, as `RATIO`, without what depends on the other arms. A ratio is the baseline's time by the arm's: the
-    geometric mean over paired seeds with the Student interval of the logarithms, or a bound on it, whose other end is
-    open."""
+    """Returns the speed of each arm, as `RATIO`, without columns that depend on the other arms. A ratio is the
+    baseline's time divided by the arm's: the geometric mean over paired seeds with the Student interval of the
+    logarithms, or a bound on it, whose other end is open."""
     limit, never = horizon(times), beyond(times)
     base = times.filter(pl.col("arm") == runs.baseline).select("seed", "event", base_low="low", base_high="high")
     rows: list[dict[str, object]] = []
     for arm in runs.arms:
-        own = times.filter(pl.col("arm") == arm)
-        if own.is_empty():
+        trials = times.filter(pl.col("arm") == arm)
+        if trials.is_empty():
             continue
-        restricted = own.select(
+        restricted = trials.select(
             pl.when(pl.col("event") == DIVERGED)
             .then(limit)
             .otherwise(pl.coalesce("time", "end"))
@@ -284,12 +286,12 @@ def ratios(runs: Runs, times: pl.DataFrame) -> pl.DataFrame:
         ).to_series()
         row: dict[str, object] = {
             "arm": arm,
-            "reached": own["time"].is_not_null().sum(),
-            "diverged": (own["event"] == DIVERGED).sum(),
-            "seeds": own.height,
+            "reached": trials["time"].is_not_null().sum(),
+            "diverged": (trials["event"] == DIVERGED).sum(),
+            "seeds": trials.height,
             "time": restricted.mean(),
         }
-        both = own.join(base, on="seed", suffix="_base").sort("seed")
+        both = trials.join(base, on="seed", suffix="_base").sort("seed")
         if arm != runs.baseline:
             row |= {"paired": both.height} | _ratio(both, never)
         rows.append(row)
@@ -297,7 +299,8 @@ def ratios(runs: Runs, times: pl.DataFrame) -> pl.DataFrame:
 
 
 def _ratio(both: pl.DataFrame, limit: float) -> dict[str, object]:
-    """The ratio of paired times, each known to be in a range; those of trials that diverged are beyond `limit`."""
+    """Returns the ratio of paired times, each of which is known to be in a range. Those of diverged trials are beyond
+    `limit`."""
     if both.is_empty():
         return {}
     arm_low, base_low = (
@@ -308,23 +311,23 @@ def _ratio(both: pl.DataFrame, limit: float) -> dict[str, object]:
     with np.errstate(divide="ignore", invalid="ignore"):
         highest, lowest = np.log(base_high) - np.log(arm_low), np.log(base_low) - np.log(arm_high)
     if np.isfinite(highest).all() and np.isfinite(lowest).all():
-        made, bound = mean_interval(highest), ""
-        low, high = made.low, made.high
+        interval, bound = mean_interval(highest), ""
+        low, high = interval.low, interval.high
     elif np.isfinite(highest).all():
-        made, bound = mean_interval(highest), AT_MOST
-        low, high = float("nan"), made.high
+        interval, bound = mean_interval(highest), AT_MOST
+        low, high = float("nan"), interval.high
     elif np.isfinite(lowest).all():
-        made, bound = mean_interval(lowest), AT_LEAST
-        low, high = made.low, float("nan")
+        interval, bound = mean_interval(lowest), AT_LEAST
+        low, high = interval.low, float("nan")
     else:
         return {"bound": INCOMPARABLE}
-    return {"bound": bound, "speed_up": np.exp(made.mean), "low": np.exp(low), "high": np.exp(high)}
+    return {"bound": bound, "speed_up": np.exp(interval.mean), "low": np.exp(low), "high": np.exp(high)}
 
 
 def _substituted(runs: Runs, times: pl.DataFrame, arms: Sequence[str]) -> np.ndarray:
-    """log(baseline's time / arm's time), [seeds, arms], nan where a seed is not paired. A miss counts at its last
-    evaluation and a divergence beyond all times: exchanging arm and baseline changes the sign alone, which is what sign
-    flips need."""
+    """Returns log(baseline's time / arm's time), [seeds, arms], nan where a seed is not paired. A miss counts at its
+    last evaluation and a divergence beyond all times: exchanging arm and baseline then changes only the sign, as sign
+    flips require."""
     limit = beyond(times)
     at = {
         (arm, seed): np.log(max(limit if event == DIVERGED else end if time is None else time, 1e-12))
@@ -338,7 +341,7 @@ def _substituted(runs: Runs, times: pl.DataFrame, arms: Sequence[str]) -> np.nda
 
 
 def sentences(speeds: pl.DataFrame) -> list[str]:
-    """What the times to the target say, one sentence per arm."""
+    """Returns one sentence per arm about its time to the target."""
     return [f"{row['arm']}: {_sentence(row)}." for row in speeds.iter_rows(named=True)]
 
 
@@ -354,13 +357,13 @@ def _sentence(row: dict[str, Any]) -> str:
     ratio = (
         f"{row['bound']} {number(row['speed_up'], 2)} times as fast{'' if interval == DASH else ' ' + interval}".strip()
     )
-    told = {
+    certainty = {
         FEW: f"too few seeds for a verdict ({fewest_seeds()} are needed)",
         FORBIDDEN: "no verdict, since the true ratio may lie on the other side of 1",
         UNDECIDED: f"undecided (adjusted {p_is(row['p_adjusted'])})",
     }.get(row["verdict"], f"adjusted {p_is(row['p_adjusted'])}")
     verdict = f"{row['verdict']}, " if row["verdict"] in (FASTER, SLOWER) else ""
-    return f"{verdict}{ratio}, {told}; {reached}"
+    return f"{verdict}{ratio}, {certainty}; {reached}"
 
 
 def _table(speeds: pl.DataFrame, unit: str) -> Table:
@@ -379,7 +382,7 @@ def _table(speeds: pl.DataFrame, unit: str) -> Table:
                         if row["speed_up"] is not None
                         else number(None)
                     ),
-                    *(spread(*each) for each in bounds),
+                    *(spread(*interval) for interval in bounds),
                     probability(row["p_adjusted"]),
                     row["verdict"] or "–",
                 ],
@@ -395,8 +398,8 @@ def _table(speeds: pl.DataFrame, unit: str) -> Table:
 
 
 def targets(runs: Runs, name: str, count: int = 12) -> list[float]:
-    """Levels of the metric at even distances from where the baseline is at its first evaluation to where it ends, both
-    left out."""
+    """Returns equally spaced levels of the metric between the baseline's first evaluation and its final value, both
+    excluded."""
     base = runs.curves(name).filter(pl.col("arm") == runs.baseline)
     steps = base["step"].unique().sort()
     if len(steps) < 2:
@@ -406,39 +409,41 @@ def targets(runs: Runs, name: str, count: int = 12) -> list[float]:
     if not isinstance(start, float) or not isinstance(end, float):
         return []
     gain = start - end if lower_is_better(name) else end - start
-    return [float(each) for each in np.linspace(start, end, count + 2)[1:-1]] if gain > 0 else []
+    return [float(level) for level in np.linspace(start, end, count + 2)[1:-1]] if gain > 0 else []
 
 
 def speed_over_targets(runs: Runs, name: str) -> pl.DataFrame:
-    """`ratios` of every arm at each of `targets`, with the column `target`."""
-    made = [
+    """Returns `ratios` of every arm at each of `targets`, with the column `target`."""
+    frames = [
         ratios(runs, times_to(runs, name, target)).with_columns(target=pl.lit(target)) for target in targets(runs, name)
     ]
-    return pl.concat(made) if made else pl.DataFrame(schema=RATIO | {"target": pl.Float64})
+    return pl.concat(frames) if frames else pl.DataFrame(schema=RATIO | {"target": pl.Float64})
 
 
 def fraction_reached(runs: Runs, times: pl.DataFrame) -> pl.DataFrame:
-    """`arm`, `time`, `share`, `low`, `high`: Aalen and Johansen's estimate of the share of seeds that have reached the
-    target by a time, with its log-log interval. Divergence competes with reaching; a miss is censored at its last
-    evaluation."""
+    """Returns `arm`, `time`, `share`, `low`, `high`: Aalen and Johansen's estimate of the share of seeds that have
+    reached the target by a time, with its log-log interval. Divergence is a competing event; a miss is censored at its
+    last evaluation."""
     rows = []
     for arm in runs.arms:
-        own = times.filter(pl.col("arm") == arm)
-        if own.is_empty():
+        trials = times.filter(pl.col("arm") == arm)
+        if trials.is_empty():
             continue
         rows.append((arm, 0.0, 0.0, 0.0, 0.0))
-        at = own.select(pl.coalesce("time", "end")).to_series().to_numpy()
+        at = trials.select(pl.coalesce("time", "end")).to_series().to_numpy()
         kind = (
-            own["event"].replace_strict({REACHED: 1, LEFT: 1, DIVERGED: 2, MISSED: 0}, return_dtype=pl.Int64).to_numpy()
+            trials["event"]
+            .replace_strict({REACHED: 1, LEFT: 1, DIVERGED: 2, MISSED: 0}, return_dtype=pl.Int64)
+            .to_numpy()
         )
         rows += [(arm, *row) for row in incidence(at, kind)]
-        rows.append((arm, float(own["end"].max()), *rows[-1][2:]))  # type: ignore[arg-type]
+        rows.append((arm, float(trials["end"].max()), *rows[-1][2:]))  # type: ignore[arg-type]
     return pl.DataFrame(rows, schema=SHARES, orient="row").with_columns(pl.col("low", "high").fill_nan(None))
 
 
 def curve_area(curves: pl.DataFrame) -> pl.DataFrame:
-    """`arm`, `seed`, `value`: the normalised area under each curve, its mean height between the first and the last
-    evaluation."""
+    """Returns `arm`, `seed`, `value`: the normalised area under each curve, its mean height between the first and the
+    last evaluation."""
     rows = []
     for (arm, seed), curve in curves.group_by("arm", "seed", maintain_order=True):
         times, values = curve["time"].to_numpy(), curve["value"].to_numpy()
@@ -449,9 +454,9 @@ def curve_area(curves: pl.DataFrame) -> pl.DataFrame:
 
 
 def time_profile(over_targets: pl.DataFrame, points: int = 81) -> pl.DataFrame:
-    """AlgoPerf's performance profile (Dahl et al. 2023): `arm`, `tau`, `share` of the targets for which the arm's
-    restricted mean of times is at most `tau` times the fastest arm's; a target that fewer than `CREDIT` of an arm's
-    seeds reach is never within reach."""
+    """Returns AlgoPerf's performance profile (Dahl et al. 2023): `arm`, `tau`, and the `share` of targets for which the
+    arm's restricted mean time is at most `tau` times the fastest arm's. A target that fewer than `CREDIT` of an arm's
+    seeds reach never counts for the arm."""
     if over_targets.is_empty():
         return pl.DataFrame(schema={"arm": pl.String, "tau": pl.Float64, "share": pl.Float64})
     credited = pl.col("reached") >= CREDIT * pl.col("seeds")
@@ -474,7 +479,7 @@ def curves_figure(
     target: tuple[str, float],
     unit: str,
 ) -> Figure:
-    """One panel per metric: the mean of each arm with its 95 % band over time, its seeds faint behind it."""
+    """Draws one panel per metric: the mean of each arm with its 95 % band over time, with its seeds faint behind it."""
     with plt.rc_context(STYLE):
         columns = min(2, max(1, len(means)))
         rows = -(-len(means) // columns)
@@ -500,12 +505,12 @@ def curves_figure(
 
 
 def _ticks(axis: Axes, times: pl.Series) -> None:
-    """Ticks where something was measured, as far as they fit."""
-    places = sorted(set(times.to_list()))
-    if len(places) > 40:
+    """Sets ticks at the evaluations, as far as they fit."""
+    ticks = sorted(set(times.to_list()))
+    if len(ticks) > 40:
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    elif places:
-        axis.set_xticks(places[::-1][:: -(-len(places) // 5)])
+    elif ticks:
+        axis.set_xticks(ticks[::-1][:: -(-len(ticks) // 5)])
 
 
 def reached_figure(
@@ -516,8 +521,9 @@ def reached_figure(
     name: str,
     unit: str,
 ) -> Figure:
-    """Left: the share of seeds that have reached the target, over time. Middle: the speed-up over the baseline at each
-    of several targets; a hollow marker is a bound. Right: AlgoPerf's performance profile over those targets."""
+    """Draws three panels. Left: the share of seeds that have reached the target, over time. Middle: the speed-up over
+    the baseline at each of several targets; a hollow marker is a bound. Right: AlgoPerf's performance profile over
+    those targets."""
     with plt.rc_context(STYLE):
         figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11.4, 3.3))
         for arm in arms:
@@ -536,8 +542,8 @@ def reached_figure(
             for exact, face in ((True, colour), (False, "white")):
                 chosen = faster.filter((pl.col("bound") == "") == exact)
                 middle.plot(chosen["target"], chosen["speed_up"], marker, color=colour, markerfacecolor=face, ms=4)
-            own = profile.filter(pl.col("arm") == arm)
-            right.step(own["tau"], own["share"], where="post", color=colour, linewidth=1.4, linestyle=dashes)
+            curve = profile.filter(pl.col("arm") == arm)
+            right.step(curve["tau"], curve["share"], where="post", color=colour, linewidth=1.4, linestyle=dashes)
             left.plot([], [], marker, color=colour, linestyle=dashes, ms=4, label=arm)
         left.set_xlabel(unit)
         left.set_ylabel("share of seeds")

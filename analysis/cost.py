@@ -1,4 +1,4 @@
-"""What each arm costs, and which arms no other one beats at their cost."""
+"""The cost of each arm, and the arms that no other arm beats at their cost."""
 
 from collections.abc import Sequence
 
@@ -36,17 +36,17 @@ CAPTION = (
 
 
 def section(runs: Runs) -> Section | None:
-    """Time, device-hours, energy, and the arms on the front."""
+    """Returns time, device-hours, energy, and the arms on the Pareto front."""
     table = cost_table(runs, runs.record.primary)
     if table.is_empty():
         return None
     hours = device_hours(runs)
     diverged = len(runs.diverged)
-    more = f", {counted(diverged, 'diverged trial')} included" if diverged else ""
+    more = f", including {counted(diverged, 'diverged trial')}" if diverged else ""
     return Section(
         "cost",
         "Cost",
-        [f"All trials together took {number(hours, 2)} device-hours of training{more}; evaluation is not in it."],
+        [f"All trials together took {number(hours, 2)} device-hours of training{more}; evaluation is not included."],
         tables=[_table(table, runs.record.primary)],
         plots=[Plot("cost", CAPTION, cost_figure(table, runs.arms, runs.record.primary))],
         frames={"cost": table},
@@ -54,7 +54,8 @@ def section(runs: Runs) -> Section | None:
 
 
 def device_hours(runs: Runs) -> float:
-    """Of all trials, however they ended; of a trial that did not log its devices, with one."""
+    """Returns the device-hours of all trials, however they ended. A trial that did not log its devices counts with
+    one."""
     spent = runs.last("seconds").join(
         runs.last("perf/device_seconds"), on=["arm", "seed"], how="left", suffix="_devices"
     )
@@ -62,24 +63,33 @@ def device_hours(runs: Runs) -> float:
 
 
 def cost_table(runs: Runs, name: str) -> pl.DataFrame:
-    """A row per arm: mean `seconds` of training per trial (evaluation excluded) with their Student interval and the
-    same in `device_seconds`, over the trials that went to their end; `device_hours` of all its trials, those that
-    diverged included; mean `kilojoules` per trial where the device tells (NVML; null elsewhere); the metric's `mean`
-    with its interval; and whether the arm is on the `front`: no other arm is at least as good for less device time.
-    Arms whose time was not logged have no row."""
+    """Returns one row per arm.
+
+    `seconds`: mean training time per trial (evaluation excluded) with its Student interval, over the trials that
+    completed; `device_seconds`: the same in device time. `device_hours`: of all its trials, including diverged ones.
+    `kilojoules`: mean per trial where the device reports energy (NVML; null elsewhere). `mean`: of the metric, with its
+    interval. `front`: no other arm is at least as good for less device time. Arms whose time was not logged have no
+    row."""
     seconds, spent, values = runs.final("seconds"), runs.last("seconds"), runs.final(name)
     whole = runs.final("perf/device_seconds")
     joules = runs.final("perf/energy_joules")
     ended = runs.outcomes()
     rows = []
     for arm in runs.arms:
-        own, every, device, used, reached = (
+        times_of_arm, every, device, used, reached = (
             frame.filter(pl.col("arm") == arm)["value"] for frame in (seconds, spent, whole, joules, values)
         )
-        if own.is_empty() or reached.is_empty():
+        if times_of_arm.is_empty() or reached.is_empty():
             continue
-        time, good = mean_interval(own.to_numpy(), SECONDS), mean_interval(reached.to_numpy(), metric(name).bounds)
-        devices = float(device.sum()) / float(own.sum()) if len(device) == len(own) and own.sum() else 1.0
+        time, good = (
+            mean_interval(times_of_arm.to_numpy(), SECONDS),
+            mean_interval(reached.to_numpy(), metric(name).bounds),
+        )
+        devices = (
+            float(device.sum()) / float(times_of_arm.sum())
+            if len(device) == len(times_of_arm) and times_of_arm.sum()
+            else 1.0
+        )
         energy = float(used.sum()) / len(used) / 1000 if len(used) else None
         outcomes = ended.filter(pl.col("arm") == arm)["outcome"]
         counts = (len(outcomes), int((outcomes == "diverged").sum()))
@@ -90,7 +100,7 @@ def cost_table(runs: Runs, name: str) -> pl.DataFrame:
 
 
 def _front(frame: pl.DataFrame, lower: bool) -> pl.Series:
-    """Whether each row is undominated in device time per trial and in its mean."""
+    """Returns whether each row is on the Pareto front of device time per trial and mean."""
     goods = [-value if lower else value for value in frame["mean"]]
     points = list(zip(frame["device_seconds"].to_list(), goods, strict=True))
     return pl.Series(
@@ -121,7 +131,7 @@ def _table(table: pl.DataFrame, name: str) -> Table:
 
 
 def cost_figure(table: pl.DataFrame, arms: Sequence[str], name: str) -> Figure:
-    """What an arm reaches against the device time of a trial, both with their intervals; the line joins the arms on the
+    """Draws each arm's mean over the device time of a trial, both with their intervals. The line joins the arms on the
     front."""
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(5.6, 3.6))

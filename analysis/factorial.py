@@ -1,8 +1,7 @@
-"""Which factor does what, where several are crossed.
+"""Effects of single factors and their interactions, for sweeps with several crossed factors.
 
-Every effect is a contrast of cells within a seed, then a mean over seeds: on a balanced grid these are the estimates of
-a mixed model in which seeds, and how seeds differ in each effect, are random. Main effects and interactions together
-are one family.
+Every effect is a contrast of cells within a seed, averaged over seeds. On a balanced grid these are the estimates of a
+mixed model with random seeds and random effects per seed. Main effects and interactions together are one family.
 """
 
 import itertools
@@ -44,120 +43,120 @@ Levels = dict[str, list[str]]  # factor -> its levels as text, the baseline's fi
 
 
 def section(runs: Runs) -> Section | None:
-    """Main effects and interactions of factors that are fully crossed."""
+    """Returns main effects and interactions of factors that are fully crossed."""
     name = runs.record.primary
     levels = crossed(runs)
     if not levels:
         return None
-    found, left = effects(runs, name), left_out(runs, name, levels)
+    frame, left = effects(runs, name), left_out(runs, name, levels)
     every = counted(runs.trials["seed"].n_unique(), "seed")
-    warnings = [f"{left} of {every} left out: a trial of theirs diverged or is missing."] if left else []
-    if found.is_empty():
+    warnings = [f"{left} of {every} left out: one of their trials diverged or is missing."] if left else []
+    if frame.is_empty():
         return Section("factors", "Factors", ["No seed has every combination of the factors."], warnings=warnings)
     figure = interaction_figure(by_seed(runs, name, levels), levels, name)
     return Section(
         "factors",
         "Factors",
         ["Each factor on its own, averaged over the others, and how the effect of one changes with another."],
-        sentences(found, runs.record.margin, name),
+        sentences(frame, runs.record.margin, name),
         warnings,
-        tables=[_table(found, name)],
+        tables=[_table(frame, name)],
         plots=[Plot("factors", CAPTION, figure)],
         notes=[BOLD],
         split=SPLITS.get(split_of(name) or "", ""),
-        frames={"effects": found},
+        frames={"effects": frame},
     )
 
 
 def crossed(runs: Runs) -> Levels:
-    """The factors that are fully crossed with at least two levels each; empty unless there are at least two of them."""
+    """Returns the fully crossed factors with at least two levels each; empty where there are fewer than two."""
     arms = runs.record.arm_values
-    given = {arm: values for arm, values in arms.items() if arm in runs.arms}
-    if runs.baseline not in given:
+    by_arm = {arm: values for arm, values in arms.items() if arm in runs.arms}
+    if runs.baseline not in by_arm:
         return {}
     levels: Levels = {}
-    for factor, base in given[runs.baseline].items():
-        found = list(dict.fromkeys([str(base), *(str(values[factor]) for values in given.values())]))
-        if len(found) > 1:
-            levels[factor] = found
-    combinations = {tuple(str(values[factor]) for factor in levels) for values in given.values()}
-    whole = len(combinations) == int(np.prod([len(each) for each in levels.values()]))
-    return levels if len(levels) > 1 and whole and len(combinations) == len(given) else {}
+    for factor, base in by_arm[runs.baseline].items():
+        own_levels = list(dict.fromkeys([str(base), *(str(values[factor]) for values in by_arm.values())]))
+        if len(own_levels) > 1:
+            levels[factor] = own_levels
+    combinations = {tuple(str(values[factor]) for factor in levels) for values in by_arm.values()}
+    whole = len(combinations) == int(np.prod([len(values) for values in levels.values()]))
+    return levels if len(levels) > 1 and whole and len(combinations) == len(by_arm) else {}
 
 
 def by_seed(runs: Runs, name: str, levels: Levels) -> dict[int, np.ndarray]:
-    """Seed -> values, an axis a factor; seeds that lack a cell are left out."""
+    """Returns seed -> values, with one axis per factor. Seeds that lack a cell are left out."""
     arms = runs.record.arm_values
-    place = {
+    index = {
         arm: tuple(levels[factor].index(str(values[factor])) for factor in levels)
         for arm, values in arms.items()
         if arm in runs.arms
     }
-    found: dict[int, np.ndarray] = {}
-    shape = [len(each) for each in levels.values()]
+    grids: dict[int, np.ndarray] = {}
+    shape = [len(own_levels) for own_levels in levels.values()]
     for arm, seed, value in runs.final(name).iter_rows():
-        found.setdefault(seed, np.full(shape, np.nan))[place[arm]] = value
-    return {seed: values for seed, values in sorted(found.items()) if not np.isnan(values).any()}
+        grids.setdefault(seed, np.full(shape, np.nan))[index[arm]] = value
+    return {seed: values for seed, values in sorted(grids.items()) if not np.isnan(values).any()}
 
 
 def left_out(runs: Runs, name: str, levels: Levels) -> int:
-    """How many seeds lack a cell."""
+    """Returns the number of seeds that lack a cell."""
     return int(runs.trials["seed"].n_unique()) - len(by_seed(runs, name, levels))
 
 
 def effects(runs: Runs, name: str) -> pl.DataFrame:
-    """Main effects (a level less the baseline's, averaged over the other factors) and two-way interactions (how much
-    the effect of one level changes with another's), each against zero; all of them are one family."""
+    """Returns main effects (a level minus the baseline's, averaged over the other factors) and two-way interactions
+    (how much the effect of one level changes with another's), each tested against zero. All of them are one family."""
     levels = crossed(runs)
     values = list(by_seed(runs, name, levels).values()) if levels else []
     if not values:
         return pl.DataFrame(schema=EFFECTS)
     grid, names = np.stack(values), list(levels)
-    found: list[tuple[str, str, np.ndarray]] = []
+    contrasts: list[tuple[str, str, np.ndarray]] = []
     for axis, factor in enumerate(names):
         for level in range(1, len(levels[factor])):
             per_seed = _mean(grid, {axis: level}) - _mean(grid, {axis: 0})
-            found.append(("main", f"{short(factor)}={levels[factor][level]}", per_seed))
+            contrasts.append(("main", f"{short(factor)}={levels[factor][level]}", per_seed))
     for (one, first), (two, second) in itertools.combinations(enumerate(names), 2):
         for a, b in itertools.product(range(1, len(levels[first])), range(1, len(levels[second]))):
             changed = _mean(grid, {one: a, two: b}) - _mean(grid, {one: 0, two: b})
             before = _mean(grid, {one: a, two: 0}) - _mean(grid, {one: 0, two: 0})
             label = f"{short(first)}={levels[first][a]} × {short(second)}={levels[second][b]}"
-            found.append(("interaction", label, changed - before))
-    family = judge(np.stack([per_seed for *_, per_seed in found], axis=1))
-    whole = not runs.diverged  # what is known of survivors alone says nothing of equality
+            contrasts.append(("interaction", label, changed - before))
+    family = judge(np.stack([per_seed for *_, per_seed in contrasts], axis=1))
+    whole = not runs.diverged  # results of the surviving trials alone do not show equality
     rows = []
-    for place, (kind, label, per_seed) in enumerate(found):
+    for index, (kind, label, per_seed) in enumerate(contrasts):
         alone = paired_contrast(per_seed, np.zeros_like(per_seed))
-        ends, adjusted = (float(family.low[place]), float(family.high[place])), float(family.adjusted[place])
-        told = verdict(adjusted, *ends, alone.difference.mean, alone.seeds, runs.record.margin, whole)
+        ends, adjusted = (float(family.low[index]), float(family.high[index])), float(family.adjusted[index])
+        conclusion = verdict(adjusted, *ends, alone.difference.mean, alone.seeds, runs.record.margin, whole)
         interval = (alone.difference.mean, alone.difference.low, alone.difference.high)
-        rows.append((label, kind, alone.seeds, *interval, *ends, alone.p, adjusted, told))
+        rows.append((label, kind, alone.seeds, *interval, *ends, alone.p, adjusted, conclusion))
     return pl.DataFrame(rows, schema=EFFECTS, orient="row").with_columns(pl.col(pl.Float64).fill_nan(None))
 
 
-def sentences(found: pl.DataFrame, margin: float | None, name: str) -> list[str]:
-    """What each interaction is: shown, smaller than the margin, or undecided."""
-    said = []
-    for row in found.filter(pl.col("kind") == "interaction").iter_rows(named=True):
+def sentences(frame: pl.DataFrame, margin: float | None, name: str) -> list[str]:
+    """Returns a sentence for each interaction: shown, smaller than the margin, or undecided."""
+    lines = []
+    for row in frame.filter(pl.col("kind") == "interaction").iter_rows(named=True):
         interval = spread(row["all_low"], row["all_high"], signed)
         size = signed(row["difference"]) + ("" if interval == DASH else f" {interval}")
         if row["verdict"] in (HIGHER, LOWER):
-            told = (
+            conclusion = (
                 f"they interact: together {'more' if row['verdict'] == HIGHER else 'less'} {metric(name).title} than"
                 " their effects add up to"
             )
         elif row["verdict"] == EQUIVALENT and margin:
-            told = f"an interaction larger than {amount(margin, metric(name))} is excluded"
+            conclusion = f"an interaction larger than {amount(margin, metric(name))} is excluded"
         elif row["verdict"] == FEW:
-            told = "too few seeds for a verdict"
+            conclusion = "too few seeds for a verdict"
         else:
-            told = "whether they interact is undecided"
-        said.append(f"{row['effect']}: {told}, {size}.")
-    return said
+            conclusion = "whether they interact is undecided"
+        lines.append(f"{row['effect']}: {conclusion}, {size}.")
+    return lines
 
 
-def _table(found: pl.DataFrame, name: str) -> Table:
+def _table(frame: pl.DataFrame, name: str) -> Table:
     rows = [
         Row(
             [
@@ -171,7 +170,7 @@ def _table(found: pl.DataFrame, name: str) -> Table:
             ],
             row["verdict"] in (HIGHER, LOWER),
         )
-        for row in found.iter_rows(named=True)
+        for row in frame.iter_rows(named=True)
     ]
     heads = (
         "effect",
@@ -186,14 +185,14 @@ def _table(found: pl.DataFrame, name: str) -> Table:
 
 
 def _mean(grid: np.ndarray, at: Mapping[int, int]) -> np.ndarray:
-    """[seeds, ...] -> [seeds]: the mean over all factors but those that are held `at` a level."""
+    """Averages [seeds, ...] to [seeds] over all factors except those that are fixed `at` a level."""
     index: tuple[Any, ...] = (slice(None), *(at.get(axis, slice(None)) for axis in range(grid.ndim - 1)))
     return grid[index].reshape(len(grid), -1).mean(axis=1)
 
 
 def interaction_figure(values: dict[int, np.ndarray], levels: dict[str, list[str]], name: str) -> Figure:
-    """One panel per pair of factors: the mean over seeds (and all other factors) at each level of the one, a line per
-    level of the other."""
+    """Draws one panel per pair of factors: the mean over seeds (and all other factors) at each level of one factor,
+    with a line per level of the other."""
     pairs = list(itertools.combinations(enumerate(levels), 2))[:6]
     grid = np.stack(list(values.values()))
     with plt.rc_context(STYLE):
@@ -207,13 +206,16 @@ def interaction_figure(values: dict[int, np.ndarray], levels: dict[str, list[str
             others = tuple(k + 1 for k in range(len(levels)) if k not in (one, two))
             table = grid.mean(axis=others) if others else grid
             x = np.arange(len(levels[first]))
-            for place, level in enumerate(levels[second]):
-                colour, marker = PALETTE[place % len(PALETTE)], MARKERS[place % len(MARKERS)]
-                intervals = [mean_interval(table[:, k, place]) for k in range(len(x))]
-                at = x + (place - (len(levels[second]) - 1) / 2) * 0.06
-                means = [each.mean for each in intervals]
+            for index, level in enumerate(levels[second]):
+                colour, marker = PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
+                intervals = [mean_interval(table[:, k, index]) for k in range(len(x))]
+                at = x + (index - (len(levels[second]) - 1) / 2) * 0.06
+                means = [interval.mean for interval in intervals]
                 spread = np.nan_to_num(
-                    [[each.mean - each.low for each in intervals], [each.high - each.mean for each in intervals]]
+                    [
+                        [interval.mean - interval.low for interval in intervals],
+                        [interval.high - interval.mean for interval in intervals],
+                    ]
                 )
                 axis.errorbar(at, means, yerr=spread, color=colour, marker=marker, ms=4.5, lw=1.2, label=level)
             axis.set_xticks(x, levels[first])

@@ -1,4 +1,4 @@
-"""Foils and published suites by kind, and what the text gives away without an image."""
+"""Foils and published suites by kind, and what the text alone reveals without an image."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,7 @@ from workbench.metrics import OWN_SUITES, counted_as, metric, spaced
 PREFIX, BLANK = "compositional/", "blank_image/"
 CHANCE = 0.5  # of a pair of captions
 PARTIAL = "†"  # marks a score that is not about all of a suite's items
-NEAR = 0.05  # as near to chance as a kind must be shown to be, to count as guessed
+NEAR = 0.05  # maximum distance from chance of the interval of a kind that counts as guessed
 SUITE = {
     "arm": pl.String,
     "kind": pl.String,
@@ -37,13 +37,13 @@ SUITE = {
     "verdict": pl.String,
 }
 CAPTION = (
-    "Mean over seeds with 95 % intervals; the bar behind each point is the score with a grey image: what the text gives"
-    " away. The dashed line is chance."
+    "Mean over seeds with 95 % intervals; the bar behind each point is the score with a grey image: what the text"
+    " reveals. The dashed line is chance."
 )
 
 
 def sections(runs: Runs) -> list[Section]:
-    """One section per suite that some trial was measured on."""
+    """Returns one section per suite that some trial was measured on."""
     return [_section(runs, suite) for suite in suite_names(runs)]
 
 
@@ -69,7 +69,7 @@ def _section(runs: Runs, suite: str) -> Section:
         "Foils by kind" if suite in OWN_SUITES else published,
         [text[0].upper() + text[1:] for text in lead],
         tables=[_scores(table, runs, guessed)],
-        plots=[Plot(f"suite_{suite}", CAPTION + _mark_told(table), suite_figure(table, runs.arms))],
+        plots=[Plot(f"suite_{suite}", CAPTION + _mark_note(table), suite_figure(table, runs.arms))],
         notes=[
             BOLD.replace("Bold", "*").replace("a bold row", "a *"),
             "(…) the score with a grey image.",
@@ -81,8 +81,8 @@ def _section(runs: Runs, suite: str) -> Section:
 
 
 def suite_table(runs: Runs, suite: str) -> pl.DataFrame:
-    """One row per arm and kind, as `SUITE`: the score with its interval over seeds, the mean score with a grey image,
-    and the contrast with the baseline; all kinds and arms of the suite are one family."""
+    """Returns one row per arm and kind, as `SUITE`: the score with its interval over seeds, the mean score with a grey
+    image, and the contrast with the baseline. All kinds and arms of the suite are one family."""
     prefix = f"{PREFIX}{suite}/"
     frame = compare(runs, runs.names(prefix)).filter(pl.col("mean").is_not_null())
     blank = {}
@@ -102,8 +102,8 @@ def suite_table(runs: Runs, suite: str) -> pl.DataFrame:
 
 
 def count_of(runs: Runs, suite: str, what: str) -> dict[str, int]:
-    """Kind -> how many items each trial was measured on at least, or how many were missing or identical at most; empty
-    where no trial says so, as for the foils of a trial's own test split."""
+    """Returns kind -> the minimum number of items that a trial was measured on, or the maximum number missing or
+    identical. It is empty where no trial logged it, as for the foils of a trial's own test split."""
     prefix = f"suite_{what}/{suite}/"
     worst = min if what == "items" else max
     return {
@@ -113,12 +113,12 @@ def count_of(runs: Runs, suite: str, what: str) -> dict[str, int]:
     }
 
 
-def _mark_told(table: pl.DataFrame) -> str:
+def _mark_note(table: pl.DataFrame) -> str:
     return f" {PARTIAL} of a part of the items." if (table["missing"] > 0).any() else ""
 
 
 def _of_items(table: pl.DataFrame) -> list[str]:
-    """What the column of items means, where there is one."""
+    """Returns notes on the column of items, where there is one."""
     if table["items"].is_null().all():
         return []
     notes = ["Items: those that the score is about."]
@@ -126,14 +126,14 @@ def _of_items(table: pl.DataFrame) -> list[str]:
         notes.append(f"{PARTIAL} The other items had no image that could be read: the score is not that of the suite.")
     if (table["identical"] > 0).any():
         notes.append(
-            "Left out of the items: those whose captions read the same to the model, so that nothing tells them apart."
+            "Left out of the items: those whose captions the model cannot distinguish, since they read the same to it."
         )
     return notes
 
 
 def at_chance(table: pl.DataFrame) -> list[str]:
-    """The kinds of which every arm's 95 % interval holds chance and stays within `NEAR` of it: shown to be guessed, not
-    merely not shown to be more."""
+    """Returns the kinds for which every arm's 95 % interval contains chance and stays within `NEAR` of it: they are
+    shown to be guessed, not merely not shown to be better."""
     guessed = (
         (pl.col("low") <= pl.col("chance"))
         & (pl.col("high") >= pl.col("chance"))
@@ -145,7 +145,7 @@ def at_chance(table: pl.DataFrame) -> list[str]:
 
 
 def _scores(table: pl.DataFrame, runs: Runs, guessed: Sequence[str]) -> Table:
-    """Kinds x arms, those at chance in every arm last."""
+    """Returns a table of kinds x arms, with kinds at chance in every arm last."""
     known = {(row["arm"], row["kind"]): row for row in table.iter_rows(named=True)}
     arms = [arm for arm in runs.arms if arm in table["arm"].to_list()]
     kinds = [kind for kind in sorted(set(table["kind"])) if kind not in guessed] + list(guessed)
@@ -173,15 +173,15 @@ def _items_cell(row: dict[str, Any]) -> str:
 
 
 def suite_figure(table: pl.DataFrame, arms: Sequence[str]) -> Figure:
-    """Scores by kind with their intervals; behind each point the score without an image, as a bar."""
+    """Draws scores by kind with their intervals. A bar behind each point is the score without an image."""
     kinds = table["kind"].unique(maintain_order=True).sort().to_list()
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(max(6.0, 1.25 * len(kinds)), 3.3))
-        for place, arm in enumerate(arms):
+        for index, arm in enumerate(arms):
             colour, marker = colour_of(arms, arm)
             part = table.filter(pl.col("arm") == arm)
             width = 0.8 / max(1, len(arms))
-            x = [kinds.index(kind) + (place - (len(arms) - 1) / 2) * width for kind in part["kind"]]
+            x = [kinds.index(kind) + (index - (len(arms) - 1) / 2) * width for kind in part["kind"]]
             blank = part["blank_image"].fill_null(float("nan")).to_list()
             axis.bar(x, blank, 0.8 * width, color=colour, alpha=0.25, linewidth=0)
             # A single seed has no interval.

@@ -1,4 +1,4 @@
-"""How it was measured: what was trained, on what, where, and what the seeds vary."""
+"""How it was measured: the training, the data, the machine, and what the seeds vary."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,14 +18,14 @@ SEEDS = (
 
 
 def section(runs: Runs) -> Section:
-    """Facts of the sweep as a table, and what its seeds stand for."""
-    rows = [Row([name, told]) for name, told in facts(runs) if told]
+    """Returns facts of the sweep as a table, and what its seeds vary."""
+    rows = [Row([name, fact]) for name, fact in facts(runs) if fact]
     return Section("measured", "How it was measured", tables=[Table("", ("what", "how"), rows)], notes=[SEEDS])
 
 
 def facts(runs: Runs) -> Sequence[tuple[str, str]]:
-    """(what, how) of preset, training, data, answer, code and machine; empty where it was not recorded."""
-    record, made = runs.record, runs.provenance
+    """Returns (what, how) for preset, training, data, answer, code and machine; empty where it was not recorded."""
+    record, provenance = runs.record, runs.provenance
     steps, batch = record.setting("optimisation.steps"), record.setting("optimisation.batch_size")
     return (
         ("preset", record.preset),
@@ -37,10 +37,10 @@ def facts(runs: Runs) -> Sequence[tuple[str, str]]:
         ("margin of interest", f"{record.margin:g}" if record.margin else "none stated"),
         ("curves are read over", UNITS[runs.over]),
         ("seeds", listed(sorted({str(seed) for seed in runs.trials["seed"]}, key=int))),
-        ("code", _code(made)),
+        ("code", _code(provenance)),
         ("code of the trials", code_states(runs)),
-        ("machine", _machine(made)),
-        ("packages", ", ".join(f"{name} {version}" for name, version in made.get("packages", {}).items())),
+        ("machine", _machine(provenance)),
+        ("packages", ", ".join(f"{name} {version}" for name, version in provenance.get("packages", {}).items())),
     )
 
 
@@ -53,11 +53,11 @@ def _data(data: dict[str, Any]) -> str:
 
 
 def _pairs(runs: Runs) -> str:
-    """The pairs that the trials found; where they were not recorded, at most how many were asked for."""
-    found = {tuple(tags.pairs.items()) for tags in runs.tags.values() if tags.pairs}
-    if len(found) == 1:
-        return ", ".join(f"{count:,} {split}" for split, count in next(iter(found)))
-    if found:
+    """Returns the number of pairs in the trials' splits; where it was not recorded, the requested maximum."""
+    counts = {tuple(tags.pairs.items()) for tags in runs.tags.values() if tags.pairs}
+    if len(counts) == 1:
+        return ", ".join(f"{count:,} {split}" for split, count in next(iter(counts)))
+    if counts:
         return "not the same in all trials"
     data = runs.record.setting("data", {})
     return (
@@ -76,15 +76,16 @@ def _every(evaluation: dict[str, Any]) -> str:
     )
 
 
-def _code(made: dict[str, Any]) -> str:
-    commit = made.get("commit")
+def _code(provenance: dict[str, Any]) -> str:
+    commit = provenance.get("commit")
     if not commit:
-        return f"workbench {made['workbench']}" if "workbench" in made else ""
-    return f"commit {commit[:12]}" + (", with uncommitted changes" if made.get("dirty") else "")
+        return f"workbench {provenance['workbench']}" if "workbench" in provenance else ""
+    return f"commit {commit[:12]}" + (", with uncommitted changes" if provenance.get("dirty") else "")
 
 
-def _machine(made: dict[str, Any]) -> str:
-    if not made:
+def _machine(of_run: dict[str, Any]) -> str:
+    if not of_run:
         return ""
-    gpus = listed([str(each) for each in made.get("gpus", [])])
-    return f"{made.get('processor', '')}, {made.get('cores')} cores, {gpus or 'no GPU'}; Python {made.get('python')}"
+    gpus = listed([str(gpu) for gpu in of_run.get("gpus", [])])
+    processor, cores, python = of_run.get("processor", ""), of_run.get("cores"), of_run.get("python")
+    return f"{processor}, {cores} cores, {gpus or 'no GPU'}; Python {python}"

@@ -1,8 +1,8 @@
-"""Arms against the baseline, paired by seed: runs in, one frame out, and how such a frame is shown. Every topic that
-compares arms uses this.
+"""Compares arms with the baseline, paired by seed: runs in, one frame out, and its display. Every topic that compares
+arms uses this.
 
-The contrasts of one call are one family: of a page section without any effect, at most 5 % have a verdict other than
-`undecided`.
+The contrasts of one call are one family: a page section without any effect has a verdict other than `undecided` in at
+most 5 % of sweeps.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,7 +40,7 @@ CONTRASTS = {
     "ranked": pl.Boolean,
     "verdict": pl.String,
 }
-# What a verdict may be. `few`: too few paired seeds for any; `none`: no value to compare.
+# The possible verdicts. `few`: too few paired seeds; `none`: no value to compare.
 HIGHER, LOWER, EQUIVALENT, UNDECIDED, FEW, NONE, BASELINE = (
     "higher",
     "lower",
@@ -64,12 +64,12 @@ Values = Callable[[str], pl.DataFrame]  # metric -> arm, seed, value
 def compare(
     runs: Runs, metrics: Sequence[str], margin: float | None = None, values: Values | None = None
 ) -> pl.DataFrame:
-    """One row per metric and arm, the baseline's first, as `CONTRASTS`; all of them are one family.
+    """Returns one row per metric and arm, the baseline's first, as `CONTRASTS`. All contrasts are one family.
 
-    `mean` with its Student interval over the arm's own seeds; `difference` from the baseline over `paired` seeds with
-    its Student interval (this arm alone) and with the simultaneous one, `all_low` and `all_high`; `p` of this arm alone
-    and `p_adjusted`. Of arms with diverged trials, or with a baseline that has them, both p are of worst ranks
-    (`ranked`). `values`: where they come from, instead of the trials' final values.
+    `mean`: with its Student interval over the arm's seeds. `difference`: from the baseline over `paired` seeds, with
+    its Student interval (this arm alone) and with the simultaneous one, `all_low` and `all_high`. `p`: of this arm
+    alone, and `p_adjusted`. Where the arm or the baseline has diverged trials, both p are of worst ranks (`ranked`).
+    `values`: the source of the values; default the trials' final values.
     """
     values = values or runs.final
     ended = {(arm, seed): outcome for arm, seed, outcome in runs.outcomes().iter_rows()}
@@ -77,17 +77,17 @@ def compare(
     arms = [arm for arm in runs.arms if arm != runs.baseline]
     rows, differences, tests, ranked = [], [], [], []
     for name in metrics:
-        found = {(arm, seed): value for arm, seed, value in values(name).iter_rows()}
-        base = _column(found, runs.baseline, seeds)
+        known = {(arm, seed): value for arm, seed, value in values(name).iter_rows()}
+        base = _column(known, runs.baseline, seeds)
         if runs.baseline in runs.arms:
             rows.append(_reached(runs, name, runs.baseline, base, ended) | {"verdict": BASELINE})
         base_diverged = _diverged(ended, runs.baseline, seeds)
         for arm in arms:
-            own, diverged = _column(found, arm, seeds), _diverged(ended, arm, seeds)
-            difference = own - base
-            test = _ranked(difference, (own, diverged), (base, base_diverged), name)
+            reached, diverged = _column(known, arm, seeds), _diverged(ended, arm, seeds)
+            difference = reached - base
+            test = _ranked(difference, (reached, diverged), (base, base_diverged), name)
             by_rank = test is not None
-            rows.append(_reached(runs, name, arm, own, ended) | _paired(difference, name))
+            rows.append(_reached(runs, name, arm, reached, ended) | _paired(difference, name))
             differences.append(difference)
             tests.append(difference if test is None else test)
             ranked.append(by_rank)
@@ -95,19 +95,19 @@ def compare(
         stacked = np.stack(tests, axis=1)
         family = judge(np.stack(differences, axis=1), stacked)
         against = [row for row in rows if "verdict" not in row]
-        for place, row in enumerate(against):
-            direction = float(np.nansum(stacked[:, place]))
-            ends = float(family.low[place]), float(family.high[place])
-            row |= {"p": family.p[place], "p_adjusted": family.adjusted[place], "ranked": ranked[place]}
-            if not ranked[place]:  # the interval would be about those alone that did not diverge
+        for index, row in enumerate(against):
+            direction = float(np.nansum(stacked[:, index]))
+            ends = float(family.low[index]), float(family.high[index])
+            row |= {"p": family.p[index], "p_adjusted": family.adjusted[index], "ranked": ranked[index]}
+            if not ranked[index]:  # the interval would cover only the trials that did not diverge
                 row |= dict(zip(("all_low", "all_high"), _cut(str(row["metric"]), *ends), strict=True))
-            told = (float(family.adjusted[place]), *ends, direction, int(family.seeds[place]))
-            row["verdict"] = verdict(*told, margin, not ranked[place])
+            evidence = (float(family.adjusted[index]), *ends, direction, int(family.seeds[index]))
+            row["verdict"] = verdict(*evidence, margin, not ranked[index])
     return pl.DataFrame(rows, schema=CONTRASTS).with_columns(pl.col(pl.Float64).fill_nan(None))
 
 
-def _column(found: dict[tuple[str, int], float], arm: str, seeds: Sequence[int]) -> np.ndarray:
-    return np.array([found.get((arm, seed), np.nan) for seed in seeds], dtype=float)
+def _column(known: dict[tuple[str, int], float], arm: str, seeds: Sequence[int]) -> np.ndarray:
+    return np.array([known.get((arm, seed), np.nan) for seed in seeds], dtype=float)
 
 
 def _diverged(ended: dict[tuple[str, int], str], arm: str, seeds: Sequence[int]) -> np.ndarray:
@@ -115,14 +115,14 @@ def _diverged(ended: dict[tuple[str, int], str], arm: str, seeds: Sequence[int])
 
 
 def _reached(runs: Runs, name: str, arm: str, values: np.ndarray, ended: dict[tuple[str, int], str]) -> dict[str, Any]:
-    own = [outcome for (each, _), outcome in ended.items() if each == arm]
+    outcomes = [outcome for (name_of_arm, _), outcome in ended.items() if name_of_arm == arm]
     known = values[~np.isnan(values)]
     reached = mean_interval(known, metric(name).bounds)
     return {
         "arm": arm,
         "metric": name,
-        "trials": len(own),
-        "diverged": own.count("diverged"),
+        "trials": len(outcomes),
+        "diverged": outcomes.count("diverged"),
         "seeds": len(known),
         "mean": reached.mean,
         "low": reached.low,
@@ -133,11 +133,11 @@ def _reached(runs: Runs, name: str, arm: str, values: np.ndarray, ended: dict[tu
 def _ranked(
     differences: np.ndarray, arm: tuple[np.ndarray, np.ndarray], base: tuple[np.ndarray, np.ndarray], name: str
 ) -> np.ndarray | None:
-    """Worst ranks where a paired trial diverged, else None. `arm` and `base`: values, and which trials diverged. A
-    trial has an outcome where it has a value or diverged; a metric that a side has in no trial, though some of its
-    trials ended well, is not its outcome."""
-    (own, own_diverged), (other, other_diverged) = arm, base
-    ended = (~np.isnan(own) | own_diverged) & (~np.isnan(other) | other_diverged)
+    """Returns worst ranks where a paired trial diverged, else None. `arm` and `base`: values, and which trials
+    diverged. A trial has an outcome where it has a value or diverged. A metric that one side lacks in all trials,
+    though some of them ended well, is not an outcome of that side."""
+    (values_of_arm, own_diverged), (values_of_base, other_diverged) = arm, base
+    ended = (~np.isnan(values_of_arm) | own_diverged) & (~np.isnan(values_of_base) | other_diverged)
     for values, diverged in (arm, base):
         if np.isnan(values).all() and not (diverged | ~ended).all():
             return None
@@ -149,19 +149,19 @@ def _ranked(
 
 def _paired(differences: np.ndarray, name: str) -> dict[str, Any]:
     known = differences[~np.isnan(differences)]
-    made = paired_contrast(known, np.zeros_like(known))
-    low, high = _cut(name, made.difference.low, made.difference.high)
+    contrast = paired_contrast(known, np.zeros_like(known))
+    low, high = _cut(name, contrast.difference.low, contrast.difference.high)
     return {
-        "paired": made.seeds,
-        "difference": made.difference.mean,
+        "paired": contrast.seeds,
+        "difference": contrast.difference.mean,
         "difference_low": low,
         "difference_high": high,
-        "spread": made.spread,
+        "spread": contrast.spread,
     }
 
 
 def _cut(name: str, low: float, high: float) -> tuple[float, float]:
-    """An interval of a difference, cut where no difference of the metric can be."""
+    """Clips an interval of a difference to the possible differences of the metric."""
     least, most = metric(name).bounds
     return max(low, least - most) if low == low else low, min(high, most - least) if high == high else high
 
@@ -169,8 +169,9 @@ def _cut(name: str, low: float, high: float) -> tuple[float, float]:
 def verdict(
     adjusted: float, low: float, high: float, direction: float, seeds: int, margin: float | None, equal: bool = True
 ) -> str:
-    """What the family's test says of a contrast over so many seeds; where it rejects nothing, whether the simultaneous
-    interval lies within the margin. `equal`: whether equivalence may be said at all."""
+    """Returns the verdict of the family's test on a contrast over `seeds` seeds. Where it does not reject, the
+    simultaneous interval decides about equivalence within the margin. `equal`: whether equivalence may be claimed at
+    all."""
     if seeds == 0:
         return NONE
     if smallest_p(seeds) > LEVEL:
@@ -183,14 +184,14 @@ def verdict(
 
 
 def within(row: dict[str, Any], margin: float | None) -> bool:
-    """Whether a difference that was found is smaller than the one that matters."""
+    """Returns whether a significant difference is smaller than the margin."""
     if margin is None or row["ranked"] or row["verdict"] not in (HIGHER, LOWER):
         return False
     return -margin < float(row["all_low"]) and float(row["all_high"]) < margin
 
 
 def sure(row: dict[str, Any]) -> bool:
-    """Whether the row is bold."""
+    """Returns whether the row is significant, and so bold."""
     return row["verdict"] in (HIGHER, LOWER)
 
 
@@ -214,7 +215,7 @@ def contrast_table(
     folded: bool = False,
     note: str = "",
 ) -> Table:
-    """The rows of one metric of `compare` as people read them, with the trials behind each number."""
+    """Returns the rows of one metric of `compare` as a table, with the trials behind each number."""
     name = str(frame["metric"][0])
     rows = [Row(_cells(row), sure(row)) for row in frame.iter_rows(named=True)]
     return Table(caption or title(name), HEADS, rows, note, sources(runs, runs.final(name)), folded)
@@ -237,16 +238,16 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 def sources(runs: Runs, values: pl.DataFrame) -> list[Sources]:
-    """Per arm, the values of its trials, each with a link to its trial."""
+    """Returns, per arm, the values of its trials, each with a link to its trial."""
     ids = {(arm, seed): run for arm, seed, run in runs.trials.select("arm", "seed", "run_id").iter_rows()}
-    found: dict[str, list[Cell]] = {}
+    cells: dict[str, list[Cell]] = {}
     for arm, seed, value in values.sort("arm", "seed").iter_rows():
-        found.setdefault(arm, []).append(Cell(number(value), f"#run-{ids[arm, seed]}", f"seed {seed}"))
-    return [Sources(arm, found[arm]) for arm in runs.arms if arm in found]
+        cells.setdefault(arm, []).append(Cell(number(value), f"#run-{ids[arm, seed]}", f"seed {seed}"))
+    return [Sources(arm, cells[arm]) for arm in runs.arms if arm in cells]
 
 
 def arm_names(runs: Runs) -> dict[str, str]:
-    """Arm -> how a sentence calls it: its level where one factor alone is varied."""
+    """Returns arm -> its name in a sentence: its level where only one factor is varied."""
     values = runs.record.arm_values
     if all(len(values.get(arm, {})) == 1 for arm in runs.arms):
         return {arm: level(next(iter(values[arm].values()))) for arm in runs.arms}
@@ -254,6 +255,6 @@ def arm_names(runs: Runs) -> dict[str, str]:
 
 
 def noun(runs: Runs) -> str:
-    """What arms differ in, where it is one factor; else `arm`."""
+    """Returns the factor in which arms differ, where it is only one; else `arm`."""
     factors = {factor for arm in runs.arms for factor in runs.record.arm_values.get(arm, {})}
     return short(next(iter(factors))) if len(factors) == 1 else "arm"

@@ -1,5 +1,5 @@
-"""What so many seeds can show of a difference that matters, by simulated sweeps under the rule of the verdict: numbers
-in and out."""
+"""The power of a number of seeds for a difference that matters, from simulated sweeps under the rule of the verdict:
+numbers in and out."""
 
 from functools import lru_cache
 
@@ -16,14 +16,15 @@ FLIPS = 1024
 
 @lru_cache(maxsize=1024)
 def power(effect: float, seeds: int, contrasts: int) -> float:
-    """How often an arm whose differences have a mean of `effect` standard deviations is called different, among
-    `contrasts` arms of which the others equal the baseline. Normal values, a baseline that all arms share. Good to
-    about .03, as the sweeps are few; the first step of the step-down test alone, since the others are rarely rejected.
+    """Returns how often an arm whose differences have a mean of `effect` standard deviations is called different, among
+    `contrasts` arms of which the others equal the baseline. Assumes normal values and a shared baseline. Accurate to
+    about .03, since the simulated sweeps are few. Uses only the first step of the step-down test, since the other arms
+    are rarely rejected.
     """
     if seeds < fewest_seeds():
         return 0.0
-    own, others, flips = _simulated(seeds, contrasts)
-    moved = own + np.float32(effect)
+    differences, others, flips = _simulated(seeds, contrasts)
+    moved = differences + np.float32(effect)
     scores = np.abs(flips @ moved) / np.sqrt((moved**2).sum(axis=0))
     p = (np.maximum(scores, others) >= scores[0] - 1e-5).mean(axis=0)
     return float(np.mean(p <= LEVEL))
@@ -31,21 +32,21 @@ def power(effect: float, seeds: int, contrasts: int) -> float:
 
 @lru_cache(maxsize=32)
 def _simulated(seeds: int, contrasts: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Differences of the arm in question without its effect [seeds, sweeps]; the highest score of all others under each
-    flip [flips, sweeps]; the flips [flips, seeds]."""
+    """Returns the differences of the arm in question without its effect [seeds, sweeps], the highest score of all
+    others under each flip [flips, sweeps], and the flips [flips, seeds]."""
     rng = np.random.default_rng(0)
-    made = (rng.normal(size=(SWEEPS, seeds, contrasts)) - rng.normal(size=(SWEEPS, seeds, 1))) / np.sqrt(2)
-    made, flips = made.astype(np.float32), signs(seeds, FLIPS).astype(np.float32)
+    differences = (rng.normal(size=(SWEEPS, seeds, contrasts)) - rng.normal(size=(SWEEPS, seeds, 1))) / np.sqrt(2)
+    differences, flips = differences.astype(np.float32), signs(seeds, FLIPS).astype(np.float32)
     highest = np.zeros((len(flips), SWEEPS), dtype=np.float32)
     for column in range(1, contrasts):
-        other = made[:, :, column].T
+        other = differences[:, :, column].T
         highest = np.maximum(highest, np.abs(flips @ other) / np.sqrt((other**2).sum(axis=0)))
-    return made[:, :, 0].T, highest, flips
+    return differences[:, :, 0].T, highest, flips
 
 
 def seeds_needed(effect: float, contrasts: int, wanted: float = POWER) -> int | None:
-    """The fewest seeds with which such a difference is found with the wanted power; None where more than
-    `MOST_SEEDS`."""
+    """Returns the smallest number of seeds with which such a difference is found with the wanted power; None where it
+    exceeds `MOST_SEEDS`."""
     low, high = fewest_seeds(), MOST_SEEDS
     if not effect > 0 or power(effect, high, contrasts) < wanted:
         return None

@@ -1,4 +1,4 @@
-"""The peers' published numbers beside a sweep's own."""
+"""Compares a sweep's results with the published numbers of other models."""
 
 from dataclasses import dataclass
 from importlib import resources
@@ -19,8 +19,8 @@ PUBLISHED = {
     "provenance": pl.String,
 }
 OWN = "this sweep"
-# Our metric of each column, and the corpus that the images must come from for the two to be about the same benchmark.
-# Recall is fine-tuned, as it is in the published columns.
+# Our metric for each column, and the corpus that the images must come from so that both are the same benchmark. Recall
+# is fine-tuned, as in the published columns.
 OURS = {
     "vqa_dev": ("downstream/vqa/accuracy", None),
     "nlvr2_dev": ("downstream/nlvr2/accuracy", None),
@@ -36,8 +36,8 @@ OURS = {
 
 @dataclass(frozen=True)
 class Peers:
-    """`columns`: benchmarks in order, key -> name; `rows`: model, images and a cell per column; `caution`: how far they
-    compare."""
+    """Published numbers and ours. `columns`: benchmarks in order, key -> name. `rows`: model, images and a cell per
+    column. `caution`: how far they are comparable."""
 
     columns: dict[str, str]
     rows: list[dict[str, Any]]
@@ -46,7 +46,7 @@ class Peers:
 
 
 def section(runs: Runs) -> Section:
-    """The published numbers and ours in one table."""
+    """Returns the published numbers and ours in one table."""
     peers = against_published(runs)
     rows = []
     for row in peers.rows:
@@ -75,18 +75,18 @@ def section(runs: Runs) -> Section:
 
 
 def against_published(runs: Runs) -> Peers:
-    """Each arm's mean in per cent, in the columns that it was measured in, then the models of `published.yaml` with
-    their provenance."""
+    """Returns each arm's mean in per cent, in the columns that it was measured in, then the models of `published.yaml`
+    with their provenance."""
     source = (resources.files("analysis") / "published.yaml").read_text(encoding="utf-8")
-    told = yaml.safe_load(source)
-    columns: dict[str, str] = told["columns"]
+    published = yaml.safe_load(source)
+    columns: dict[str, str] = published["columns"]
     data = runs.record.setting("data", {})
     rows = [{"name": arm, "images": OWN} | _measured(runs, arm, data) for arm in runs.arms]
     measured = any(len(row) > 2 for row in rows)
     rows += [
         {"name": model.pop("name"), "images": model.pop("images")}
         | {column: (value, provenance) for column, (value, provenance) in model.items()}
-        for model in told["models"]
+        for model in published["models"]
     ]
     cells = [
         (row["name"], row["images"], columns[key], row[key][0], row[key][1])
@@ -98,18 +98,18 @@ def against_published(runs: Runs) -> Peers:
 
 
 def _measured(runs: Runs, arm: str, data: dict[str, Any]) -> dict[str, tuple[float, str]]:
-    """Column -> the arm's mean in per cent."""
+    """Returns column -> the arm's mean in per cent."""
     names = " ".join(str(name).lower() for name in data.get("mix", {}))
-    found = {}
+    means = {}
     for column, (metric, corpus) in OURS.items():
         values = runs.final(metric).filter(pl.col("arm") == arm)["value"]
         if len(values) and (corpus is None or corpus in names):
-            found[column] = (100 * float(values.mean()), _measured_on(runs, arm, metric.rpartition("/")[0]))  # type: ignore[arg-type]
-    return found
+            means[column] = (100 * float(values.mean()), _measured_on(runs, arm, metric.rpartition("/")[0]))  # type: ignore[arg-type]
+    return means
 
 
 def _measured_on(runs: Runs, arm: str, split: str) -> str:
-    """`measured`, or on how many of the split's examples, where some trial lacks images."""
+    """Returns `measured`, or on how many of the split's examples, where some trial lacks images."""
     counts = [runs.final(f"{split}/{name}").filter(pl.col("arm") == arm)["value"] for name in ("examples", "missing")]
     if not all(map(len, counts)) or not (missing := int(counts[1].to_numpy().max())):
         return "measured"
@@ -121,13 +121,13 @@ def _caution(data: dict[str, Any], measured: bool) -> str:
     source = ", ".join(data.get("mix", {})) or str(data.get("source", "unknown data"))
     if not measured:
         return (
-            f"No arm of this sweep (data: {source}) was measured on any of these benchmarks; wb finetune does that. The"
-            " published numbers stand alone."
+            f"No arm of this sweep (data: {source}) was measured on any of these benchmarks; `wb finetune` does"
+            " that. Only published numbers are shown."
         )
-    told = f"This sweep was pre-trained on {source}, the published models on the images that their row names."
+    caution = f"This sweep was pre-trained on {source}, the published models on the images named in their rows."
     if data.get("source") == "scenes":
-        told += (
-            " Tasks that were fine-tuned without annotations are made of rendered scenes and do not compare with the"
-            " published ones at all."
+        caution += (
+            " Tasks that were fine-tuned without annotations use rendered scenes and are not comparable with the"
+            " published ones."
         )
-    return told
+    return caution

@@ -1,5 +1,5 @@
-"""A sweep, several of them or a single run -> one self-contained HTML page, Markdown, CSV and LaTeX tables, PNG, SVG
-and PDF figures."""
+"""Writes the report of one or several sweeps or a single run: one self-contained HTML page, Markdown, CSV and LaTeX
+tables, PNG, SVG and PDF figures."""
 
 import base64
 import hashlib
@@ -25,7 +25,7 @@ from analysis.summaries import with_summaries
 from analysis.topics import sections
 from workbench.errors import UserError
 
-FORMS: dict[str, dict[str, Any]] = {  # undated: equal figures, equal files
+FORMS: dict[str, dict[str, Any]] = {  # without dates: equal figures have equal files
     "png": {},
     "svg": {"metadata": {"Date": None}},
     "pdf": {"metadata": {"CreationDate": None}},
@@ -59,13 +59,13 @@ def write_report(
     over: str = "steps",
     against_published: bool = False,
 ) -> Path:
-    """Writes `report.html`, `report.md`, `tables/` and `figures/` into `folder`; gives the page's path.
+    """Writes `report.html`, `report.md`, `tables/` and `figures/` into `folder`. Returns the page's path.
 
-    `compare_with`: further sweeps whose arms are set beside. `over`: what curves and speeds are read over, one of
-    `UNITS`. `against_published`: with the peers' published numbers. Raises UserError where there is no finished trial
-    to report, or its time was not logged.
+    `compare_with`: further sweeps whose arms are compared. `over`: the x-axis of curves and speeds, one of `UNITS`.
+    `against_published`: add published numbers of other models. Raises UserError where there is no finished trial to
+    report, or its time was not logged.
     """
-    sweeps = [replace(read_runs(uri, each), over=over) for each in (run_id, *compare_with)]
+    sweeps = [replace(read_runs(uri, run), over=over) for run in (run_id, *compare_with)]
     runs = compare.merged(sweeps) if compare_with else sweeps[0]
     if over != "steps" and runs.curves(target_value(runs)[0]).is_empty():
         raise UserError(f"--over {over}: run {run_id} has no curve of its target over {UNITS[over]}; use --over steps.")
@@ -76,17 +76,17 @@ def write_report(
     return render([first, *extra, *others], runs, folder, mixtures(*sweeps))
 
 
-def render(found: Sequence[Section], runs: Runs, folder: Path, cautions: Sequence[str] = ()) -> Path:
-    """Writes the sections in all forms, the `cautions` at their head; gives the page's path."""
+def render(page_sections: Sequence[Section], runs: Runs, folder: Path, cautions: Sequence[str] = ()) -> Path:
+    """Writes the sections in all formats, preceded by the `cautions`. Returns the page's path."""
     (folder / "tables").mkdir(parents=True, exist_ok=True)
     (folder / "figures").mkdir(exist_ok=True)
-    for section in found:
+    for section in page_sections:
         for name, frame in section.frames.items():
             frame.write_csv(folder / "tables" / f"{name}.csv")
-    images = {plot.name: _draw(plot, folder / "figures") for section in found for plot in section.plots}
+    images = {plot.name: _draw(plot, folder / "figures") for section in page_sections for plot in section.plots}
     script = _text("report.js")
     context = {
-        "sections": found,
+        "sections": page_sections,
         "runs": runs,
         "cautions": cautions,
         "question": runs.record.question or runs.name,
@@ -102,39 +102,39 @@ def render(found: Sequence[Section], runs: Runs, folder: Path, cautions: Sequenc
 
 
 def _draw(plot: Plot, folder: Path) -> str:
-    """Writes a figure in all forms; gives it as a data URI that follows the page's colours, so that the page needs
-    nothing beside it."""
+    """Writes a figure in all formats. Returns it as a data URI that follows the page's colours, so that the page is
+    self-contained."""
     if plot.figure.get_layout_engine() is not None:
-        plot.figure.draw_without_rendering()  # lays it out
-        plot.figure.set_layout_engine("none")  # once for all forms
-    box = plot.figure.get_tightbbox().padded(0.1)  # once for all forms, since finding it draws everything
-    made = {}
+        plot.figure.draw_without_rendering()  # computes the layout
+        plot.figure.set_layout_engine("none")  # once for all formats
+    box = plot.figure.get_tightbbox().padded(0.1)  # once for all formats, since computing it draws everything
+    files = {}
     for form, more in FORMS.items():
         buffer = io.BytesIO()
         plot.figure.savefig(buffer, format=form, dpi=160, bbox_inches=box, **more)
-        made[form] = buffer.getvalue()
-        (folder / f"{plot.name}.{form}").write_bytes(made[form])
+        files[form] = buffer.getvalue()
+        (folder / f"{plot.name}.{form}").write_bytes(files[form])
     plt.close(plot.figure)
-    return "data:image/svg+xml;base64," + base64.b64encode(following(made["svg"].decode()).encode()).decode()
+    return "data:image/svg+xml;base64," + base64.b64encode(following(files["svg"].decode()).encode()).decode()
 
 
 def cell(value: Cell | str) -> Cell:
-    """A table's cell, which may be given as its text alone."""
+    """Returns a table's cell, which may be given as plain text."""
     return value if isinstance(value, Cell) else Cell(value)
 
 
 def latex(value: object) -> str:
-    """Text as LaTeX prints it."""
+    """Escapes text for LaTeX."""
     return "".join(LATEX.get(letter, letter) for letter in str(value))
 
 
 def markdown(value: object) -> str:
-    """Text within a cell of a Markdown table."""
+    """Escapes text for a cell of a Markdown table."""
     return str(value).replace("|", r"\|").replace("\n", " ")
 
 
 def code(value: object) -> Markup:
-    """Text for the page, what stands between backticks as code."""
+    """Escapes text for the page, with text between backticks as code."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(str(value)))))
 
 

@@ -1,7 +1,7 @@
-"""How far each arm falls when images or captions are disturbed.
+"""How much each arm loses when images or captions are disturbed.
 
-Scores are matching AUC, which guessing brings to chance and not to zero: what is lost is counted as a share of what
-there was above chance.
+Scores are matching AUC, for which guessing scores at chance and not at zero: a loss is therefore given as a share of
+the score above chance.
 """
 
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ from analysis.style import MOST_COLUMNS, SOFT, STYLE, colour_of, legend
 from analysis.wording import counted, number, signed
 from workbench.metrics import metric, spaced
 
-# `wb eval --suite robustness` measures every kind; the end of a trial a few of them.
+# `wb eval --suite robustness` measures all kinds; the end of a trial measures a few of them.
 EVERY, FEW = "robustness_all/", "robustness/"
-LOSS = "robustness_loss/"  # and a kind: the loss of one trial
+LOSS = "robustness_loss/"  # followed by a kind: the loss of one trial
 SUMMARIES = ("robustness_mean_drop", "corruption_error", "effective_robustness")
 CHANCE = float(metric(FEW + "clean").chance or 0.0)
-FLOOR = 0.05  # a clean score that is nearer to chance has nothing to lose
+FLOOR = 0.05  # a clean score closer to chance has nothing to lose
 SCORES = {"arm": pl.String, "seed": pl.Int64, "value": pl.Float64, "kind": pl.String, "severity": pl.Int64}
 SEVERITY = {
     "arm": pl.String,
@@ -40,7 +40,7 @@ FLOORS = {"arm": pl.String, "kind": pl.String, "floor": pl.Boolean}
 
 
 def section(runs: Runs) -> Section | None:
-    """Losses by kind of disturbance, scores by severity, and clean against disturbed scores."""
+    """Returns losses by kind of disturbance, scores by severity, and clean against disturbed scores."""
     scored = scores(runs)
     points = clean_and_disturbed(scored)
     if points.is_empty():
@@ -94,12 +94,13 @@ NOTE = (
     " 2019). Effective robustness: logit of the disturbed score less the logit that a trial would have if it lost the"
     " same share above chance as the baseline's trial of the same seed, in the manner of Taori et al. (2020); 0 for"
     f" the baseline. A clean score less than {FLOOR} above chance has nothing to lose and no loss; scores within"
-    f" {FLOOR} of chance that are not told from it are marked ⊥: their losses tell how much there was to lose, not how"
-    " robust the arm is."
+    f" {FLOOR} of chance and not significantly different from it are marked ⊥: their losses show how much there was to"
+    " lose, not how robust the arm is."
 )
 LOSSES_CAPTION = (
     "Loss above chance in per cent, averaged over severities and seeds; darker is worse. * differs from the baseline"
-    " (adjusted p at most .05 over the whole section). ⊥ the disturbed scores are near chance, and not told from it."
+    " (adjusted p at most .05 over the whole section). ⊥ the disturbed scores are not significantly"
+    " different from chance."
 )
 SEVERITY_CAPTION = (
     "Matching AUC against random captions, from undisturbed (0) to the strongest disturbance, with 95 % intervals;"
@@ -112,23 +113,23 @@ SCATTER_CAPTION = (
 
 
 def split(runs: Runs) -> str:
-    """The pairs that the scores are about: version 1, whose trials did not record how many pairs they had, measured the
-    few kinds on the validation split."""
+    """Returns the split of the scores. Version 1, whose trials did not record their numbers of pairs, measured the few
+    kinds on the validation split."""
     if _prefix(runs) == EVERY or not runs.tags:
         return "test"
-    found = {"test" if tags.pairs else "validation" for tags in runs.tags.values()}
-    return " and ".join(sorted(found))
+    splits = {"test" if tags.pairs else "validation" for tags in runs.tags.values()}
+    return " and ".join(sorted(splits))
 
 
 def _prefix(runs: Runs) -> str:
-    """Every kind where all trials were measured on them, else the few."""
+    """Returns the prefix of all kinds where all trials were measured on them, else that of the few."""
     whole = runs.final(f"{EVERY}clean/0")
     finished = runs.outcomes().filter(pl.col("outcome") != "diverged")
     return EVERY if len(whole) and len(whole) == len(finished) else FEW
 
 
 def scores(runs: Runs) -> pl.DataFrame:
-    """`arm`, `seed`, `kind`, `severity`, `value`; the undisturbed score has the kind `clean` and severity 0."""
+    """Returns `arm`, `seed`, `kind`, `severity`, `value`. The undisturbed score has the kind `clean` and severity 0."""
     prefix = _prefix(runs)
     frames = []
     for name in runs.names(prefix):
@@ -138,7 +139,7 @@ def scores(runs: Runs) -> pl.DataFrame:
 
 
 def severity_curves(scored: pl.DataFrame) -> pl.DataFrame:
-    """Mean and interval over seeds; every kind starts from the clean score at severity 0."""
+    """Returns mean and interval over seeds. Every kind starts from the clean score at severity 0."""
     clean = scored.filter(pl.col("kind") == "clean")
     kinds = [kind for kind in scored["kind"].unique(maintain_order=True) if kind != "clean"]
     started = [clean.with_columns(kind=pl.lit(kind)) for kind in kinds]
@@ -151,8 +152,9 @@ def severity_curves(scored: pl.DataFrame) -> pl.DataFrame:
 
 
 def losses(scored: pl.DataFrame, chance: float = CHANCE) -> pl.DataFrame:
-    """`arm`, `kind`, `seed`, `value`: (clean - disturbed) / (clean - chance), averaged over severities. Trials whose
-    clean score is nearer to chance than `FLOOR` have none. With a chance of 0 it is the MMI of Qiu et al. (2022)."""
+    """Returns `arm`, `kind`, `seed`, `value`: (clean - disturbed) / (clean - chance), averaged over severities. Trials
+    whose clean score is closer to chance than `FLOOR` have none. With a chance of 0 it is the MMI of Qiu et al.
+    (2022)."""
     clean = scored.filter(pl.col("kind") == "clean").select("arm", "seed", clean="value")
     able = (
         scored.filter(pl.col("kind") != "clean")
@@ -165,12 +167,12 @@ def losses(scored: pl.DataFrame, chance: float = CHANCE) -> pl.DataFrame:
 
 
 def derived(scored: pl.DataFrame, baseline: str) -> pl.DataFrame:
-    """`arm`, `seed`, `metric`, `value` of `SUMMARIES`, over all disturbances:
+    """Returns `arm`, `seed`, `metric`, `value` of `SUMMARIES`, over all disturbances.
 
-    `robustness_mean_drop`, the mean of `losses` over kinds; `corruption_error`, the mean error (1 - score) as a ratio
-    to the mean error of the baseline's trial of the same seed (a ratio of means over kinds, so that a kind in which the
-    baseline makes no error does not decide); `effective_robustness`, the logit of the mean disturbed score less that of
-    the score which losing the same share above chance as that trial does would leave.
+    `robustness_mean_drop`: the mean of `losses` over kinds. `corruption_error`: the mean error (1 - score) divided by
+    the mean error of the baseline's trial of the same seed (a ratio of means over kinds, so that a kind in which the
+    baseline makes no error does not dominate). `effective_robustness`: the logit of the mean disturbed score minus the
+    logit of the score that would remain after losing the same share above chance as that baseline trial.
     """
     disturbed = scored.filter(pl.col("kind") != "clean")
     keys = ["arm", "seed"]
@@ -202,8 +204,8 @@ def _logit(scores: np.ndarray) -> np.ndarray:
 
 
 def retention(base: pl.DataFrame) -> float | None:
-    """The share above chance that the baseline keeps when it is disturbed, of means over its trials; None where it has
-    too little above it."""
+    """Returns the share above chance that the baseline keeps under disturbance, from means over its trials; None where
+    its clean score is too close to chance."""
     clean = base["clean"].mean() if base.height else None
     if not isinstance(clean, float) or clean - CHANCE < FLOOR:
         return None
@@ -211,43 +213,47 @@ def retention(base: pl.DataFrame) -> float | None:
 
 
 def at_floor(scored: pl.DataFrame) -> pl.DataFrame:
-    """`arm`, `kind`, `floor`: whether the scores of an arm under a kind, averaged over severities, are within `FLOOR`
-    of chance on average and are not told from it (95 %)."""
+    """Returns `arm`, `kind`, `floor`: whether an arm's scores under a kind, averaged over severities, are on average
+    within `FLOOR` of chance and not significantly different from it (95 %)."""
     rows = []
     disturbed = scored.filter(pl.col("kind") != "clean")
     by_seed = disturbed.group_by("arm", "kind", "seed", maintain_order=True).agg(pl.col("value").mean())
     for (arm, kind), group in by_seed.group_by("arm", "kind", maintain_order=True):
-        made = mean_interval(group["value"].to_numpy())
-        low, high = (made.low, made.high) if np.isfinite(made.low) else (made.mean - FLOOR, made.mean + FLOOR)
-        rows.append((arm, kind, abs(made.mean - CHANCE) <= FLOOR and low <= CHANCE <= high))
+        interval = mean_interval(group["value"].to_numpy())
+        low, high = (
+            (interval.low, interval.high)
+            if np.isfinite(interval.low)
+            else (interval.mean - FLOOR, interval.mean + FLOOR)
+        )
+        rows.append((arm, kind, abs(interval.mean - CHANCE) <= FLOOR and low <= CHANCE <= high))
     return pl.DataFrame(rows, schema=FLOORS, orient="row")
 
 
 def clean_and_disturbed(scored: pl.DataFrame) -> pl.DataFrame:
-    """`arm`, `seed`, `clean`, `disturbed`: the undisturbed score, and the mean of all disturbed ones."""
+    """Returns `arm`, `seed`, `clean`, `disturbed`: the undisturbed score, and the mean of all disturbed ones."""
     clean = scored.filter(pl.col("kind") == "clean").select("arm", "seed", clean="value")
     disturbed = scored.filter(pl.col("kind") != "clean").group_by("arm", "seed", maintain_order=True)
     return clean.join(disturbed.agg(disturbed=pl.col("value").mean()), on=["arm", "seed"])
 
 
 def _sentences(frame: pl.DataFrame, floors: pl.DataFrame, runs: Runs) -> list[str]:
-    """Which arms lose more or less than the baseline, and which have little to lose."""
-    said = []
+    """Returns sentences on which arms lose more or less than the baseline, and which are near chance."""
+    lines = []
     marked = dict(floors.filter("floor").group_by("arm").len().iter_rows())
     kinds = counted(floors["kind"].n_unique(), "kind")
     for row in frame.filter(pl.col("metric") == SUMMARIES[0]).iter_rows(named=True):
         if sure(row):
             verb = "loses more than" if row["verdict"] == HIGHER else "loses less than"
             size = f"{number(row['mean'])} ({signed(row['difference'])})"
-            said.append(
+            lines.append(
                 f"{row['arm']} {verb} the baseline: {'diverged trials are ranked worst' if row['ranked'] else size}."
             )
-    said += [
-        f"{arm} is near chance, and not told from it, under {marked[arm]} of {kinds}."
+    lines += [
+        f"{arm} is near chance, and not significantly different, under {marked[arm]} of {kinds}."
         for arm in runs.arms
         if arm in marked
     ]
-    return said
+    return lines
 
 
 def _kinds(drops: pl.DataFrame) -> Table:
@@ -269,7 +275,7 @@ def _marked(cell: dict[str, Any] | None) -> str:
 
 
 def losses_figure(drops: pl.DataFrame, arms: Sequence[str]) -> Figure:
-    """Heat map of the loss, arms x kinds, or kinds x arms where the kinds are many; darker is worse."""
+    """Draws a heat map of the loss, arms x kinds, or kinds x arms where there are many kinds; darker is worse."""
     kinds = drops["kind"].unique().sort().to_list()
     known = {(row["arm"], row["kind"]): row for row in drops.iter_rows(named=True)}
     many = len(kinds) > MOST_COLUMNS
@@ -289,11 +295,11 @@ def losses_figure(drops: pl.DataFrame, arms: Sequence[str]) -> Figure:
             for x, cell in enumerate(row):
                 if cell is not None:
                     dark = cell["mean"] is not None and cell["mean"] > 0.55 * highest
-                    colour = "#fefefe" if dark else "#010101"  # on the map's own colours, which no dark page changes
+                    colour = "#fefefe" if dark else "#010101"  # on the map's colours, which a dark page does not change
                     axis.text(x + 0.5, y + 0.5, _marked(cell), ha="center", va="center", color=colour)
-        told = [[name if name in arms else spaced(name) for name in names] for names in (columns, rows)]
-        axis.set_xticks(np.arange(len(columns)) + 0.5, told[0], rotation=30, ha="right")
-        axis.set_yticks(np.arange(len(rows)) + 0.5, told[1])
+        labels = [[name if name in arms else spaced(name) for name in names] for names in (columns, rows)]
+        axis.set_xticks(np.arange(len(columns)) + 0.5, labels[0], rotation=30, ha="right")
+        axis.set_yticks(np.arange(len(rows)) + 0.5, labels[1])
         axis.invert_yaxis()
         for spine in axis.spines.values():
             spine.set_visible(False)
@@ -302,7 +308,7 @@ def losses_figure(drops: pl.DataFrame, arms: Sequence[str]) -> Figure:
 
 
 def severity_figure(curves: pl.DataFrame, arms: Sequence[str]) -> Figure:
-    """One panel per kind: score over severity, 0 being undisturbed."""
+    """Draws one panel per kind: score over severity, where 0 is undisturbed."""
     kinds = curves["kind"].unique(maintain_order=True).sort().to_list()
     with plt.rc_context(STYLE):
         columns = min(4, max(1, len(kinds)))
@@ -329,8 +335,8 @@ def severity_figure(curves: pl.DataFrame, arms: Sequence[str]) -> Figure:
 
 
 def scatter_figure(points: pl.DataFrame, arms: Sequence[str], baseline: str) -> Figure:
-    """Clean against disturbed score, a dot per trial and a large marker per arm's mean; the line keeps the baseline's
-    share above chance."""
+    """Draws clean against disturbed scores, with a dot per trial and a large marker per arm's mean. The line keeps the
+    baseline's share above chance."""
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(5.6, 4.0))
         kept = retention(points.filter(pl.col("arm") == baseline))
@@ -349,10 +355,10 @@ def scatter_figure(points: pl.DataFrame, arms: Sequence[str], baseline: str) -> 
             )
         for arm in arms:
             colour, marker = colour_of(arms, arm)
-            own = points.filter(pl.col("arm") == arm)
-            axis.plot(own["clean"], own["disturbed"], marker, color=colour, ms=3.5, alpha=0.4, markeredgewidth=0)
-            if own.height:
-                middle = [own["clean"].mean()], [own["disturbed"].mean()]
+            trials = points.filter(pl.col("arm") == arm)
+            axis.plot(trials["clean"], trials["disturbed"], marker, color=colour, ms=3.5, alpha=0.4, markeredgewidth=0)
+            if trials.height:
+                middle = [trials["clean"].mean()], [trials["disturbed"].mean()]
                 axis.plot(*middle, marker, color=colour, ms=8, label=arm, markeredgecolor="white")
         axis.set_xlabel("undisturbed matching AUC")
         axis.set_ylabel("mean disturbed matching AUC")

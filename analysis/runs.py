@@ -1,4 +1,4 @@
-"""The only reader of the tracking store: MLflow -> Polars frames."""
+"""Reads the tracking store: MLflow -> Polars frames. No other module of the analysis reads it."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from workbench.errors import UserError
 from workbench.metrics import lower_is_better, on_validation
 from workbench.record import EXAMPLES, TRAINING_VIEW, Living, SweepRecord, TrialTags, code_state, read_tags
 
-# One row a trial; `outcome`: "finished", or "diverged" where its loss was no longer a number.
+# One row per trial; `outcome`: "finished", or "diverged" where its loss was no longer a number.
 TRIALS = {
     "run_id": pl.String,
     "name": pl.String,
@@ -24,14 +24,14 @@ TRIALS = {
     "seed": pl.Int64,
     "outcome": pl.String,
 }
-# One row a (trial, metric, step): the last value that was logged.
+# One row per (trial, metric, step): the last logged value.
 METRICS = {"run_id": pl.String, "metric": pl.String, "step": pl.Int64, "value": pl.Float64}
-# One row a trial: the last value of some metric.
+# One row per trial: the last value of some metric.
 ENDS = {"arm": pl.String, "seed": pl.Int64, "step": pl.Int64, "outcome": pl.String, "value": pl.Float64}
-# One row a trial of a search that went to its end; `settings` as JSON, their levels as text.
+# One row per completed search trial; `settings` as JSON, their levels as text.
 SEARCHED = {"run_id": pl.String, "arm": pl.String, "settings": pl.String, "score": pl.Float64}
 
-# One row a sweep or single training; `started` in ms of the epoch.
+# One row per sweep or single training; `started` in ms since the epoch.
 LISTED = {
     "run_id": pl.String,
     "name": pl.String,
@@ -54,9 +54,9 @@ UNITS = {"steps": "optimiser steps", "pairs": "pairs seen", "seconds": "device-s
 class Runs:
     """A sweep (or one trial) as frames, with its record.
 
-    `over`: the unit of time in which curves are read, one of `UNITS`; `home`: where MLflow's UI shows a run, without
-    the run's id; `examples`: run id -> what a finished trial made of a few held-out pairs; `provenance`: of the sweep,
-    or of the trial; `tags`: run id -> those of a trial.
+    `over`: the unit of time of curves, one of `UNITS`. `home`: the URL of a run in MLflow's UI, without the run's id.
+    `examples`: run id -> a finished trial's predictions for a few held-out pairs. `provenance`: of the sweep, or of the
+    trial. `tags`: run id -> tags of a trial.
     """
 
     run_id: str
@@ -73,14 +73,14 @@ class Runs:
 
     @property
     def arms(self) -> list[str]:
-        """The arms that have a trial, in the grid's order, the baseline first."""
+        """The arms with a trial, in the grid's order, the baseline first."""
         present = set(self.trials["arm"])
         planned = [arm for arm in self.record.arms if arm in present]
         return planned + sorted(present - set(planned))
 
     @property
     def baseline(self) -> str:
-        """The arm that the others are compared with; "" where there is no arm."""
+        """The arm with which the others are compared; "" where there is no arm."""
         return self.record.baseline_arm or next(iter(self.arms), "")
 
     @property
@@ -93,32 +93,33 @@ class Runs:
         return f"{self.home}{run_id}?{TRAINING_VIEW}"
 
     def outcomes(self) -> pl.DataFrame:
-        """`arm`, `seed`, `outcome` of each trial."""
+        """Returns `arm`, `seed`, `outcome` of each trial."""
         return self.trials.select("arm", "seed", "outcome").sort("arm", "seed")
 
     def final(self, metric: str) -> pl.DataFrame:
-        """`arm`, `seed`, `value`: the metric at each trial's last step; trials that diverged have none."""
-        return _one_a_seed(self._ends_of(metric).filter(pl.col("outcome") != "diverged"))
+        """Returns `arm`, `seed`, `value`: the metric at each trial's last step. Diverged trials have none."""
+        return _one_per_seed(self._ends_of(metric).filter(pl.col("outcome") != "diverged"))
 
     def last(self, metric: str) -> pl.DataFrame:
-        """`arm`, `seed`, `value`: the metric where it was last measured, also of trials that diverged."""
-        return _one_a_seed(self._ends_of(metric))
+        """Returns `arm`, `seed`, `value`: the metric where it was last measured, also for diverged trials."""
+        return _one_per_seed(self._ends_of(metric))
 
     def curves(self, metric: str) -> pl.DataFrame:
-        """`arm`, `seed`, `step`, `time`, `value` of one metric; evaluations whose time was not logged are left out."""
-        found = self._rows_of(metric).join(self.trials, on="run_id")
+        """Returns `arm`, `seed`, `step`, `time`, `value` of one metric. Evaluations whose time was not logged are left
+        out."""
+        rows = self._rows_of(metric).join(self.trials, on="run_id")
         if self.over == "steps":
-            found = found.with_columns(time=pl.col("step").cast(pl.Float64))
+            rows = rows.with_columns(time=pl.col("step").cast(pl.Float64))
         else:
-            found = found.join(self._times(), on=["run_id", "step"])
-        return found.select("arm", "seed", "step", "time", "value").sort("arm", "seed", "step")
+            rows = rows.join(self._times(), on=["run_id", "step"])
+        return rows.select("arm", "seed", "step", "time", "value").sort("arm", "seed", "step")
 
     def names(self, prefix: str) -> list[str]:
-        """The metrics that begin with this."""
+        """Returns the metrics whose names start with `prefix`."""
         return sorted(name for name in self._rows if name.startswith(prefix))
 
     def _times(self) -> pl.DataFrame:
-        """`run_id`, `step`, `time` in pairs or device-seconds."""
+        """Returns `run_id`, `step`, `time` in pairs or device-seconds."""
         times = self._rows_of({"pairs": "samples_seen", "seconds": "seconds"}[self.over])
         times = times.select("run_id", "step", time="value")
         if self.over == "pairs":
@@ -128,14 +129,14 @@ class Runs:
         return times.join(whole, on="run_id", how="left").select("run_id", "step", time=pl.col("time") * devices)
 
     def _rows_of(self, metric: str) -> pl.DataFrame:
-        """The rows of `metrics` of one metric."""
+        """Returns the rows of `metrics` for one metric."""
         return self._rows.get(metric, self.metrics.clear())
 
     def _ends_of(self, metric: str) -> pl.DataFrame:
-        """`arm`, `seed`, `step`, `outcome`, `value`: each trial's last row of a metric."""
+        """Returns `arm`, `seed`, `step`, `outcome`, `value`: each trial's last row of a metric."""
         return self._ends.get(metric, pl.DataFrame(schema=ENDS))
 
-    # Both are asked for hundreds of metrics by a report, so that they are made once for all.
+    # A report reads hundreds of metrics from both, so they are computed only once.
     @cached_property
     def _rows(self) -> dict[str, pl.DataFrame]:
         """Metric -> its rows."""
@@ -152,27 +153,27 @@ class Runs:
         return {str(name): rows for (name,), rows in parts.items()}
 
 
-def _one_a_seed(ends: pl.DataFrame) -> pl.DataFrame:
-    """Of an arm's runs with the same seed, the one that went furthest; `ends` are sorted by step."""
-    found = ends.select("arm", "seed", "value")
-    return found.unique(["arm", "seed"], keep="last", maintain_order=True)
+def _one_per_seed(ends: pl.DataFrame) -> pl.DataFrame:
+    """Keeps one run per arm and seed, the one that got furthest. `ends` are sorted by step."""
+    values = ends.select("arm", "seed", "value")
+    return values.unique(["arm", "seed"], keep="last", maintain_order=True)
 
 
 def read_runs(uri: str, run_id: str) -> Runs:
-    """The finished trials of a sweep, or a single finished trial.
+    """Returns the finished trials of a sweep, or a single finished trial.
 
-    Raises UserError where there is no such store or run, or nothing in it is finished.
+    Raises UserError where there is no such store or run, or no trial is finished.
     """
     store = store_at(uri)
-    found = store.members(run_id)
-    record = found.record or SweepRecord(question=f"What did run {run_id} reach?")
-    cells = record.cells if found.children else None
-    ended = {run.run_id: of for run in found.runs if run.status == "FINISHED" and (of := read_tags(run.tags))}
+    members = store.members(run_id)
+    record = members.record or SweepRecord(question=f"What did run {run_id} reach?")
+    cells = record.cells if members.children else None
+    ended = {run.run_id: of for run in members.runs if run.status == "FINISHED" and (of := read_tags(run.tags))}
     tags = {run: of for run, of in ended.items() if of.kind != "search" and (cells is None or of.config_hash in cells)}
-    rows = [_trial(run, tags[run.run_id], cells) for run in found.runs if run.run_id in tags]
+    rows = [_trial(run, tags[run.run_id], cells) for run in members.runs if run.run_id in tags]
     if not rows:
         raise UserError(f"--run-id {run_id}: none of its trials is finished yet; there is nothing to report.")
-    # Of two finished runs of one trial, which come about where a ledger was lost, the later one.
+    # Two finished runs of one trial exist where a ledger was lost; the later one counts.
     trials = pl.DataFrame(rows, schema=TRIALS, orient="row").unique(["arm", "seed"], keep="last", maintain_order=True)
     metrics = pl.DataFrame(store.values(list(tags)), schema=METRICS, orient="row")
     tried = {run: of.arm for run, of in ended.items() if of.kind == "search" and _outcome(of) == "finished"}
@@ -181,42 +182,42 @@ def read_runs(uri: str, run_id: str) -> Runs:
     host = uri.rstrip("/") if uri.startswith("http") else LOCAL_UI
     return Runs(
         run_id,
-        found.name,
+        members.name,
         record,
         trials,
         metrics.unique(["run_id", "metric", "step"], keep="last", maintain_order=True),
         searched=_searched(store, tried, record.primary),
-        home=f"{re.sub('//[^/@]*@', '//', host)}/#/experiments/{found.experiment_id}/runs/",
-        examples={run: json.loads(held) for run, held in store.artifacts(finished, EXAMPLES).items()},
+        home=f"{re.sub('//[^/@]*@', '//', host)}/#/experiments/{members.experiment_id}/runs/",
+        examples={run: json.loads(content) for run, content in store.artifacts(finished, EXAMPLES).items()},
         provenance=json.loads(store.artifacts([run_id], PROVENANCE).get(run_id, b"{}")),
         tags=tags,
     )
 
 
 def _with_code(store: Store, tags: Mapping[str, TrialTags]) -> dict[str, TrialTags]:
-    """The tags of older trials, which kept the state of their code in a file alone, with that state."""
-    untold = [run for run, of in tags.items() if not of.code]
-    kept = store.artifacts(untold, PROVENANCE) if untold else {}
-    return {run: tags[run].model_copy(update={"code": code_state(json.loads(held))}) for run, held in kept.items()}
+    """Returns the tags of older trials, completed with the code version that they stored only in a file."""
+    without = [run for run, of in tags.items() if not of.code]
+    files = store.artifacts(without, PROVENANCE) if without else {}
+    return {run: tags[run].model_copy(update={"code": code_state(json.loads(file))}) for run, file in files.items()}
 
 
 def _trial(run: Run, tags: TrialTags, cells: Mapping[str, str] | None) -> tuple[Any, ...]:
-    """A row of `TRIALS`."""
+    """Returns a row of `TRIALS`."""
     return (run.run_id, run.name, run.status, _arm(tags, cells), tags.seed, _outcome(tags))
 
 
 def _arm(tags: TrialTags, cells: Mapping[str, str] | None) -> str:
-    """The arm that a trial counts for: what the sweep calls it now, else what the trial was started as."""
+    """Returns the arm of a trial: by the sweep's present record, else as the trial was started."""
     return (cells or {}).get(tags.config_hash, tags.arm)
 
 
 def _outcome(tags: TrialTags) -> str:
-    """How a trial ended; old ones may say that they diverged by the step alone."""
+    """Returns how a trial ended. Old trials may record a divergence only by its step."""
     return tags.outcome if tags.diverged_at is None else "diverged"
 
 
 def _searched(store: Store, arms: dict[str, str], primary: str) -> pl.DataFrame:
-    """The trials of searches, given as run id -> arm, with their settings and last score, on the validation split."""
+    """Returns search trials, given as run id -> arm, with their settings and last score on the validation split."""
     if not arms:
         return pl.DataFrame(schema=SEARCHED)
     scores = store.last(on_validation(primary), list(arms)) or store.last(primary, list(arms))
@@ -226,17 +227,17 @@ def _searched(store: Store, arms: dict[str, str], primary: str) -> pl.DataFrame:
 
 
 def every_run(uri: str) -> list[Run]:
-    """The sweeps, trials and single trainings of a store."""
+    """Returns the sweeps, trials and single trainings of a store."""
     return [run for run, _ in store_at(uri).all_runs()]
 
 
 def list_runs(uri: str, living: Callable[[str, str], Living | None] = lambda *_: None) -> pl.DataFrame:
-    """Every sweep and single training, the newest first, as `LISTED`. A process that was killed leaves its runs as
-    RUNNING in the store: `living`, given a study's name and the run, tells what really lives of it, where that is
+    """Returns every sweep and single training, newest first, as `LISTED`. A killed process leaves its runs as RUNNING
+    in the store: `living`, given a study's name and the run, returns which parts are really running, where that is
     known.
 
-    Trials by state; `seconds_left` from the pace of those that have ended; `best` mean of the primary metric and its
-    arm.
+    Trials are counted by state. `seconds_left` follows from the pace of those that have ended. `best`: the best mean of
+    the primary metric, with its arm.
     """
     store = store_at(uri)
     groups: dict[str, list[Run]] = {}
@@ -247,7 +248,7 @@ def list_runs(uri: str, living: Callable[[str, str], Living | None] = lambda *_:
         elif PARENT in run.tags:
             groups.setdefault(run.tags[PARENT], []).append(run)
     rows = []
-    for run, record in sorted(tops, key=lambda each: -each[0].started):
+    for run, record in sorted(tops, key=lambda top: -top[0].started):
         children = groups.get(run.run_id, [run] if run.tags["kind"] == "train" else [])
         if "RUNNING" in (run.status, *(child.status for child in children)):
             known = living(run.tags.get("study", ""), run.run_id)
@@ -257,7 +258,7 @@ def list_runs(uri: str, living: Callable[[str, str], Living | None] = lambda *_:
 
 
 def _really(run: Run, known: Living | None) -> Run:
-    """The run with the status that it has, where its study knows better."""
+    """Returns the run with its true status, where its study knows it."""
     if run.status != "RUNNING" or known is None:
         return run
     if run.tags.get("kind") == "sweep":
@@ -269,8 +270,8 @@ def _really(run: Run, known: Living | None) -> Run:
 
 
 def _listed(store: Store, run: Run, children: list[Run], record: SweepRecord | None) -> tuple[Any, ...]:
-    """A row of `LISTED`."""
-    if record and record.cells:  # neither the trials of a search nor cells that the YAML no longer names
+    """Returns a row of `LISTED`."""
+    if record and record.cells:  # without search trials and cells that the YAML file no longer contains
         children = [child for child in children if child.tags.get("config_hash") in record.cells]
     states = [child.status for child in children]
     ended = [child for child in children if child.status == "FINISHED"]
@@ -285,8 +286,8 @@ def _listed(store: Store, run: Run, children: list[Run], record: SweepRecord | N
 
 
 def _best(store: Store, ended: list[Run], record: SweepRecord) -> tuple[float | None, str | None]:
-    """The best mean of the primary metric and its arm, of the arms none of whose trials diverged: what such a trial had
-    reached before is no result, and without it its arm would look better than it is. Nothing where no trial has it."""
+    """Returns the best mean of the primary metric and its arm, among the arms without diverged trials. A diverged trial
+    has no result, and without it its arm would look better than it is. Returns None where no trial has the metric."""
     tags_of = {child.run_id: tags for child in ended if (tags := read_tags(child.tags))}
     diverged = {_arm(tags, record.cells) for tags in tags_of.values() if _outcome(tags) == "diverged"}
     arm_of = {run: arm for run, tags in tags_of.items() if (arm := _arm(tags, record.cells)) not in diverged}
@@ -295,7 +296,7 @@ def _best(store: Store, ended: list[Run], record: SweepRecord) -> tuple[float | 
         values.setdefault(arm_of[run_id], []).append(value)
     if not values:
         return None, None
-    means = {arm: sum(found) / len(found) for arm, found in values.items()}
+    means = {arm: sum(of_arm) / len(of_arm) for arm, of_arm in values.items()}
     better = min if lower_is_better(record.primary) else max
-    arm, best = better(means.items(), key=lambda each: each[1])
+    arm, best = better(means.items(), key=lambda pair: pair[1])
     return best, arm

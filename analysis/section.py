@@ -1,4 +1,4 @@
-"""What a report consists of, as values: a topic makes a `Section`, and the templates show any section in the same
+"""The parts of a report as values: a topic makes a `Section`, and the templates display every section in the same
 way."""
 
 from collections.abc import Sequence
@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 import polars as pl
 from matplotlib.figure import Figure
 
-NUMERIC = "0123456789+−–[<"  # what a number in a table may begin with
-WORDY = 24  # letters beyond which a cell is text
+NUMERIC = "0123456789+−–[<"  # the possible first characters of a number in a table
+WORDY = 24  # number of characters above which a cell is text
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A table's cell: text, where it leads, what a pointer over it tells, an image before it (a data URI), and
-    emphasis."""
+    """A table's cell: its text, link, tooltip (`title`), an image before it (a data URI), and emphasis."""
 
     text: str
     href: str = ""
@@ -25,7 +24,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table; `sure` rows are bold, for a reason that the table's note gives; `id` can be linked to."""
+    """One row of a table. `sure` rows are bold, as explained in the table's note. `id`: the anchor for links."""
 
     cells: Sequence[Cell | str]
     sure: bool = False
@@ -34,7 +33,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Sources:
-    """The trials behind an arm's number: each value leads to its trial."""
+    """The trials behind an arm's number. Each value links to its trial."""
 
     arm: str
     values: Sequence[Cell]
@@ -42,8 +41,8 @@ class Sources:
 
 @dataclass(frozen=True)
 class Table:
-    """A table as people read it. `sources`: the values behind it; `folded`: shown after a click; `paper`: also written
-    for LaTeX, with `paper_heads` and `paper_rows` where a column of a paper needs fewer words."""
+    """A table of the report. `sources`: the values behind it. `folded`: shown after a click. `paper`: also written as
+    LaTeX, with the shorter `paper_heads` and `paper_rows` for a paper's column."""
 
     caption: str
     heads: Sequence[str]
@@ -56,15 +55,14 @@ class Table:
     paper_rows: Sequence[Row] = ()
 
     def is_text(self, column: int) -> bool:
-        """Whether a column holds words, which are aligned to the left, and not numbers."""
+        """Returns whether a column contains text, which is left-aligned, and not numbers."""
         texts = [cell.text if isinstance(cell, Cell) else cell for row in self.rows for cell in [row.cells[column]]]
         return any(len(text) > WORDY for text in texts) or not any(text[:1] in NUMERIC for text in texts if text)
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure with the file's name and what it shows, which is its caption and its description for people who do not
-    see it."""
+    """A figure with its file name and its caption, which is also the alternative text."""
 
     name: str
     caption: str
@@ -73,8 +71,8 @@ class Plot:
 
 @dataclass(frozen=True)
 class Section:
-    """A topic of a report: an anchor, a title, what was found in sentences (`lead`, then `points`), tables, figures and
-    notes. `split`: the held-out pairs that it is about; `frames`: what is written as CSV, by file name."""
+    """A topic of a report: an anchor, a title, the findings in sentences (`lead`, then `points`), tables, figures and
+    notes. `split`: the split of its data. `frames`: the data written as CSV, by file name."""
 
     name: str
     title: str

@@ -1,4 +1,4 @@
-"""Intervals and exact tests over seeds: arrays in, numbers out. The mathematics is scipy's."""
+"""Intervals and exact tests over seeds: arrays in, numbers out. Based on scipy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from scipy import stats
 from workbench.significance import LEVEL, smallest_p
 
 CONFIDENCE = 0.95
-MOST_FLIPS = 8192  # sign flips that are enumerated; of more than 14 seeds so many are drawn
+MOST_FLIPS = 8192  # maximum number of enumerated sign flips; for more than 14 seeds this many are drawn
 NAN = float("nan")
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its 95 % interval; `low` and `high` are nan where one value says nothing of the spread."""
+    """An estimate with its 95 % interval. `low` and `high` are nan where a single value does not show the spread."""
 
     mean: float
     low: float
@@ -24,9 +24,9 @@ class Interval:
 
 @dataclass(frozen=True)
 class Contrast:
-    """An arm against the baseline, paired by seed: the mean difference with its Student interval, the exact two-sided
-    sign-flip p, the number of paired seeds, and the standard deviation of the differences. What needs two seeds is nan
-    with fewer."""
+    """An arm compared with the baseline, paired by seed: the mean difference with its Student interval, the exact
+    two-sided sign-flip p, the number of paired seeds, and the standard deviation of the differences. Values that need
+    two seeds are nan with fewer."""
 
     difference: Interval
     p: float
@@ -35,18 +35,19 @@ class Contrast:
 
 
 def mean_interval(values: np.ndarray, bounds: tuple[float, float] = (-np.inf, np.inf)) -> Interval:
-    """The mean and its Student interval, cut where the quantity itself ends (`bounds`); the values are one per seed."""
+    """Returns the mean and its Student interval, clipped to the `bounds` of the quantity. There is one value per
+    seed."""
     mean = float(np.mean(values)) if len(values) else NAN
     if len(values) < 2 or (np.ptp(values) == 0 and smallest_p(len(values)) > LEVEL):
-        return Interval(mean, NAN, NAN)  # few values that happen to be equal say nothing of their spread
+        return Interval(mean, NAN, NAN)  # a few values that happen to be equal do not show their spread
     half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1) * stats.sem(values))
     low, high = bounds
     return Interval(mean, max(low, mean - half), min(high, mean + half))
 
 
 def ratio_interval(numerators: np.ndarray, denominators: np.ndarray, bounds: tuple[float, float]) -> Interval:
-    """The ratio of two sums over seeds, with the Student interval of its linearisation over seeds (Cochran 1977, 6.3),
-    so that the interval is about the very estimate; nan ends with fewer than two seeds."""
+    """Returns the ratio of two sums over seeds, with the Student interval of its linearisation over seeds (Cochran
+    1977, 6.3), so that the interval is that of the same estimate. The ends are nan with fewer than two seeds."""
     whole = float(denominators.sum())
     if whole <= 0:
         return Interval(NAN, NAN, NAN)
@@ -61,9 +62,9 @@ def ratio_interval(numerators: np.ndarray, denominators: np.ndarray, bounds: tup
 
 
 def paired_contrast(arm: np.ndarray, baseline: np.ndarray) -> Contrast:
-    """Mean of `arm - baseline` over seeds, its Student interval, and the exact two-sided sign-flip p.
+    """Returns the mean of `arm - baseline` over seeds, its Student interval, and the exact two-sided sign-flip p.
 
-    Both arrays hold one value per seed, in the same order of seeds. A value that is nan makes all of it nan.
+    Both arrays hold one value per seed, in the same order of seeds. A nan value makes the whole result nan.
     """
     differences = np.asarray(arm, dtype=float) - np.asarray(baseline, dtype=float)
     count = len(differences)
@@ -76,9 +77,9 @@ def paired_contrast(arm: np.ndarray, baseline: np.ndarray) -> Contrast:
 
 
 def signs(seeds: int, most: int = MOST_FLIPS) -> np.ndarray:
-    """Sign flips of so many seeds, float [flips, seeds], the first one the identity. A flip and its opposite give the
-    same two-sided statistic, so that one of each two is enough. All of them where they are at most `most`, else so many
-    drawn ones."""
+    """Returns sign flips of `seeds` seeds, float [flips, seeds]; the first one is the identity. A flip and its opposite
+    have the same two-sided statistic, so one of each two is enough. Returns all flips where there are at most `most`,
+    else `most` random ones."""
     if 2 ** (seeds - 1) <= most:
         return 1.0 - 2.0 * ((np.arange(2 ** (seeds - 1))[:, None] >> np.arange(seeds)) & 1)
     drawn = np.random.default_rng(0).integers(0, 2, (most, seeds))
@@ -87,8 +88,8 @@ def signs(seeds: int, most: int = MOST_FLIPS) -> np.ndarray:
 
 
 def percentile_interval(value: float, drawn: np.ndarray, seeds: int) -> Interval:
-    """A value with the percentile interval of its bootstrap draws over so many seeds, widened as Hesterberg (2015,
-    section 5.3) widens it, since of few seeds the plain one is too narrow."""
+    """Returns a value with the percentile interval of its bootstrap draws over `seeds` seeds, expanded after Hesterberg
+    (2015, section 5.3), since the plain interval is too narrow for few seeds."""
     t = stats.t.ppf(0.5 + CONFIDENCE / 2, seeds - 1)
     tail = float(stats.norm.sf(t * np.sqrt(seeds / (seeds - 1))))
     low, high = np.quantile(drawn, [tail, 1 - tail])
@@ -96,8 +97,8 @@ def percentile_interval(value: float, drawn: np.ndarray, seeds: int) -> Interval
 
 
 def incidence(times: np.ndarray, kinds: np.ndarray) -> list[tuple[float, float, float, float]]:
-    """The cumulative incidence of kind 1 beside the competing kind 2; 0 is censored. Rows of time, share and the ends
-    of its 95 % interval (variance of Aalen's kind, complementary log-log), nan where it is not defined."""
+    """Returns the cumulative incidence of kind 1 with the competing kind 2; 0 is censored. Rows: time, share and the
+    ends of its 95 % interval (Aalen's variance, complementary log-log), nan where it is not defined."""
     survival, share = 1.0, 0.0
     past: list[
         tuple[float, float, float, float, float]
@@ -105,22 +106,22 @@ def incidence(times: np.ndarray, kinds: np.ndarray) -> list[tuple[float, float, 
     rows = []
     for time in np.unique(times[kinds > 0]):
         risk = float((times >= time).sum())
-        own, every = float(((times == time) & (kinds == 1)).sum()), float(((times == time) & (kinds > 0)).sum())
-        share += survival * own / risk
-        past.append((share, survival, risk, every, own))
+        events, every = float(((times == time) & (kinds == 1)).sum()), float(((times == time) & (kinds > 0)).sum())
+        share += survival * events / risk
+        past.append((share, survival, risk, every, events))
         survival *= 1 - every / risk
-        if own:
+        if events:
             rows.append((float(time), share, *_loglog(share, _variance(share, past))))
     return rows
 
 
 def _variance(share: float, past: Sequence[tuple[float, float, float, float, float]]) -> float:
     total = 0.0
-    for then, survival, risk, every, own in past:
+    for then, survival, risk, every, events in past:
         if every < risk:
             total += (share - then) ** 2 * every / (risk * (risk - every))
-        total += survival**2 * own * (risk - own) / risk**3
-        total -= 2 * (share - then) * survival * own / risk**2
+        total += survival**2 * events * (risk - events) / risk**3
+        total -= 2 * (share - then) * survival * events / risk**2
     return total
 
 

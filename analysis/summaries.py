@@ -1,4 +1,4 @@
-"""Summaries of each trial's curve and robustness as metrics of their own, so that every table can have them."""
+"""Adds summaries of each trial's curve and robustness as metrics, so that every table can show them."""
 
 from dataclasses import replace
 
@@ -10,16 +10,16 @@ from analysis.runs import Runs
 
 
 def with_summaries(runs: Runs) -> Runs:
-    """The runs with `curve_area` and the summaries of robustness among their metrics."""
+    """Returns the runs with `curve_area` and the summaries of robustness added to their metrics."""
     scored = scores(runs)
     name, _ = target_value(runs)
     diverged = runs.trials.filter(pl.col("outcome") == "diverged").select("arm", "seed")
     area = curve_area(runs.curves(name).join(diverged, on=["arm", "seed"], how="anti"))
-    made = [area.select("arm", "seed", metric=pl.lit("curve_area"), value="value")]
+    frames = [area.select("arm", "seed", metric=pl.lit("curve_area"), value="value")]
     if not scored.is_empty():
-        made.append(derived(scored, runs.baseline))
+        frames.append(derived(scored, runs.baseline))
     rows = (
-        pl.concat(made)
+        pl.concat(frames)
         .join(runs.trials, on=["arm", "seed"])
         .select("run_id", "metric", step=pl.lit(0, dtype=pl.Int64), value="value")
     )

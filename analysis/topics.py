@@ -44,9 +44,9 @@ TOPICS: tuple[Topic, ...] = (
 
 
 def sections(runs: Runs) -> list[Section]:
-    """All sections that the runs have data for."""
-    found: list[Section] = []
+    """Returns all sections for which the runs have data."""
+    page: list[Section] = []
     for topic in TOPICS:
-        made = topic(runs)
-        found += made if isinstance(made, list) else [made] if made is not None else []
-    return found
+        result = topic(runs)
+        page += result if isinstance(result, list) else [result] if result is not None else []
+    return page

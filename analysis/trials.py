@@ -1,4 +1,4 @@
-"""The trials behind all numbers, and the runs that they are."""
+"""The trials behind all numbers, with links to their runs."""
 
 import polars as pl
 
@@ -11,7 +11,7 @@ from workbench.metrics import metric
 
 
 def section(runs: Runs) -> Section:
-    """A row per trial, with a link to its run in MLflow."""
+    """Returns one row per trial, with a link to its run in MLflow."""
     frame = trial_table(runs)
     rows = [
         Row(
@@ -38,8 +38,8 @@ def section(runs: Runs) -> Section:
     local = ", while `wb ui` is running" if runs.home.startswith("http://127.0.0.1") else ""
     caption = f"{counted(len(rows), 'trial')}, what each reached, and their runs"
     note = (
-        f"A run's id leads to its page in MLflow{local}. The tables as CSV and LaTeX and the figures as PNG, SVG and"
-        " PDF lie beside this page in tables/ and figures/."
+        f"A run's id links to its page in MLflow{local}. The tables as CSV and LaTeX and the figures as PNG, SVG and"
+        " PDF are next to this page in tables/ and figures/."
     )
     return Section(
         "trials",
@@ -51,15 +51,15 @@ def section(runs: Runs) -> Section:
 
 
 def trial_table(runs: Runs) -> pl.DataFrame:
-    """`arm`, `seed`, `run_id`, `outcome`, its `primary` metric, its time `to_target` (null for a miss), its `seconds`
-    of training."""
+    """Returns `arm`, `seed`, `run_id`, `outcome`, the `primary` metric, the time `to_target` (null for a miss), and the
+    `seconds` of training."""
     name, target = target_value(runs)
     times = times_to(runs, name, target).select("arm", "seed", to_target="time")
-    found = runs.trials.select("arm", "seed", "run_id", "outcome")
+    table = runs.trials.select("arm", "seed", "run_id", "outcome")
     for part in (
         runs.final(runs.record.primary).rename({"value": "primary"}),
         times,
         runs.last("seconds").rename({"value": "seconds"}),
     ):
-        found = found.join(part, on=["arm", "seed"], how="left", maintain_order="left")
-    return found
+        table = table.join(part, on=["arm", "seed"], how="left", maintain_order="left")
+    return table

@@ -1,4 +1,4 @@
-"""How names and numbers are written, in tables, figures and sentences alike."""
+"""The format of names and numbers in tables, figures and sentences."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ DASH = "–"
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number with so many decimals, or a dash; a value that rounds to zero has no sign."""
+    """Formats a number with `digits` decimals; None or nan is a dash. A value that rounds to zero has no sign."""
     if value is None or not math.isfinite(value):
         return DASH
     text = f"{value:.{digits}f}"
@@ -20,26 +20,26 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def signed(value: float | None, digits: int = 3) -> str:
-    """The same with its sign."""
+    """Like `number`, with the sign."""
     text = number(value, digits)
     return text if text == DASH or text.startswith("−") or float(text) == 0 else f"+{text}"
 
 
 def probability(value: float | None) -> str:
-    """A p-value."""
+    """Formats a p-value."""
     if value is None or value != value:
         return DASH
     return "< .001" if value < 0.001 else f"{value:.3f}"
 
 
 def p_is(value: float | None) -> str:
-    """`p = .012` or `p < .001`."""
+    """Returns `p = .012` or `p < .001`."""
     text = probability(value)
     return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
 def spread(low: float | None, high: float | None, form: Callable[[float | None], str] = number) -> str:
-    """An interval in brackets, or a dash where one seed says nothing of it. An end that is not known is open."""
+    """Formats an interval in brackets, or a dash where both ends are unknown. A single unknown end is open."""
     known = [end is not None and end == end for end in (low, high)]
     if not any(known):
         return DASH
@@ -47,17 +47,17 @@ def spread(low: float | None, high: float | None, form: Callable[[float | None],
 
 
 def counted(count: int, noun: str) -> str:
-    """`1 seed`, `2 seeds`."""
+    """Returns a count with its noun: `1 seed`, `2 seeds`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def listed(items: Sequence[str], word: str = "and") -> str:
-    """`a`, `a and b`, `a, b and c`."""
+    """Joins items: `a`, `a and b`, `a, b and c`."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} {word} {items[-1]}" if items else ""
 
 
 def amount(value: float, row: Metric) -> str:
-    """How large a difference of a metric is, in words: shares in points of a hundred."""
+    """Returns the size of a difference of a metric in words; shares are in percentage points."""
     size, unit = (100 * abs(value), "points") if row.unit == "share" else (abs(value), row.unit)
     unit = "" if unit in row.title else unit
     digits = 1 if row.unit == "share" else 3
@@ -66,10 +66,10 @@ def amount(value: float, row: Metric) -> str:
 
 
 def short(factor: str) -> str:
-    """The last part of a dotted key, as people write it."""
+    """Returns the last part of a dotted key, as prose."""
     return factor.rsplit(".", 1)[-1].replace("_", " ")
 
 
 def level(value: Any) -> str:
-    """A factor's level as people write it."""
+    """Returns a factor's level, as prose."""
     return f"{value:g}" if isinstance(value, float) else str(value).replace("_", " ")

@@ -1,10 +1,10 @@
-"""Where runs are read from: an MLflow database, or a tracking server. What both give is the same."""
+"""Reads runs from an MLflow database or a tracking server. Both return the same values."""
 
 from analysis.stores.store import Store
 
 
 def store_at(uri: str) -> Store:
-    """The store at an address: `http...` is a tracking server, all else a database."""
+    """Returns the store at a URI: `http...` is a tracking server, any other URI a database."""
     if uri.startswith("http"):
         from analysis.stores.server import ServerStore
 

@@ -15,14 +15,14 @@ from workbench.errors import UserError, first_line, shown
 from workbench.record import EXPERIMENT, FILE, SweepRecord
 from workbench.workspace import deleted_experiment, deleted_run
 
-AT_ONCE = 8  # requests
-MOST = 50_000  # runs that are listed
+AT_ONCE = 8  # parallel requests
+MOST = 50_000  # maximum number of listed runs
 
 Answer = TypeVar("Answer")
 
 
 class ServerStore:
-    """A tracking server; what is asked of many runs is asked of several at once."""
+    """A tracking server. Requests for many runs are sent in parallel."""
 
     def __init__(self, uri: str) -> None:
         self.uri, self.client = uri, MlflowClient(uri)
@@ -39,15 +39,15 @@ class ServerStore:
             raise UserError(deleted_experiment(self.uri, home.name, str(home.experiment_id)))
         if parent.info.lifecycle_stage == "deleted":
             raise UserError(deleted_run(self.uri, run_id))
-        found = self.client.search_runs(
+        children = self.client.search_runs(
             [parent.info.experiment_id],
             f"tags.`{PARENT}` = '{run_id}'",
             max_results=MOST,
             order_by=["attributes.start_time"],
         )
-        runs = [_run(each) for each in list(found) or [parent]]
+        runs = [_run(run) for run in list(children) or [parent]]
         record = record_in(artifact(self.client, run_id, FILE))
-        return Members(parent.info.run_name or run_id, str(parent.info.experiment_id), record, bool(found), runs)
+        return Members(parent.info.run_name or run_id, str(parent.info.experiment_id), record, bool(children), runs)
 
     def values(self, run_ids: Sequence[str]) -> list[Value]:
         return [value for values in _at_once(self._values_of, run_ids) for value in values]
@@ -63,8 +63,8 @@ class ServerStore:
         ours = self.client.get_experiment_by_name(EXPERIMENT)
         if ours is not None and ours.lifecycle_stage == "deleted":
             raise UserError(deleted_experiment(self.uri, EXPERIMENT, str(ours.experiment_id)))
-        ids = [each.experiment_id for each in self.client.search_experiments()]
-        runs = [_run(each) for each in self.client.search_runs(ids, max_results=MOST)]
+        ids = [experiment.experiment_id for experiment in self.client.search_experiments()]
+        runs = [_run(run) for run in self.client.search_runs(ids, max_results=MOST)]
         written = self.artifacts([run.run_id for run in runs if run.tags.get("kind") == "sweep"], FILE)
         return [(run, record_in(written.get(run.run_id))) for run in runs]
 
@@ -74,33 +74,33 @@ class ServerStore:
 
     def _values_of(self, run_id: str) -> list[Value]:
         names = [name for name in self.client.get_run(run_id).data.metrics if not name.startswith("system/")]
-        logged = [each for name in names for each in self.client.get_metric_history(run_id, name)]
-        ordered = sorted(logged, key=lambda each: each.timestamp)
-        return [(run_id, each.key, each.step, each.value) for each in ordered if not math.isnan(each.value)]
+        logged = [point for name in names for point in self.client.get_metric_history(run_id, name)]
+        ordered = sorted(logged, key=lambda point: point.timestamp)
+        return [(run_id, point.key, point.step, point.value) for point in ordered if not math.isnan(point.value)]
 
 
 def artifact(client: Any, run_id: str, name: str) -> bytes | None:
-    """What a run's artifact holds; None where it has none.
+    """Returns the content of a run's artifact; None where it has none.
 
-    Raises ConnectionError where there is one that the server does not give.
+    Raises ConnectionError where the server lists the artifact but does not return it.
     """
-    if all(each.path != name for each in client.list_artifacts(run_id)):
+    if all(entry.path != name for entry in client.list_artifacts(run_id)):
         return None
     with tempfile.TemporaryDirectory() as folder:
         try:
             return Path(client.download_artifacts(run_id, name, folder)).read_bytes()
-        except MlflowException as error:  # MLflow calls it missing, whatever has happened; but it was listed just now
+        except MlflowException as error:  # MLflow reports any failure as missing; but it was listed just now
             raise ConnectionError(f"run {run_id}: its {name} cannot be read ({first_line(error)})") from error
 
 
 def _run(run: Any) -> Run:
-    """A run as MLflow's client gives it -> ours."""
+    """Converts a run of MLflow's client into ours."""
     info = run.info
     name = info.run_name or info.run_id
     return Run(info.run_id, name, info.status, info.start_time, info.end_time, dict(run.data.tags))
 
 
 def _at_once(ask: Callable[[str], Answer], run_ids: Sequence[str]) -> list[Answer]:
-    """The answers for all runs, in their order."""
+    """Returns the answers for all runs, in their order."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return list(pool.map(ask, run_ids))

@@ -1,4 +1,4 @@
-"""An MLflow database as a store: a query a question."""
+"""An MLflow database as a store: one query per question."""
 
 import shutil
 import sqlite3
@@ -17,7 +17,7 @@ from workbench.record import EXPERIMENT, FILE, SweepRecord
 from workbench.workspace import Workspace, database_file, deleted_experiment, deleted_run, local_path, read_only_uri
 
 Answer = TypeVar("Answer")
-TRIES = 3  # at reading without locks
+TRIES = 3  # attempts to read without locks
 
 RUNS = (
     "SELECT r.run_uuid, r.name, r.status, r.start_time, r.end_time, t.key, t.value "
@@ -38,7 +38,7 @@ DELETED = text("SELECT experiment_id FROM experiments WHERE name = :name AND lif
 
 
 def _of_runs(query: str) -> TextClause:
-    """A query with the parameter `ids`."""
+    """Returns a query with the parameter `ids`."""
     return text(query).bindparams(bindparam("ids", expanding=True))
 
 
@@ -52,7 +52,7 @@ FOLDERS = _of_runs("SELECT run_uuid, artifact_uri FROM runs WHERE run_uuid IN :i
 
 
 class SqlStore:
-    """A database, read where it lies and without a trace; artifacts are read where their address is a local path."""
+    """A database, read in place without modifying anything. Artifacts are read where their URI is a local path."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
@@ -60,14 +60,14 @@ class SqlStore:
 
     def members(self, run_id: str) -> Members:
         def ask(connection: Connection) -> tuple[Any, list[Run]]:
-            found = connection.execute(NAMED, {"id": run_id}).fetchone()
+            row = connection.execute(NAMED, {"id": run_id}).fetchone()
             children = _collected(connection.execute(CHILDREN, {"key": PARENT, "id": run_id}))
-            return found, children
+            return row, children
 
-        found, children = self._ask(ask)
-        if found is None:
+        row, children = self._ask(ask)
+        if row is None:
             raise UserError(f"--run-id {run_id}: no such run in {shown(self.uri)}; `wb runs` lists them.")
-        name, folder, experiment_id, stage, home, home_stage = found
+        name, folder, experiment_id, stage, home, home_stage = row
         if home_stage == "deleted":
             raise UserError(deleted_experiment(self.uri, home, str(experiment_id)))
         if stage == "deleted":
@@ -80,14 +80,14 @@ class SqlStore:
         return self._ask(lambda connection: _plain(connection.execute(VALUES, {"ids": run_ids})))
 
     def params(self, run_ids: Sequence[str]) -> dict[str, dict[str, str]]:
-        found: dict[str, dict[str, str]] = {run_id: {} for run_id in run_ids}
+        params: dict[str, dict[str, str]] = {run_id: {} for run_id in run_ids}
         for run_id, key, value in self._ask(lambda connection: _plain(connection.execute(PARAMS, {"ids": run_ids}))):
-            found[run_id][key] = value
-        return found
+            params[run_id][key] = value
+        return params
 
     def last(self, metric: str, run_ids: Sequence[str]) -> dict[str, float]:
-        asked = {"key": metric, "ids": run_ids}
-        return dict(self._ask(lambda connection: _plain(connection.execute(LAST, asked))))
+        parameters = {"key": metric, "ids": run_ids}
+        return dict(self._ask(lambda connection: _plain(connection.execute(LAST, parameters))))
 
     def all_runs(self) -> list[tuple[Run, SweepRecord | None]]:
         if self.file is not None and not self._there():  # nothing has run yet
@@ -109,7 +109,7 @@ class SqlStore:
         return {run_id: content for run_id, content in read if content is not None}
 
     def _ask(self, question: Callable[[Connection], Answer]) -> Answer:
-        """The answer to a question. Raises UserError where there is no database, or it cannot be read."""
+        """Returns the answer to a question. Raises UserError where there is no database, or it cannot be read."""
         if self.file is None:
             return _answered(create_engine(self.uri), self.uri, question)
         if not self._there():
@@ -122,21 +122,22 @@ class SqlStore:
             raise UserError(f"{self.file}: the database cannot be read ({error.strerror or error}).") from error
 
     def _there(self) -> bool:
-        """Whether there is a database file. Raises UserError where that cannot be told, or where no folder could hold
-        one."""
+        """Returns whether there is a database file. Raises UserError where that cannot be determined, or where its
+        folder is not a folder."""
         assert self.file is not None
         folder = self.file.parent
         try:
             if not folder.is_dir() and (folder.exists() or folder.is_symlink()):
-                raise UserError(f"--workspace {folder}: this is no folder; name another one.")
+                raise UserError(f"--workspace {folder}: this is not a folder; name another one.")
             return self.file.exists()
         except OSError as error:
             raise UserError(f"{self.file}: the database cannot be read ({error.strerror or error}).") from error
 
     def _file(self, run_id: str, recorded: str, name: str) -> bytes | None:
-        """What an artifact holds; None where there is none, or its address is no local path.
+        """Returns the content of an artifact; None where there is none, or its URI is not a local path.
 
-        Beside the database if the run has a folder there, wherever the workspace was when that was recorded.
+        If the run has a folder next to the database, that one is used, wherever the workspace was when the URI was
+        recorded.
         """
         folder = local_path(recorded)
         if self.file is not None and (here := Workspace(self.file.parent).artifacts_of(run_id)).is_dir():
@@ -148,30 +149,30 @@ class SqlStore:
 
 
 def _read(file: Path, uri: str, question: Callable[[Connection], Answer]) -> Answer:
-    """Asks an SQLite file without writing beside it, unless others that have it open do so themselves."""
+    """Reads an SQLite file without writing next to it, unless other processes that have it open do so."""
     for _ in range(TRIES):
         before = _state(file)
         if before is None:
             break
         try:
-            answer = _asked(file, uri, question, untouched=True)
+            answer = _queried(file, uri, question, untouched=True)
         except UserError:
             if before == _state(file):
                 raise
-            continue  # somebody has begun to write
+            continue  # another process has started to write
         if before == _state(file):
             return answer
     try:
-        return _asked(file, uri, question, untouched=False)
-    except _Unreadable:  # what its last writer has left lies where nothing can be written
-        return _asked_of_copy(file, uri, question)
+        return _queried(file, uri, question, untouched=False)
+    except _Unreadable:  # its last writer left a log in a folder that is not writable
+        return _queried_copy(file, uri, question)
 
 
 def _state(file: Path) -> tuple[int, int] | None:
-    """What tells whether a database has been written to meanwhile; None where SQLite has to lock it to read it.
+    """Returns a value that changes when the database is written to; None where SQLite has to lock it to read it.
 
-    Without locks only one with write-ahead logging can be read, while nothing waits in its log because somebody has it
-    open, or left it so.
+    Without locks, only a database with write-ahead logging and an empty log can be read. The log is not empty while
+    another process has the database open, or has left it so.
     """
     log = file.with_name(f"{file.name}-wal")
     with open(file, "rb") as opened:
@@ -183,10 +184,10 @@ def _state(file: Path) -> tuple[int, int] | None:
 
 
 class _Unreadable(Exception):
-    """SQLite would have to write beside the file, and cannot."""
+    """SQLite would have to write next to the file, and cannot."""
 
 
-def _asked(file: Path, uri: str, question: Callable[[Connection], Answer], untouched: bool) -> Answer:
+def _queried(file: Path, uri: str, question: Callable[[Connection], Answer], untouched: bool) -> Answer:
     address = read_only_uri(file, untouched)
     engine = create_engine(
         "sqlite://", creator=lambda: sqlite3.connect(address, uri=True, timeout=20), poolclass=NullPool
@@ -194,19 +195,19 @@ def _asked(file: Path, uri: str, question: Callable[[Connection], Answer], untou
     try:
         return _answered(engine, uri, question)
     except UserError as error:
-        told = str(error.__cause__)
-        if not untouched and ("unable to open" in told or "readonly" in told):
+        cause = str(error.__cause__)
+        if not untouched and ("unable to open" in cause or "readonly" in cause):
             raise _Unreadable from error
         raise
 
 
-def _asked_of_copy(file: Path, uri: str, question: Callable[[Connection], Answer]) -> Answer:
+def _queried_copy(file: Path, uri: str, question: Callable[[Connection], Answer]) -> Answer:
     with tempfile.TemporaryDirectory(prefix="wb-") as folder:
         copy = Path(folder) / file.name
         for end in ("", "-wal", "-journal"):
             if Path(f"{file}{end}").exists():
                 shutil.copyfile(f"{file}{end}", f"{copy}{end}")
-        return _asked(copy, uri, question, untouched=False)
+        return _queried(copy, uri, question, untouched=False)
 
 
 def _answered(engine: Engine, uri: str, question: Callable[[Connection], Answer]) -> Answer:
@@ -220,7 +221,7 @@ def _answered(engine: Engine, uri: str, question: Callable[[Connection], Answer]
 
 
 def _collected(rows: Iterable[Any]) -> list[Run]:
-    """The runs of rows of `RUNS`, one a tag."""
+    """Collects runs from rows of `RUNS`, one row per tag."""
     runs: dict[str, Run] = {}
     for run_id, name, status, started, ended, key, value in rows:
         runs.setdefault(run_id, Run(run_id, name or run_id, status, started, ended, {})).tags[key] = value
@@ -228,5 +229,5 @@ def _collected(rows: Iterable[Any]) -> list[Run]:
 
 
 def _plain(result: CursorResult[Any]) -> list[Any]:
-    """The rows of a result as plain tuples; SQLAlchemy's rows cost as much again."""
+    """Returns the rows of a result as plain tuples; SQLAlchemy's rows would double the time."""
     return list(result.cursor.fetchall()) if result.cursor is not None else []

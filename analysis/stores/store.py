@@ -1,4 +1,4 @@
-"""What a tracking store gives to its reader, whichever kind it is."""
+"""The interface of a tracking store for reading."""
 
 import json
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ Value = tuple[str, str, int, float]  # run, metric, step, value
 
 @dataclass(frozen=True)
 class Run:
-    """A run with its tags; times in ms of the epoch."""
+    """A run with its tags. Times are in ms since the epoch."""
 
     run_id: str
     name: str
@@ -25,7 +25,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Members:
-    """A sweep's record and trials, by their start; of a run without children, itself."""
+    """A sweep's record and its trials, ordered by start time; for a run without children, the run itself."""
 
     name: str
     experiment_id: str
@@ -38,33 +38,33 @@ class Store(Protocol):
     """A tracking store for reading."""
 
     def members(self, run_id: str) -> Members:
-        """A run's trials. Raises UserError where there is no such store or run."""
+        """Returns a run's trials. Raises UserError where there is no such store or run."""
         ...
 
     def values(self, run_ids: Sequence[str]) -> list[Value]:
-        """All metrics but those of the machine, each run's in the order in which they were logged."""
+        """Returns all metrics except system metrics, for each run in logging order."""
         ...
 
     def params(self, run_ids: Sequence[str]) -> dict[str, dict[str, str]]:
-        """Run id -> its parameters."""
+        """Returns run id -> its parameters."""
         ...
 
     def last(self, metric: str, run_ids: Sequence[str]) -> dict[str, float]:
-        """Run id -> its last value of a metric; runs without it are left out."""
+        """Returns run id -> its last value of a metric; runs without it are left out."""
         ...
 
     def all_runs(self) -> list[tuple[Run, SweepRecord | None]]:
-        """All runs, those of sweeps with their record."""
+        """Returns all runs, those of sweeps with their record."""
         ...
 
     def artifacts(self, run_ids: Sequence[str], name: str) -> dict[str, bytes]:
-        """Run id -> what its artifact of this name holds; runs without it are left out.
+        """Returns run id -> content of its artifact of this name; runs without it are left out.
 
-        Raises ConnectionError where a server lists one that it does not give.
+        Raises ConnectionError where a server lists an artifact but does not return it.
         """
         ...
 
 
 def record_in(written: bytes | None) -> SweepRecord | None:
-    """The record that a sweep's artifact holds; None where there is none."""
+    """Returns the record in a sweep's artifact; None where there is none."""
     return None if written is None else SweepRecord.model_validate(json.loads(written))

@@ -91,7 +91,7 @@ def test_kinds_that_every_arm_guesses_are_shown_apart_and_do_not_enter_the_mean(
     assert at_chance(suite_table(runs, "scenes")) == ["swap_arguments"]
     section = aggregates.section(runs)
     assert section is not None
-    assert "left out, being at chance in every arm: swap arguments" in section.lead[0]
+    assert "left out, since at chance in every arm: swap arguments" in section.lead[0]
     found = section.frames["aggregates"].filter(aggregate="mean", arm=runs.baseline)["value"].item()
     kept = [
         runs.final(f"compositional/scenes/{kind}").filter(arm=runs.baseline)["value"].mean()

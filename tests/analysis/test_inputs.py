@@ -110,5 +110,5 @@ def test_states_of_the_code_are_counted() -> None:
     same = [{"code": one}] * 4
     assert code_states(runs_of(RATIO, [1, 2], same)) == ""
     mixed = runs_of(RATIO, [1, 2], [*same[:2], {"code": f"{one}, {two}"}, {"code": two}])
-    told = f"trials were run with 2 different states of the code: {one} (3 trials) and {two} (2 trials)"
+    told = f"trials were run with 2 different versions of the code: {one} (3 trials) and {two} (2 trials)"
     assert dict(facts(mixed))["code of the trials"] == told

@@ -27,7 +27,7 @@ from workbench.cli import app
 from workbench.errors import UserError
 from workbench.record import SweepRecord
 from workbench.tracking.runs import Tracker
-from workbench.tracking.store import open_store
+from workbench.tracking.store import ensure_store
 
 ARMS = ("ratio=0.0", "ratio=<script>alert(1)</script>")
 
@@ -35,7 +35,7 @@ ARMS = ("ratio=0.0", "ratio=<script>alert(1)</script>")
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, Tracker]:
     workspace = tmp_path_factory.mktemp("ws")
-    uri = open_store(workspace)
+    uri = ensure_store(workspace)
     tracker = Tracker(uri, workspace)
     parent, _ = tracker.start("toy", {"study": "toy", "kind": "sweep"}, {}, {"preset": "tiny"})
     tracker.attach(
@@ -296,7 +296,7 @@ def test_published_numbers_stand_beside_ours_with_their_provenance(
     ours = peers.frame.filter(pl.col("images") == "this sweep")
     assert ours["value"].to_list() == pytest.approx([70.0, 70.0])
     assert ours["benchmark"].to_list() == ["VQAv2 test-dev"] * 2
-    assert "do not compare" in peers.caution
+    assert "not comparable" in peers.caution
     assert set(peers.frame["provenance"]) == {"measured", "seen", "recalled"}
     html = write_report(store[0], store[1], tmp_path, against_published=True).read_text(encoding="utf-8")
     assert '<em title="recalled">75.70</em>' in html
@@ -323,7 +323,7 @@ def test_time_can_be_seconds(store: tuple[str, str, Tracker], tmp_path: Path) ->
         (["a", "b"], "give one run"),
         (["--compare", "--run-id", "a"], "at least two runs"),
         (["--run-id", "a", "--over", "days"], "one of steps, pairs, seconds"),
-        (["--run-id", "a", "--against", "me"], "there is `published` alone"),
+        (["--run-id", "a", "--against", "me"], "only `published` is possible"),
     ],
 )
 def test_what_a_report_cannot_be_asked_is_said_in_a_sentence(given: list[str], said: str) -> None:

@@ -17,7 +17,7 @@ from analysis.runs import METRICS, TRIALS, Runs
 from workbench.config.schema import Target
 from workbench.record import EXAMPLES, FILE, VERSION, SweepRecord, TrialTags
 from workbench.tracking.runs import Tracker
-from workbench.tracking.store import open_store
+from workbench.tracking.store import ensure_store
 
 
 def toy_runs(arms: dict[str, dict[str, Any]], seeds: int, value: Callable[[dict[str, Any], int], float]) -> Runs:
@@ -185,7 +185,7 @@ def toy_findings_runs(arms: int = 3, seeds: int = 4) -> Runs:
 
 def toy_store(workspace: Path, arms: int, seeds: int, name: str = "toy") -> tuple[str, str]:
     """A local store that holds it; its address and the sweep's run."""
-    uri = open_store(workspace)
+    uri = ensure_store(workspace)
     tracker = Tracker(uri, workspace)
     parent, _ = tracker.start(name, {"study": name, "kind": "sweep"}, {}, {})
     tracker.attach(parent, toy_experiment(arms).model_dump(mode="json"), FILE)

@@ -197,5 +197,5 @@ def test_a_sweep_is_not_extended_over_changed_data_and_says_where_the_code_has_c
     assert said.startswith("2 of the finished trials were run with other code than there is now (")
     assert "now cccccccccccc+dddddddd" in said
     runs = read_runs(f"sqlite:///{home / 'mlflow.db'}", first.run_id)
-    assert code_states(runs).startswith("trials were run with 2 different states of the code: ")
+    assert code_states(runs).startswith("trials were run with 2 different versions of the code: ")
     assert mixtures(runs) == []
