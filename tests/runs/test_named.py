@@ -37,7 +37,7 @@ def test_a_run_is_found_by_its_id_its_first_letters_its_name_or_as_the_newest(
 
 def test_what_names_no_run_or_several_is_refused(tmp_path: Path, made: dict[str, str]) -> None:
     for given in ("nothing", "abc", made["old"][:3], "g" * 32):
-        with pytest.raises(UserError, match="no run of this workspace"):
+        with pytest.raises(UserError, match="there is no such run in this workspace"):
             run_in(tmp_path, given)
 
 
