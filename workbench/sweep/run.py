@@ -107,7 +107,7 @@ def _run(sweep: "_Sweep", workspace: Path) -> Outcome:
         for event in events:
             sweep.hear(event)
     except KeyboardInterrupt:
-        outcome.stopped = sweep.asked = True
+        outcome.stopped = sweep.interrupted = True
     except BaseException as error:
         with contextlib.suppress(Exception):
             sweep.tracker.finish(outcome.run_id, "FAILED", {"failure": str(error)[:4000]})
@@ -144,8 +144,8 @@ class _Sweep:
         self.study = options.study or experiment.name
         self.outcome = Outcome("", 0)
         # Ctrl-C ends the wait for an unreachable store; a stop of one of several workers does not.
-        self.asked = False
-        self.patience = Patience(self._say, lambda: self.asked)
+        self.interrupted = False
+        self.patience = Patience(self._say, lambda: self.interrupted)
         self.ledger = Ledger.of_workspace(workspace, self.study, options.storage)
         refuse_another_question(self.ledger, experiment, named=options.study is not None)
         self.uri = self.patience(lambda: ensure_store(workspace, self._say))
@@ -266,7 +266,7 @@ class _Sweep:
         ended = self._ended()
         self.outcome.planned, self.outcome.finished = self.plan.total, len(ended)
         # A single stopped worker does not stop the sweep if the others can finish its trials.
-        self.outcome.stopped = self.asked or (self.outcome.stopped and len(ended) < self.outcome.planned)
+        self.outcome.stopped = self.interrupted or (self.outcome.stopped and len(ended) < self.outcome.planned)
         self.outcome.held = held_back(self.plan, self.ledger.gate, ended)
         failures = self.ledger.all_failures(self.job.start)
         for cell in self.plan.cells:

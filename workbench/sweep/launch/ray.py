@@ -76,7 +76,7 @@ class Worker:
     """A worker on some node. `run` returns the events of failures."""
 
     def __init__(self) -> None:
-        self.asked = Stop()
+        self.stop_request = Stop()
 
     def run(self, spec: WorkerSpec, study: str) -> list[Event]:
         quiet()
@@ -87,10 +87,10 @@ class Worker:
                 case Mistaken() | WorkerFailed() | TrialFailed() | WorkerEnded():
                     failures.append(event)
 
-        work(spec, study, emit, self.asked)
+        work(spec, study, emit, self.stop_request)
         return failures
 
     def stop(self) -> bool:
         """Requests a stop. Returns whether the worker is writing something that must not be interrupted."""
-        self.asked.ask()
-        return self.asked.saves > 0
+        self.stop_request.ask()
+        return self.stop_request.saves > 0
