@@ -89,7 +89,7 @@ class Runs:
         return self.trials.filter(pl.col("outcome") == "diverged")["run_id"].to_list()
 
     def address(self, run_id: str) -> str:
-        """Where MLflow's UI shows a run."""
+        """Returns the URL of a run in MLflow's UI."""
         return f"{self.home}{run_id}?{TRAINING_VIEW}"
 
     def outcomes(self) -> pl.DataFrame:
