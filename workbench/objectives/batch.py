@@ -1,5 +1,7 @@
-"""What a step does with its batch: drawn on the host from (seed, step) alone, so that every process, and every way to
-cut the batch into parts, agrees on it."""
+"""The plan of a training step: what is masked, and which pairs become negatives.
+
+It is drawn on the host from (seed, step) alone, so that all processes agree on it, however the batch is split.
+"""
 
 from dataclasses import dataclass
 
@@ -13,15 +15,18 @@ from workbench.data.text import Vocabulary
 from workbench.distributed import ALONE, World
 from workbench.randomness import RowRandom, generator
 
-# A random negative is another image of the same block of rows: a part of whole blocks has all the images it needs.
+# A random negative uses another image from the same block of rows, so a part made of whole blocks holds all the images
+# that it needs.
 BLOCK = 8
 RANDOM_PICTURE, HARD_CAPTION, HARD_PICTURE = range(3)
 
 
 @dataclass(frozen=True)
 class Weights:
-    """How likely each token of a batch of captions is to be masked for MLM, and written over for ITM: float [B, L] of
-    any scale, 0 for never; None: all alike."""
+    """Sampling weights of the tokens of a batch of captions, for MLM masking (`mask`) and for ITM rewriting (`write`).
+
+    float [B, L] of any scale; 0 means never chosen. None: all tokens have the same weight.
+    """
 
     mask: np.ndarray | None = None
     write: np.ndarray | None = None
@@ -29,8 +34,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class BatchKey:
-    """What the random numbers of a batch are keyed by: its pairs `rows` int64 [B], and where in training it is
-    drawn."""
+    """The key of a batch's random numbers: its pairs `rows` int64 [B], and when in training it is drawn."""
 
     rows: np.ndarray
     seed: int
@@ -40,15 +44,18 @@ class BatchKey:
 
 @dataclass(frozen=True)
 class Rewriting:
-    """Captions to be written anew: `hidden` as the generator reads them, `draws` float32 [B, L] in [0, 1), each of
-    which chooses a word, and `rounds` int64 [B, L], in which of the rounds it is written."""
+    """Captions to be rewritten.
+
+    `hidden`: the captions as the generator reads them. `draws` float32 [B, L] in [0, 1): one random number per word to
+    choose. `rounds` int64 [B, L]: the round in which each word is written.
+    """
 
     hidden: Masked
     draws: Tensor
     rounds: Tensor
 
     def rows(self, rows: np.ndarray) -> "Rewriting":
-        """That of some of the captions."""
+        """The rewriting of some of the captions."""
         hidden = Masked(self.hidden.token_ids[rows], self.hidden.positions[rows])
         return Rewriting(hidden, self.draws[rows], self.rounds[rows])
 
@@ -59,12 +66,14 @@ class Rewriting:
 
 @dataclass(frozen=True)
 class Batch:
-    """`token_ids` int64 [B, L] padded; `masked` the captions of MLM; `foil_ids` int64 [B, L] (a true foil of each
-    caption, or the caption itself where there is none).
+    """A batch of captions with its plan.
 
-    ITM takes the pairs `chosen` int64 [K], as they are and made false: `negatives` int64 [K] says how, and `others`
-    int64 [K] names the image that a random negative gets. `draws` float32 [B, 2] choose in-batch hard captions and
-    images.
+    `token_ids` int64 [B, L]: padded captions. `masked`: the captions as MLM reads them. `foil_ids` int64 [B, L]: a true
+    foil of each caption, or the caption itself if it has none.
+
+    ITM uses the pairs `chosen` int64 [K] twice: unchanged, and turned into negatives. `negatives` int64 [K] is the kind
+    of each negative, and `others` int64 [K] is the image that a random negative gets. `draws` float32 [B, 2] choose
+    in-batch hard captions and images.
     """
 
     token_ids: np.ndarray
@@ -78,7 +87,7 @@ class Batch:
     pad: int
 
     def part(self, micro_batch: int = 0, micro_batches: int = 1, world: World = ALONE) -> "BatchPart":
-        """What this process does in a micro-batch: the batch is cut into micro-batches, and each of them by rank."""
+        """This process's share of a micro-batch. The batch is split into micro-batches, and each of these by rank."""
         pool = len(self.token_ids) // micro_batches
         rows = world.part(len(self.token_ids), micro_batch, micro_batches)
         start, size = rows.start, rows.stop - rows.start
@@ -90,7 +99,7 @@ class Batch:
         columns = slice(0, longest)
 
         ours = (self.chosen >= start) & (self.chosen < start + size)
-        own = Batch(
+        plan = Batch(
             token_ids=self.token_ids[rows, columns],
             masked=Masked(self.masked.token_ids[rows, columns], self.masked.positions[rows, columns]),
             chosen=self.chosen[ours] - start,
@@ -102,7 +111,7 @@ class Batch:
             pad=self.pad,
         )
         return BatchPart(
-            own,
+            plan,
             rows,
             self.token_ids[in_pool, columns],
             self.draws[in_pool],
@@ -114,9 +123,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class BatchPart:
-    """A process's share of a micro-batch: `own` is the plan of its `rows`. Of the micro-batch as all processes together
-    see it: `pool_ids` int64 [P, L], `pool_draws` [P, 2], and `first`, where the own rows begin in it. `masked_in_step`
-    counts the positions that MLM predicts in the whole step; `share` is the micro-batch's share of the step."""
+    """A process's share of a micro-batch: `own` is the plan of its `rows`.
+
+    Three fields describe the micro-batch over all processes: `pool_ids` int64 [P, L], `pool_draws` [P, 2], and `first`,
+    the position in it at which this process's rows begin. `masked_in_step` counts the positions that MLM predicts in
+    the whole step. `share` is the micro-batch's fraction of the step.
+    """
 
     own: Batch
     rows: slice
@@ -135,13 +147,13 @@ def draw_batch(
     key: BatchKey,
     weights: Weights = Weights(),
 ) -> Batch:
-    """The plan of a whole batch of captions int64 [B, L] of the pairs `rows` int64 [B].
+    """The plan of a whole batch of captions int64 [B, L], whose pairs are `key.rows` int64 [B].
 
-    Half of the pairs take part in ITM (METER's share of true pairs), as they are and made false, so that the two
-    classes differ in nothing but the falsehood. `hard_ratio` of the false ones get a hard negative, the rest another
-    image. Which pairs take part, and which are hard, is keyed by (seed, step): a larger ratio only turns more of the
-    same random negatives into hard ones. What is masked and written anew is keyed by (seed, epoch, pair), and drawn
-    with `weights`.
+    Half of the pairs take part in ITM (METER's share of true pairs). Each appears unchanged and as a negative, so that
+    the two classes differ only in whether the pair matches. A fraction `hard_ratio` of the negatives are hard; the
+    others get another image. The choice of pairs, and of hard ones among them, is keyed by (seed, step), so a larger
+    ratio only turns more of the same random negatives into hard ones. Masking and rewriting are keyed by (seed, epoch,
+    pair) and drawn with `weights`.
     """
     mlm, itm = objectives.mlm, objectives.itm
     masked = mask_tokens(
@@ -168,13 +180,13 @@ def draw_batch(
 
 
 def false_pairs(itm: Itm, rows: int, seed: int, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`chosen`, `others` and `negatives` of a plan for so many rows, int64 [K] each."""
+    """`chosen`, `others` and `negatives` of a plan for `rows` pairs, int64 [K] each."""
     chosen, others = _falsify(rows, generator("itm negatives", seed, step))
     hard = 0 if itm.negatives == "random_image" else round(itm.hard_ratio * len(chosen))
     negatives = np.full(len(chosen), RANDOM_PICTURE)
     negatives[:hard] = HARD_CAPTION
     if itm.negatives == "in_batch_hard":
-        # By turns a wrong caption for the image, and a wrong image for the caption.
+        # Alternate between a wrong caption for the image and a wrong image for the caption.
         negatives[1:hard:2] = HARD_PICTURE
     return chosen, others, negatives
 
@@ -186,7 +198,7 @@ def draw_rewriting(
     vocabulary: Vocabulary,
     weights: np.ndarray | None = None,
 ) -> Rewriting:
-    """Where captions int64 [B, L] are written anew, drawn with `weights` float [B, L], and the
+    """The plan for rewriting captions int64 [B, L]: the positions, drawn with `weights` float [B, L], and the random
     numbers that choose the words."""
     hidden = hide_tokens(
         token_ids,
@@ -205,15 +217,14 @@ def draw_rewriting(
 
 
 def _falsify(rows: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Half of the rows of each block, and for each of them another row of its block."""
+    """Half of the rows of each block, and for each of them another row of the same block."""
     row = np.arange(rows)
     start = row - row % BLOCK
     size = np.minimum(BLOCK, rows - start)
     order = np.lexsort((rng.random(rows), start))  # shuffled within each block
     other = start + (row - start + rng.integers(1, np.maximum(2, size))) % size
     place = row - start
-    # The first of every block, then the second of every block: whatever is taken from the front is spread over the
-    # blocks.
+    # The first row of every block, then the second of every block, and so on: any prefix is spread over all blocks.
     taken = np.lexsort((row, place))
     taken = taken[place[taken] < size[taken] // 2]
     return order[taken], other[order[taken]]

@@ -1,4 +1,4 @@
-"""The ITM batch: true pairs, and the same pairs made false."""
+"""The ITM batch: true pairs, and the negatives made from them."""
 
 from dataclasses import dataclass
 
@@ -18,8 +18,11 @@ from workbench.objectives.teachers import Teachers, language_logits
 
 @dataclass(frozen=True)
 class Matching:
-    """Row i shows image `image_rows[i]` with `token_ids[i]`. `pooled`: the images are counted over all processes.
-    `sound` (bool scalar): whether all that negatives were drawn from was finite; else some are arbitrary."""
+    """The pairs of an ITM batch: row i is image `image_rows[i]` with caption `token_ids[i]`.
+
+    `pooled`: image rows are indices over all processes. `sound` (bool scalar): whether all scores from which negatives
+    were drawn are finite; otherwise some negatives are arbitrary.
+    """
 
     token_ids: Tensor
     image_rows: Tensor
@@ -32,12 +35,12 @@ class Matching:
 def match_batch(
     model: ViLTA, features: Tensor, part: BatchPart, objectives: Objectives, teachers: Teachers, world: World
 ) -> Matching:
-    """The pairs that the plan has chosen, as they are and made false; `features` [b, N, C] of the own images."""
-    own, kind, device = part.own, objectives.itm.negatives, features.device
-    captions, images = (np.flatnonzero(own.negatives == how) for how in (HARD_CAPTION, HARD_PICTURE))
+    """The pairs that the plan chose, unchanged and as negatives; `features` [b, N, C] of this process's images."""
+    plan, kind, device = part.own, objectives.itm.negatives, features.device
+    captions, images = (np.flatnonzero(plan.negatives == how) for how in (HARD_CAPTION, HARD_PICTURE))
     token_ids, pool_ids, chosen, others, captioned, imaged = (
-        torch.from_numpy(given).to(device, non_blocking=True)
-        for given in (own.token_ids, part.pool_ids, own.chosen, own.others, captions, images)
+        torch.from_numpy(array).to(device, non_blocking=True)
+        for array in (plan.token_ids, part.pool_ids, plan.chosen, plan.others, captions, images)
     )
     pooled = kind == "in_batch_hard" and objectives.itm.hard_ratio > 0
     first = part.first if pooled else 0
@@ -45,10 +48,10 @@ def match_batch(
     false_text, false_rows = true_text.clone(), others + first
     false_rows[captioned] = true_rows[captioned]
     sound = torch.ones((), dtype=torch.bool, device=device)
-    if own.foil_ids is not None:
-        false_text[captioned] = torch.from_numpy(own.foil_ids).to(device)[chosen[captioned]]
-    elif own.rewriting is not None:
-        hidden = own.rewriting.rows(own.chosen[captions])
+    if plan.foil_ids is not None:
+        false_text[captioned] = torch.from_numpy(plan.foil_ids).to(device)[chosen[captioned]]
+    elif plan.rewriting is not None:
+        hidden = plan.rewriting.rows(plan.chosen[captions])
         false_text[captioned], sound = _written(model, true_text[captioned], hidden, objectives, teachers)
     elif pooled:
         draws = torch.from_numpy(part.pool_draws).to(device)
@@ -58,8 +61,8 @@ def match_batch(
         similar_text, similar_image = hard_pairs(similarity, pool_ids, temperature, draws[:, 0], draws[:, 1])
         false_text[captioned] = pool_ids[similar_text[true_rows[captioned]]]
         false_rows[imaged] = similar_image[true_rows[imaged]]
-    # A negative that came out true is no negative: it leaves the loss, it is never labelled false. That is a caption
-    # that was not changed, or another image with the same caption.
+    # A negative that turns out to be true is dropped from the loss, and is never labelled false: a caption that was not
+    # changed, or another image with the same caption.
     shown = pool_ids if pooled else token_ids
     really_false = (false_text != shown[false_rows]).any(dim=1)
     everywhere = torch.ones_like(really_false)
@@ -75,7 +78,7 @@ def match_batch(
 
 @torch.no_grad()
 def pair_similarity(model: ViLTA, features: Tensor, token_ids: Tensor, pool_ids: Tensor, world: World) -> Tensor:
-    """[P_image, P_text] over the pairs of all processes."""
+    """Similarities [P_image, P_text] of the pairs of all processes."""
     return unfused_similarity(model, model.adapt_image(features), model.encode_text(token_ids), pool_ids, world.gather)
 
 
@@ -83,7 +86,7 @@ def pair_similarity(model: ViLTA, features: Tensor, token_ids: Tensor, pool_ids:
 def written_captions(
     model: ViLTA, original: Tensor, rewriting: Rewriting, objectives: Objectives, teachers: Teachers
 ) -> Tensor:
-    """Captions that the generator writes over masked ones: int64 [B, L] like `original`."""
+    """Captions int64 [B, L], like `original`, in which the generator filled the masked words."""
     return _written(model, original, rewriting, objectives, teachers)[0]
 
 
@@ -91,15 +94,15 @@ def written_captions(
 def _written(
     model: ViLTA, original: Tensor, rewriting: Rewriting, objectives: Objectives, teachers: Teachers
 ) -> tuple[Tensor, Tensor]:
-    """`written_captions`, round by round, and whether the generator's logits were finite (bool scalar)."""
+    """`written_captions`, and whether the generator's logits were finite in every round (bool scalar)."""
     itm, device = objectives.itm, original.device
-    read, draws = (each.to(device, non_blocking=True) for each in (rewriting.hidden.token_ids, rewriting.draws))
+    read, draws = (tensor.to(device, non_blocking=True) for tensor in (rewriting.hidden.token_ids, rewriting.draws))
     banned = teachers.words.synonyms if itm.false_negative_filter == "synonyms" else teachers.words.synonyms[:, :1]
     written, sound = original, torch.ones((), dtype=torch.bool, device=device)
     for number in range(itm.synthesis_rounds):
         here = places_of(rewriting.hidden.positions & (rewriting.rounds == number), device)
         logits = _generator_logits(model, read, here, itm.generator, teachers)
-        made = synthesize(
+        filled = synthesize(
             logits,
             original,
             here,
@@ -112,15 +115,15 @@ def _written(
         )
         if itm.false_negative_filter == "teacher":
             assert teachers.frozen is not None
-            made = take_back(made, original, here, language_logits(teachers.frozen, read, here), itm.filter_ratio)
-        # What is written now is read by the rounds to come, whose own words are still masked.
-        read, written = read.index_put(here, made[here]), written.index_put(here, made[here])
+            filled = take_back(filled, original, here, language_logits(teachers.frozen, read, here), itm.filter_ratio)
+        # Later rounds read the words written now; the words of those rounds are still masked.
+        read, written = read.index_put(here, filled[here]), written.index_put(here, filled[here])
         sound = sound & drawable(logits, itm.sampling_temperature)
     return written, sound
 
 
 def _generator_logits(model: ViLTA, token_ids: Tensor, places: Places, generator: str, teachers: Teachers) -> Tensor:
-    """Word logits [M, V] of whoever writes, at `places` of captions int64 [B, L]."""
+    """Word logits [M, V] of the generator, at `places` of captions int64 [B, L]."""
     if generator == "unigram":
         return teachers.words.unigram.expand(len(places[0]), -1)
     language = {"current": model, "ema": teachers.ema}.get(generator)

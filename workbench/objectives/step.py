@@ -1,4 +1,4 @@
-"""One training step's losses, sharing every forward that can be shared."""
+"""The losses of one training step, which share every forward pass that can be shared."""
 
 import torch
 from torch import Tensor
@@ -24,20 +24,20 @@ def losses(
     world: World = ALONE,
     length_buckets: int = 1,
 ) -> dict[str, Tensor]:
-    """MLM with hard or soft labels, ITM with random and hard negatives, and the language encoder's own MLM.
+    """The losses: MLM with hard or soft labels, ITM with random and hard negatives, and the language encoder's MLM.
 
     `images`: the part's images, uint8 [b, 3, H, W], or their stored features [b, N, C]. `alpha` is the soft term's
     weight at this step. -> scalars, of which only `loss` carries a gradient. Each is this part's share of the step's
     mean: their sum over processes and micro-batches is the mean over the whole batch.
 
-    The masked captions and the matching batch pass through the encoder and the fusion together, in one forward;
-    METER runs the two objectives apart, on the same inputs.
+    The masked captions and the matching batch pass through the encoder and the fusion together, in one forward pass.
+    METER runs the two objectives separately, on the same inputs.
     """
-    mlm_config, own = objectives.mlm, part.own
+    mlm_config, plan = objectives.mlm, part.own
     features = images if images.is_floating_point() else model.image_features(images)
-    device, rows = features.device, len(own.token_ids)
-    token_ids = torch.from_numpy(own.token_ids).to(device, non_blocking=True)
-    masked_ids, places = own.masked.token_ids.to(device, non_blocking=True), own.masked.places(device)
+    device, rows = features.device, len(plan.token_ids)
+    token_ids = torch.from_numpy(plan.token_ids).to(device, non_blocking=True)
+    masked_ids, places = plan.masked.token_ids.to(device, non_blocking=True), plan.masked.places(device)
     matching = match_batch(model, features, part, objectives, teachers, world)
 
     image_tokens = model.adapt_image(features)
@@ -69,8 +69,8 @@ def losses(
     words = model.predict_words(states[:rows][places])
     generator_mlm = mlm_share * mlm_loss(words, labels, None, 0.0, 1.0)
     total = objectives.mlm.weight * mlm + objectives.itm.weight * itm + objectives.generator.mlm_weight * generator_mlm
-    # Negatives drawn from what is not finite are none. The loss says so, since all processes look at it; and without
-    # waiting for the device.
+    # Negatives drawn from scores that are not finite are invalid. A NaN loss reports this to all processes, since they
+    # all read the loss, and needs no wait for the device.
     total = total + torch.where(matching.sound, 0.0, torch.nan)
     contrast = {}
     if objectives.itc.weight > 0:
@@ -90,18 +90,19 @@ def losses(
 def read_pairs(
     model: ViLTA, token_ids: Tensor, image_tokens: Tensor, image_rows: Tensor, masked: int, buckets: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Captions int64 [R, L], each with the image of its row -> states [R, L, D] of the language encoder, fused text
-    states [R, L, D], and the pooled pairs [R - masked, 2 D] of those after the first `masked` captions, which MLM
-    reads.
+    """Encodes captions int64 [R, L], each with the image of its row.
 
-    With several `buckets`, captions of like length are read together, cut to the longest of them: the same numbers but
-    for rounding (and 0 where there is padding) with fewer padded tokens.
+    -> states [R, L, D] of the language encoder, fused text states [R, L, D], and the pooled pairs [R - masked, 2 D] of
+    the captions after the first `masked` ones, which are those of MLM.
+
+    With several `buckets`, captions of similar length are read together, truncated to the longest of them. The numbers
+    are the same except for rounding (and are 0 at padding), with fewer padded tokens.
     """
     if buckets == 1:
         states = model.encode_text(token_ids)
         return states, *model.fuse(states, image_tokens[image_rows], token_ids, slice(masked, None))
     lengths = (token_ids != model.pad).sum(dim=1)
-    made = []
+    outputs = []
     order = lengths.argsort(stable=True)
     for rows in order.tensor_split(buckets):
         if len(rows) == 0:
@@ -110,8 +111,8 @@ def read_pairs(
         states = model.encode_text(ids)
         fused, pooled = model.fuse(states, image_tokens[image_rows[rows]], ids, rows >= masked)
         padding = (0, 0, 0, token_ids.shape[1] - ids.shape[1])
-        made.append((torch.nn.functional.pad(states, padding), torch.nn.functional.pad(fused, padding), pooled))
-    states, fused, pooled = (torch.cat(parts) for parts in zip(*made, strict=True))
+        outputs.append((torch.nn.functional.pad(states, padding), torch.nn.functional.pad(fused, padding), pooled))
+    states, fused, pooled = (torch.cat(parts) for parts in zip(*outputs, strict=True))
     back = order.argsort()
     return states[back], fused[back], pooled[order[order >= masked].argsort()]
 
@@ -126,8 +127,10 @@ def itc_loss(
     part: BatchPart,
     world: World,
 ) -> Tensor:
-    """Contrast of the unfused encoders against this micro-batch's and past batches' momentum features, which join the
-    queue."""
+    """The contrastive loss of the unfused encoders against momentum features of this micro-batch and of past batches.
+
+    The features of this micro-batch are then added to the queue.
+    """
     assert teachers.ema is not None
     assert teachers.queue is not None
     temperature = model.itc_temperature.clamp(0.001, 0.5)
@@ -145,7 +148,7 @@ def itc_loss(
 
 
 def alpha_at(mlm: Mlm, step: int, steps: int) -> float:
-    """The soft term's weight at `step` (from 0): rises linearly over the first `alpha_ramp` share of the steps
+    """The soft term's weight at `step` (from 0); it rises linearly over the first `alpha_ramp` fraction of the steps
     (ALBEF)."""
     rising = round(mlm.alpha_ramp * steps)
     return mlm.alpha * min(1.0, step / rising) if rising else mlm.alpha
@@ -153,7 +156,7 @@ def alpha_at(mlm: Mlm, step: int, steps: int) -> float:
 
 @torch.no_grad()
 def teacher_logits(mlm: Mlm, teachers: Teachers, features: Tensor, token_ids: Tensor, places: Places) -> Tensor:
-    """Soft labels before their softmax [M, V], at `places` of the captions int64 [B, L] that the teacher reads."""
+    """The teacher's logits [M, V] for soft labels, at `places` of the captions int64 [B, L] that it reads."""
     if mlm.soft_labels == "frozen_lm":
         assert teachers.frozen is not None
         logits = language_logits(teachers.frozen, token_ids, places)

@@ -1,4 +1,4 @@
-"""The models beside the one in training, which give soft labels, write negatives and are contrasted with."""
+"""The auxiliary models of training: they provide soft labels, negatives and contrastive features."""
 
 from copy import deepcopy
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class Queue(nn.Module):
-    """The momentum model's features of past pairs, a ring of at most `size`; [size, P] for images and for
+    """The momentum model's features of past pairs, a ring buffer of at most `size`: [size, P] for images and for
     captions."""
 
     image: Tensor
@@ -36,13 +36,15 @@ class Queue(nn.Module):
             self.register_buffer(name, torch.zeros((), dtype=torch.long))
 
     def past(self) -> tuple[Tensor, Tensor]:
-        """What is there: [filled, P] of images, of captions; copies, since the ring moves on before the backward
-        pass."""
+        """The stored features: [filled, P] of images, of captions.
+
+        These are copies, since the ring buffer changes before the backward pass.
+        """
         return self.image[: self.filled].clone(), self.text[: self.filled].clone()
 
     @torch.no_grad()
     def push(self, image: Tensor, text: Tensor) -> None:
-        """Puts the features [B, P] of a batch in the place of the oldest ones."""
+        """Replaces the oldest features with those of a batch, [B, P]."""
         size = len(self.image)
         if size == 0:
             return
@@ -55,9 +57,12 @@ class Queue(nn.Module):
 
 @dataclass(frozen=True)
 class Teachers:
-    """`frozen`: the language encoder as the warm start left it (ViLTA's teacher; it sees no image). `ema`: the
-    model's exponential moving average (ALBEF's momentum model; it sees the image). `queue`: its features of past
-    pairs (ITC). `words`: what is known of the vocabulary."""
+    """The auxiliary models and tables.
+
+    `frozen`: the language encoder as the warm start left it (ViLTA's teacher; it sees no image). `ema`: the model's
+    exponential moving average (ALBEF's momentum model; it sees the image). `queue`: the momentum model's features of
+    past pairs (ITC). `words`: tables about the vocabulary.
+    """
 
     frozen: PreTrainedModel | None
     ema: ViLTA | None
@@ -66,11 +71,11 @@ class Teachers:
 
     @torch.no_grad()
     def follow(self, model: ViLTA, decay: float) -> None:
-        """ema <- decay * ema + (1 - decay) * model; to be called after every optimiser step."""
+        """Updates the moving average: ema <- decay * ema + (1 - decay) * model. Call it after every optimiser step."""
         if self.ema is None:
             return
-        for own, trained in zip(self.ema.parameters(), model.parameters(), strict=True):
-            own.lerp_(whole(trained), 1 - decay)
+        for average, trained in zip(self.ema.parameters(), model.parameters(), strict=True):
+            average.lerp_(whole(trained), 1 - decay)
         for kept, buffer in zip(self.ema.buffers(), model.buffers(), strict=True):
             kept.copy_(buffer)
 
@@ -79,7 +84,7 @@ def make_teachers(objectives: Objectives, model: ViLTA, corpus: Corpus) -> Teach
     """The teachers that the objectives ask for, copied from `model` before it is trained further."""
     mlm, itm, device = objectives.mlm, objectives.itm, model.text_type.device
     written = itm.negatives == "synthesized"
-    words = {mlm.mask_words, itm.synthesis_words}  # evaluation writes whatever the negatives are
+    words = {mlm.mask_words, itm.synthesis_words}  # evaluation rewrites captions whatever kind the negatives are
     frozen = (
         mlm.soft_labels == "frozen_lm"
         or (written and (itm.generator == "frozen" or itm.false_negative_filter == "teacher"))
@@ -103,6 +108,8 @@ def _still(module: Module) -> Module:
 
 @torch.no_grad()
 def language_logits(language: PreTrainedModel, token_ids: Tensor, places: Tensor | Places) -> Tensor:
-    """Word logits [M, V] of a language encoder at `places` (or where a bool [B, L] says) of captions int64 [B, L]; no
-    image."""
+    """Word logits [M, V] of a language encoder, without an image, at `places` of captions int64 [B, L].
+
+    `places` may also be a mask, bool [B, L].
+    """
     return word_logits(language, text_states(language, token_ids)[places])

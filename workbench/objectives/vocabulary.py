@@ -1,4 +1,4 @@
-"""What is known of the words of the vocabulary: how frequent they are, which mean the same, and which carry content."""
+"""Tables about the words of the vocabulary: their frequencies, their synonyms, and which are content words."""
 
 from dataclasses import dataclass
 
@@ -13,8 +13,11 @@ from workbench.data.word_classes import ContentWords
 
 @dataclass(frozen=True)
 class WordTables:
-    """`unigram` float [V]: log-probabilities of the training captions' words. `synonyms` int64 [V, K]: each token and
-    what means the same. `special` int64: the tokens that are no words. `content`: those of content words."""
+    """The tables.
+
+    `unigram` float [V]: log-probabilities of the training captions' words. `synonyms` int64 [V, K]: each token and its
+    synonyms. `special` int64: the tokens that are not words. `content`: the content words.
+    """
 
     unigram: Tensor
     synonyms: Tensor
@@ -24,7 +27,7 @@ class WordTables:
 
 
 def word_tables(corpus: Corpus, device: torch.device, content: bool) -> WordTables:
-    """The tables of a corpus, on `device`; content words only if `content`."""
+    """The tables of a corpus, on `device`, with content words only if `content`."""
     vocabulary = corpus.tokeniser.vocabulary
     return WordTables(
         unigram=unigram(corpus.train.firsts(), vocabulary).to(device),
@@ -36,7 +39,7 @@ def word_tables(corpus: Corpus, device: torch.device, content: bool) -> WordTabl
 
 
 def unigram(token_ids: np.ndarray, vocabulary: Vocabulary) -> Tensor:
-    """Log-probabilities [V] of ordinary tokens, each counted once more than it occurs; special tokens have none."""
+    """Log-probabilities [V] of ordinary tokens, from counts plus one; special tokens have minus infinity."""
     counts = np.bincount(token_ids.ravel(), minlength=vocabulary.size)[: vocabulary.size] + 1.0
     counts[~vocabulary.ordinary] = 0.0
     return torch.from_numpy(counts / counts.sum()).log().float()
