@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from workbench.evaluation.contract import Kept, Made, Part, Several, evaluate, left
+from workbench.evaluation.contract import Kept, Part, PartResult, Several, evaluate, left
 from workbench.stop import Stopped
 
 
@@ -14,11 +14,11 @@ class Squares:
     def parts(self) -> list[Part]:
         return [Part(str(number), lambda number=number: self._square(number)) for number in self.numbers]  # type: ignore[misc]
 
-    def metrics(self, made: Mapping[str, Made]) -> Iterator[tuple[str, float]]:
+    def metrics(self, made: Mapping[str, PartResult]) -> Iterator[tuple[str, float]]:
         for name, square in made.items():
             yield f"square/{name}", square["is"]
 
-    def _square(self, number: int) -> Made:
+    def _square(self, number: int) -> PartResult:
         self.measured.append(number)
         return {"is": 0.1 * number**2}
 
@@ -52,7 +52,7 @@ def test_a_line_that_was_cut_short_is_measured_anew(tmp_path: Path) -> None:
 
 def test_several_evaluations_keep_parts_of_one_name_apart() -> None:
     class Doubled(Squares):
-        def metrics(self, made: Mapping[str, Made]) -> Iterator[tuple[str, float]]:
+        def metrics(self, made: Mapping[str, PartResult]) -> Iterator[tuple[str, float]]:
             for name, value in super().metrics(made):
                 yield f"double/{name}", 2 * value
 

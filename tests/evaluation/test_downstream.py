@@ -13,8 +13,8 @@ from workbench.evaluation.contract import evaluate
 from workbench.evaluation.downstream.files import soft_targets
 from workbench.evaluation.downstream.tasks import TASKS, of_scenes, published
 from workbench.evaluation.downstream.vqa import (
-    CONTRACTIONS,
     answer_vocabulary,
+    contractions,
     normalised,
     vqa_accuracy,
     without_punctuation,
@@ -66,8 +66,8 @@ def test_what_all_agree_on_is_compared_as_it_is() -> None:
     # In 2017 the given answers lost their punctuation alone: `The cat` stayed, and no answer without article matched
     # it.
     assert vqa_accuracy("cat", ["The cat"] * 9 + ["dog"], "2017") == 0.0
-    assert CONTRACTIONS["cant"] == "can't"
-    assert "well" not in CONTRACTIONS
+    assert contractions()["cant"] == "can't"
+    assert "well" not in contractions()
 
 
 def test_vocabulary_and_soft_scores() -> None:

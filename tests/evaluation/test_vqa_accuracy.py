@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from workbench.evaluation.downstream.vqa import (
-    CONTRACTIONS,
     NUMBERS,
     PUNCTUATION,
     Version,
+    contractions,
     plain,
     vqa_accuracy,
     without_punctuation,
@@ -117,7 +117,7 @@ PIECES = [
     " an",
     "None",
 ]
-PIECES += [*NUMBERS, *CONTRACTIONS, *CONTRACTIONS.values(), *SHORT_TO_WHOLE, *SHORT_TO_WHOLE.values()]
+PIECES += [*NUMBERS, *contractions(), *contractions().values(), *SHORT_TO_WHOLE, *SHORT_TO_WHOLE.values()]
 
 
 def made_up(rng: np.random.Generator) -> str:

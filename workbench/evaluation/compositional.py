@@ -1,6 +1,6 @@
 """Scores on the compositional benchmarks: does the true caption of an image score above a false one?
 
-Beside each score stands the same with a grey image, since a model may win on language alone.
+Each score has a gray-image baseline: the score with an image that shows nothing. It shows how far language alone leads.
 """
 
 from collections import Counter
@@ -17,25 +17,25 @@ from torch import Tensor
 
 from workbench.data.images import Box, BrokenImage, Fit, decode
 from workbench.data.text import Tokeniser
-from workbench.evaluation.contract import Made, Part
+from workbench.evaluation.contract import Part, PartResult
 from workbench.evaluation.matching import BLANK, match_scores_of_each
 from workbench.evaluation.suites import Example, SuiteItems
 from workbench.model.vilta import ViLTA
 from workbench.randomness import key
 
-LEAST = 25  # ARO's attribution counts pairs of attributes with at least so many examples
-CHUNK = 256  # examples of a part
+LEAST = 25  # ARO's attribution score counts only pairs of attributes with at least this many examples
+CHUNK = 256  # examples per part
 Scores = dict[str, np.ndarray]  # example id -> log odds of a match for each of its captions
 
 
 ImageKey = tuple[Path, Box | None]
-# Images -> the features [K, N, C] of those that can be read, in their order, and why each of the others cannot.
+# Images -> the features [K, N, C] of those that can be read, in order, and for each of the others the reason.
 Look = Callable[[Sequence[ImageKey]], tuple[Tensor, dict[ImageKey, str]]]
 
 
 @dataclass(frozen=True)
 class Reader:
-    """A model with what it reads by: how many pairs at once, and how it looks at images."""
+    """A model with its tokeniser, the number of pairs per forward pass, and the function that looks at images."""
 
     model: ViLTA
     tokeniser: Tokeniser
@@ -44,7 +44,7 @@ class Reader:
 
 
 def decoding(model: ViLTA, side: int, fit: Fit) -> Look:
-    """Decodes image files whenever they are looked at; `side` in pixels, `fit`: how an image is made to fit it."""
+    """A `Look` that decodes image files on each call; `side` in pixels, `fit`: how an image is made square."""
 
     def read(image: ImageKey) -> np.ndarray | str:
         try:
@@ -54,9 +54,9 @@ def decoding(model: ViLTA, side: int, fit: Fit) -> Look:
 
     def look(images: Sequence[ImageKey]) -> tuple[Tensor, dict[ImageKey, str]]:
         with ThreadPoolExecutor(4) as pool:
-            made = dict(zip(images, pool.map(read, images), strict=True))
-        unread = {image: why for image, why in made.items() if isinstance(why, str)}
-        whole = [made[image] for image in images if image not in unread]
+            decoded = dict(zip(images, pool.map(read, images), strict=True))
+        unread = {image: why for image, why in decoded.items() if isinstance(why, str)}
+        whole = [decoded[image] for image in images if image not in unread]
         pixels = torch.from_numpy(np.stack(whole)) if whole else torch.zeros(0, 3, side, side, dtype=torch.uint8)
         return model.image_features(pixels.to(next(model.parameters()).device)).float(), unread
 
@@ -65,8 +65,7 @@ def decoding(model: ViLTA, side: int, fit: Fit) -> Look:
 
 @torch.no_grad()
 def score_examples(reader: Reader, examples: Sequence[Example]) -> tuple[Scores, Scores, dict[str, str]]:
-    """Scores of the examples with their images and with a grey one, and the reason for each whose image cannot be
-    read."""
+    """Scores of the examples, their gray-image baselines, and the reason for each example with an unreadable image."""
     model, side = reader.model, reader.model.image_side
     images = list(dict.fromkeys((e.image, e.box) for e in examples))
     features, broken_ones = reader.look(images)
@@ -74,49 +73,53 @@ def score_examples(reader: Reader, examples: Sequence[Example]) -> tuple[Scores,
     read_examples = [e for e in examples if e.id not in unread]
     if not read_examples:
         return {}, {}, unread
-    grey = torch.full((1, 3, side, side), BLANK, dtype=torch.uint8, device=features.device)
-    blank = model.image_features(grey).float()
+    gray = torch.full((1, 3, side, side), BLANK, dtype=torch.uint8, device=features.device)
+    blank = model.image_features(gray).float()
     row_of = {image: row for row, image in enumerate(image for image in images if image not in broken_ones)}
-    # Items of one image often share its true caption, which is scored once.
+    # Items of one image often share its true caption, which is scored only once.
     pairs = {e.id: [(row_of[e.image, e.box], caption) for caption in e.captions] for e in read_examples}
     place_of = {pair: place for place, pair in enumerate(dict.fromkeys(chain.from_iterable(pairs.values())))}
     rows = np.array([row for row, _ in place_of])
     token_ids = reader.tokeniser.encode([caption for _, caption in place_of])
     images_of_each = [(features, rows), (blank, np.zeros_like(rows))]
     seen, unseen = (
-        {id: scores[[place_of[pair] for pair in own]] for id, own in pairs.items()}
+        {id: scores[[place_of[pair] for pair in example_pairs]] for id, example_pairs in pairs.items()}
         for scores in match_scores_of_each(model, images_of_each, token_ids, reader.batch_size)
     )
     return seen, unseen, unread
 
 
 def told_apart(items: SuiteItems, tokeniser: Tokeniser) -> SuiteItems:
-    """Without the items of which a false caption has the true one's tokens: unknown words, or words after the last that
-    is read."""
+    """The items without those in which a false caption has the same tokens as the true one.
+
+    The captions then differ only in unknown words, or in words beyond the maximum length.
+    """
     captions = list(dict.fromkeys(caption for e in items.examples for caption in e.captions))
     ids = {caption: row.tobytes() for caption, row in zip(captions, tokeniser.encode(captions), strict=True)}
     return items.without([e for e in items.examples if ids[e.captions[0]] in (ids[false] for false in e.captions[1:])])
 
 
 class Suite:
-    """A compositional suite, logged as `name`: `compositional/<name>/<kind>`, and `blank_image/<name>/<kind>` with a
-    grey image; how many items these are about, `suite_items/<name>/<kind>`, how many have no image that can be read,
-    `suite_missing/...`, and how many were left out because no scorer can tell their captions apart,
-    `suite_identical/...`."""
+    """A compositional suite, logged as `name`.
+
+    `compositional/<name>/<kind>` are the scores, and `blank_image/<name>/<kind>` their gray-image baselines. Counts:
+    `suite_items/<name>/<kind>` of the measured items, `suite_missing/...` of those without a readable image, and
+    `suite_identical/...` of those left out because no scorer can distinguish their captions.
+    """
 
     def __init__(self, reader: Reader, name: str, items: SuiteItems) -> None:
         self.reader, self.name, self.items = reader, name, items
-        # Examples of one image together, so that it is read once.
+        # Examples of one image are adjacent, so that it is read once.
         self.examples = sorted(items.examples, key=lambda e: (str(e.image), e.box or (), e.id))
 
     def parts(self) -> list[Part]:
         chunks = [self.examples[start : start + CHUNK] for start in range(0, len(self.examples), CHUNK)]
         return [Part(_name(chunk), partial(self._chunk, chunk)) for chunk in chunks]
 
-    def metrics(self, made: Mapping[str, Made]) -> Iterator[tuple[str, float]]:
+    def metrics(self, results: Mapping[str, PartResult]) -> Iterator[tuple[str, float]]:
         measured: set[str] = set()
         for place, of in enumerate(("compositional", "blank_image")):
-            scores = {id: np.array(row) for part in made.values() for id, row in part[place].items()}
+            scores = {id: np.array(row) for part in results.values() for id, row in part[place].items()}
             measured |= set(scores)
             for kind, value in suite_metrics(self.items.suite, self.items.examples, scores).items():
                 yield f"{of}/{self.name}/{kind}", value
@@ -124,14 +127,14 @@ class Suite:
             for what, count in asdict(counts).items():
                 yield f"suite_{what}/{self.name}/{kind}", float(count)
 
-    def _chunk(self, chunk: Sequence[Example]) -> Made:
+    def _chunk(self, chunk: Sequence[Example]) -> PartResult:
         seen, blank, unread = score_examples(self.reader, chunk)
         return [{id: list(row) for id, row in scores.items()} for scores in (seen, blank)] + [unread]
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Of a kind: the `items` that were measured, those `missing` an image, and those whose captions are `identical`."""
+    """Item counts of a kind: the `items` measured, those `missing` an image, and those with `identical` captions."""
 
     items: int
     missing: int
@@ -139,7 +142,7 @@ class Counts:
 
 
 def count_items(items: SuiteItems, measured: Collection[str]) -> dict[str, Counts]:
-    """By kind; of Winoground pairs, for each of its three scores."""
+    """Item counts by kind; for Winoground, counts of pairs for each of its three scores."""
     identical = Counter(e.kind for e in items.identical)
     there = Counter(e.kind for e in items.examples)
     whole = Counter(e.kind for e in items.examples if e.id in measured)
@@ -155,21 +158,21 @@ def count_items(items: SuiteItems, measured: Collection[str]) -> dict[str, Count
 
 
 def _name(chunk: Sequence[Example]) -> str:
-    """Another text or image is another part."""
+    """A part's name, which depends on every text and image in it."""
     return f"{chunk[0].id} and on, {key('part', *(f'{e.id}{e.image}{e.captions}' for e in chunk)):016x}"
 
 
-def broken(made: Iterable[Made]) -> dict[str, str]:
-    """Of what parts gave: example id -> why its image could not be read."""
-    return {id: why for part in made for id, why in part[2].items()}
+def broken(results: Iterable[PartResult]) -> dict[str, str]:
+    """The unreadable images in the results of parts: example id -> why its image could not be read."""
+    return {id: why for part in results for id, why in part[2].items()}
 
 
 def suite_metrics(suite: str, examples: Sequence[Example], scores: Scores) -> dict[str, float]:
-    """`<kind>` -> the suite's own score of each kind over the examples that have scores; ties count as wrong.
+    """The suite's official scores by kind, over the examples that have scores; ties count as wrong.
 
-    VALSE: `<kind>` pairwise, `<kind>/p_c`, `<kind>/p_f`, `<kind>/acc` by the threshold. VL-CheckList: `<kind>` pairwise
-    and `<kind>/itm` by the threshold. Winoground: `text`, `image`, `group`. ARO: macro means over relations and pairs
-    of attributes.
+    VALSE: `<kind>` pairwise, and `<kind>/p_c`, `<kind>/p_f`, `<kind>/acc` by threshold. VL-CheckList: `<kind>`
+    pairwise, and `<kind>/itm` by threshold. Winoground: `text`, `image`, `group`. ARO: macro averages over relations
+    and pairs of attributes.
     """
     kinds: dict[str, list[Example]] = {}
     for example in examples:
@@ -187,16 +190,16 @@ def suite_metrics(suite: str, examples: Sequence[Example], scores: Scores) -> di
         metrics[kind] = float(right.mean())
         if suite in ("valse", "vl_checklist"):
             true, false = (np.array([scores[e.id][which] for e in members]) for which in (0, 1))
-            found, refused = float(np.mean(true > 0)), float(np.mean(false <= 0))
+            accepted, rejected = float(np.mean(true > 0)), float(np.mean(false <= 0))
             if suite == "vl_checklist":
-                metrics[f"{kind}/itm"] = (found + refused) / 2
+                metrics[f"{kind}/itm"] = (accepted + rejected) / 2
             else:
-                metrics |= {f"{kind}/p_c": found, f"{kind}/p_f": refused, f"{kind}/acc": (found + refused) / 2}
+                metrics |= {f"{kind}/p_c": accepted, f"{kind}/p_f": rejected, f"{kind}/acc": (accepted + rejected) / 2}
     return {name: value for name, value in metrics.items() if not np.isnan(value)}
 
 
 def _macro(groups: list[str], right: np.ndarray, least: int) -> float:
-    """The mean over groups of at least `least` examples of each group's share."""
+    """The mean of the groups' shares of right answers, over groups of at least `least` examples."""
     by_group: dict[str, list[bool]] = {}
     for group, is_right in zip(groups, right, strict=True):
         by_group.setdefault(group, []).append(bool(is_right))
@@ -205,7 +208,7 @@ def _macro(groups: list[str], right: np.ndarray, least: int) -> float:
 
 
 def _winoground(examples: list[Example], scores: Scores) -> dict[str, float]:
-    """Thrush et al. 2022. Each image's own caption comes first, so scores[0] is s(c_k, i_k)."""
+    """Winoground's scores (Thrush et al. 2022). Each image's true caption comes first, so scores[0] is s(c_k, i_k)."""
     pairs: dict[str, list[np.ndarray]] = {}
     for example in examples:
         pairs.setdefault(example.group, []).append(scores[example.id])

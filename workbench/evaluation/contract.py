@@ -1,8 +1,8 @@
-"""What every evaluation is: parts that are measured one after another, and the metrics that are read off them.
+"""The interface of every evaluation: parts that are measured one after another, and metrics computed from them.
 
-A part is slow, knows the model, and gives plain JSON, so that it can be kept and is not measured twice. `metrics` is
-fast and knows what the parts gave, nothing else. An evaluation that was stopped between two parts goes on with what is
-left.
+A part is slow, uses the model, and returns plain JSON, so that its result can be stored and is not measured twice.
+`metrics` is fast and uses only the results of the parts. An evaluation that was stopped between two parts resumes with
+the remaining ones.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,50 +14,50 @@ from workbench.files import append_line, read_lines
 from workbench.outage import Persist, at_once, never
 from workbench.stop import Stopped, cut
 
-Made = Any  # what a part gave, as JSON takes it
-Show = Callable[[int, int], None]  # parts done, of how many
+PartResult = Any  # JSON-serialisable
+Show = Callable[[int, int], None]  # (parts done, parts in total)
 
 
 @dataclass(frozen=True)
 class Part:
-    """`name` tells a part from the others of its evaluation, and from parts of other inputs."""
+    """A part of an evaluation; `name` is unique within the evaluation, and differs for other inputs."""
 
     name: str
-    measure: Callable[[], Made]
+    measure: Callable[[], PartResult]
 
 
 class Evaluation(Protocol):
     def parts(self) -> Sequence[Part]: ...
 
-    def metrics(self, made: Mapping[str, Made]) -> Iterator[tuple[str, float]]:
-        """(name, value) of each metric, from what every part has given."""
+    def metrics(self, results: Mapping[str, PartResult], /) -> Iterator[tuple[str, float]]:
+        """(name, value) of each metric, from the results of all parts by name."""
         ...
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What parts have given, by name; with a `file`, one part a line, also for the next start."""
+    """Stored results of parts, by name; with a `file`, also on disk for the next start, one part per line."""
 
-    made: dict[str, Made] = field(default_factory=dict)
+    made: dict[str, PartResult] = field(default_factory=dict)
     file: Path | None = None
     persist: Persist = at_once
 
     @classmethod
     def of(cls, file: Path, persist: Persist = at_once) -> "Kept":
-        """With the parts that an earlier start has written to `file`."""
-        made: dict[str, Made] = {}
+        """The results that earlier starts wrote to `file`."""
+        results: dict[str, PartResult] = {}
         for entry in read_lines(file):
-            made |= entry
-        return cls(made, file, persist)
+            results |= entry
+        return cls(results, file, persist)
 
-    def add(self, name: str, made: Made) -> None:
-        self.made[name] = made
+    def add(self, name: str, result: PartResult) -> None:
+        self.made[name] = result
         if self.file is not None:
-            self.persist(lambda: append_line(self.file, {name: made}))  # type: ignore[arg-type]
+            self.persist(lambda: append_line(self.file, {name: result}))  # type: ignore[arg-type]
 
 
 def left(evaluation: Evaluation, kept: Kept) -> list[Part]:
-    """The parts that are still to be measured."""
+    """The parts that are not measured yet."""
     return [part for part in evaluation.parts() if part.name not in kept.made]
 
 
@@ -66,12 +66,12 @@ def evaluate(
     kept: Kept | None = None,
     stop: Callable[[], bool] = never,
     show: Show = lambda *_: None,
-    through: Callable[[Callable[[], Made]], Made] = lambda measure: measure(),
+    through: Callable[[Callable[[], PartResult]], PartResult] = lambda measure: measure(),
 ) -> dict[str, float]:
-    """Measures what is left, and gives all metrics by name. Raises Stopped where `stop()` before a part, or in it where
-    it is a Stop that a signal sets.
+    """Measures the remaining parts, and returns all metrics by name.
 
-    `through` calls a part's measurement, where the model must be entered in a way of its own (FSDP).
+    Raises Stopped if `stop()` is true before a part, or becomes true during it if `stop` is a Stop that a signal sets.
+    `through` calls a part's measurement, for models that must be entered in a special way (FSDP).
     """
     kept = Kept() if kept is None else kept
     parts = evaluation.parts()
@@ -80,14 +80,14 @@ def evaluate(
             if stop():
                 raise Stopped
             with cut(stop):
-                given = through(part.measure)
-            kept.add(part.name, given)
+                result = through(part.measure)
+            kept.add(part.name, result)
         show(done + 1, len(parts))
     return dict(evaluation.metrics({part.name: kept.made[part.name] for part in parts}))
 
 
 class Several:
-    """Evaluations one after another, each under a name of its own."""
+    """Several evaluations as one, run one after another, each with its own name."""
 
     def __init__(self, evaluations: Mapping[str, Evaluation]) -> None:
         self.evaluations = dict(evaluations)
@@ -99,6 +99,6 @@ class Several:
             for part in evaluation.parts()
         ]
 
-    def metrics(self, made: Mapping[str, Made]) -> Iterator[tuple[str, float]]:
+    def metrics(self, results: Mapping[str, PartResult]) -> Iterator[tuple[str, float]]:
         for name, evaluation in self.evaluations.items():
-            yield from evaluation.metrics({part.name: made[f"{name}: {part.name}"] for part in evaluation.parts()})
+            yield from evaluation.metrics({part.name: results[f"{name}: {part.name}"] for part in evaluation.parts()})

@@ -1,12 +1,12 @@
 """Image corruptions at five severities, batched on the device: the 16 of MM_Robustness (Qiu et al. 2022) and two
 more.
 
-Constants: ImageNet-C (Hendrycks and Dietterich 2019), whose lengths assume 224 px and are scaled with the image's
-side. Each function takes images float [B, 3, S, S] in [0, 1], the severity from 0 to 4 and a generator of the device.
+The constants are those of ImageNet-C (Hendrycks and Dietterich 2019). Its lengths assume 224 px and are scaled with the
+image's side. Each function takes images float [B, 3, S, S] in [0, 1], the severity from 0 to 4 and a random generator.
 
-Three differ from ImageNet-C's code in kind: `glass_blur` displaces pixels at once and does not swap them one by one,
-`frost` grows its crystals from noise instead of six photographs, and the motion of `motion_blur` and `snow` is sampled
-along a line.
+Three algorithms differ from ImageNet-C's code: `glass_blur` displaces all pixels at once instead of swapping them one
+by one, `frost` grows its crystals from noise instead of using six photographs, and the motion of `motion_blur` and
+`snow` is sampled along a line.
 """
 
 import math
@@ -20,19 +20,22 @@ from torchvision.transforms.v2.functional import jpeg
 
 from workbench.randomness import key
 
-VERSION: Final = 1  # raise it whenever a change alters the corrupted images
+VERSION: Final = 1  # increment whenever a change alters the corrupted images
 SEVERITIES: Final = (1, 2, 3, 4, 5)
 REFERENCE_SIDE: Final = 224
 CORE: Final = ("gaussian_noise", "gaussian_blur", "contrast", "occlusion")  # measured at the end of every trial
 
 
 def corrupt(images: Tensor, kind: str, severity: int, part: int = 0) -> Tensor:
-    """uint8 [B, 3, H, W] -> the same, corrupted; keyed by (kind, severity) and the `part` of a set that is corrupted in
-    parts, so every model sees the same images."""
-    # On the host, so that every device draws the same.
+    """Corrupts images uint8 [B, 3, H, W] -> the same shape and type.
+
+    Keyed by (kind, severity, part), so that every model sees the same images; `part` numbers the parts of a set that is
+    corrupted in parts.
+    """
+    # On the host, so that the numbers do not depend on the device.
     rng = torch.Generator().manual_seed(key("corruption", kind, severity, *([part] if part else [])))
-    made = CORRUPTIONS[kind](images.float() / 255, severity - 1, rng)
-    return (made.clamp(0, 1) * 255).round().to(torch.uint8)
+    corrupted = CORRUPTIONS[kind](images.float() / 255, severity - 1, rng)
+    return (corrupted.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def _scale(x: Tensor) -> float:
@@ -67,8 +70,10 @@ def _speckle_noise(x: Tensor, level: int, rng: torch.Generator) -> Tensor:
 
 
 def _smooth(x: Tensor, sigma: float, reach: float = 4.0) -> Tensor:
-    """Gaussian blur, mirrored at the edges; along one axis after the other, since kernels may be as wide as the
-    image."""
+    """Gaussian blur, mirrored at the edges.
+
+    It is applied along one axis after the other, since kernels may be as wide as the image.
+    """
     taps = min(max(1, round(reach * sigma)), min(x.shape[-2:]) - 1)
     place = torch.arange(-taps, taps + 1, device=x.device).float()
     kernel = torch.exp(-0.5 * (place / sigma) ** 2)
@@ -86,7 +91,7 @@ def _defocus_blur(x: Tensor, level: int, rng: torch.Generator) -> Tensor:
     radius *= _scale(x)
     reach = max(1, math.ceil(radius)) + 1
     place = torch.arange(-reach, reach + 1, device=x.device).float()
-    # The edge of a disk of less than a pixel is soft: the share of each pixel that it covers.
+    # The disk's edge is soft: each pixel has the fraction that the disk covers.
     distance = (place[:, None] ** 2 + place[None, :] ** 2).sqrt()
     disk = (radius + 0.5 - distance).clamp(0, 1)[None, None]
     disk = _smooth(disk, max(alias, 0.1), reach=2)
@@ -97,12 +102,12 @@ def _defocus_blur(x: Tensor, level: int, rng: torch.Generator) -> Tensor:
 def _glass_blur(x: Tensor, level: int, rng: torch.Generator) -> Tensor:
     sigma, delta, times = ((0.7, 1, 2), (0.9, 2, 1), (1.0, 2, 3), (1.1, 3, 2), (1.5, 4, 2))[level]
     side = x.shape[-1]
-    made = _smooth(x, sigma * _scale(x))
+    displaced = _smooth(x, sigma * _scale(x))
     still = F.affine_grid(torch.eye(2, 3, device=x.device).repeat(len(x), 1, 1), list(x.shape), align_corners=False)
     for _ in range(times):
         moves = torch.randint(-delta, delta, (len(x), side, side, 2), generator=rng).to(x.device) * _scale(x)
-        made = F.grid_sample(made, still + moves * 2 / side, align_corners=False, padding_mode="border")
-    return _smooth(made, sigma * _scale(x))
+        displaced = F.grid_sample(displaced, still + moves * 2 / side, align_corners=False, padding_mode="border")
+    return _smooth(displaced, sigma * _scale(x))
 
 
 def _zoom(x: Tensor, factor: float) -> Tensor:
@@ -121,18 +126,18 @@ def _zoom_blur(x: Tensor, level: int, rng: torch.Generator) -> Tensor:
 
 
 def _streak(x: Tensor, radius: float, sigma: float, angle: Tensor) -> Tensor:
-    """Motion along a line: each pixel is averaged with those behind it, less and less. `angle` [B] in degrees."""
+    """Motion along a line: a weighted average of each pixel and those behind it. `angle` [B] in degrees."""
     side, taps = x.shape[-1], max(2, math.ceil(2 * radius) + 1)
     weights = torch.exp(-0.5 * (torch.arange(taps, device=x.device) / sigma) ** 2)
     weights = weights / weights.sum()
     turn = torch.deg2rad(angle)
-    made = torch.zeros_like(x)
+    streaked = torch.zeros_like(x)
     for step, weight in enumerate(weights):
         shift = torch.eye(2, 3, device=x.device).repeat(len(x), 1, 1)
         shift[:, 0, 2], shift[:, 1, 2] = 2 * step / side * torch.cos(turn), 2 * step / side * torch.sin(turn)
         grid = F.affine_grid(shift, list(x.shape), align_corners=False)
-        made += weight * F.grid_sample(x, grid, align_corners=False, padding_mode="border")
-    return made
+        streaked += weight * F.grid_sample(x, grid, align_corners=False, padding_mode="border")
+    return streaked
 
 
 def _motion_blur(x: Tensor, level: int, rng: torch.Generator) -> Tensor:
@@ -141,9 +146,9 @@ def _motion_blur(x: Tensor, level: int, rng: torch.Generator) -> Tensor:
 
 
 def _plasma(x: Tensor, decay: float, rng: torch.Generator) -> Tensor:
-    """Fractal noise [B, S, S] in [0, 1] by the diamond-square scheme of ImageNet-C's fog."""
+    """Fractal noise [B, S, S] in [0, 1] by the diamond-square algorithm of ImageNet-C's fog."""
     size = 2 ** math.ceil(math.log2(x.shape[-1]))
-    made = torch.zeros(len(x), size, size, device=x.device)
+    noise = torch.zeros(len(x), size, size, device=x.device)
     step, wibble = size, 100.0
 
     def wobbly(total: Tensor) -> Tensor:
@@ -151,18 +156,18 @@ def _plasma(x: Tensor, decay: float, rng: torch.Generator) -> Tensor:
 
     while step >= 2:
         half = step // 2
-        corners = made[:, ::step, ::step]
+        corners = noise[:, ::step, ::step]
         below = corners + corners.roll(-1, 1)
-        made[:, half::step, half::step] = wobbly(below + below.roll(-1, 2))
-        centres, corners = made[:, half::step, half::step], made[:, ::step, ::step]
+        noise[:, half::step, half::step] = wobbly(below + below.roll(-1, 2))
+        centres, corners = noise[:, half::step, half::step], noise[:, ::step, ::step]
         beside = centres + centres.roll(1, 1) + corners + corners.roll(-1, 2)
-        made[:, ::step, half::step] = wobbly(beside)
+        noise[:, ::step, half::step] = wobbly(beside)
         above = centres + centres.roll(1, 2) + corners + corners.roll(-1, 1)
-        made[:, half::step, ::step] = wobbly(above)
+        noise[:, half::step, ::step] = wobbly(above)
         step, wibble = half, wibble / decay
-    made = made - made.amin(dim=(1, 2), keepdim=True)
-    made = made / made.amax(dim=(1, 2), keepdim=True)
-    return made[:, : x.shape[-1], : x.shape[-1]]
+    noise = noise - noise.amin(dim=(1, 2), keepdim=True)
+    noise = noise / noise.amax(dim=(1, 2), keepdim=True)
+    return noise[:, : x.shape[-1], : x.shape[-1]]
 
 
 def _fog(x: Tensor, level: int, rng: torch.Generator) -> Tensor:
@@ -193,8 +198,8 @@ def _snow(x: Tensor, level: int, rng: torch.Generator) -> Tensor:
     flakes = _zoom(flakes, 1 + (zoom - 1) * _scale(x))
     flakes = torch.where(flakes < floor, 0.0, flakes.clamp(0, 1))
     flakes = _streak(flakes, radius * _scale(x), sigma * _scale(x), _uniform((len(x),), x, rng, -135, -45))
-    grey = (x * torch.tensor([0.299, 0.587, 0.114], device=x.device)[None, :, None, None]).sum(dim=1, keepdim=True)
-    whitened = kept * x + (1 - kept) * torch.maximum(x, grey * 1.5 + 0.5)
+    gray = (x * torch.tensor([0.299, 0.587, 0.114], device=x.device)[None, :, None, None]).sum(dim=1, keepdim=True)
+    whitened = kept * x + (1 - kept) * torch.maximum(x, gray * 1.5 + 0.5)
     return whitened + flakes + flakes.flip(-1, -2)
 
 
@@ -204,16 +209,16 @@ def _contrast(x: Tensor, level: int, rng: torch.Generator) -> Tensor:
 
 
 def _brightness(x: Tensor, level: int, rng: torch.Generator) -> Tensor:
-    """The value of HSV raised, hue and saturation as they are."""
+    """Raises the value of HSV; hue and saturation stay the same."""
     value = x.amax(dim=1, keepdim=True)
     raised = (value + (0.1, 0.2, 0.3, 0.4, 0.5)[level]).clamp(max=1)
     return torch.where(value > 0, x * raised / value.clamp(min=1e-6), raised)
 
 
 def _pixelate(x: Tensor, level: int, rng: torch.Generator) -> Tensor:
-    """Box filters down and up, as PIL has them: a small pixel is the mean of those whose middle it covers."""
-    side, few = x.shape[-1], max(1, int(x.shape[-1] * (0.6, 0.5, 0.4, 0.3, 0.25)[level]))
-    edges = torch.arange(few + 1, device=x.device) * side / few
+    """Box filters down and up, as in PIL: a large pixel is the mean of those whose centres it covers."""
+    side, small_side = x.shape[-1], max(1, int(x.shape[-1] * (0.6, 0.5, 0.4, 0.3, 0.25)[level]))
+    edges = torch.arange(small_side + 1, device=x.device) * side / small_side
     middle = torch.arange(side, device=x.device) + 0.5
     covered = ((middle > edges[:-1, None]) & (middle <= edges[1:, None])).float()
     shrink = covered / covered.sum(dim=1, keepdim=True)
@@ -225,7 +230,7 @@ def _elastic_transform(x: Tensor, level: int, rng: torch.Generator) -> Tensor:
         level
     ]
     side = x.shape[-1]
-    # Three points are moved by at most `affine` of the side, which gives the affine part.
+    # Three points are moved by at most `affine` of the side, which defines the affine part.
     points = torch.tensor([[2 / 3, 2 / 3], [-2 / 3, 2 / 3], [-2 / 3, -2 / 3]])
     moved = points + 2 * affine * (2 * torch.rand(len(x), 3, 2, generator=rng) - 1)
     known = torch.cat([points, torch.ones(3, 1)], dim=1).expand(len(x), 3, 3)
@@ -237,12 +242,12 @@ def _elastic_transform(x: Tensor, level: int, rng: torch.Generator) -> Tensor:
 
 def _jpeg_compression(x: Tensor, level: int, rng: torch.Generator) -> Tensor:
     images = (x.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
-    pressed: Tensor = jpeg(images, (25, 18, 15, 10, 7)[level])
-    return pressed.to(x.device).float() / 255
+    compressed: Tensor = jpeg(images, (25, 18, 15, 10, 7)[level])
+    return compressed.to(x.device).float() / 255
 
 
 def _occlusion(x: Tensor, level: int, rng: torch.Generator) -> Tensor:
-    """A grey square over 5 to 40 % of the image, at a random place (ours; ImageNet-C has no occlusion)."""
+    """A gray square over 5 to 40 % of the image, at a random position (ours; ImageNet-C has no occlusion)."""
     side = x.shape[-1]
     extent = round((0.05, 0.10, 0.18, 0.28, 0.40)[level] ** 0.5 * side)
     corners = torch.randint(0, side - extent + 1, (len(x), 2, 1), generator=rng).to(x.device)

@@ -1,4 +1,4 @@
-"""How much of a suite was measured, and whether the scores may stand for the suite's."""
+"""How much of a suite was measured, and whether the scores are valid for the whole suite."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from workbench.evaluation.compositional import Counts
 from workbench.evaluation.suites import ORDER, Protocol, SuiteItems
 
-WHOLE = 0.99  # of the items of a kind, to stand for the suite's
+WHOLE = 0.99  # fraction of a kind's items that must be measured for the score to be valid for the whole suite
 
 
 def logged_name(suite: str, protocol: Protocol) -> str:
-    """A part of a suite has a name of its own."""
+    """The name under which a suite is logged; a subset of a suite has its own name."""
     name = suite
     if suite == "vl_checklist" and protocol.most_texts != Protocol.most_texts:
         name += f"-max-{protocol.most_texts}" if protocol.most_texts else "-all"
@@ -18,8 +18,10 @@ def logged_name(suite: str, protocol: Protocol) -> str:
 
 
 def suite_notes(read: SuiteItems, items: SuiteItems, missing: Mapping[str, str], protocol: Protocol) -> list[str]:
-    """What whoever reads the scores must know of them, a sentence each. `missing`: example id -> why it has no
-    image."""
+    """Remarks that a reader of the scores must know, one sentence per remark.
+
+    `missing`: example id -> why it has no image.
+    """
     notes = [f"{items.suite}: {' and '.join(items.absent)} not found, so these kinds are not measured"] * bool(
         items.absent
     )
@@ -42,7 +44,7 @@ def where(items: SuiteItems, missing: Mapping[str, str]) -> str:
 
 
 def not_whole(items: SuiteItems, counts: Mapping[str, Counts], missing: Mapping[str, str]) -> str | None:
-    """Why the scores must not stand for the suite's: of some kind too few items were measured."""
+    """Why the scores are not valid for the whole suite: too few items of some kind were measured. None if they are."""
     few = {
         kind: f"{count.items:,} of {count.items + count.missing:,}"
         for kind, count in counts.items()

@@ -1,5 +1,4 @@
-"""What a model makes of a few held-out pairs, for people to look at: its matches, the soft labels and the written
-negatives."""
+"""A model's outputs on a few held-out pairs, for people to inspect: matches, soft labels and written negatives."""
 
 import base64
 import io
@@ -27,19 +26,22 @@ from workbench.randomness import RowRandom
 SHOWN = 48  # pairs
 SIDE = 64  # pixels of the long side of an image
 QUALITY = 80  # of its JPEG
-SEVERAL = 6  # words that the caption of the method's example has, if any has so many
-MASKED = 2  # words that are masked in it at least
-LIKELIEST = 5  # words of a distribution
-WRITTEN = 3  # captions that are written over it
-ATTEMPTS = 12  # at captions that differ
+SEVERAL = 6  # words in the caption of the method's example, if some caption has this many
+MASKED = 2  # the least number of words masked in it
+LIKELIEST = 5  # words shown of a distribution
+WRITTEN = 3  # rewritten captions shown
+ATTEMPTS = 12  # rewritings, to find captions that differ
 ANOTHER = "another caption"
 
 
 @torch.no_grad()
 def make_examples(model: ViLTA, data: HeldOut, settings: Settings, teachers: Teachers) -> dict[str, Any]:
-    """As JSON takes it: `pairs`, each with a false caption and the log odds that the model gives both, and `method`,
-    what the objectives make of one caption. Which pairs, false captions and masks depends on the data and the mask
-    ratio alone, so that trials compare."""
+    """The examples as plain JSON.
+
+    `pairs`: each has a false caption, and the model's log odds of a match for both captions. `method`: what the
+    objectives do with one caption. The choice of pairs, false captions and masks depends only on the data and the mask
+    ratio, so that trials are comparable.
+    """
     images = [image_url(image) for image in np.array(data.pairs.images[: len(data)])]
     return {
         "pairs": _pairs(model, data, images, settings.evaluation.batch_size),
@@ -48,7 +50,7 @@ def make_examples(model: ViLTA, data: HeldOut, settings: Settings, teachers: Tea
 
 
 def image_url(image: np.ndarray) -> str:
-    """An image uint8 [3, H, W] as a small JPEG in a `data:` address."""
+    """An image uint8 [3, H, W] as a small JPEG in a `data:` URL."""
     small = Image.fromarray(image.transpose(1, 2, 0))
     small.thumbnail((SIDE, SIDE))
     file = io.BytesIO()
@@ -57,8 +59,7 @@ def image_url(image: np.ndarray) -> str:
 
 
 def false_captions(data: HeldOut) -> list[tuple[str, str]]:
-    """(kind, caption) for each pair: of its foils one of the kind that was taken least so far; where it has none,
-    another's caption."""
+    """(kind, caption) for each pair: a foil of its least used kind so far, or else another pair's caption."""
     captions = data.pairs.captions
     kinds = [kind for kind in captions.columns if kind not in ("caption", "paraphrase")]
     taken: Counter[str] = Counter()
@@ -75,8 +76,8 @@ def _pairs(model: ViLTA, data: HeldOut, images: list[str], batch_size: int) -> l
     rows = np.arange(len(data))
     false = false_captions(data)
     false_ids = data.pairs.tokeniser.encode([caption for _, caption in false])
-    own = match_scores(model, data.features, rows, data.token_ids, batch_size)
-    other = match_scores(model, data.features, rows, false_ids, batch_size)
+    true_scores = match_scores(model, data.features, rows, data.token_ids, batch_size)
+    false_scores = match_scores(model, data.features, rows, false_ids, batch_size)
     return [
         {
             "row": row,
@@ -84,8 +85,8 @@ def _pairs(model: ViLTA, data: HeldOut, images: list[str], batch_size: int) -> l
             "other": caption,
             "kind": kind,
             "image": images[row],
-            "match": round(float(own[row]), 4),
-            "other_match": round(float(other[row]), 4),
+            "match": round(float(true_scores[row]), 4),
+            "other_match": round(float(false_scores[row]), 4),
         }
         for row, (kind, caption) in enumerate(false)
     ]
@@ -123,8 +124,8 @@ def _method(model: ViLTA, data: HeldOut, images: list[str], settings: Settings, 
 def soft_labels(
     mlm: Mlm, teachers: Teachers, features: Tensor, token_ids: Tensor, masked_ids: Tensor, places: Places
 ) -> Tensor:
-    """The distributions [M, V] that masked words are trained towards besides the words themselves; without soft labels
-    the words."""
+    """The soft-label distributions [M, V] of masked words; one-hot vectors of the true words if there are no soft
+    labels."""
     if mlm.soft_labels == "none":
         return torch.nn.functional.one_hot(token_ids[places], len(teachers.words.unigram)).float()
     read = token_ids if mlm.teacher_input == "full" else masked_ids
@@ -140,8 +141,10 @@ def _written(
     teachers: Teachers,
     tokeniser: Tokeniser,
 ) -> list[str]:
-    """Different captions that the generator writes over `caption_ids` int64 [1, L] of an image's `features` [1, N, C];
-    none where it writes no negatives."""
+    """Distinct rewritings of the caption `caption_ids` int64 [1, L] of an image with `features` [1, N, C].
+
+    The list is empty if the method writes no negatives.
+    """
     itm = settings.objectives.itm
     if itm.negatives != "synthesized":
         return []
@@ -149,21 +152,21 @@ def _written(
     weights = word_weights(itm.synthesis_words, repeated, teachers, features.expand(ATTEMPTS, -1, -1))
     rewriting = draw_rewriting(repeated, itm, BatchKey(np.arange(ATTEMPTS), -1), teachers.words.vocabulary, weights)
     original = torch.from_numpy(repeated).to(teachers.words.unigram.device)
-    made = written_captions(model, original, rewriting, settings.objectives, teachers).tolist()
-    distinct = dict.fromkeys(map(tokeniser.decode, made))
+    rewritten = written_captions(model, original, rewriting, settings.objectives, teachers).tolist()
+    distinct = dict.fromkeys(map(tokeniser.decode, rewritten))
     distinct.pop(tokeniser.decode(caption_ids[0].tolist()), None)
     return list(distinct)[:WRITTEN]
 
 
 def _words(token_ids: np.ndarray, vocabulary: Vocabulary, whole: bool = False) -> np.ndarray:
-    """How many ordinary tokens each caption int64 [B, L] has, or how many `whole` words, by the tokens that begin
+    """The number of ordinary tokens of each caption int64 [B, L], or of `whole` words, counted by the tokens that begin
     one."""
     counted = vocabulary.ordinary[token_ids]
     return (counted & vocabulary.word_starts[token_ids] if whole else counted).sum(axis=1)
 
 
 def _likeliest(tokeniser: Tokeniser, probabilities: Tensor) -> list[list[Any]]:
-    """The likeliest words of a distribution [V], special tokens left out; of equals the first."""
+    """The most likely words of a distribution [V], without special tokens; ties in order of the vocabulary."""
     ordinary = tokeniser.vocabulary.ordinary_ids
     ordered, places = probabilities[torch.from_numpy(ordinary).to(probabilities.device)].sort(
         descending=True, stable=True

@@ -1,5 +1,5 @@
-"""What encoders know before any fusion is trained: linear probes on frozen features, and how well the language encoder
-guesses words."""
+"""What encoders know before any fusion is trained: linear probes on frozen features, and the language encoder's
+prediction of masked words."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -20,7 +20,7 @@ from workbench.model.vilta import ViLTA
 from workbench.randomness import RowRandom, generator
 
 ATTRIBUTES: Final = ("kind", "colour", "size", "texture")
-RIDGE: Final = 1.0  # weight of the penalty, a training object's worth
+RIDGE: Final = 1.0  # the penalty's weight, where one training object has weight 1
 MASKED: Final = 0.15
 BATCH: Final = 256
 WORDS: Final[dict[str, list[str]]] = {
@@ -34,7 +34,7 @@ WORDS: Final[dict[str, list[str]]] = {
 
 @dataclass(frozen=True)
 class Known:
-    """A probe's score on held-out scenes, the score of guessing, and how many cases it is the mean of."""
+    """A probe's score on held-out scenes, the chance level, and the number of cases averaged."""
 
     name: str
     score: float
@@ -44,57 +44,65 @@ class Known:
 
 @torch.no_grad()
 def encoder_knowledge(model: ViLTA, corpus: Corpus, most: int = 4096) -> dict[str, Any]:
-    """Plain JSON: `probes`, trained on the first `most` training scenes and measured on the validation scenes; and of
-    the validation captions `perplexity` and `words_right` of masked words, and `alignment_auc`, the unfused similarity
-    of an image with its own caption against that with the next one's.
+    """The knowledge of the encoders, as plain JSON.
 
-    The model must be in evaluation mode, its vision encoder one of grids, and the corpus one of scenes.
+    `probes` are trained on the first `most` training scenes and measured on the validation scenes. `perplexity` and
+    `words_right` are about masked words of the validation captions. `alignment_auc` compares an image's unfused
+    similarity to its own caption with that to the next image's.
+
+    The model must be in evaluation mode, its vision encoder must output a grid, and the corpus must consist of scenes.
     """
     grid = model.vision.grid
     fitted, tested = (_objects(model, pairs, min(most, len(pairs)), grid) for pairs in (corpus.train, corpus.val))
     probes = [Known(name, *probe(*fitted[name], *tested[name])) for name in fitted]
-    return {"probes": [asdict(known) for known in probes], **_words(model, corpus.val)}
+    return {"probes": [asdict(score) for score in probes], **_words(model, corpus.val)}
 
 
 @torch.no_grad()
 def fused_knowledge(model: ViLTA, corpus: Corpus) -> list[dict[str, Any]]:
-    """Plain JSON for each class of words: how many are right, of validation captions in which one is hidden at a time.
-    Words that mean the same count as one, and the chance is what is right with a grey image."""
+    """The accuracy on masked words of the validation captions, by class of words, as plain JSON.
+
+    One word is masked at a time. Synonyms count as one word. `chance` is the gray-image baseline.
+    """
     pairs, tokeniser = corpus.val, corpus.tokeniser
     device = next(model.parameters()).device
     images = torch.from_numpy(np.array(pairs.images)).to(device)
-    grey = model.image_features(torch.full_like(images[:1], BLANK))
+    gray = model.image_features(torch.full_like(images[:1], BLANK))
     features = torch.cat([model.image_features(part) for part in images.split(BATCH)]).float()
     means = torch.from_numpy(corpus.synonyms).to(device).amin(dim=1)
     vocabulary = tokeniser.vocabulary
     ids = vocabulary.trim(pairs.token_ids.astype(np.int64))
-    found = []
+    scores_by_class = []
     for name, words in WORDS.items():
         tokens = [token for token in map(tokeniser.word_id, words) if token is not None]
         rows, columns = np.nonzero(np.isin(ids, tokens))
         right: list[list[float]] = [[], []]
         for start in range(0, len(rows), BATCH):
             row, column = rows[start : start + BATCH], columns[start : start + BATCH]
-            hidden, each = torch.from_numpy(ids[row]).to(device), torch.arange(len(row), device=device)
+            hidden, index = torch.from_numpy(ids[row]).to(device), torch.arange(len(row), device=device)
             at = torch.from_numpy(column).to(device)
-            labels = hidden[each, at]
-            hidden[each, at] = vocabulary.mask
+            labels = hidden[index, at]
+            hidden[index, at] = vocabulary.mask
             states = model.encode_text(hidden)
-            for scores, seen in zip(right, (features[torch.from_numpy(row).to(device)], grey), strict=True):
+            for scores, seen in zip(right, (features[torch.from_numpy(row).to(device)], gray), strict=True):
                 image = model.adapt_image(seen.float()).expand(len(row), -1, -1)
                 fused, _ = model.fuse(states, image, hidden, NONE)
-                guess = model.mlm_logits(fused[each, at]).softmax(dim=-1)
+                guess = model.mlm_logits(fused[index, at]).softmax(dim=-1)
                 summed = torch.zeros_like(guess).index_add_(1, means, guess)
                 scores += (summed.argmax(dim=-1) == means[labels]).float().tolist()
-        found.append(asdict(Known(name, float(np.mean(right[0])), float(np.mean(right[1])), len(rows))))
-    return found
+        scores_by_class.append(asdict(Known(name, float(np.mean(right[0])), float(np.mean(right[1])), len(rows))))
+    return scores_by_class
 
 
 def probe(
     features: np.ndarray, labels: np.ndarray, test_features: np.ndarray, test_labels: np.ndarray
 ) -> tuple[float, float, int]:
-    """Accuracy of ridge regression onto one-hot labels (closed form), that of the commonest label, and the number of
-    test cases. Features [N, C] are standardised; labels are texts [N]."""
+    """The accuracy of a linear probe, the accuracy of always predicting the most common label, and the number of test
+    cases.
+
+    The probe is ridge regression onto one-hot labels (closed form). Features [N, C] are standardised; labels are texts
+    [N].
+    """
     classes = np.unique(labels)
     mean, spread = features.mean(axis=0), features.std(axis=0) + 1e-6
 
@@ -109,8 +117,11 @@ def probe(
 
 
 def _objects(model: ViLTA, pairs: Pairs, count: int, grid: tuple[int, int]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """For each probe its features [M, C] and labels [M]: of each object the token in which its centre lies, with what
-    it is; and for `position` as many tokens without any centre beside them, with whether there is one."""
+    """The features [M, C] and labels [M] of each probe.
+
+    Each object is represented by the token that contains its centre, and labelled with the attribute. `position` has
+    the same tokens and as many without an object's centre, labelled by whether there is an object.
+    """
     assert pairs.scene is not None
     rows, columns = grid
     device = next(model.parameters()).device
@@ -133,17 +144,17 @@ def _objects(model: ViLTA, pairs: Pairs, count: int, grid: tuple[int, int]) -> d
             for name in ATTRIBUTES:
                 facts[name] += [str(getattr(thing, name)) for thing in things]
     objects = np.stack(at)
-    made = {name: (objects, np.array(labels)) for name, labels in facts.items()}
+    by_probe = {name: (objects, np.array(labels)) for name, labels in facts.items()}
     both = np.concatenate([objects, np.stack(empty)])
-    made["position"] = (both, np.array(["object"] * len(objects) + ["none"] * len(empty)))
-    return made
+    by_probe["position"] = (both, np.array(["object"] * len(objects) + ["none"] * len(empty)))
+    return by_probe
 
 
 def _words(model: ViLTA, pairs: Pairs) -> dict[str, float]:
     device, vocabulary = next(model.parameters()).device, pairs.tokeniser.vocabulary
     losses: list[Tensor] = []
     right: list[Tensor] = []
-    own, other = [], []
+    matched, mismatched = [], []
     for start in range(0, len(pairs), BATCH):
         rows = np.arange(start, min(start + BATCH, len(pairs)))
         ids = vocabulary.trim(pairs.token_ids[rows].astype(np.int64))
@@ -156,10 +167,10 @@ def _words(model: ViLTA, pairs: Pairs) -> dict[str, float]:
         token_ids = torch.from_numpy(ids).to(device)
         features = model.image_features(torch.from_numpy(np.array(pairs.images[rows])).to(device)).float()
         similarity = aligned_similarity(model, model.adapt_image(features), model.encode_text(token_ids), token_ids)
-        own.append(similarity.diagonal().cpu().numpy())
-        other.append(similarity.roll(1, dims=1).diagonal().cpu().numpy())
+        matched.append(similarity.diagonal().cpu().numpy())
+        mismatched.append(similarity.roll(1, dims=1).diagonal().cpu().numpy())
     return {
         "perplexity": float(torch.cat(losses).mean().exp()),
         "words_right": float(torch.cat(right).mean()),
-        "alignment_auc": auc(np.concatenate(own), np.concatenate(other)),
+        "alignment_auc": auc(np.concatenate(matched), np.concatenate(mismatched)),
     }

@@ -1,4 +1,4 @@
-"""Masked language modelling on held-out pairs: the fused model's words, and the language encoder's own."""
+"""Masked language modelling on held-out pairs, by the fused model and by the language encoder alone."""
 
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -8,21 +8,24 @@ import torch
 import torch.nn.functional as F
 
 from workbench.data.masking import hide_tokens
-from workbench.evaluation.contract import Made, Part
+from workbench.evaluation.contract import Part, PartResult
 from workbench.evaluation.matching import HeldOut
 from workbench.evaluation.scores import calibration_floor, expected_calibration_error, reliability_metrics
 from workbench.model.fusion import NONE
 from workbench.model.vilta import ViLTA
 from workbench.randomness import generator
 
-BATCHES = 4  # of a part
+BATCHES = 4  # per part
 
 
 class MaskedWords:
-    """Over masked tokens: `mlm_accuracy`, `mlm_loss` (nats), `mlm_ece` with its noise floor `mlm_ece_floor`, and the
-    bins of its `reliability`; `synonym_mass`, the probability on the true word or a synonym, over the words that have
-    one; `generator_perplexity` of the language encoder without image. `weights` float [N, L]: which tokens are
-    masked, and how likely."""
+    """Scores over masked tokens.
+
+    `mlm_accuracy`, `mlm_loss` (nats), `mlm_ece` with its noise floor `mlm_ece_floor`, and the bins of its
+    `reliability`. `synonym_mass`: the probability of the true word and its synonyms, over the words that have a
+    synonym. `generator_perplexity`: that of the language encoder, which sees no image. `weights` float [N, L]: the
+    sampling weights of the tokens to mask.
+    """
 
     def __init__(
         self,
@@ -43,9 +46,9 @@ class MaskedWords:
             Part(f"from {start}", partial(self._rows, start, start + step)) for start in range(0, len(self.data), step)
         ]
 
-    def metrics(self, made: Mapping[str, Made]) -> Iterator[tuple[str, float]]:
+    def metrics(self, results: Mapping[str, PartResult]) -> Iterator[tuple[str, float]]:
         names = ("loss", "right", "confidence", "mass", "blind")
-        values = {name: np.concatenate([np.array(part[name]) for part in made.values()]) for name in names}
+        values = {name: np.concatenate([np.array(part[name]) for part in results.values()]) for name in names}
         yield "mlm_accuracy", float(values["right"].mean())
         yield "mlm_loss", float(values["loss"].mean())
         yield "mlm_ece", expected_calibration_error(values["confidence"], values["right"])
@@ -54,7 +57,7 @@ class MaskedWords:
         yield "synonym_mass", float(values["mass"].mean()) if len(values["mass"]) else float("nan")
         yield "generator_perplexity", float(np.exp(values["blind"].mean()))
 
-    def _rows(self, first: int, end: int) -> Made:
+    def _rows(self, first: int, end: int) -> PartResult:
         starts = range(first, min(end, len(self.data)), self.batch_size)
         batches = [self._batch(start) for start in starts]
         return {name: torch.cat([batch[name] for batch in batches]).tolist() for name in batches[0]}

@@ -1,4 +1,4 @@
-"""Matching and masked words on captions as noisy as the web's: some words are missing, some wrong."""
+"""Matching and masked words on captions with web-like noise: some words are missing, some are wrong."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -7,22 +7,24 @@ from typing import Final
 import numpy as np
 
 from workbench.data.noise import CaptionNoise
-from workbench.evaluation.contract import Made, Part
+from workbench.evaluation.contract import Part, PartResult
 from workbench.evaluation.masked_lm import MaskedWords
 from workbench.evaluation.matching import HeldOut, random_caption_scores
 from workbench.evaluation.scores import auc
 from workbench.model.vilta import ViLTA
 
-RATE: Final = 0.2  # of disturbed words; the same for every trial, so that trials compare
+RATE: Final = 0.2  # fraction of disturbed words; the same for every trial, so that trials are comparable
 OF_WORDS: Final = ("mlm_accuracy", "mlm_loss", "synonym_mass")
 
 
 class NoisyCaptions:
-    """`noisy/itm_auc` and `noisy/itm_accuracy` against other images' captions, which are as noisy; and over masked
-    words that are the caption's own, beside whatever wrong ones, `noisy/mlm_accuracy`, `noisy/mlm_loss` and
-    `noisy/synonym_mass`.
+    """Scores on noisy captions.
 
-    The perturbations of `robustness/` drop words as well, but make none wrong, and mask none.
+    `noisy/itm_auc` and `noisy/itm_accuracy` compare with other images' captions, which are equally noisy.
+    `noisy/mlm_accuracy`, `noisy/mlm_loss` and `noisy/synonym_mass` are over masked words that are the caption's own;
+    wrong words are never masked.
+
+    The perturbations of `robustness/` drop words as well, but replace none with wrong ones and mask none.
     """
 
     def __init__(
@@ -41,14 +43,14 @@ class NoisyCaptions:
     def parts(self) -> list[Part]:
         return [Part("matching", self._matching), *self.words.parts()]
 
-    def metrics(self, made: Mapping[str, Made]) -> Iterator[tuple[str, float]]:
-        own, other = (np.array(scores) for scores in made["matching"])
-        yield "noisy/itm_auc", auc(own, other)
-        yield "noisy/itm_accuracy", float(np.concatenate([own > 0, other <= 0]).mean())
-        of_words = {name: part for name, part in made.items() if name != "matching"}
+    def metrics(self, results: Mapping[str, PartResult]) -> Iterator[tuple[str, float]]:
+        matched, mismatched = (np.array(scores) for scores in results["matching"])
+        yield "noisy/itm_auc", auc(matched, mismatched)
+        yield "noisy/itm_accuracy", float(np.concatenate([matched > 0, mismatched <= 0]).mean())
+        of_words = {name: part for name, part in results.items() if name != "matching"}
         for name, value in self.words.metrics(of_words):
             if name in OF_WORDS:
                 yield f"noisy/{name}", value
 
-    def _matching(self) -> Made:
+    def _matching(self) -> PartResult:
         return [scores.tolist() for scores in random_caption_scores(self.model, self.data, self.batch_size)]

@@ -1,8 +1,8 @@
-"""Caption perturbations by level, in the manner of MM_Robustness (Qiu et al. 2022): six of characters, five of words,
-and two of whole sentences by rules. Keyed by (kind, level, caption), so every model reads the same ones.
+"""Caption perturbations by level, following MM_Robustness (Qiu et al. 2022): six of characters, five of words, and two
+of whole sentences by rules. Keyed by (kind, level, caption), so that every model reads the same perturbed captions.
 
-Rewriting by a language model, and a filter of meaning, take a model of the user's own (`sentences.py`). Not there:
-back-translation.
+Rewriting by a language model, and a filter of meaning, need a model supplied by the user (`sentences.py`).
+Back-translation is not implemented.
 """
 
 import os
@@ -16,10 +16,10 @@ import numpy as np
 from workbench.data.lexicon import OPPOSITE, RELATIONS, synonym_sets
 from workbench.randomness import generator
 
-VERSION: Final = 1  # raise it whenever a change alters the perturbed captions
+VERSION: Final = 1  # increment whenever a change alters the perturbed captions
 LEVELS: Final = (1, 2, 3, 4, 5)
 ALL_LEVELS: Final = (1, 2, 3, 4, 5, 6, 7)
-STEP: Final = 0.10  # captions here have a third of the words of COCO's: a level changes 10 % where the source has 5 %
+STEP: Final = 0.10  # MM_Robustness has 0.05 per level; captions here have a third of the words of COCO's
 ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz"
 Rng = np.random.Generator
 Change = Callable[[str, float, Rng], str]
@@ -32,29 +32,32 @@ def perturb(
     accept: Callable[[Sequence[str], Sequence[str]], list[bool]] | None = None,
     tries: int = 8,
 ) -> list[str]:
-    """The captions, disturbed. With a judge of meaning, `accept(captions, disturbed)`, those that it refuses are drawn
-    anew, at most `tries` times (MM_Robustness's filter); what is never accepted stays as it is."""
+    """The perturbed captions.
+
+    With a filter of meaning, `accept(captions, perturbed)`, rejected captions are drawn again, at most `tries` times in
+    all (MM_Robustness's filter). A caption of which no perturbation is accepted stays unchanged.
+    """
     change = PERTURBATIONS[kind]
 
-    def drawn(caption: str, *again: int) -> str:
-        return change(caption, STEP * level, generator("perturbation", kind, level, caption, *again))
+    def drawn(caption: str, *attempt: int) -> str:
+        return change(caption, STEP * level, generator("perturbation", kind, level, caption, *attempt))
 
-    made = [drawn(caption) for caption in captions]
+    perturbed = [drawn(caption) for caption in captions]
     if accept is None:
-        return made
-    open_ = list(range(len(captions)))
-    for again in range(1, tries + 1):
-        verdicts = accept([captions[at] for at in open_], [made[at] for at in open_])
-        open_ = [at for at, kept in zip(open_, verdicts, strict=True) if not kept]
-        if not open_:
+        return perturbed
+    rejected = list(range(len(captions)))
+    for attempt in range(1, tries + 1):
+        verdicts = accept([captions[at] for at in rejected], [perturbed[at] for at in rejected])
+        rejected = [at for at, kept in zip(rejected, verdicts, strict=True) if not kept]
+        if not rejected:
             break
-        for at in open_:
-            made[at] = drawn(captions[at], again) if again < tries else captions[at]
-    return made
+        for at in rejected:
+            perturbed[at] = drawn(captions[at], attempt) if attempt < tries else captions[at]
+    return perturbed
 
 
 def _in_words(change: Callable[[str, Rng], str]) -> Change:
-    """`change` in each chosen word of at least two letters."""
+    """A perturbation that applies `change` to each chosen word of at least two letters."""
 
     def apply(caption: str, rate: float, rng: Rng) -> str:
         words = caption.split()
@@ -79,7 +82,7 @@ NEIGHBOURS: Final[dict[str, str]] = {
     for row, letters in enumerate(ROWS)
     for place, letter in enumerate(letters)
 }
-# Letters that optical recognition takes for each other.
+# Letters that optical character recognition confuses.
 CONFUSIONS: Final[dict[str, tuple[str, ...]]] = {
     "o": ("0",), "0": ("o",), "l": ("1", "i"), "i": ("1", "l"), "1": ("l",), "s": ("5",), "b": ("8", "6"),
     "g": ("9", "q"), "q": ("9", "g"), "z": ("2",), "e": ("c",), "c": ("e",), "u": ("v",), "v": ("u",), "n": ("h",),
@@ -122,7 +125,7 @@ def _delete(word: str, rng: Rng) -> str:
 
 
 def _misspelt(word: str, rng: Rng) -> str:
-    """One inserted, replaced, swapped or deleted character."""
+    """The word with one character inserted, replaced, swapped or deleted."""
     forms = (_insert, _substitute, _swap, _delete)
     return forms[int(rng.integers(len(forms)))](word, rng)
 
@@ -138,7 +141,7 @@ def _count(words: Sequence[str], rate: float) -> int:
 
 
 def _synonyms(caption: str, rate: float, rng: Rng) -> str:
-    """Each chosen word that has a synonym takes one; `rate` is doubled, since many words have none."""
+    """Replaces each chosen word that has a synonym; `rate` is doubled, since many words have none."""
     table = synonyms()
     return " ".join(
         str(rng.choice(table[word])) if word in table and rng.random() < 2 * rate else word
@@ -147,7 +150,7 @@ def _synonyms(caption: str, rate: float, rng: Rng) -> str:
 
 
 def _insertion(caption: str, rate: float, rng: Rng) -> str:
-    """Synonyms of words of the caption, put anywhere."""
+    """Inserts synonyms of the caption's words at random positions."""
     table, words = synonyms(), caption.lower().split()
     known = [word for word in words if word in table]
     for _ in range(_count(words, rate) if known else 0):
@@ -188,31 +191,33 @@ CASUAL: Final = (
 
 
 def _by_rules(rules: Sequence[tuple[str, str]]) -> Change:
-    """The first rules that apply, more of them at a higher rate; the whole caption where the rate is highest."""
+    """A perturbation that applies the first matching rules; the number of rules grows with the rate."""
 
     def apply(caption: str, rate: float, rng: Rng) -> str:
-        made, left = f" {caption.lower()} ", max(1, round(rate / STEP / 2))
+        text, remaining = f" {caption.lower()} ", max(1, round(rate / STEP / 2))
         for old, new in rules:
-            if left and f" {old} " in made:
-                made, left = made.replace(f" {old} ", f" {new} ", 1), left - 1
-        return made.strip()
+            if remaining and f" {old} " in text:
+                text, remaining = text.replace(f" {old} ", f" {new} ", 1), remaining - 1
+        return text.strip()
 
     return apply
 
 
 def _converse(caption: str, rate: float, rng: Rng) -> str:
-    """`A is above B` as `B is below A` (the counterpart of active and passive in the scenes' grammar); a caption
-    without one such relation, or with three things, stays as it is."""
+    """Rewrites `A is above B` as `B is below A`, the counterpart of active and passive in the scenes' grammar.
+
+    A caption without exactly one such relation, or with three objects, stays unchanged.
+    """
     lowered = caption.lower()
-    found = [
+    matches = [
         (concept, form)
         for concept, forms in RELATIONS.items()
         for form in sorted(forms, key=len, reverse=True)
         if f" {form} " in lowered
     ]
-    if not found or " and " in lowered or " near " in lowered or " with " in lowered:
+    if not matches or " and " in lowered or " near " in lowered or " with " in lowered:
         return caption
-    concept, form = found[0]
+    concept, form = matches[0]
     before, _, after = lowered.partition(f" {form} ")
     before = before.removesuffix(" is")
     for start in ("there is ", "a picture of "):
@@ -225,8 +230,10 @@ WORDNETS: Final = ("/usr/share/wordnet", "/usr/share/wordnet-3.0/dict")
 
 @lru_cache(maxsize=1)
 def synonyms() -> Mapping[str, list[str]]:
-    """word -> words that mean the same: the scenes' lexicon, and of WordNet (Debian's `wordnet-base`, or the folder
-    that WNSEARCHDIR names) the first sense of every other word."""
+    """word -> its synonyms, from the scenes' lexicon; for all other words, from the first sense in WordNet.
+
+    WordNet is Debian's `wordnet-base`, or the folder that WNSEARCHDIR names.
+    """
     table = {word: [other for other in names if other != word] for names in synonym_sets() for word in names}
     home = _wordnet()
     for part in ("noun", "verb", "adj") if home else ():
@@ -251,7 +258,7 @@ def _wordnet() -> Path | None:
 
 
 def wordnet_version() -> str:
-    """Tells one WordNet from another, and from none, without reading it: perturbed captions depend on it."""
+    """A cheap identifier of the installed WordNet, or of its absence; perturbed captions depend on it."""
     home = _wordnet()
     return repr([(home / f"data.{part}").stat().st_size for part in ("noun", "verb", "adj")] if home else None)
 

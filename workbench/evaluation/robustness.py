@@ -1,4 +1,4 @@
-"""Matching when images or captions are disturbed."""
+"""Robustness: matching on corrupted images and perturbed captions."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import torch
 from scipy.special import expit
 
 from workbench.evaluation import corruptions, perturbations
-from workbench.evaluation.contract import Made, Part
+from workbench.evaluation.contract import Part, PartResult
 from workbench.evaluation.corruptions import SEVERITIES, corrupt
 from workbench.evaluation.matching import (
     HeldOut,
@@ -24,16 +24,15 @@ from workbench.evaluation.scores import auc, expected_calibration_error
 from workbench.evaluation.sentences import Accept
 from workbench.model.vilta import ViLTA
 
-Keep = Callable[[str, Callable[[], torch.Tensor]], torch.Tensor]  # by name, what is made only where it is not kept yet
+Keep = Callable[[str, Callable[[], torch.Tensor]], torch.Tensor]  # (name, make) -> the stored tensor, or a new one
 
-CHUNK = 256  # images that are corrupted at once
+CHUNK = 256  # images corrupted at once
 CLEAN, REWRITTEN = ("clean", 0), ("rewritten", 1)
 
 
 @dataclass(frozen=True)
 class Disturbances:
-    """What images and captions go through. `accept` judges perturbed captions, `rewrite` writes whole captions
-    anew."""
+    """The disturbances to measure. `accept` filters perturbed captions; `rewrite` rewrites whole captions."""
 
     image_kinds: Sequence[str] = tuple(corruptions.CORE)
     caption_kinds: Sequence[str] = tuple(perturbations.CORE)
@@ -46,12 +45,12 @@ ALL = Disturbances(tuple(corruptions.CORRUPTIONS), tuple(perturbations.PERTURBAT
 
 
 class Robustness:
-    """`robustness/<kind>/<severity>`: ITM AUC against random captions; `robustness/clean/0` is the undisturbed one.
+    """`robustness/<kind>/<severity>`: ITM AUC against random captions; `robustness/clean/0` is without a disturbance.
 
-    `whole` adds what the same scores tell besides: `calibration/<kind>/<severity>`, the expected calibration error of
-    the matching head, and for perturbations `consistency/<kind>/<level>`, the share of true pairs whose verdict stays
-    the same. `keep` may keep the features of corrupted images for other models that have the same vision encoder,
-    `keep_captions` the tokens of perturbed captions for others that have the same tokeniser.
+    `whole` adds two metrics of the same scores: `calibration/<kind>/<severity>`, the matching head's expected
+    calibration error, and for perturbations `consistency/<kind>/<level>`, the share of true pairs whose prediction is
+    unchanged. `keep` may cache the features of corrupted images for models with the same vision encoder, and
+    `keep_captions` the tokens of perturbed captions for models with the same tokeniser.
     """
 
     def __init__(
@@ -78,22 +77,22 @@ class Robustness:
             measures[REWRITTEN] = self._rewritten
         return [Part(f"{kind}/{level}", measure) for (kind, level), measure in measures.items()]
 
-    def metrics(self, made: Mapping[str, Made]) -> Iterator[tuple[str, float]]:
-        clean = np.array(made["clean/0"][0])
-        for name, scores in made.items():
-            own, other = (np.array(each) for each in scores)
-            yield f"robustness/{name}", auc(own, other)
+    def metrics(self, results: Mapping[str, PartResult]) -> Iterator[tuple[str, float]]:
+        clean = np.array(results["clean/0"][0])
+        for name, scores in results.items():
+            matched, mismatched = (np.array(values) for values in scores)
+            yield f"robustness/{name}", auc(matched, mismatched)
             if self.whole:
-                confidence = expit(np.abs(np.concatenate([own, other])))
-                correct = np.concatenate([own > 0, other <= 0])
+                confidence = expit(np.abs(np.concatenate([matched, mismatched])))
+                correct = np.concatenate([matched > 0, mismatched <= 0])
                 yield f"calibration/{name}", expected_calibration_error(confidence, correct)
                 if name.partition("/")[0] in self.by.caption_kinds:
-                    yield f"consistency/{name}", float(np.mean((own > 0) == (clean > 0)))
+                    yield f"consistency/{name}", float(np.mean((matched > 0) == (clean > 0)))
 
-    def _clean(self) -> Made:
+    def _clean(self) -> PartResult:
         return self._with(self.data.features)
 
-    def _images(self, kind: str, severity: int) -> Made:
+    def _images(self, kind: str, severity: int) -> PartResult:
         return self._with(self.keep(f"{kind}-{severity}", partial(self._corrupted_features, kind, severity)))
 
     @torch.no_grad()
@@ -105,13 +104,13 @@ class Robustness:
         ]
         return torch.cat(parts)
 
-    def _captions(self, kind: str, level: int) -> Made:
+    def _captions(self, kind: str, level: int) -> PartResult:
         return self._with_captions(self.keep_captions(f"{kind}-{level}", partial(self._perturbed, kind, level)).numpy())
 
     def _perturbed(self, kind: str, level: int) -> torch.Tensor:
         return torch.from_numpy(self._encoded(perturb(self.captions, kind, level, self.by.accept)))
 
-    def _rewritten(self) -> Made:
+    def _rewritten(self) -> PartResult:
         assert self.by.rewrite is not None
         return self._with_captions(self._encoded(self.by.rewrite(self.captions)))
 
@@ -120,15 +119,15 @@ class Robustness:
 
     @cached_property
     def _texts(self) -> list[Texts]:
-        """The undisturbed captions, read once for all images."""
+        """The undisturbed captions, encoded once for all images."""
         _, captions = own_and_other(self.data, self.data.token_ids)
         return list(read_captions(self.model, captions, self.batch_size))
 
-    def _with(self, features: torch.Tensor) -> Made:
+    def _with(self, features: torch.Tensor) -> PartResult:
         rows, _ = own_and_other(self.data, self.data.token_ids)
         (scores,) = scores_of_each(self.model, [(features, rows)], self._texts)
         return [scores[: len(self.data)].tolist(), scores[len(self.data) :].tolist()]
 
-    def _with_captions(self, captions: np.ndarray) -> Made:
+    def _with_captions(self, captions: np.ndarray) -> PartResult:
         scored = random_caption_scores(self.model, self.data, self.batch_size, captions=captions)
         return [scores.tolist() for scores in scored]

@@ -1,11 +1,11 @@
-"""Scores of scores: ranking quality and calibration. Plain arrays in, plain numbers out."""
+"""Metrics of ranking and calibration, from plain arrays to plain numbers."""
 
 import numpy as np
 
 
 def auc(positive: np.ndarray, negative: np.ndarray) -> float:
-    """Probability that a positive outranks a negative, ties counted half (Mann-Whitney); `nan` without either."""
-    from scipy.stats import rankdata  # takes a second, which not every command needs to spend
+    """Probability that a positive outranks a negative; ties count half (Mann-Whitney). `nan` if either is empty."""
+    from scipy.stats import rankdata  # the import takes a second, which most commands need not spend
 
     if len(positive) == 0 or len(negative) == 0:
         return float("nan")
@@ -14,13 +14,15 @@ def auc(positive: np.ndarray, negative: np.ndarray) -> float:
 
 
 def pairwise_accuracy(true: np.ndarray, false: np.ndarray) -> float:
-    """Share of pairs whose true member scores strictly higher; ties count as wrong."""
+    """Fraction of pairs whose true member scores strictly higher; ties count as wrong."""
     return float(np.mean(true > false)) if len(true) else float("nan")
 
 
 def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> dict[int, tuple[float, float, float]]:
-    """What a reliability diagram draws (Guo et al. 2017): mean confidence, accuracy and share of all answers, for each
-    equal-width bin that holds any."""
+    """The bins of a reliability diagram (Guo et al. 2017): mean confidence, accuracy and share of all answers.
+
+    Bins have equal width; empty bins are omitted.
+    """
     bucket = _bucket(confidence, bins)
     return {
         int(b): (
@@ -33,18 +35,18 @@ def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> 
 
 
 def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
-    """ECE (Guo et al. 2017, eq. 3): mean gap between confidence and accuracy over the bins, in [0, 1]."""
+    """ECE (Guo et al. 2017, eq. 3): the mean gap between confidence and accuracy over the bins, in [0, 1]."""
     if len(confidence) == 0:
         return float("nan")
-    return sum(abs(said - right) * share for said, right, share in reliability(confidence, correct).values())
+    return sum(abs(mean - right) * share for mean, right, share in reliability(confidence, correct).values())
 
 
 def calibration_floor(confidence: np.ndarray, bins: int = 15) -> float:
-    """The ECE that a perfectly calibrated model with these confidences is expected to have: answers that are right with
-    just the probability that was said still miss it by chance, the more the fewer there are.
+    """The expected ECE of a perfectly calibrated model with these confidences.
 
-    Of a bin's n answers the mean of `right - said` has the deviation sqrt(sum p (1 - p)) / n; a normal variable is
-    sqrt(2 / pi) of its deviation away from 0 on average.
+    It is above 0, and larger with fewer answers: answers that are right with exactly the stated probability still
+    deviate from it by chance. Over a bin's n answers, the mean of `correct - confidence` has the standard deviation
+    sqrt(sum p (1 - p)) / n. The mean absolute value of a normal variable is sqrt(2 / pi) times its standard deviation.
     """
     if len(confidence) == 0:
         return float("nan")
@@ -57,7 +59,7 @@ def _bucket(confidence: np.ndarray, bins: int) -> np.ndarray:
 
 
 def reliability_metrics(head: str, confidence: np.ndarray, correct: np.ndarray) -> dict[str, float]:
-    """`reliability/<head>/<bin>/confidence`, `.../accuracy` and `.../share`."""
+    """The metrics `reliability/<head>/<bin>/confidence`, `.../accuracy` and `.../share`."""
     return {
         f"reliability/{head}/{place:02d}/{name}": value
         for place, row in reliability(confidence, correct).items()

@@ -1,5 +1,5 @@
-"""What needs a language model of the user's own: a judge of meaning for perturbed captions, and a rewriter of whole
-sentences."""
+"""Functions that need a language model supplied by the user: a filter of meaning for perturbed captions, and a
+rewriter of whole sentences."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from workbench.errors import UserError, first_line
 
-LEAST = 0.9  # cosine of MM_Robustness: a caption whose meaning moved further is drawn anew
+LEAST = 0.9  # least cosine, as in MM_Robustness: a caption whose meaning changed more is drawn again
 Accept = Callable[[Sequence[str], Sequence[str]], list[bool]]
 
 
@@ -27,8 +27,11 @@ def _load(kind: str, where: str, option: str) -> tuple[Any, Any]:
 
 
 def meaning_kept(where: str, device: torch.device) -> Accept:
-    """Whether captions keep their meaning, by a sentence encoder of transformers: cosine of mean-pooled states of at
-    least 0.9."""
+    """A test of whether captions keep their meaning: mean-pooled states of a sentence encoder have a cosine of at least
+    0.9.
+
+    `where`: a model that transformers can load. Raises UserError if it cannot be read.
+    """
     tokeniser, encoder = _load("AutoModel", where, "--sentence-encoder")
     encoder.to(device)
 
@@ -36,11 +39,11 @@ def meaning_kept(where: str, device: torch.device) -> Accept:
     def vectors(texts: Sequence[str]) -> torch.Tensor:
         parts = []
         for start in range(0, len(texts), 64):
-            given = tokeniser(list(texts[start : start + 64]), padding=True, truncation=True, return_tensors="pt").to(
+            batch = tokeniser(list(texts[start : start + 64]), padding=True, truncation=True, return_tensors="pt").to(
                 device
             )
-            mask = given["attention_mask"].unsqueeze(-1).float()
-            states = encoder(**given).last_hidden_state
+            mask = batch["attention_mask"].unsqueeze(-1).float()
+            states = encoder(**batch).last_hidden_state
             parts.append(F.normalize((states * mask).sum(dim=1) / mask.sum(dim=1), dim=-1))
         return torch.cat(parts)
 
@@ -52,20 +55,23 @@ def meaning_kept(where: str, device: torch.device) -> Accept:
 
 
 def rewriter(where: str, prompt: str, device: torch.device) -> Callable[[Sequence[str]], list[str]]:
-    """Captions rewritten by a sequence-to-sequence model of transformers, greedily; `prompt` is put before each."""
+    """A function that rewrites captions with a sequence-to-sequence model, greedily; `prompt` precedes each caption.
+
+    `where`: a model that transformers can load. Raises UserError if it cannot be read.
+    """
     tokeniser, model = _load("AutoModelForSeq2SeqLM", where, "--rewriter")
     model.to(device)
 
     @torch.no_grad()
     def rewrite(captions: Sequence[str]) -> list[str]:
-        made: list[str] = []
+        rewritten: list[str] = []
         for start in range(0, len(captions), 32):
-            given = tokeniser(
+            batch = tokeniser(
                 [prompt + text for text in captions[start : start + 32]], padding=True, return_tensors="pt"
             )
-            written = model.generate(**given.to(device), max_new_tokens=64, do_sample=False)
-            made += [text.strip() for text in tokeniser.batch_decode(written, skip_special_tokens=True)]
-        # A model that says nothing leaves the caption as it is.
-        return [new or old for new, old in zip(made, captions, strict=True)]
+            output = model.generate(**batch.to(device), max_new_tokens=64, do_sample=False)
+            rewritten += [text.strip() for text in tokeniser.batch_decode(output, skip_special_tokens=True)]
+        # Where the model's output is empty, the caption stays unchanged.
+        return [new or old for new, old in zip(rewritten, captions, strict=True)]
 
     return rewrite

@@ -1,8 +1,7 @@
-"""Readers of the compositional benchmarks' files as they are published: SugarCrepe, ARO, VALSE, VL-CheckList,
-Winoground.
+"""Readers of the compositional benchmarks' published files: SugarCrepe, ARO, VALSE, VL-CheckList, Winoground.
 
-Every reader gives `Example`s: an image and captions of which the first is true of it. Formats: the benchmarks' own
-repositories.
+Every reader yields `Example`s: an image and captions, of which the first is true. The formats are those of the
+benchmarks' repositories.
 """
 
 import json
@@ -23,8 +22,10 @@ from workbench.metrics import SUITE_KINDS
 
 @dataclass(frozen=True)
 class Example:
-    """`image` with `captions`, the true one first; `group` is what a macro mean runs over (ARO), or the pair of a
-    Winoground example."""
+    """An image with captions, the true one first.
+
+    `group`: the group of a macro average (ARO), or the pair of a Winoground example.
+    """
 
     id: str
     kind: str
@@ -36,9 +37,11 @@ class Example:
 
 @dataclass(frozen=True)
 class Protocol:
-    """What a suite's protocol lets one choose. `tagger`: of ARO's word orders. `most_texts`: of each list of
-    VL-CheckList, whose `MAX_NUM` counts true and false texts, so that 2,000 are 1,000 items; 0 takes all. `limit`: the
-    first so many items of each kind."""
+    """The options of the suites' protocols.
+
+    `tagger`: for ARO's word orders. `most_texts`: the limit per list of VL-CheckList, whose `MAX_NUM` counts true and
+    false texts, so that 2,000 means 1,000 items; 0 means no limit. `limit`: the maximum number of items per kind.
+    """
 
     tagger: Tagger = "words"
     most_texts: int = 2000
@@ -47,9 +50,11 @@ class Protocol:
 
 @dataclass(frozen=True)
 class SuiteItems:
-    """A suite as it was read. `identical`: the items of which no scorer can tell the captions apart, which are not
-    among `examples`; `absent`: files of the suite that are not there; `layout`: where the suite's images are
-    expected."""
+    """A suite as it was read.
+
+    `identical`: the items whose captions no scorer can distinguish; they are not among `examples`. `absent`: missing
+    files of the suite. `layout`: where the suite's images are expected.
+    """
 
     suite: str
     examples: list[Example]
@@ -58,7 +63,7 @@ class SuiteItems:
     layout: str
 
     def without(self, identical: Sequence[Example]) -> "SuiteItems":
-        """Some examples moved to those that cannot be told apart; of Winoground the other one of the pair with them."""
+        """The items with some examples moved to `identical`; for Winoground, both examples of a pair are moved."""
         apart = {self._item(e) for e in identical}
         kept = [e for e in self.examples if self._item(e) not in apart]
         moved = [e for e in self.examples if self._item(e) in apart]
@@ -69,7 +74,7 @@ class SuiteItems:
 
 
 def read_suite(suite: str, annotations: Path, images: ImageFolders, protocol: Protocol = Protocol()) -> SuiteItems:
-    """The items of a suite. Raises UserError where a folder is missing, or no file of the suite is in it."""
+    """The items of a suite. Raises UserError if the folder is missing or holds no file of the suite."""
     annotations = annotations.expanduser()
     if not annotations.is_dir():
         raise UserError(f"--annotations: there is no folder {annotations}.")
@@ -108,8 +113,8 @@ ORDER: Final = {
 
 def _aro(annotations: Path, images: ImageFolders, protocol: Protocol) -> Iterator[Example]:
     # Relations whose two captions may both be true; ARO leaves them out.
-    listed = resources.files("workbench.evaluation") / "aro_symmetric_relations.txt"
-    symmetric = set(listed.read_text(encoding="utf-8").splitlines())
+    file_of_relations = resources.files("workbench.evaluation") / "aro_symmetric_relations.txt"
+    symmetric = set(file_of_relations.read_text(encoding="utf-8").splitlines())
     for kind, name in (("relation", "visual_genome_relation"), ("attribution", "visual_genome_attribution")):
         file = annotations / f"{name}.json"
         for place, item in enumerate(_load(file) if file.is_file() else []):
@@ -127,19 +132,18 @@ def _aro(annotations: Path, images: ImageFolders, protocol: Protocol) -> Iterato
             image = images.find(item["image"], PurePosixPath(item["image"]).name)
             for which, caption in enumerate(item["caption"]):
                 plain = _plain(caption)
-                # Without a false caption the true one stands for it: `read_suite` counts the item as one that cannot be
-                # told.
+                # Without a false caption the true one takes its place: `read_suite` counts such items as identical.
                 false = shuffles(plain, protocol.tagger) or (plain,)
                 yield Example(f"{kind}/{place}/{which}", kind, image, (plain, *false))
 
 
 def _plain(caption: str) -> str:
-    """ARO's `pre_caption`: lower case, without some signs, at most 30 words."""
+    """A caption after ARO's `pre_caption`: lower case, without some punctuation, at most 30 words."""
     cleaned = re.sub(r"([.!\"()*#:;~])", " ", caption.lower())
     return " ".join(cleaned.split()[:30])
 
 
-# VALSE names the datasets that its images are from; these are other folders in which people have them.
+# VALSE names the datasets of its images; these are other folders in which users keep them.
 VALSE_FOLDERS: Final = {
     "coco2017": ("val2017", "coco_2017", "coco"),
     "coco_2017": ("val2017", "coco2017", "coco"),
@@ -156,7 +160,7 @@ def _valse(annotations: Path, images: ImageFolders, protocol: Protocol) -> Itera
         if not isinstance(content, dict) or not all(isinstance(v, dict) and "foil" in v for v in content.values()):
             continue
         for id, item in content.items():
-            # Two of three annotators must have found that the caption alone is true.
+            # At least two of three annotators must have accepted only the caption.
             if item["mturk"]["caption"] < 2:
                 continue
             dataset, name = item["dataset"], item["image_file"]
@@ -165,7 +169,8 @@ def _valse(annotations: Path, images: ImageFolders, protocol: Protocol) -> Itera
             yield Example(f"{file.stem}/{id}", file.stem, image, (item["caption"], item["foil"]))
 
 
-VL_ROOTS: Final = {"vg": "vg", "vaw": "vg", "swig": "swig", "hake": "hake"}  # a list's images, by a word of its path
+# The folder of a list's images, by a word of the list's path.
+VL_ROOTS: Final = {"vg": "vg", "vaw": "vg", "swig": "swig", "hake": "hake"}
 
 
 def _vl_checklist(annotations: Path, images: ImageFolders, protocol: Protocol) -> Iterator[Example]:
@@ -188,14 +193,14 @@ def _winoground(annotations: Path, images: ImageFolders, protocol: Protocol) -> 
         for which in (0, 1):
             stem = item[f"image_{which}"]
             name = stem if PurePosixPath(stem).suffix else f"{stem}.png"
-            own = captions if which == 0 else captions[::-1]
+            ordered = captions if which == 0 else captions[::-1]
             image = images.find(name, f"images/{name}")
-            yield Example(f"{item['id']}/{which}", "winoground", image, own, group=str(item["id"]))
+            yield Example(f"{item['id']}/{which}", "winoground", image, ordered, group=str(item["id"]))
 
 
 @dataclass(frozen=True)
 class SuiteForm:
-    """`files`: what belongs to the suite, each with the names that it may have; `wanted` and `layout`, for messages."""
+    """The form of a suite. `files`: its files, with alternative names of each. `wanted`, `layout`: for messages."""
 
     read: Callable[[Path, ImageFolders, Protocol], Iterator[Example]]
     files: tuple[tuple[str, ...], ...]
@@ -203,26 +208,26 @@ class SuiteForm:
     layout: str
 
 
-def _each(names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+def _json_files(names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     return tuple((f"{name}.json",) for name in names)
 
 
 SUITES: Final[dict[str, SuiteForm]] = {
     "sugarcrepe": SuiteForm(
         _sugarcrepe,
-        _each(SUITE_KINDS["sugarcrepe"]),
+        _json_files(SUITE_KINDS["sugarcrepe"]),
         "add_att.json, ..., swap_obj.json",
         "COCO's val2017/<id>.jpg, or its images alone",
     ),
     "aro": SuiteForm(
         _aro,
-        (*_each(("visual_genome_relation", "visual_genome_attribution")), *ORDER.values()),
+        (*_json_files(("visual_genome_relation", "visual_genome_attribution")), *ORDER.values()),
         "visual_genome_relation.json, visual_genome_attribution.json, coco_karpathy_test.json or flickr30k_test.json",
         "images/<id>.jpg of Visual Genome, val2014/ and test2014/ of COCO, flickr30k-images/",
     ),
     "valse": SuiteForm(
         _valse,
-        _each(SUITE_KINDS["valse"]),
+        _json_files(SUITE_KINDS["valse"]),
         "existence.json, ..., foil-it.json",
         "a folder for each dataset (coco2017, SWiG, visual7w, VisDial_v1.0, FOIL dataset) or those of their archives "
         "(val2017, images_512, images, VisualDialog_val2018, train2014, val2014)",
@@ -240,10 +245,10 @@ SUITES: Final[dict[str, SuiteForm]] = {
 
 
 def limited(examples: list[Example], limit: int | None) -> list[Example]:
-    """The first `limit` examples of each kind; of Winoground both of a pair."""
+    """The first `limit` examples of each kind; for Winoground, the first `limit` pairs."""
     if not limit:
         return examples
-    taken: dict[str, list[Example]] = {}
+    by_kind: dict[str, list[Example]] = {}
     for example in examples:
-        taken.setdefault(example.kind, []).append(example)
-    return [e for kind, found in taken.items() for e in found[: limit * (2 if kind == "winoground" else 1)]]
+        by_kind.setdefault(example.kind, []).append(example)
+    return [e for kind, members in by_kind.items() for e in members[: limit * (2 if kind == "winoground" else 1)]]

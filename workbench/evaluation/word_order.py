@@ -1,7 +1,7 @@
-"""ARO's false captions: the words of a true one in another order (Yuksekgonul et al. 2023).
+"""ARO's false captions: the words of a true caption in another order (Yuksekgonul et al. 2023).
 
-ARO's own code may draw the caption itself; here an order is drawn until it reads differently, and a caption with a
-shuffle that cannot differ has none.
+ARO's original code may draw the true caption itself. Here an order is drawn again until the text differs, and a caption
+for which some shuffle cannot differ has no false captions.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,16 +11,17 @@ import numpy as np
 from workbench.data.taggers import TAGGERS, Tagger
 from workbench.randomness import generator
 
-Order = Callable[[np.random.Generator], list[int]]  # draws the places of the words
+Order = Callable[[np.random.Generator], list[int]]  # draws a permutation of word positions
 
 
 def shuffles(caption: str, tagger: Tagger = "words") -> tuple[str, ...] | None:
-    """Four captions: nouns and adjectives among themselves; all words but these; the words within trigrams; the
-    trigrams. Keyed by the caption. None where one of them can only be the caption itself.
+    """Four shuffled captions: of nouns and adjectives, of all other words, of words within trigrams, and of trigrams.
 
-    `spacy` finds nouns and adjectives as ARO does, and shuffles each class by itself; `words` takes both together for
-    the words that are neither of the closed classes nor end like verbs and adverbs (`ing`, `ly`). Raises UserError
-    where spaCy or its model is missing.
+    Keyed by the caption. None if one of the shuffles can only yield the caption itself.
+
+    The tagger `spacy` finds nouns and adjectives as ARO does, and each class is shuffled separately. `words` treats
+    both as one class: the words that are not in the closed classes and do not end like verbs and adverbs (`ing`,
+    `ly`). Raises UserError if spaCy or its model is missing.
     """
     words = caption.split()
     classes = TAGGERS[tagger](words)
@@ -45,15 +46,15 @@ def shuffles(caption: str, tagger: Tagger = "words") -> tuple[str, ...] | None:
 
 
 def _drawn(words: list[str], caption: str, name: str, order: Order) -> str:
-    """The first order that reads differently; there is one."""
+    """The first drawn order that changes the text; the caller ensures that one exists."""
     rng = generator("aro", name, caption)
-    while (made := [words[place] for place in order(rng)]) == words:
+    while (shuffled := [words[place] for place in order(rng)]) == words:
         pass
-    return " ".join(made)
+    return " ".join(shuffled)
 
 
 def _among(count: int, groups: Sequence[Sequence[int]], rng: np.random.Generator) -> list[int]:
-    """The places of `count` words, those of each group in a drawn order."""
+    """The positions of `count` words, with those of each group shuffled among themselves."""
     places = list(range(count))
     for group in groups:
         for place, source in zip(group, rng.permutation(len(group)), strict=True):
@@ -62,6 +63,6 @@ def _among(count: int, groups: Sequence[Sequence[int]], rng: np.random.Generator
 
 
 def _differs_in_some_order(words: list[str], parts: Sequence[Sequence[int]]) -> bool:
-    """Whether exchanging two trigrams changes how the words read: any other order is made of such exchanges."""
+    """Whether exchanging two trigrams changes the text; any permutation is a product of such exchanges."""
     texts = [[words[place] for place in part] for part in parts]
     return any(one + other != other + one for k, one in enumerate(texts) for other in texts[k + 1 :])

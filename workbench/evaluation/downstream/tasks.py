@@ -1,5 +1,8 @@
-"""Downstream tasks as one form: images, a text, and a target over classes. Read from the published files, or made of
-the facts of rendered scenes, so that every path can be run without a download."""
+"""Downstream tasks in a common form: images, a text, and a target over classes.
+
+They are read from the published files, or generated from the facts of rendered scenes, so that every code path runs
+without a download.
+"""
 
 import hashlib
 import json
@@ -27,9 +30,12 @@ TASKS: Final = ("vqa", "nlvr2", "snli_ve")
 
 @dataclass(frozen=True)
 class TaskSplit:
-    """`rows` int64 [N, P]: the images of each example (P = 2 for NLVR2), rows of `images`. `targets` [N, C] over
-    `classes`. `given`: the people's answers (VQA). `missing`: examples left out, and why; `imageless` of them for want
-    of an image. `ids`: the examples' names in the published file."""
+    """A split of a task with its images.
+
+    `rows` int64 [N, P]: the images of each example (P = 2 for NLVR2), as rows of `images`. `targets` [N, C] over
+    `classes`. `given`: the human answers (VQA). `missing`: examples left out, and the reason; `imageless` is the number
+    of those that lack an image. `ids`: the examples' names in the published file.
+    """
 
     images: Any
     rows: np.ndarray
@@ -46,7 +52,7 @@ class TaskSplit:
 
     @cached_property
     def digest(self) -> str:
-        """Tells the list of examples from any other: what they are called, what they ask, and what is right."""
+        """A hash of the list of examples: their names, texts and targets."""
         sha = hashlib.sha256(json.dumps([self.classes, self.ids, self.texts]).encode())
         for part in (self.targets.starts, self.targets.columns, self.targets.values):
             sha.update(part.tobytes())
@@ -54,7 +60,7 @@ class TaskSplit:
 
 
 class ImageFiles:
-    """Image files, decoded whenever they are read: `files[rows]` is uint8 [n, 3, side, side]."""
+    """Image files that are decoded on each access: `files[rows]` is uint8 [n, 3, side, side]."""
 
     def __init__(self, paths: Sequence[Path], side: int, fit: Fit) -> None:
         self.paths, self.side, self.fit = list(paths), side, fit
@@ -63,13 +69,13 @@ class ImageFiles:
         return len(self.paths)
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        made = []
+        decoded = []
         for row in np.atleast_1d(rows):
             try:
-                made.append(decode(self.paths[int(row)], self.side, self.fit))
+                decoded.append(decode(self.paths[int(row)], self.side, self.fit))
             except BrokenImage as error:
                 raise UserError(f"{self.paths[int(row)]}: {error}; remove its examples or replace it.") from error
-        return np.stack(made)
+        return np.stack(decoded)
 
 
 def published(
@@ -81,29 +87,32 @@ def published(
     limit: int | None,
     check: Check = broken_images,
 ) -> dict[str, TaskSplit]:
-    """The task's train and val splits, and its test split where the file is there. The images lie below any of the
-    folders `images`; examples with one that is missing, or that `check` finds broken, are left out.
+    """The task's train and val splits, and its test split if the file is present.
 
-    Raises UserError where a file is missing or not as published, or no image of train or val can be read.
+    The images may be in any of the folders `images`. Examples with an image that is missing, or that `check` reports as
+    broken, are left out. Raises UserError if a file is missing or not as published, or if no image of train or val can
+    be read.
     """
     folders = ImageFolders.of(images)
     read = read_task(task, annotations, limit)
-    names = dict.fromkeys(one for examples in read.splits.values() for each in examples.images for one in each)
-    place_of = {each: folders.find(*each) for each in names}
-    broken = check(place_of.values())
-    files = {each: path for each, path in place_of.items() if path not in broken}
-    reasons = {each: broken[path] for each, path in place_of.items() if path in broken}
-    made = {}
+    images_of_all = dict.fromkeys(
+        names for examples in read.splits.values() for names_of_example in examples.images for names in names_of_example
+    )
+    path_of = {names: folders.find(*names) for names in images_of_all}
+    broken = check(path_of.values())
+    files = {names: path for names, path in path_of.items() if path not in broken}
+    reasons = {names: broken[path] for names, path in path_of.items() if path in broken}
+    splits = {}
     for split, examples in read.splits.items():
-        made[split] = _split(examples, files, reasons, read.classes, side, fit)
-        if not len(made[split]) and split != "test":
-            why = next(iter(made[split].missing.values()), "")
+        splits[split] = _split(examples, files, reasons, read.classes, side, fit)
+        if not len(splits[split]) and split != "test":
+            why = next(iter(splits[split].missing.values()), "")
             raise UserError(f"--images: none of the {len(examples)} examples has its images ({why}).")
-    return made
+    return splits
 
 
 def refuse_part(what: str, split: TaskSplit) -> None:
-    """Raises UserError where a score would be of too few examples to stand for the split's."""
+    """Raises UserError if too many examples lack an image for a score to be valid for the whole split."""
     total = len(split) + split.imageless
     if len(split) and len(split) < WHOLE * total:
         id, why = next(reversed(split.missing.items()))
@@ -121,15 +130,15 @@ def _split(
     side: int,
     fit: Fit,
 ) -> TaskSplit:
-    """The examples whose images are all among the `files`; `reasons` tell of the others."""
-    faults = [next((reasons[one] for one in each if one in reasons), "") for each in examples.images]
+    """The examples whose images are all among the `files`; `reasons` says why the other images cannot be read."""
+    faults = [next((reasons[image] for image in images if image in reasons), "") for images in examples.images]
     kept = [place for place, fault in enumerate(faults) if not fault]
     shown = [examples.images[place] for place in kept]
-    row_of = {one: row for row, one in enumerate(dict.fromkeys(one for each in shown for one in each))}
+    row_of = {image: row for row, image in enumerate(dict.fromkeys(image for images in shown for image in images))}
     left_out = {name: fault for name, fault in zip(examples.ids, faults, strict=True) if fault}
     return TaskSplit(
-        ImageFiles([files[one] for one in row_of], side, fit),
-        np.array([[row_of[one] for one in each] for each in shown], np.int64),
+        ImageFiles([files[image] for image in row_of], side, fit),
+        np.array([[row_of[image] for image in images] for images in shown], np.int64),
         [examples.texts[place] for place in kept],
         examples.targets.take(np.array(kept, np.int64)),
         classes,
@@ -141,25 +150,27 @@ def _split(
 
 
 def of_scenes(task: str, pairs: Pairs, images: Any, limit: int | None) -> TaskSplit:
-    """The task on rendered scenes: questions about colour, kind and number with their answers (`vqa`), a true or false
-    sentence about two images (`nlvr2`), a caption that follows, does not, or may (`snli_ve`). Keyed by the image's
-    row."""
+    """The task on rendered scenes, keyed by the image's row.
+
+    `vqa`: questions about colour, kind and number, with their answers. `nlvr2`: a true or false sentence about two
+    images. `snli_ve`: a caption that the image entails, contradicts, or leaves open.
+    """
     if pairs.scene is None:
         raise UserError(f"`{task}` without --annotations is made of facts: it needs a run with `data.source: scenes`.")
-    made: list[tuple[list[int], str, str]] = []
+    examples: list[tuple[list[int], str, str]] = []
     for row in range(min(len(pairs), limit or len(pairs))):
-        made.append(SCENE_TASKS[task](pairs, row, generator("downstream", task, row)))
+        examples.append(SCENE_TASKS[task](pairs, row, generator("downstream", task, row)))
     classes = {
         "vqa": sorted(COLOURS) + sorted(KINDS) + ["2", "3"],
         "nlvr2": list(TRUTH),
         "snli_ve": list(ENTAILMENT),
     }[task]
     column = {name: number for number, name in enumerate(classes)}
-    targets = Targets.of(([(column[answer], 1.0)] for _, _, answer in made), len(classes))
-    given = [[answer] * 10 for _, _, answer in made]
-    rows = np.array([rows for rows, _, _ in made])
-    texts, ids = [text for _, text, _ in made], [str(row) for row in range(len(made))]
-    return TaskSplit(images, rows, texts, targets, classes, given, {}, ids)
+    targets = Targets.of(([(column[answer], 1.0)] for _, _, answer in examples), len(classes))
+    human_answers = [[answer] * 10 for _, _, answer in examples]
+    rows = np.array([rows for rows, _, _ in examples])
+    texts, ids = [text for _, text, _ in examples], [str(row) for row in range(len(examples))]
+    return TaskSplit(images, rows, texts, targets, classes, human_answers, {}, ids)
 
 
 def _scene_vqa(pairs: Pairs, row: int, rng: np.random.Generator) -> tuple[list[int], str, str]:
@@ -177,7 +188,7 @@ def _scene_vqa(pairs: Pairs, row: int, rng: np.random.Generator) -> tuple[list[i
 
 
 def _scene_nlvr2(pairs: Pairs, row: int, rng: np.random.Generator) -> tuple[list[int], str, str]:
-    """`both pictures show a red thing`, or one of them; half of the sentences are true."""
+    """A sentence such as `both pictures show a red thing`, about both images or one; half of the sentences are true."""
     assert pairs.scene is not None
     other = (row + 1 + int(rng.integers(len(pairs) - 1))) % len(pairs)
     colours = [{thing.colour for thing in pairs.scene(place).things} for place in (row, other)]
@@ -194,8 +205,11 @@ def _scene_nlvr2(pairs: Pairs, row: int, rng: np.random.Generator) -> tuple[list
 
 
 def _scene_snli_ve(pairs: Pairs, row: int, rng: np.random.Generator) -> tuple[list[int], str, str]:
-    """A hypothesis: an object that is there (entailment), one of another colour (contradiction), or one that is `heavy`
-    or `light`, which no image tells (neutral)."""
+    """A hypothesis with its label.
+
+    It names an object of the image (entailment), one in another colour (contradiction), or how many such objects were
+    made, which no image shows (neutral).
+    """
     assert pairs.scene is not None
     things = pairs.scene(row).things
     thing = things[int(rng.integers(len(things)))]

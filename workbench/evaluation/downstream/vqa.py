@@ -1,40 +1,19 @@
 """VQAv2's accuracy with its normalisation of answers, and the soft scores that models are trained on.
 
-The normalisation is that of the official evaluation (github.com/GT-Vision-Lab/VQA, vqaEval.py) on every input, its
-slips included.
+The normalisation equals that of the official evaluation (github.com/GT-Vision-Lab/VQA, vqaEval.py) on every input,
+including its errors.
 """
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib import resources
 from typing import Final, Literal
 
 Version = Literal["2017", "2021"]
 
-PUNCTUATION: Final = (
-    ";",
-    "/",
-    "[",
-    "]",
-    '"',
-    "{",
-    "}",
-    "(",
-    ")",
-    "=",
-    "+",
-    "\\",
-    "_",
-    "-",
-    ">",
-    "<",
-    "@",
-    "`",
-    ",",
-    "?",
-    "!",
-)
+PUNCTUATION: Final = tuple(';/[]"{}()=+\\_-><@`,?!')
 ARTICLES: Final = frozenset(["a", "an", "the"])
 NUMBERS: Final = {"none": "0"} | {
     word: str(number)
@@ -42,160 +21,81 @@ NUMBERS: Final = {"none": "0"} | {
         ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
     )
 }
-# Words whose apostrophe people leave out; each apostrophe may be missing.
-CONTRACTED: Final = [
-    "ain't",
-    "aren't",
-    "can't",
-    "could've",
-    "couldn't",
-    "couldn't've",
-    "didn't",
-    "doesn't",
-    "don't",
-    "hadn't",
-    "hadn't've",
-    "hasn't",
-    "haven't",
-    "he'd",
-    "he'd've",
-    "he's",
-    "how'd",
-    "how'll",
-    "how's",
-    "isn't",
-    "it'd",
-    "it'd've",
-    "it'll",
-    "ma'am",
-    "mightn't",
-    "mightn't've",
-    "might've",
-    "mustn't",
-    "must've",
-    "needn't",
-    "not've",
-    "o'clock",
-    "oughtn't",
-    "'ow's'at",
-    "shan't",
-    "she'd've",
-    "should've",
-    "shouldn't",
-    "shouldn't've",
-    "somebody'd",
-    "somebody'd've",
-    "somebody'll",
-    "somebody's",
-    "someone'd",
-    "someone'd've",
-    "someone'll",
-    "someone's",
-    "something'd",
-    "something'd've",
-    "something'll",
-    "that's",
-    "there'd",
-    "there'd've",
-    "there're",
-    "there's",
-    "they'd",
-    "they'd've",
-    "they'll",
-    "they're",
-    "they've",
-    "'twas",
-    "wasn't",
-    "we'd've",
-    "we've",
-    "weren't",
-    "what'll",
-    "what're",
-    "what's",
-    "what've",
-    "when's",
-    "where'd",
-    "where's",
-    "where've",
-    "who'd",
-    "who'd've",
-    "who'll",
-    "who's",
-    "who've",
-    "why'll",
-    "why're",
-    "why's",
-    "won't",
-    "would've",
-    "wouldn't",
-    "wouldn't've",
-    "y'all",
-    "y'all'll",
-    "y'all'd've",
-    "you'd",
-    "you'd've",
-    "you'll",
-    "you're",
-    "you've",
-]
-RESTORED: Final = {
-    form[:place] + form[place + 1 :]: form for form in CONTRACTED for place, letter in enumerate(form) if letter == "'"
-}
-# One entry of the official table stands the wrong way round.
-CONTRACTIONS: Final[Mapping[str, str]] = {short: form for short, form in RESTORED.items() if short != "somebodyd"} | {
-    "somebody'd": "somebodyd"
-}
 PERIOD: Final = re.compile(r"\.(?!\d)")
-PERIODS: Final = 32  # dropped at most: the official code gives a flag of this value where the number is expected
+PERIODS: Final = 32  # most periods dropped: the official code passes a flag of this value as the count
 THOUSANDS: Final = re.compile(r"\d,\d")
-LEAST: Final = 9  # an answer that is given less often is left out of the vocabulary; on VQAv2 3,129 remain
-SCORES: Final = (0.0, 0.3, 0.6, 0.9, 1.0)  # of an answer by how many of ten people gave it; more are as good as four
-DISTINCT: Final = 1 << 19  # answers whose normal form is remembered; VQAv2 has fewer
+LEAST: Final = 9  # less frequent answers are not in the vocabulary; on VQAv2 3,129 answers remain
+# The score of an answer by how many of ten people gave it; the last is for four or more.
+SCORES: Final = (0.0, 0.3, 0.6, 0.9, 1.0)
+DISTINCT: Final = 1 << 19  # answers whose normal form is cached; VQAv2 has fewer
 
 
 def without_punctuation(text: str) -> str:
-    """Signs beside a space, or in an answer with a number such as 1,000, are dropped, others become a space; so are
-    periods that no digit follows."""
-    made, thousands = text, THOUSANDS.search(text) is not None
+    """The text without punctuation.
+
+    Signs next to a space, or in an answer with a number such as 1,000, are dropped; others become a space. Periods that
+    no digit follows are dropped.
+    """
+    cleaned, thousands = text, THOUSANDS.search(text) is not None
     for sign in PUNCTUATION:
-        if sign in made:
+        if sign in cleaned:
             alone = thousands or f"{sign} " in text or f" {sign}" in text
-            made = made.replace(sign, "" if alone else " ")
-    return PERIOD.sub("", made, count=PERIODS)
+            cleaned = cleaned.replace(sign, "" if alone else " ")
+    return PERIOD.sub("", cleaned, count=PERIODS)
+
+
+@cache
+def contracted() -> tuple[str, ...]:
+    """Contractions whose apostrophes people leave out; any one apostrophe may be missing."""
+    file = resources.files("workbench.evaluation.downstream") / "contractions.txt"
+    return tuple(file.read_text(encoding="utf-8").splitlines())
+
+
+@cache
+def contractions() -> Mapping[str, str]:
+    """A contraction without one of its apostrophes -> the contraction, as in the official table."""
+    restored = {
+        form[:place] + form[place + 1 :]: form
+        for form in contracted()
+        for place, letter in enumerate(form)
+        if letter == "'"
+    }
+    # One entry of the official table is reversed.
+    return {short: form for short, form in restored.items() if short != "somebodyd"} | {"somebody'd": "somebodyd"}
 
 
 def normalised(answer: str) -> str:
-    """Lower case, number words as digits, no articles, apostrophes put back."""
+    """The answer in lower case, with number words as digits, without articles, and with apostrophes restored."""
     words = [NUMBERS.get(word, word) for word in answer.lower().split()]
-    return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
+    whole_form = contractions()
+    return " ".join(whole_form.get(word, word) for word in words if word not in ARTICLES)
 
 
 @lru_cache(DISTINCT)
 def plain(answer: str) -> str:
-    """Without punctuation, then normalised: what answers are compared by."""
+    """The form in which answers are compared: without punctuation, then normalised."""
     return normalised(without_punctuation(answer))
 
 
-def vqa_accuracy(answer: str, given: Sequence[str], version: Version = "2021") -> float:
-    """The official accuracy (Antol et al. 2015): min(1, matches / 3) among every nine of the ten given answers,
-    averaged.
+def vqa_accuracy(answer: str, human_answers: Sequence[str], version: Version = "2021") -> float:
+    """The official accuracy (Antol et al. 2015): min(1, matches / 3), averaged over the subsets of nine answers.
 
-    As in the official evaluation nothing is normalised where all ten agree, else all answers are. Until March 2021
-    (`2017`, VQAv2's first challenge) the answer was normalised always, and the given ones only lost their punctuation,
-    where they differ.
+    There are ten human answers. As in the official evaluation, nothing is normalised if all ten agree; otherwise all
+    answers are. Until March 2021 (`2017`, VQAv2's first challenge) the answer was always normalised, and human answers
+    only lost their punctuation, if they differed.
     """
-    answer, given = _one_line(answer), list(given)
+    answer, human_answers = _one_line(answer), list(human_answers)
     if version == "2021":
-        given = [_one_line(other) for other in given]
-        if len(set(given)) > 1:
-            answer, given = plain(answer), [plain(other) for other in given]
+        human_answers = [_one_line(other) for other in human_answers]
+        if len(set(human_answers)) > 1:
+            answer, human_answers = plain(answer), [plain(other) for other in human_answers]
     else:
         answer = plain(answer)
-        if len(set(given)) > 1:
-            given = [without_punctuation(other) for other in given]
-    matches = given.count(answer)
-    # As the official code adds up: one share for each person, whose own answer does not count.
-    shares = [min(1.0, (matches - (own == answer)) / 3) for own in given]
+        if len(set(human_answers)) > 1:
+            human_answers = [without_punctuation(other) for other in human_answers]
+    matches = human_answers.count(answer)
+    # Summed as in the official code: one term per person, whose own answer does not count.
+    shares = [min(1.0, (matches - (human_answer == answer)) / 3) for human_answer in human_answers]
     return sum(shares) / len(shares)
 
 
@@ -204,6 +104,9 @@ def _one_line(answer: str) -> str:
 
 
 def answer_vocabulary(answers: Iterable[str], least: int = LEAST) -> list[str]:
-    """The answers that occur at least so often (each is a question's most common one), the most frequent first."""
+    """The answers that occur at least `least` times, most frequent first.
+
+    `answers`: the most common answer of each question.
+    """
     counts = Counter(map(plain, answers))
     return [answer for answer, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if count >= least]
