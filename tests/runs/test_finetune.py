@@ -96,7 +96,7 @@ def test_a_stopped_training_goes_on_but_not_with_other_examples(command: Command
     (command.home / "train" / "train-8-0-img1.png").unlink()
     command()
     assert command.steps == list(range(1, 1 + EPOCHS * EXAMPLES // BATCH))
-    assert [said for said in command.said if "beginning anew" in said] == command.said[:1]
+    assert [said for said in command.said if "beginning again" in said] == command.said[:1]
     assert command.said[0].startswith("nlvr2-")
 
 

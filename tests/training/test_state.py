@@ -71,7 +71,8 @@ def test_nothing_goes_on_from_a_checkpoint_of_other_data(tmp_path: Path, made_fr
     assert back.step == (0 if other else 2)
     assert back.model.state_dict()["weight"][0, 0] == back.step
     assert back.made_from == "data 1"
-    assert told == (["x.pt is of other data or another start than there are now; beginning anew"] if other else [])
+    message = "x.pt was made from other data or another start than the current ones; beginning again"
+    assert told == ([message] if other else [])
 
 
 def test_a_full_disk_is_waited_out_and_costs_no_checkpoint(tmp_path: Path) -> None:

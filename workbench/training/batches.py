@@ -1,4 +1,4 @@
-"""What a step reads: its batch of captions and its images."""
+"""The input of a training step: its batch of captions and its images."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ def training_batch(
     key: BatchKey,
     weigh: Callable[[np.ndarray], Weights],
 ) -> Batch:
-    """What a step learns from; `weigh` says of captions int64 [B, L] which words are chosen."""
+    """The batch of a step; `weigh` returns the sampling weights of the words of captions int64 [B, L]."""
     corpus = prepared.corpus
     vocabulary = teachers.words.vocabulary
     token_ids, foil_ids = vocabulary.trim(corpus.train.texts(key.rows, key.seed, key.epoch)), None
@@ -50,8 +50,10 @@ def training_batch(
 def read_images(
     settings: Settings, prepared: Prepared, order: Order, world: World, first: int
 ) -> Iterator[list[Tensor]]:
-    """For each step from `first` on, what this process reads of each micro-batch: images uint8 [b, 3, S, S] as they
-    are stored, or a frozen vision encoder's stored features float16 [b, N, C]."""
+    """This process's images of each micro-batch, for each step from `first` on.
+
+    They are stored images uint8 [b, 3, S, S], or a frozen vision encoder's stored features float16 [b, N, C].
+    """
     count, device, workers = settings.optimisation.micro_batches, prepared.device, settings.data.workers
     parts = [world.part(order.size, micro_batch, count) for micro_batch in range(count)]
     steps, on_gpu = range(first, settings.optimisation.steps), device.type == "cuda"
@@ -64,8 +66,7 @@ def read_images(
 
 
 def on_device(settings: Settings, prepared: Prepared, read: Tensor, key: BatchKey, part: slice) -> Tensor:
-    """What was read of a `part` of the batch, as the model takes it: float features, or uint8 images of its size,
-    augmented."""
+    """The model's input for a `part` of the batch: float features, or augmented uint8 images of the model's size."""
     moved = read.to(prepared.device, non_blocking=True)
     if prepared.features:
         return moved.float()
@@ -73,18 +74,20 @@ def on_device(settings: Settings, prepared: Prepared, read: Tensor, key: BatchKe
 
 
 def training_foils(settings: Settings, prepared: Prepared) -> Pairs:
-    """The training pairs with their foils, made on first use where they are made by rules."""
+    """The training pairs with their foils; foils made by rules are made on first use."""
     if not made_by_rules(settings, prepared.corpus.train):
         return prepared.corpus.train
-    given = (prepared.corpus, prepared.weights, prepared.fingerprint, prepared.device, prepared.cache_dir)
-    return FoilMaker(settings, *given).training(lambda *_: None)
+    maker = FoilMaker(
+        settings, prepared.corpus, prepared.weights, prepared.fingerprint, prepared.device, prepared.cache_dir
+    )
+    return maker.training(lambda *_: None)
 
 
 class FoilTable:
-    """The true foils of each training pair; one is drawn for every pair and step (the positive control)."""
+    """The true foils of each training pair, of which one is drawn per pair and step (the positive control)."""
 
     def __init__(self, pairs: Pairs) -> None:
-        kinds = {kind: made for kind, made in pairs.variants.items() if kind != "paraphrase"}
+        kinds = {kind: foils for kind, foils in pairs.variants.items() if kind != "paraphrase"}
         if not kinds:
             raise UserError(
                 "`objectives.itm.negatives: foils` needs captions that are known to be false, and there are none: take"
@@ -100,14 +103,16 @@ class FoilTable:
             present[rows] = True
 
     def draw(self, rows: np.ndarray, captions: np.ndarray, seed: int, step: int) -> np.ndarray:
-        """int64 [B, L]: a foil of a random kind for each of the pairs `rows`; its caption (int64 [B, K]) where it has
-        none."""
+        """A foil of a random kind for each of the pairs `rows`, int64 [B, L]; the caption itself if it has none.
+
+        `captions` int64 [B, K]: the captions of the pairs.
+        """
         chance = generator("foil kinds", seed, step).random((len(self.present), len(rows)))
         kind = np.where(self.present[:, rows], chance, -1.0).argmax(axis=0)
         drawn = self.token_ids[kind, rows].astype(np.int64)
-        own = _widen(captions, max(captions.shape[1], drawn.shape[1]), self.pad)
+        unchanged = _widen(captions, max(captions.shape[1], drawn.shape[1]), self.pad)
         has_one = self.present[kind, rows]
-        return np.where(has_one[:, None], _widen(drawn, own.shape[1], self.pad), own)
+        return np.where(has_one[:, None], _widen(drawn, unchanged.shape[1], self.pad), unchanged)
 
 
 def _widen(token_ids: np.ndarray, length: int, pad: int) -> np.ndarray:

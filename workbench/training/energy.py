@@ -1,4 +1,4 @@
-"""The energy that a trial's devices use, where they tell it."""
+"""The energy that a trial's devices use, where they report it."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,21 +9,23 @@ from workbench.distributed import World
 
 
 def energy_meter(device: torch.device, already: float, world: World) -> Callable[[], float]:
-    """A function that gives joules: `already`, and what the devices of all processes have used since this call, as NVML
-    counts it; whatever else runs on them is in it. It stays at `already` where a device has no counter. Every process
-    must call it."""
+    """A function that returns joules: `already`, plus the energy of all processes' devices since this call.
+
+    NVML counts the energy of a device, including whatever else runs on it. A device without a counter adds nothing.
+    Every process must call this function and the returned one.
+    """
     start = _counter(device)
 
     def used() -> float:
         now = _counter(device)
-        own = now - start if now is not None and start is not None else 0.0
-        return already + float(world.sum(torch.tensor(own, dtype=torch.float64, device=device)))
+        since_start = now - start if now is not None and start is not None else 0.0
+        return already + float(world.sum(torch.tensor(since_start, dtype=torch.float64, device=device)))
 
     return used
 
 
 def _counter(device: torch.device) -> float | None:
-    """Joules since the device's driver was loaded; None on a CPU and where NVML does not say."""
+    """Joules since the device's driver was loaded; None on a CPU, or if NVML does not report it."""
     if device.type != "cuda":
         return None
     import pynvml

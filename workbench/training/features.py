@@ -1,4 +1,4 @@
-"""A frozen vision encoder's features: computed once for all trials, and read by each of its steps."""
+"""A frozen vision encoder's features, computed once for all trials and read by every training step."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,14 +19,17 @@ from workbench.model.vilta import ViLTA
 from workbench.randomness import key
 from workbench.training.warm_start import new_model, vision_digest
 
-RESIDENT = 0.3  # share of a GPU's free memory that features may take to stay there; the rest is for training
-Tell = Callable[[int, int, dict[str, float]], None]  # images done, of how many, figures
+RESIDENT = 0.3  # fraction of a GPU's free memory that resident features may take; the rest is for training
+Tell = Callable[[int, int, dict[str, float]], None]  # (images done, images in total, figures)
 
 
 @dataclass(frozen=True)
 class Room:
-    """What the stored features of some trials take: `images` in all splits, each `row` of [T, C] numbers, in the folder
-    `home`; `missing` bytes of `bytes` are yet to be written."""
+    """The disk space of stored features in the folder `home`.
+
+    `images`: their number over all splits. `row`: the shape [T, C] of an image's features. `missing` of the `bytes` are
+    not written yet.
+    """
 
     home: Path
     images: int
@@ -36,15 +39,15 @@ class Room:
 
 
 def known_before_training(settings: Settings) -> bool:
-    """Whether a frozen vision encoder is as it is initialised or loaded, so that the warm start may read its
+    """Whether the vision encoder is frozen in its initial or loaded state, so that the warm start may read its
     features."""
     start = settings.warm_start
-    given = start.train_vision or settings.model.weights or start.source == "package"
-    return settings.model.vision.frozen and not given
+    changed = start.train_vision or settings.model.weights or start.source == "package"
+    return settings.model.vision.frozen and not changed
 
 
 def features_name(settings: Settings, data: str, start: str) -> str:
-    """Names the stored features of a frozen vision encoder, given the fingerprints of their data and of the trials'
+    """The name of a frozen vision encoder's stored features, from the fingerprints of their data and of the trials'
     start."""
     if not known_before_training(settings):
         return f"features-{start}"
@@ -54,30 +57,32 @@ def features_name(settings: Settings, data: str, start: str) -> str:
 
 
 def room_of(settings: Settings, home: Path) -> Room:
-    """The disk that the features of these settings take in the folder `home`, from shapes alone.
+    """The disk space that the features of these settings need in the folder `home`, computed from shapes alone.
 
-    Raises UserError where the data cannot be read, or timm cannot build the encoder.
+    Raises UserError if the data cannot be read, or timm cannot build the encoder.
     """
     sizes, row = split_sizes(settings.data, home.parent), feature_shape(settings.model.vision, settings.data.image_size)
     layout = Layout.read(home) or Layout.of(row, sizes, "")
-    lost = 0 if open_of_one_file(home, sizes) else sum(len(shard.rows) for shard in missing(home, layout))
-    return Room(home, sum(sizes.values()), row, layout.bytes, lost * layout.row_bytes)
+    missing_rows = 0 if open_of_one_file(home, sizes) else sum(len(shard.rows) for shard in missing(home, layout))
+    return Room(home, sum(sizes.values()), row, layout.bytes, missing_rows * layout.row_bytes)
 
 
 def stored_features(
     settings: Settings, corpus: Corpus, weights: dict[str, Tensor], device: torch.device, home: Path, tell: Tell
 ) -> dict[str, Features]:
-    """The features of every split, computed once with the `weights`, and memory-mapped from `home`. Raises UserError
-    and OSError as `open_features`."""
+    """The features of every split, computed once with the `weights`, and memory-mapped from `home`.
+
+    Raises UserError and OSError like `open_features`.
+    """
     rows = {split: len(getattr(corpus, split)) for split in SPLITS}
     if old := open_of_one_file(home, rows):
         return old
 
     @cache
     def model() -> ViLTA:
-        made = new_model(settings, corpus, settings.warm_start.seed)
-        made.load_state_dict(weights, strict=False)
-        return made.to(device).eval()
+        encoder = new_model(settings, corpus, settings.warm_start.seed)
+        encoder.load_state_dict(weights, strict=False)
+        return encoder.to(device).eval()
 
     def make(split: str, wanted: range) -> Iterator[np.ndarray]:
         return encoded(model(), getattr(corpus, split), wanted, device)
@@ -92,7 +97,7 @@ def stored_features(
 
 @torch.no_grad()
 def image_features(model: ViLTA, images: np.ndarray | Tensor, device: torch.device, batch_size: int = 256) -> Tensor:
-    """uint8 [N, 3, H, W] -> float32 [N, T, C] on the device."""
+    """The features of images uint8 [N, 3, H, W] -> float32 [N, T, C] on the device."""
     batches = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
     return torch.cat([model.image_features(_tensor(batch).to(device)).float() for batch in batches])
 
@@ -102,16 +107,16 @@ def _tensor(images: np.ndarray | Tensor) -> Tensor:
 
 
 def encoded(model: ViLTA, pairs: Pairs, rows: range, device: torch.device) -> Iterator[np.ndarray]:
-    """float32 [n, T, C] of a split's images, a block at a time."""
+    """Yields the features of a split's images, float32 [n, T, C], one block at a time."""
     blocks = range(rows.start, rows.stop, BLOCK)
     read = partial(_images, pairs, rows.stop, device)
-    # Beside a GPU a thread reads the next block; without one the cores have enough to do.
+    # With a GPU, a thread reads the next block; without one, the CPU cores are already busy.
     for images in in_background(read, blocks, 1) if device.type == "cuda" else map(read, blocks):
         yield image_features(model, images, device).cpu().numpy()
 
 
 def _images(pairs: Pairs, stop: int, device: torch.device, start: int) -> np.ndarray | Tensor:
-    """uint8 [n, 3, H, W] of a block."""
+    """The images of a block, uint8 [n, 3, H, W]."""
     end = min(start + BLOCK, stop)
     if device.type == "cuda" and isinstance(pairs.images, Images):
         return pairs.images.on(np.arange(start, end), device)
@@ -121,8 +126,10 @@ def _images(pairs: Pairs, stop: int, device: torch.device, start: int) -> np.nda
 def read_features(
     features: Features, order: Order, parts: Sequence[slice], steps: range, device: torch.device
 ) -> Iterator[list[Tensor]]:
-    """For each of the steps, the features float16 [b, T, C] of each part of its batch: from the GPU's own memory where
-    they all fit, else read ahead by a thread."""
+    """The features float16 [b, T, C] of each part of the batch, for each of the steps.
+
+    They come from the GPU's memory if all features fit there; otherwise a thread reads ahead.
+    """
     if features.nbytes <= RESIDENT * free_memory(device):
         try:
             return _gathered(on_gpu(features, device), order, parts, steps)
@@ -134,12 +141,12 @@ def read_features(
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes of a GPU's memory that nobody uses; none of a CPU, which reads the disk's cache as fast."""
+    """Free bytes of a GPU's memory; 0 for a CPU, where the operating system's file cache is as fast."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
 
 
 def on_gpu(features: Features, device: torch.device) -> Tensor:
-    """[N, T, C] on the device, copied a block at a time."""
+    """All features [N, T, C] on the device, copied one block at a time."""
     table = torch.empty(features.shape, dtype=torch.float16, device=device)
     for start in range(0, len(features), BLOCK):
         part = torch.from_numpy(features[start : start + BLOCK])

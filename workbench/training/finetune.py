@@ -1,4 +1,4 @@
-"""Fine-tuning on a downstream task: a classifier on the pooled pair, METER's recipes, the task's own score."""
+"""Fine-tuning on a downstream task: a classifier on the pooled pair, METER's recipes, and the task's official score."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +17,7 @@ from workbench.data.loader import Order
 from workbench.data.text import Tokeniser, trim
 from workbench.distributed import ALONE, World
 from workbench.errors import UserError
-from workbench.evaluation.contract import Made, Part, evaluate
+from workbench.evaluation.contract import Part, PartResult, evaluate
 from workbench.evaluation.downstream.tasks import TaskSplit
 from workbench.evaluation.downstream.vqa import Version, vqa_accuracy
 from workbench.model.vilta import ViLTA
@@ -30,15 +30,19 @@ from workbench.training.state import TrainState, remove, restore, save
 from workbench.training.suites import task_splits
 from workbench.training.warm_start import new_model
 
-FALSE_TEXTS = 15  # captions of others that retrieval ranks beside the true one (METER)
+FALSE_TEXTS = 15  # other images' captions that are ranked together with the true one (METER)
 SAVED_EVERY = 60.0  # seconds
-ANSWERED = 64  # examples of a part, at most
+ANSWERED = 64  # maximum number of examples per part
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """`head_rate`: factor on the learning rate of the classifier; the fusion learns five times as fast as the encoders
-    (METER)."""
+    """The hyperparameters of a fine-tuning.
+
+    `head_rate`, `fusion_rate`: factors on the learning rate, for the classifier and the fusion. In METER the fusion
+    learns five times as fast as the encoders. `image_size` None: that of the run. `micro_batches`: the number of parts
+    of a batch that does not fit into memory; they change results only by rounding.
+    """
 
     epochs: int
     batch_size: int
@@ -47,16 +51,16 @@ class Recipe:
     fusion_rate: float = 5.0
     weight_decay: float = 0.01
     warmup: float = 0.1
-    image_size: int | None = None  # None: the run's own
-    micro_batches: int = (
-        1  # into which a batch is cut where it does not fit the memory; changes no result but for rounding
-    )
+    image_size: int | None = None
+    micro_batches: int = 1
 
 
 @dataclass(frozen=True)
 class Course:
-    """How a fine-tuning runs: by which recipe, from which seed, where its state is kept, who hears of it, and on what.
-    `made_from` names the examples, so that no state goes on with others."""
+    """How a fine-tuning runs: its recipe, seed, checkpoint, hooks and devices.
+
+    `made_from` identifies the examples, so that no state is resumed with other examples.
+    """
 
     recipe: Recipe
     seed: int
@@ -79,7 +83,7 @@ TINY: Final = Recipe(4, 64, 5e-4, 2.0, 2.0)  # for `tiny` on rendered scenes
 
 
 class FineTuned(nn.Module):
-    """The model with a classifier on the pooled pairs of its images; a second image has a type of its own
+    """The model with a classifier on the pooled pairs of its images; a second image has its own type embedding
     (NLVR2)."""
 
     def __init__(self, model: ViLTA, images: int, classes: int) -> None:
@@ -93,22 +97,24 @@ class FineTuned(nn.Module):
         )
 
     def forward(self, images: list[Tensor], token_ids: Tensor) -> Tensor:
-        """`images`: for each image of an example uint8 [B, 3, H, W] or features [B, N, C]; `token_ids` [B, L] ->
-        logits [B, C]."""
+        """The logits [B, C] of captions `token_ids` [B, L].
+
+        `images`: one tensor per image of an example, uint8 [B, 3, H, W] or features [B, N, C].
+        """
         states = self.model.encode_text(token_ids)
         pooled = []
         for place, image in enumerate(images):
             features = image if image.is_floating_point() else self.model.image_features(image)
             tokens = self.model.adapt_image(features)
             pooled.append(self.model.fuse(states, tokens + self.second_type if place else tokens, token_ids)[1])
-        made: Tensor = self.classifier(torch.cat(pooled, dim=-1))
-        return made
+        logits: Tensor = self.classifier(torch.cat(pooled, dim=-1))
+        return logits
 
 
 def finetune(model: ViLTA, tokeniser: Tokeniser, task: str, train: TaskSplit, course: Course) -> FineTuned:
-    """Trains on `train`, going on from the course's checkpoint where there is one; to be scored by `Answers`.
+    """Fine-tunes the model on `train`, resuming from the course's checkpoint if there is one.
 
-    VQA: binary cross-entropy of every answer, summed, scored by the official accuracy; else cross-entropy and accuracy.
+    The loss is cross-entropy; for VQA, the sum of every answer's binary cross-entropy. `Answers` scores the result.
     """
     device = course.device
     torch.manual_seed(key("classifier", course.seed, task))
@@ -116,14 +122,13 @@ def finetune(model: ViLTA, tokeniser: Tokeniser, task: str, train: TaskSplit, co
     token_ids = tokeniser.encode(train.texts)
 
     def loss(rows: np.ndarray, step: int, part: slice) -> Tensor:
-        own = rows[part]
-        logits = tuned(
-            read_images(train, own, device), torch.from_numpy(tokeniser.vocabulary.trim(token_ids[own])).to(device)
-        ).float()
-        wanted = torch.from_numpy(train.targets.dense(own)).to(device)
+        part_rows = rows[part]
+        ids = torch.from_numpy(tokeniser.vocabulary.trim(token_ids[part_rows])).to(device)
+        logits = tuned(read_images(train, part_rows, device), ids).float()
+        targets = torch.from_numpy(train.targets.dense(part_rows)).to(device)
         if task == "vqa":
-            return F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum") / len(rows)
-        return len(own) / len(rows) * F.cross_entropy(logits, wanted)
+            return F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / len(rows)
+        return len(part_rows) / len(rows) * F.cross_entropy(logits, targets)
 
     head = [*tuned.classifier.parameters(), tuned.second_type]
     _train(tuned, model, head, len(train), course, loss)
@@ -131,25 +136,28 @@ def finetune(model: ViLTA, tokeniser: Tokeniser, task: str, train: TaskSplit, co
 
 
 def finetune_retrieval(model: ViLTA, images: Any, token_ids: np.ndarray, image_of: np.ndarray, course: Course) -> None:
-    """Trains the matching head to rank each image's caption above others (METER): cross-entropy over their log odds
-    of a match. `token_ids` int64 [M, L], `image_of` int64 [M] the row of `images` of each caption."""
+    """Fine-tunes the model for retrieval: the matching head ranks each image's caption above others (METER).
+
+    The loss is cross-entropy over their log odds of a match. `token_ids` int64 [M, L]; `image_of` int64 [M]: each
+    caption's row of `images`.
+    """
     captions, device = len(image_of), course.device
 
     def loss(rows: np.ndarray, step: int, part: slice) -> Tensor:
         others = generator("false texts", course.seed, step).integers(1, captions, (len(rows), FALSE_TEXTS))[part]
-        own_rows = rows[part]
-        texts = np.concatenate([own_rows[:, None], (own_rows[:, None] + others) % captions], axis=1)
-        # Another caption of the same image is no false one.
-        own = torch.from_numpy(image_of[texts] == image_of[own_rows][:, None]).to(device)
-        own[:, 0] = False
+        part_rows = rows[part]
+        texts = np.concatenate([part_rows[:, None], (part_rows[:, None] + others) % captions], axis=1)
+        # Another caption of the same image is not a false one.
+        same_image = torch.from_numpy(image_of[texts] == image_of[part_rows][:, None]).to(device)
+        same_image[:, 0] = False
         ids = torch.from_numpy(trim(token_ids[texts.ravel()], model.pad)).to(device)
-        read = torch.from_numpy(np.array(images[image_of[own_rows]])).to(device)
+        read = torch.from_numpy(np.array(images[image_of[part_rows]])).to(device)
         features = read.float() if read.is_floating_point() else model.image_features(read)
         image = model.adapt_image(features).repeat_interleave(texts.shape[1], dim=0)
         logits = model.itm_logits(model.fuse(model.encode_text(ids), image, ids)[1]).float()
-        odds = (logits[:, 1] - logits[:, 0]).view(texts.shape).masked_fill(own, -torch.inf)
-        wanted = torch.zeros(len(own_rows), dtype=torch.long, device=device)
-        return len(own_rows) / len(rows) * F.cross_entropy(odds, wanted)
+        odds = (logits[:, 1] - logits[:, 0]).view(texts.shape).masked_fill(same_image, -torch.inf)
+        labels = torch.zeros(len(part_rows), dtype=torch.long, device=device)
+        return len(part_rows) / len(rows) * F.cross_entropy(odds, labels)
 
     _train(model, model, [*model.itm_head.parameters()], captions, course, loss)
 
@@ -162,8 +170,11 @@ def _train(
     course: Course,
     loss: Callable[[np.ndarray, int, slice], Tensor],
 ) -> None:
-    """The recipe's epochs over `loss(rows, step, part)`, the part's share of the mean over `rows`; `module` is what is
-    trained and saved, `head` what learns fastest of it."""
+    """Trains for the recipe's epochs.
+
+    `loss(rows, step, part)`: the part's share of the mean over `rows`. `module` is trained and saved; `head` are its
+    parameters with the highest learning rate.
+    """
     encoders = [*model.vision.parameters(), *model.language.parameters()]
     known = {id(parameter) for parameter in (*encoders, *head)}
     fusion = [parameter for parameter in model.parameters() if id(parameter) not in known]
@@ -208,20 +219,22 @@ def _train(
 
 
 def _counting(hooks: Hooks, steps: int) -> Progress:
-    """Tells also of how many steps."""
+    """A progress callback that adds the total number of steps."""
     return lambda step, losses: hooks.progress(step, losses | {"steps": float(steps)})
 
 
 class Answers:
-    """What a fine-tuned model answers on a split: `accuracy` (VQA: the official one of today, and beside it
-    `accuracy_2017`), and `majority`, what always giving the most frequent answer reaches; `examples` counts them, and
-    VQA's `answers` those to choose from."""
+    """The scores of a fine-tuned model on a split.
+
+    `accuracy`: for VQA, the current official one; `accuracy_2017` is the earlier one. `majority`: the accuracy of
+    always predicting the most frequent answer. `examples`: their number. `answers`: the number of classes (only VQA).
+    """
 
     def __init__(self, tuned: FineTuned, tokeniser: Tokeniser, task: str, split: TaskSplit, course: Course) -> None:
         tuned.eval()
         self.tuned, self.task, self.split, self.course = tuned, task, split, course
         self.token_ids, self.vocabulary = tokeniser.encode(split.texts), tokeniser.vocabulary
-        # Kept answers are those of these weights to these examples, and no others.
+        # Stored answers are valid for exactly these weights and examples.
         weights = b"".join(tensor.detach().cpu().numpy().tobytes() for tensor in tuned.classifier.parameters())
         self.digest = hashlib.sha256(weights + split.digest.encode()).hexdigest()[:16]
 
@@ -230,8 +243,8 @@ class Answers:
         starts = range(0, len(self.split), size)
         return [Part(f"{self.digest} from {start}", partial(self._answers, start, start + size)) for start in starts]
 
-    def metrics(self, made: Mapping[str, Made]) -> Iterator[tuple[str, float]]:
-        answers = np.concatenate([np.array(part, dtype=np.int64) for part in made.values()])
+    def metrics(self, results: Mapping[str, PartResult]) -> Iterator[tuple[str, float]]:
+        answers = np.concatenate([np.array(part, dtype=np.int64) for part in results.values()])
         most = int(self.split.targets.totals().argmax())
         yield "accuracy", self._accuracy(answers)
         if self.task == "vqa":
@@ -241,7 +254,7 @@ class Answers:
         yield "examples", float(len(self.split))
 
     @torch.no_grad()
-    def _answers(self, start: int, end: int) -> Made:
+    def _answers(self, start: int, end: int) -> PartResult:
         rows = np.arange(start, min(end, len(self.split)))
         ids = torch.from_numpy(self.vocabulary.trim(self.token_ids[rows])).to(self.course.device)
         with precision(self.course.device, self.course.precision):
@@ -250,14 +263,17 @@ class Answers:
     def _accuracy(self, picked: np.ndarray, version: Version = "2021") -> float:
         if self.task == "vqa":
             pairs = zip(picked, self.split.given, strict=True)
-            return float(np.mean([vqa_accuracy(self.split.classes[answer], given, version) for answer, given in pairs]))
+            return float(np.mean([vqa_accuracy(self.split.classes[answer], human, version) for answer, human in pairs]))
         return float(np.mean(picked == self.split.targets.dense(np.arange(len(picked))).argmax(axis=1)))
 
 
 @dataclass(frozen=True)
 class TrialEnd:
-    """How a trial's model is fine-tuned at the trial's end: the `seed` of classifier and order, the trial's
-    `checkpoint`, beside which the state of fine-tuning is kept, and who hears of it."""
+    """How a trial's model is fine-tuned at the trial's end.
+
+    `seed`: for the classifier and the order of examples. `checkpoint`: that of the trial, next to which the state of
+    fine-tuning is stored.
+    """
 
     seed: int
     checkpoint: Path
@@ -265,8 +281,11 @@ class TrialEnd:
 
 
 class FineTuning:
-    """A copy of a trial's model, fine-tuned on a downstream task and scored on its splits; metrics as those of
-    `Answers`, those of the test split as `test/<name>`. All of it is one part, which goes on from its own state."""
+    """A copy of a trial's model, fine-tuned on a downstream task and scored on its splits.
+
+    The metrics are those of `Answers`, with the prefix `test/` for the test split. The evaluation is a single part,
+    which resumes from its own state.
+    """
 
     def __init__(
         self, model: ViLTA, settings: Settings, prepared: Prepared, name: str, task: TaskFiles, end: TrialEnd
@@ -277,11 +296,11 @@ class FineTuning:
     def parts(self) -> list[Part]:
         return [Part(f"{key('fine-tuning', self.end.seed, self.task.model_dump_json()):016x}", self._tune)]
 
-    def metrics(self, made: Mapping[str, Made]) -> Iterator[tuple[str, float]]:
-        for given in made.values():
-            yield from given.items()
+    def metrics(self, results: Mapping[str, PartResult]) -> Iterator[tuple[str, float]]:
+        for result in results.values():
+            yield from result.items()
 
-    def _tune(self) -> Made:
+    def _tune(self) -> PartResult:
         if torch.distributed.is_initialized():
             raise UserError(
                 f"`evaluation.suites.{self.name}`: a model is fine-tuned at a trial's end by one process alone; leave"
@@ -310,15 +329,16 @@ class FineTuning:
             if settings.model.vision.frozen:
                 copied.vision.requires_grad_(False)
             tuned = finetune(copied, corpus.tokeniser, self.name, train, course)
-        made: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         with torch.no_grad():
             for split, read in splits.items():
                 answers = evaluate(Answers(tuned, corpus.tokeniser, self.name, read, course), stop=end.hooks.stop)
-                made |= {name if split == "val" else f"{split}/{name}": value for name, value in answers.items()}
+                metrics |= {name if split == "val" else f"{split}/{name}": value for name, value in answers.items()}
         remove(checkpoint)
-        return made
+        return metrics
 
 
 def read_images(split: TaskSplit, rows: np.ndarray, device: torch.device) -> list[Tensor]:
+    """The images of the examples `rows`, one tensor per image of an example: uint8 images, or float features."""
     read = [torch.from_numpy(np.array(split.images[split.rows[rows, place]])) for place in range(split.rows.shape[1])]
     return [(part.float() if part.is_floating_point() else part).to(device) for part in read]

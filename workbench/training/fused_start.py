@@ -1,8 +1,8 @@
-"""The fused start: language encoder and fusion trained together on masked and replaced words, once, for all trials.
+"""The fused start: language encoder and fusion are trained together on masked and replaced words, once for all trials.
 
-It stands in for what a long pre-training has learned by the time that its arms differ: which words an image explains.
-Trials of a few minutes cannot learn relations from scratch (docs/testbed.md). Heads of matching stay fresh: matching is
-what trials are about.
+It stands in for the early phase of a long pre-training, before its arms differ, in which a model learns which words an
+image explains. Trials of a few minutes cannot learn relations from scratch (docs/testbed.md). The matching heads stay
+untrained, since matching is what trials compare.
 """
 
 from dataclasses import replace
@@ -34,11 +34,11 @@ from workbench.training.state import TrainState, restore, save
 from workbench.training.warm_start import SAVED_EVERY, handed_on, new_model, phases, start_homes, trained_once
 
 CHOSEN = 0.2  # of a caption's words
-OFTEN = 4.0  # details are chosen so much more often than other words
-ALONE_EVERY = 4  # steps, one of which is about relations alone, or they are forgotten
+OFTEN = 4.0  # weight with which details are chosen; other words have weight 1
+ALONE_EVERY = 4  # one of this many steps chooses only relations, so that they are not forgotten
 WARMUP = 0.05
 WEIGHT_DECAY = 0.02
-GENERATOR_WEIGHT = 0.5  # of the language encoder's own masked words, as in trials
+GENERATOR_WEIGHT = 0.5  # of the language encoder's own MLM loss, as in trials
 # What trials start from. Poolers and the heads of matching and contrast are not trained here.
 KEPT = (
     *OF_ENCODERS,
@@ -47,8 +47,7 @@ KEPT = (
 
 
 class Detecting(nn.Module):
-    """A model, and what only a fused start needs: a head that says of each fused word whether it is the caption's
-    own."""
+    """A model with a head that only the fused start needs: it detects for each fused word whether it was replaced."""
 
     def __init__(self, model: ViLTA, width: int) -> None:
         super().__init__()
@@ -56,7 +55,7 @@ class Detecting(nn.Module):
 
 
 def phase_steps(settings: Settings) -> int:
-    """Steps of all phases."""
+    """The number of steps of all phases."""
     return sum(phase.steps for phase in phases(settings))
 
 
@@ -68,18 +67,20 @@ def fused_start(
     hooks: Hooks,
     weights: dict[str, Tensor],
 ) -> dict[str, Tensor]:
-    """`weights` of the encoders, trained further through all phases with the fusion, whose weights join them; each
-    phase is cached by content. Raises Stopped, with the state saved beside the cache's entry, and Diverged."""
+    """The weights of encoders and fusion after all phases, starting from the encoders' `weights`.
+
+    Each phase is cached by content. Raises Stopped, after saving the state next to the cache's entry, and Diverged.
+    """
     done = 0
     homes = start_homes(settings, corpus.fingerprint, cache_dir)[1:]
     for phase, home in zip(phases(settings), homes, strict=True):
-        told = replace(hooks, progress=partial(_further, hooks, done))
-        weights = trained_once(home, partial(_train, settings, phase, corpus, device, weights, told))
+        phase_hooks = replace(hooks, progress=partial(_progress_after, hooks, done))
+        weights = trained_once(home, partial(_train, settings, phase, corpus, device, weights, phase_hooks))
         done += phase.steps
     return weights
 
 
-def _further(hooks: Hooks, done: int, step: int, losses: dict[str, float]) -> None:
+def _progress_after(hooks: Hooks, done: int, step: int, losses: dict[str, float]) -> None:
     hooks.progress(done + step, losses)
 
 
@@ -92,7 +93,7 @@ def _train(
     hooks: Hooks,
     checkpoint: Path,
 ) -> tuple[dict[str, Tensor], float]:
-    """The weights and the seconds of training."""
+    """Trains one phase -> the weights, and the seconds of training."""
     seed = settings.warm_start.seed
     model = new_model(settings, corpus, seed)
     model.load_state_dict(begin, strict=False)
@@ -130,8 +131,11 @@ def _train(
 
 
 class Words:
-    """Which tokens are relations, and which these or words of size and texture (bool [V]); how often each is chosen
-    (float [V]), and which mean the same (int64 [V, K])."""
+    """Tables about the vocabulary.
+
+    `relations` bool [V]: tokens of relations. `details` bool [V]: these, and tokens of size and texture. `weights`
+    float [V]: how often each token is chosen. `synonyms` int64 [V, K].
+    """
 
     def __init__(self, relations: np.ndarray, details: np.ndarray, synonyms: Tensor, vocabulary: Vocabulary) -> None:
         self.relations, self.details, self.synonyms, self.vocabulary = relations, details, synonyms, vocabulary
@@ -150,9 +154,9 @@ class Words:
 
 
 def _tokens(tokeniser: Tokeniser, groups: list[tuple[str, ...]]) -> np.ndarray:
-    found = np.zeros(tokeniser.size, dtype=bool)
-    found[[token for names in groups for token in map(tokeniser.word_id, names) if token is not None]] = True
-    return found
+    is_named = np.zeros(tokeniser.size, dtype=bool)
+    is_named[[token for names in groups for token in map(tokeniser.word_id, names) if token is not None]] = True
+    return is_named
 
 
 def phase_losses(
@@ -164,18 +168,20 @@ def phase_losses(
     words: Words,
     at: tuple[int, int, int],
 ) -> Losses:
-    """The losses of a batch of captions int64 [B, L] of the pairs `rows` with their images' features [B, N, C]; `at`
-    is (seed, epoch, step)."""
+    """The losses of a batch of captions int64 [B, L] of the pairs `rows`, with their images' features [B, N, C].
+
+    `at`: (seed, epoch, step).
+    """
     (seed, epoch, step), model, device = at, detecting.model, features.device
     alone = phase.words == "relations" or step % ALONE_EVERY == 0
     relations = words.relations[ids]
-    asked = relations if alone else words.details[ids] if phase.words == "details" else None
-    weights = words.weights[ids] if asked is None else asked.astype(np.float64)
+    candidates = relations if alone else words.details[ids] if phase.words == "details" else None
+    weights = words.weights[ids] if candidates is None else candidates.astype(np.float64)
     chosen = choose_positions(
         ids, CHOSEN, RowRandom(rows, "fused start", seed, epoch), words.vocabulary, weights=weights
     )
-    if asked is not None:
-        chosen &= asked  # a caption that has none of them has others chosen
+    if candidates is not None:
+        chosen &= candidates  # in a caption without candidates, other words were chosen
     rng = generator("fused start", seed, step)
     written = chosen & (rng.random(ids.shape) < phase.replaced)
     labels, hidden = torch.from_numpy(ids).to(device), torch.from_numpy(chosen & ~written).to(device)
@@ -189,20 +195,20 @@ def phase_losses(
             read[place] = choose(guess.softmax(dim=-1), draws)
     states = model.encode_text(read)
     fused, _ = model.fuse(states, model.adapt_image(features), read, NONE)
-    made = {
+    losses = {
         "words": _mean_loss(model.mlm_logits(fused[hidden]), labels[hidden]),
         "generator": GENERATOR_WEIGHT * _mean_loss(model.predict_words(states[hidden]), labels[hidden]),
     }
     if phase.replaced > 0:
         seen = model.ordinary[labels] & ~hidden
-        if asked is not None:
-            seen &= torch.from_numpy(asked).to(device)
+        if candidates is not None:
+            seen &= torch.from_numpy(candidates).to(device)
         wrong = (words.synonyms[labels[seen]] != read[seen][:, None]).all(dim=1)
         scores = detecting.replaced(fused[seen]).squeeze(-1)
-        made["replaced"] = F.binary_cross_entropy_with_logits(scores, wrong.float())
-    return {"loss": torch.stack(list(made.values())).sum()} | made
+        losses["replaced"] = F.binary_cross_entropy_with_logits(scores, wrong.float())
+    return {"loss": torch.stack(list(losses.values())).sum()} | losses
 
 
 def _mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """0 where no word is asked for."""
+    """The mean cross-entropy over words; 0 if there are none."""
     return F.cross_entropy(logits, labels, reduction="sum") / max(1, len(labels))

@@ -1,4 +1,4 @@
-"""The one training loop: pre-training, warm start and fine-tuning run through it."""
+"""The training loop that pre-training, warm start and fine-tuning share."""
 
 import math
 import time
@@ -23,11 +23,11 @@ Losses = dict[str, Tensor]  # scalars; `loss` carries the gradient
 
 
 class Pruned(Exception):
-    """The trial's course is too poor to go on; its state is not saved."""
+    """The trial's results are too poor to continue; its state is not saved."""
 
 
 class Diverged(Exception):
-    """The loss, its gradient or what is measured is no longer a finite number, after `step` steps."""
+    """The loss, its gradient or a measured value is no longer finite, after `step` steps."""
 
     def __init__(self, step: int, what: str = "loss or gradient") -> None:
         super().__init__(f"{what} not finite in step {step}")
@@ -36,10 +36,12 @@ class Diverged(Exception):
 
 @dataclass(frozen=True)
 class Hooks:
-    """How a training speaks to whoever runs it: `log(metrics, step)`, `progress(step, figures)`, `stop()`,
-    `say(sentence)`; `persist` runs what writes a checkpoint, and may wait until there is room for it; `keep_examples`
-    is given what the trained model makes of a few test pairs; `prune()` is asked after each validation but the last,
-    when it was logged."""
+    """The callbacks of a training run: `log(metrics, step)`, `progress(step, figures)`, `stop()`, `say(sentence)`.
+
+    `persist` runs the function that writes a checkpoint, and may wait for disk space. `keep_examples` receives the
+    trained model's outputs on a few test pairs. `prune()` is called after each validation except the last, once it is
+    logged.
+    """
 
     log: Log
     progress: Progress
@@ -52,12 +54,15 @@ class Hooks:
 
 @dataclass(frozen=True)
 class Training:
-    """What is trained: `learn(step)` adds the gradients of this process's part of a batch, and gives the losses of its
-    micro-batches; `clip()` bounds the gradient and gives its norm; `follow()` comes after each optimiser step; `keep()`
-    saves the state, at the end and whenever it is `due`."""
+    """The functions of a training run.
+
+    `learn(step)` adds the gradients of this process's part of a batch, and returns the losses of its micro-batches.
+    `clip()` clips the gradient and returns its norm. `follow()` is called after each optimiser step. `keep()` saves the
+    state, at the end and whenever `due()`.
+    """
 
     steps: int
-    warmup: float  # share of the steps in which the learning rate rises
+    warmup: float  # fraction of the steps in which the learning rate rises
     learn: Callable[[int], list[Losses]]
     clip: Callable[[], Tensor]
     keep: Callable[[], None]
@@ -66,10 +71,10 @@ class Training:
 
 
 def fit(state: TrainState, training: Training, hooks: Hooks, world: World = ALONE) -> Iterator[dict[str, float]]:
-    """Takes the optimiser steps that are left, and yields after each the step's losses, before its state is saved.
+    """Takes the remaining optimiser steps; after each, yields its losses, and only then saves the state.
 
-    Every process of the `world` must go through it. Raises Stopped, with the state saved, where one of them is asked to
-    stop, and Diverged where loss or gradient is not finite.
+    Every process of the `world` must iterate over it. Raises Stopped, after saving the state, if any process is asked
+    to stop, and Diverged if the loss or the gradient is not finite.
     """
     device = next(state.model.parameters()).device
     while state.step < training.steps:
@@ -79,9 +84,9 @@ def fit(state: TrainState, training: Training, hooks: Hooks, world: World = ALON
         began = time.perf_counter()
         set_rate(state.optimiser, rate(state.step, training.steps, training.warmup))
         state.optimiser.zero_grad(set_to_none=True)
-        made = training.learn(state.step)
+        parts = training.learn(state.step)
         norm = float(whole(training.clip()))
-        losses = _add_up(made, world)
+        losses = _add_up(parts, world)
         if not math.isfinite(losses["loss"]) or not math.isfinite(norm):
             raise Diverged(state.step + 1)
         state.optimiser.step()
@@ -96,27 +101,29 @@ def fit(state: TrainState, training: Training, hooks: Hooks, world: World = ALON
 
 
 def backward(call: nn.Module, micro_batches: Sequence[Callable[[], Losses]], world: World) -> list[Losses]:
-    """Forward and backward of a step's micro-batches, one after another; their losses, without gradient. Each loss is
-    its share of the step's mean."""
-    made = []
+    """Runs the forward and backward passes of a step's micro-batches in turn, and returns their losses, detached.
+
+    Each loss is its share of the step's mean.
+    """
+    detached = []
     for place, micro_batch in enumerate(micro_batches):
         with without_exchange(call, place + 1 == len(micro_batches)):
             losses = micro_batch()
-            # DDP and FSDP2 average over processes; the parts of a mean add up.
+            # DDP and FSDP2 average gradients over processes, but the shares of a mean must be summed.
             (losses["loss"] * world.size).backward()
-        made.append({name: value.detach() for name, value in losses.items()})
-    return made
+        detached.append({name: value.detach() for name, value in losses.items()})
+    return detached
 
 
 def seed_dropout(what: str, seed: int, step: int, micro_batch: int, world: World) -> None:
-    """The first part's dropout is that of a batch in one piece."""
+    """Seeds the dropout of a micro-batch; the first one's equals that of an undivided batch."""
     place = micro_batch * world.size + world.rank
     torch.manual_seed(key(what, seed, step, *([place] if place else [])))
 
 
-def _add_up(made: list[Losses], world: World) -> dict[str, float]:
-    """The step's mean of each loss, over micro-batches and processes."""
+def _add_up(micro_batches: list[Losses], world: World) -> dict[str, float]:
+    """The mean of each loss over the whole step, summed over micro-batches and processes."""
     total = world.sum(
-        torch.stack([torch.stack([part.float() for part in parts.values()]) for parts in made]).sum(dim=0)
+        torch.stack([torch.stack([part.float() for part in parts.values()]) for parts in micro_batches]).sum(dim=0)
     )
-    return dict(zip(made[0], total.tolist(), strict=True))
+    return dict(zip(micro_batches[0], total.tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""Training with several processes, as torchrun starts them: who they are, and DDP or FSDP2 around the model."""
+"""Training with several processes that torchrun starts: their ranks, and DDP or FSDP2 around the model."""
 
 import os
 import warnings
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from workbench.model.vilta import ViLTA
 
 T = TypeVar("T")
-WAIT = timedelta(hours=2)  # the first process may prepare data for long, while the others wait
+WAIT = timedelta(hours=2)  # the others wait while the first process prepares data, which may take long
 
 
 class Call(nn.Module):
-    """Runs a function of the model as its forward, which is where DDP and FSDP2 do their work."""
+    """Runs a function of the model as its `forward`, the call that DDP and FSDP2 intercept."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Call(nn.Module):
 
 @contextmanager
 def joined() -> Iterator[World]:
-    """The world that torchrun's variables tell of; without them, this process alone."""
+    """The world that torchrun's environment variables describe; without them, this process alone."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
         return
@@ -46,31 +46,31 @@ def joined() -> Iterator[World]:
         torch.cuda.set_device(local_rank())
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=WAIT)
     yield World(dist.get_rank(), dist.get_world_size(), dist.new_group(timeout=WAIT))
-    # Not after an error: the others would see a closed connection before anybody could say why, or this one wait for
-    # them.
+    # Not after an error: the others would see a closed connection before the error is reported, or this process would
+    # wait for them.
     dist.destroy_process_group()
 
 
 def local_rank() -> int:
-    """The place of this process among those of its machine."""
+    """The rank of this process among those of its machine."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def local_size() -> int:
-    """How many of the processes are on this machine."""
+    """The number of processes on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def in_turn(world: World, make: Callable[[], T]) -> T:
-    """`make()` in every process, in the first one of each machine before the others: what it caches they only read."""
-    made = [make()] if local_rank() == 0 else []
+    """`make()` in every process, first in one process per machine, so that the others only read what it caches."""
+    first = [make()] if local_rank() == 0 else []
     if world.size > 1:
         dist.barrier(group=world.group)
-    return made[0] if made else make()
+    return first[0] if first else make()
 
 
 def check_cut(settings: Settings, batch_size: int, model: "ViLTA", world: World) -> None:
-    """Raises UserError where a batch cannot be cut into micro-batches and processes without changing the result."""
+    """Raises UserError if a batch cannot be split into micro-batches and processes without changing the result."""
     micro_batches = settings.optimisation.micro_batches
     if micro_batches * world.size == 1:
         return
@@ -78,26 +78,25 @@ def check_cut(settings: Settings, batch_size: int, model: "ViLTA", world: World)
     norms = [module for module in model.vision.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     if norms and not settings.model.vision.frozen:
         raise UserError(
-            f"`model.vision.name`: {settings.model.vision.name} has batch norms, whose statistics a cut batch would"
-            " change; take an encoder without them, or `model.vision.frozen: true`."
+            f"`model.vision.name`: {settings.model.vision.name} has batch norms, whose statistics would change if a"
+            " batch is split; take an encoder without them, or `model.vision.frozen: true`."
         )
 
 
 def check_parts(
     batch_size: int, micro_batches: int, world: World, block: int = 1, option: str = "--batch-size"
 ) -> None:
-    """Raises UserError where a batch cannot be cut into micro-batches and processes of whole blocks."""
+    """Raises UserError if a batch cannot be split into micro-batches and processes of whole blocks."""
     parts = micro_batches * world.size
     if batch_size % (parts * block):
         raise UserError(
-            f"{option}: {batch_size} pairs cannot be cut into {micro_batches} micro-batch(es) x {world.size} "
+            f"{option}: {batch_size} pairs cannot be split into {micro_batches} micro-batch(es) x {world.size} "
             f"process(es); take a multiple of {parts * block}."
         )
 
 
 def spread(model: nn.Module, world: World) -> nn.Module:
-    """The model as a `Call`; with several processes its copies in step, though not every parameter takes part in a
-    step."""
+    """The model as a `Call`, under DDP if there are several processes; a step need not use every parameter."""
     call = Call(model)
     return call if world.size == 1 else _copies(call, find_unused_parameters=True)
 
@@ -107,13 +106,12 @@ def _copies(call: Call, **more: Any) -> nn.Module:
 
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # the argument's new name is not known to older versions
+        warnings.simplefilter("ignore", FutureWarning)  # older versions do not know the argument's new name
         return DistributedDataParallel(call, device_ids=devices, broadcast_buffers=False, **more)
 
 
 def spread_over(model: "ViLTA", sharding: str, world: World) -> nn.Module:
-    """The model as a `Call`; with several processes its copies in step (`ddp`), or each process with a part
-    (`fsdp`)."""
+    """The model as a `Call`; with several processes replicated (`ddp`) or sharded (`fsdp`)."""
     call = Call(model)
     if world.size == 1:
         return call
@@ -130,7 +128,7 @@ def spread_over(model: "ViLTA", sharding: str, world: World) -> nn.Module:
 
 
 def speed_up(model: "ViLTA", settings: Settings) -> None:
-    """Activation checkpointing and compilation of the repeated layers, in place; to be called once."""
+    """Enables activation checkpointing and compilation of the repeated layers, in place; call it only once."""
     for layer in model.layers():
         if settings.optimisation.activation_checkpointing:
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
@@ -139,16 +137,18 @@ def speed_up(model: "ViLTA", settings: Settings) -> None:
 
 
 def without_exchange(call: nn.Module, last: bool) -> AbstractContextManager[Any]:
-    """Micro-batches before the last keep their gradients to themselves (DDP); FSDP2 always exchanges them, to save
-    memory."""
+    """A context in which gradients are not exchanged between processes, for all micro-batches except the `last` (DDP).
+
+    FSDP2 always exchanges them, to save memory.
+    """
     if last or not hasattr(call, "no_sync"):
         return nullcontext()
-    exchangeless: AbstractContextManager[Any] = cast(Any, call).no_sync()
-    return exchangeless
+    no_sync: AbstractContextManager[Any] = cast(Any, call).no_sync()
+    return no_sync
 
 
 def restored(saved: Tensor, like: Tensor) -> Tensor:
-    """A saved whole tensor in the form of `like`: on its device, and spread over the processes where `like` is."""
+    """A saved full tensor in the form of `like`: on its device, and sharded over the processes if `like` is."""
     if not hasattr(like, "full_tensor"):
         return saved
     from torch.distributed.tensor import distribute_tensor

@@ -1,4 +1,4 @@
-"""One trial: set up, train, measure, log, save."""
+"""One trial: setup, training, evaluation, logging and saving."""
 
 import math
 import time
@@ -37,12 +37,12 @@ T = TypeVar("T")
 def train(
     settings: Settings, seed: int, prepared: Prepared, checkpoint: Path, hooks: Hooks, world: World = ALONE
 ) -> dict[str, float]:
-    """Trains to the last step and gives the final metrics; goes on from `checkpoint` where there is one.
+    """Trains to the last step and returns the final metrics; resumes from `checkpoint` if there is one.
 
-    Same settings, seed, machine, thread and process count: same numbers, also when it was stopped and resumed. The
-    validation metrics are those of the last step. Every process of the `world` must call this; only the first one's
-    `log`, `progress` and `keep_examples` are heard; any one's `stop` and `prune` counts. Raises Stopped, Pruned and
-    Diverged.
+    The numbers are reproducible for the same settings, seed, machine, and thread and process counts, even if the trial
+    was stopped and resumed. The validation metrics are those of the last step. Every process of the `world` must call
+    this. Only the first process calls `log`, `progress` and `keep_examples`; `stop` and `prune` take effect from any.
+    Raises Stopped, Pruned and Diverged.
     """
     trial = _Trial(settings, seed, prepared, checkpoint, hooks, world)
     state, steps = trial.state, settings.optimisation.steps
@@ -59,15 +59,15 @@ def train(
     for _ in fit(state, training, hooks, world):
         trial.validate_if_due()
     final = state.measured | trial.measure(partial(at_the_end, end=trial.end()), trial.kept_parts())
-    hooks.log(final | trial.cost(), state.step)  # what was measured at the last step already is the same once more
-    made_of_pairs = trial.through(partial(examples, trial.subject))
+    hooks.log(final | trial.cost(), state.step)  # repeats the metrics of the last validation with equal values
+    examples_of_pairs = trial.through(partial(examples, trial.subject))
     if world.rank == 0:
-        hooks.keep_examples(made_of_pairs)
+        hooks.keep_examples(examples_of_pairs)
     return final
 
 
 class _Trial:
-    """What the steps of a trial share."""
+    """A trial in progress: the objects that its steps share."""
 
     def __init__(
         self, settings: Settings, seed: int, prepared: Prepared, checkpoint: Path, hooks: Hooks, world: World
@@ -91,7 +91,7 @@ class _Trial:
             self.teachers.queue,
             made_from=f"{corpus.fingerprint} {prepared.fingerprint}",
         )
-        world.any(False, prepared.device)  # the first process may have removed a checkpoint that is of no use
+        world.any(False, prepared.device)  # wait: the first process may have removed a useless checkpoint
         restore(self.state, checkpoint, hooks.say)
         if self.state.step < optimisation.steps and world.rank == 0:
             parts_file(checkpoint).unlink(missing_ok=True)  # measured with other weights
@@ -105,14 +105,14 @@ class _Trial:
         train_mode(self.model, settings)
         epoch, rows = self.order.at(step)
         key = BatchKey(rows, self.seed, epoch, step)
-        asked = time.perf_counter()
+        began = time.perf_counter()
         read = next(self.reader)
-        self.state.waited += time.perf_counter() - asked
+        self.state.waited += time.perf_counter() - began
 
         def shown() -> Iterator[tuple[slice, Tensor]]:
             for place, pool in enumerate(read):
-                own = world.part(len(rows), place, len(read))
-                yield own, on_device(settings, self.prepared, pool, key, own)
+                part = world.part(len(rows), place, len(read))
+                yield part, on_device(settings, self.prepared, pool, key, part)
 
         weigh = partial(self.words.weigh, key, shown)
         batch = training_batch(settings, self.prepared, self.teachers, self.foils, key, weigh)
@@ -123,7 +123,7 @@ class _Trial:
             images = on_device(settings, self.prepared, pool, key, part.rows)
             seed_dropout("dropout", self.seed, step, place, world)
             with precision(images.device, optimisation.precision):
-                made: Losses = self.call(
+                micro_losses: Losses = self.call(
                     losses,
                     images,
                     part,
@@ -133,9 +133,10 @@ class _Trial:
                     world,
                     optimisation.length_buckets,
                 )
-            return made
+            return micro_losses
 
-        return backward(self.call, [partial(micro_batch, *each) for each in enumerate(read)], world)
+        micro_batches = [partial(micro_batch, place, pool) for place, pool in enumerate(read)]
+        return backward(self.call, micro_batches, world)
 
     def follow(self) -> None:
         self.teachers.follow(self.model, self.settings.objectives.ema_decay)
@@ -145,7 +146,10 @@ class _Trial:
         save(self.state, self.checkpoint, self.world.rank == 0, self.hooks.persist)
 
     def validate_if_due(self) -> None:
-        """Validates after every so many steps and after the last, once for each; logs it, and asks whether to go on."""
+        """Validates and logs if this step is due and not validated yet. Raises Pruned if the trial shall not continue.
+
+        Every `evaluation.every` steps and the last step are due.
+        """
         state, steps = self.state, self.settings.optimisation.steps
         due = state.step % self.settings.evaluation.every == 0 or state.step == steps
         if not due or state.step == state.measured_at:
@@ -157,28 +161,31 @@ class _Trial:
         if state.step < steps and self.world.any(self.hooks.prune(), self.prepared.device):
             raise Pruned
 
-    def measure(self, made: Callable[[Subject], Evaluation], kept: Kept) -> dict[str, float]:
-        """Every process measures, so that none has to send its numbers to the others. Raises Stopped, with the state
-        saved, and Diverged."""
-        # Of several processes none may leave a part in which the others wait for it.
+    def measure(self, make: Callable[[Subject], Evaluation], kept: Kept) -> dict[str, float]:
+        """The metrics of the evaluation that `make` returns.
+
+        Every process measures, so that none has to send its numbers to the others. Raises Stopped, after saving the
+        state, and Diverged.
+        """
+        # With several processes, none may leave a part in which the others wait for it.
         stop = self.hooks.stop if self.world.size == 1 else self.stopped
         try:
             with cut(stop):
-                evaluation = self.through(partial(made, self.subject))
+                evaluation = self.through(partial(make, self.subject))
             return evaluate(evaluation, kept, stop, through=self.finite)
         except Stopped:
             self.keep()
             raise
 
     def end(self) -> TrialEnd:
-        """How a copy of the model is fine-tuned at the end: its state lies beside the trial's."""
+        """How a copy of the model is fine-tuned at the end; its state is stored next to the trial's."""
         quiet = Hooks(lambda *_: None, lambda *_: None, self.hooks.stop, say=self.hooks.say, persist=self.hooks.persist)
         return TrialEnd(self.seed, self.checkpoint, quiet)
 
     def kept_parts(self) -> Kept:
-        """What an earlier start has measured after the last step."""
+        """The results that an earlier start measured after the last step."""
         kept = Kept.of(parts_file(self.checkpoint), self.hooks.persist)
-        self.world.any(False, self.prepared.device)  # nobody writes before everybody has read
+        self.world.any(False, self.prepared.device)  # wait: no process may write before all have read
         return kept if self.world.rank == 0 else Kept(kept.made)
 
     def stopped(self) -> bool:
@@ -186,41 +193,43 @@ class _Trial:
 
     @torch.no_grad()
     def through(self, function: Callable[[], T]) -> T:
-        """Enters the model as DDP and FSDP2 want it."""
-        made: T = self.call(lambda _: function())
-        return made
+        """Calls `function` inside the model's `forward`, as DDP and FSDP2 require."""
+        result: T = self.call(lambda _: function())
+        return result
 
     def finite(self, part: Callable[[], Any]) -> Any:
-        """What a part of an evaluation measures. The last update may have spoiled the weights, which the next loss
-        would tell: raises Diverged where a number is not finite."""
-        made = self.through(part)
-        if not _all_finite(made):
+        """The result of a part of an evaluation. Raises Diverged if a number is not finite.
+
+        The last update may have made the weights useless, which only the next loss would show.
+        """
+        result = self.through(part)
+        if not _all_finite(result):
             raise Diverged(self.state.step, "what was measured is")
-        return made
+        return result
 
     def cost(self) -> dict[str, float]:
         state, seconds = self.state, max(self.state.seconds, 1e-9)
         cost = {
             "perf/device_seconds": seconds * self.world.size,
             "perf/pairs_per_second": state.step * self.order.size / seconds,
-            "perf/data_wait": state.waited / seconds,  # share of the training time
+            "perf/data_wait": state.waited / seconds,  # fraction of the training time
         }
         if used := self.joules():
             cost["perf/energy_joules"] = used  # evaluation included
         return cost
 
 
-def _all_finite(made: Any) -> bool:
-    """Whether each number of plain JSON is finite."""
-    if isinstance(made, dict):
-        return all(map(_all_finite, made.values()))
-    if isinstance(made, list | tuple):
-        return all(map(_all_finite, made))
-    return not isinstance(made, float) or math.isfinite(made)
+def _all_finite(result: Any) -> bool:
+    """Whether every number in plain JSON is finite."""
+    if isinstance(result, dict):
+        return all(map(_all_finite, result.values()))
+    if isinstance(result, list | tuple):
+        return all(map(_all_finite, result))
+    return not isinstance(result, float) or math.isfinite(result)
 
 
 def starting_model(settings: Settings, seed: int, prepared: Prepared) -> ViLTA:
-    """The model as training begins: fresh fusion and heads of this seed, encoders as the warm start left them."""
+    """The model at the start of training: new fusion and heads from this seed, and the encoders of the warm start."""
     model = new_model(settings, prepared.corpus, seed)
     model.load_state_dict(prepared.weights, strict=False)
     if settings.model.mlm_head == "language":
@@ -232,7 +241,7 @@ def starting_model(settings: Settings, seed: int, prepared: Prepared) -> ViLTA:
 
 
 def optimiser_for(model: ViLTA, settings: Settings) -> torch.optim.AdamW:
-    """The encoders learn at `encoder_rate` of the learning rate, as METER trains its fresh parts faster."""
+    """AdamW, with the learning rate of the encoders multiplied by `encoder_rate`; METER trains new parts faster."""
     config = settings.optimisation
     encoders = [*model.vision.parameters(), *model.language.parameters()]
     known = {id(parameter) for parameter in encoders}
@@ -243,7 +252,7 @@ def optimiser_for(model: ViLTA, settings: Settings) -> torch.optim.AdamW:
 
 
 def train_mode(model: ViLTA, settings: Settings) -> None:
-    """Training mode, but for a frozen vision encoder, whose batch statistics must not move."""
+    """Sets training mode, except for a frozen vision encoder, whose batch statistics must not change."""
     model.train()
     if settings.model.vision.frozen:
         model.vision.eval()

@@ -1,4 +1,4 @@
-"""What the model really sees of a training pair: the view of its image, what is hidden and what is written anew."""
+"""What the model sees of a training pair: the augmented image, and the masked and the rewritten caption."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -39,7 +39,7 @@ class View:
 
 
 def first_views(settings: Settings, seed: int, cache: Path, count: int, progress: Progress) -> list[View]:
-    """The first `count` pairs of the first step, as the settings have them."""
+    """The first `count` pairs of the first training step of these settings."""
     return _views(settings, seed, prepare(settings, cache, progress), count)
 
 
@@ -63,8 +63,8 @@ def _views(settings: Settings, seed: int, prepared: Prepared, count: int) -> lis
         rewriting = draw_rewriting(
             batch.token_ids, objectives.itm, key, teachers.words.vocabulary, weigh(batch.token_ids).write
         )
-        made = written_captions(model, token_ids, rewriting, objectives, teachers)
-        written = [words(corpus.tokeniser, ids) for ids in made.tolist()]
+        rewritten = written_captions(model, token_ids, rewriting, objectives, teachers)
+        written = [words(corpus.tokeniser, ids) for ids in rewritten.tolist()]
     soft = [""] * len(rows)
     if objectives.mlm.soft_labels != "none":
         read = token_ids if objectives.mlm.teacher_input == "full" else batch.masked.token_ids.to(prepared.device)
@@ -83,19 +83,19 @@ def _views(settings: Settings, seed: int, prepared: Prepared, count: int) -> lis
 
 
 def words(tokeniser: Tokeniser, token_ids: list[int]) -> str:
-    """A caption as it reads, with what is masked as `<mask>`."""
+    """A caption as text, with `<mask>` for masked tokens."""
     return tokeniser.decode(token_ids, special=True)
 
 
 def _softened(tokeniser: Tokeniser, logits: torch.Tensor, positions: torch.Tensor, most: int = 3) -> list[str]:
-    """For each caption the likeliest words of the soft label at its first masked position."""
-    told = []
+    """The most likely words of the soft label at each caption's first masked position."""
+    texts = []
     ends = positions.sum(dim=1).cumsum(dim=0).tolist()
     for end, count in zip(ends, positions.sum(dim=1).tolist(), strict=True):
         if not count:
-            told.append("")
+            texts.append("")
             continue
         probability, token = logits[end - count].float().softmax(dim=-1).topk(most)
         named = [f"{tokeniser.decode([t])} {p:.0%}" for p, t in zip(probability.tolist(), token.tolist(), strict=True)]
-        told.append(", ".join(named))
-    return told
+        texts.append(", ".join(named))
+    return texts

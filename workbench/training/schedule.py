@@ -1,4 +1,4 @@
-"""Learning rate and optimiser of METER's recipe in small: AdamW, linear warm-up, linear decay to zero."""
+"""The learning-rate schedule and optimiser of METER's recipe: AdamW, linear warm-up, linear decay to zero."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -9,26 +9,28 @@ from torch import nn
 
 
 def rate(step: int, steps: int, warmup: float) -> float:
-    """Factor on the learning rate at `step` (from 0): rises over the first `warmup` share, then falls to 0."""
+    """The factor on the learning rate at `step` (from 0): it rises over the fraction `warmup`, then falls to 0."""
     rising = max(1, round(warmup * steps))
     return min((step + 1) / rising, (steps - step) / max(1, steps - rising + 1))
 
 
 def adamw(groups: Iterable[tuple[Iterable[nn.Parameter], float]], weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over (parameters, learning rate) groups; biases, norms and other vectors do not decay."""
-    made: list[dict[str, Any]] = []
+    """AdamW over (parameters, learning rate) groups; biases, norms and other vectors have no weight decay."""
+    parameter_groups: list[dict[str, Any]] = []
     for parameters, learning_rate in groups:
         trained = [parameter for parameter in parameters if parameter.requires_grad]
         for decay, members in (
             (weight_decay, [p for p in trained if p.ndim > 1]),
             (0.0, [p for p in trained if p.ndim <= 1]),
         ):
-            made.append({"params": members, "lr": learning_rate, "peak": learning_rate, "weight_decay": decay})
-    return torch.optim.AdamW(made, betas=(0.9, 0.98), eps=1e-8, fused=True)
+            parameter_groups.append(
+                {"params": members, "lr": learning_rate, "peak": learning_rate, "weight_decay": decay}
+            )
+    return torch.optim.AdamW(parameter_groups, betas=(0.9, 0.98), eps=1e-8, fused=True)
 
 
 def every(seconds: float) -> Callable[[], bool]:
-    """Tells, whenever it is asked, whether so many seconds have gone by since it last said so."""
+    """A function that returns True if `seconds` have passed since the last True, or since this call."""
     last = time.monotonic()
 
     def due() -> bool:

@@ -1,4 +1,4 @@
-"""What training a model takes, counted from the shapes of its tensors: no weights are read, and no memory is filled."""
+"""The cost of training a model, from the shapes of its tensors: no weights are read, and no memory is allocated."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from workbench.config.settings import apply
 from workbench.data.text import Vocabulary
 from workbench.model.vilta import ViLTA
 
-# The same model without its weights; and without dropout, for which attention on a CPU keeps what it does not on a GPU.
+# The same model without its weights, and without dropout, which makes attention save more tensors on a CPU than a GPU.
 WITHOUT_WEIGHTS: Final[dict[str, Any]] = {
     "data.tokeniser": None,
     "model.weights": None,
@@ -25,7 +25,7 @@ WITHOUT_WEIGHTS: Final[dict[str, Any]] = {
     "model.text.dropout": 0.0,
     "model.fusion.dropout": 0.0,
 }
-# Tokens of well-known tokenisers, by how their names begin.
+# Vocabulary sizes of well-known tokenisers, by prefix of their names.
 VOCABULARIES: Final = {
     "roberta": 50265,
     "xlm-roberta": 250002,
@@ -33,17 +33,19 @@ VOCABULARIES: Final = {
     "distilbert": 30522,
     "deberta-v3": 128100,
 }
-ROWS = 3  # captions and images that are counted at a time
-PASSES = (
-    3  # a backward pass takes twice the operations of a forward pass; where layers are recomputed, it takes one more
-)
+ROWS = 3  # captions and images per counted forward pass
+# A backward pass takes twice the operations of a forward pass; recomputing layers takes one more forward pass.
+PASSES = 3
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """`parameters` of a model, those that are `trained`, and those of its `language` encoder; `tokens` and `channels`
-    of an image's features. Of each pair that a step reads: bytes that the backward pass needs, and floating-point
-    operations of the whole step."""
+    """The sizes of a model and of its training step.
+
+    `parameters`: their number; `trained`: of these, the trained ones; `language`: those of the language encoder.
+    `tokens`, `channels`: the shape of an image's features. Per pair of a step: `saved_bytes` for the backward pass, and
+    floating-point `operations` of the whole step.
+    """
 
     parameters: int
     trained: int
@@ -55,15 +57,16 @@ class Shapes:
 
 
 def vocabulary_of(settings: Settings) -> int:
-    """How many tokens the tokeniser has, as far as its name tells; that of a tokeniser that is still to be trained has
-    at most so many."""
+    """The vocabulary size of the tokeniser, by its name; for a tokeniser that is not trained yet, an upper bound."""
     name = (settings.data.tokeniser or "").rpartition("/")[2]
     return next((size for begin, size in VOCABULARIES.items() if name.startswith(begin)), settings.data.vocabulary)
 
 
 def on_paper(settings: Settings) -> ViLTA:
-    """The model on torch's `meta` device. A pre-trained language encoder is stood in for by one of RoBERTa's form with
-    the settings' layers and heads, as wide as the model. Raises UserError where the model cannot be built."""
+    """The model on torch's `meta` device. Raises UserError if the model cannot be built.
+
+    A pre-trained language encoder is replaced by a RoBERTa of the model's width, with the settings' layers and heads.
+    """
     plain = apply(settings, WITHOUT_WEIGHTS)
     with torch.device("meta"):
         model = ViLTA(
@@ -79,12 +82,12 @@ def on_paper(settings: Settings) -> ViLTA:
 
 
 def outline(settings: Settings) -> Shapes:
-    """The shapes of a model, without what a step takes. Raises UserError as `on_paper`."""
+    """The sizes of a model, without those of a step. Raises UserError like `on_paper`."""
     return outline_of(on_paper(settings))
 
 
 def outline_of(model: ViLTA) -> Shapes:
-    """The same of a model that is there."""
+    """The sizes of an existing model, without those of a step."""
     return Shapes(
         parameters=sum(p.numel() for p in model.parameters()),
         trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -97,12 +100,10 @@ def outline_of(model: ViLTA) -> Shapes:
 
 
 def count(settings: Settings, low_precision: bool) -> Shapes:
-    """The shapes of a step of these settings, for captions of the greatest length. `low_precision`: under bfloat16
-    autocast.
+    """The sizes of a training step with captions of maximum length; `low_precision`: under bfloat16 autocast.
 
-    One forward pass is made with fake tensors: an image, a masked caption and a caption of the matching batch for each
-    pair, as `objectives.step` reads them. What writes captions anew and what teaches needs no gradient, and is not
-    counted.
+    One forward pass runs with fake tensors: an image, a masked caption and a caption of the matching batch for each
+    pair, as in `objectives.step`. Rewriting and teachers need no gradient and are not counted.
     """
     model = on_paper(settings)
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -122,7 +123,7 @@ def count(settings: Settings, low_precision: bool) -> Shapes:
 def _forward(model: ViLTA, settings: Settings) -> list[Tensor]:
     side, length, width = settings.data.image_size, settings.data.max_length, model.vision.channels
     frozen = settings.model.vision.frozen
-    if frozen:  # its features are stored
+    if frozen:  # the features are stored
         features = torch.zeros(ROWS, model.vision.tokens, width)
     else:
         features = model.image_features(torch.zeros(ROWS, 3, side, side, dtype=torch.uint8))
@@ -146,17 +147,17 @@ def _forward(model: ViLTA, settings: Settings) -> list[Tensor]:
 
 
 class _Saved:
-    """Bytes of the tensors that a backward pass needs, each storage once: without the parameters, and without their
-    copies in another precision, which do not grow with the batch. Within a layer that is recomputed only its inputs
-    stay, and one layer at a time is there again."""
+    """Counts the bytes of the tensors that are saved for a backward pass, each storage once.
+
+    Parameters, and their copies in another precision, are excluded, since they do not grow with the batch. Of a layer
+    that is recomputed only the inputs stay saved, plus all tensors of one such layer at a time.
+    """
 
     def __init__(self, model: ViLTA) -> None:
         self.parameters = {p.untyped_storage()._cdata for p in model.parameters()}
         shapes = {tuple(p.shape) for p in model.parameters() if p.ndim == 2}
         self.copies = shapes | {shape[::-1] for shape in shapes}
-        self.storages: dict[
-            int, tuple[Any, int]
-        ] = {}  # the storage itself is held, lest its place be given to another one
+        self.storages: dict[int, tuple[Any, int]] = {}  # holds the storage itself, so that its address is not reused
         self.layer = 0  # number of the layer that is recomputed, 0 outside
         self.inputs = 0
 
@@ -166,9 +167,9 @@ class _Saved:
             self.storages.setdefault(storage._cdata, (storage, self.layer))
         return tensor
 
-    def enter(self, number: int, given: tuple[Any, ...]) -> None:
+    def enter(self, number: int, inputs: tuple[Any, ...]) -> None:
         self.layer = number
-        self.inputs += sum(each.nbytes for each in given if isinstance(each, Tensor))
+        self.inputs += sum(value.nbytes for value in inputs if isinstance(value, Tensor))
 
     def leave(self) -> None:
         self.layer = 0
@@ -187,7 +188,7 @@ def _saved(model: ViLTA, recompute: bool) -> Iterator[_Saved]:
     hooks = []
     for number, layer in enumerate(model.layers() if recompute else (), start=1):
         hooks += [
-            layer.register_forward_pre_hook(lambda _, given, number=number: saved.enter(number, given)),
+            layer.register_forward_pre_hook(lambda _, inputs, number=number: saved.enter(number, inputs)),
             layer.register_forward_hook(lambda *_: saved.leave()),
         ]
     with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
@@ -197,8 +198,7 @@ def _saved(model: ViLTA, recompute: bool) -> Iterator[_Saved]:
 
 
 def copies_of(objectives: Objectives) -> tuple[bool, bool]:
-    """Whether a frozen language encoder and a momentum model stand beside the model, as `objectives.teachers` makes
-    them."""
+    """Whether training needs a frozen language encoder, and a momentum model, as `objectives.teachers` makes them."""
     mlm, itm = objectives.mlm, objectives.itm
     written, words = itm.negatives == "synthesized", {mlm.mask_words, itm.synthesis_words}
     by_frozen = itm.generator == "frozen" or itm.false_negative_filter == "teacher"
@@ -208,7 +208,7 @@ def copies_of(objectives: Objectives) -> tuple[bool, bool]:
 
 
 def memory(settings: Settings, shapes: Shapes, low_precision: bool, processes: int = 1) -> dict[str, int]:
-    """Bytes on each device while a step is made, by what they hold. Only `activations` shrink with the batch."""
+    """The bytes on each device during a step, by use. Only `activations` depend on the batch size."""
     optimisation, objectives = settings.optimisation, settings.objectives
     parts = processes if optimisation.sharding == "fsdp" else 1
     frozen, ema = copies_of(objectives)
@@ -224,7 +224,7 @@ def memory(settings: Settings, shapes: Shapes, low_precision: bool, processes: i
 
 
 def state_bytes(settings: Settings, shapes: Shapes) -> int:
-    """Bytes of a saved train state: the model, two moments of what is trained, the momentum model and the queue."""
+    """The bytes of a saved training state: model, two moments of trained parameters, momentum model, and queue."""
     _, ema = copies_of(settings.objectives)
     itc = settings.objectives.itc
     queue = 2 * itc.queue * itc.width if itc.weight > 0 else 0

@@ -1,4 +1,4 @@
-"""The encoders of the package, trained by a recipe: the warm start at length, measured and written with their card."""
+"""Training of the packaged encoders by a recipe: a long warm start, measured, and written with its model card."""
 
 import shlex
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ from workbench.training.warm_start import SECONDS, handed_on, new_model, phases,
 
 @dataclass(frozen=True)
 class Made:
-    """Where the encoders were written, and what their card says."""
+    """The written encoders: their folder, their card, and a table of what they know."""
 
     folder: Path
     card: dict[str, Any]
@@ -38,14 +38,16 @@ def make_encoders(
     stop: Callable[[], bool] = never,
     overrides: Sequence[str] = (),
 ) -> Made:
-    """Trains both encoders as the recipe's `warm_start` says, and writes them with what they know; `overrides` are what
-    the command gave beside the recipe. Same settings, machine and thread count: the same bytes. Raises Stopped, with
-    the state saved."""
+    """Trains both encoders by the recipe's `warm_start`, measures what they know, and writes both.
+
+    `overrides`: the command's settings in addition to the recipe. The same settings, machine and thread count yield the
+    same bytes. Raises Stopped, after saving the state.
+    """
     settings = apply(experiment.settings, {"warm_start.source": "train"})
     if settings.data.source != "scenes":
         raise UserError(f"{recipe}: the encoders of the package are of rendered scenes; set `data.source: scenes`.")
     if settings.model.vision.tokens != "grid":
-        raise UserError(f"{recipe}: what encoders know is read off a grid of places; set `model.vision.tokens: grid`.")
+        raise UserError(f"{recipe}: the probes of the encoders need a grid of places; set `model.vision.tokens: grid`.")
     device, steps = pick_device(), settings.warm_start.steps
     progress("data", 0, 1, {})
     with cut(stop):
@@ -54,7 +56,7 @@ def make_encoders(
     fresh = new_model(settings, corpus, settings.warm_start.seed)
     packed(
         handed_on(fresh, KEPT if phases(settings) else OF_ENCODERS), corpus.tokeniser
-    )  # refused before it is trained
+    )  # raises an error before the training, not after it
     try:
         weights = warm_start(settings, corpus, device, cache_dir, training_hooks(progress, "encoders", steps, stop))
         hooks = training_hooks(progress, "fused start", phase_steps(settings), stop)
@@ -62,7 +64,7 @@ def make_encoders(
     except Diverged as diverged:
         raise UserError(f"{recipe}: {diverged}; lower the learning rates of `warm_start`.") from diverged
     model = new_model(settings, corpus, settings.warm_start.seed)
-    model.load_state_dict(loaded(stored(weights)), strict=False)  # what is measured is what the file holds
+    model.load_state_dict(loaded(stored(weights)), strict=False)  # measure exactly the weights in the file
     progress("probes", 0, 1, {})
     with cut(stop):
         known = encoder_knowledge(model.to(device).eval(), corpus)
@@ -74,7 +76,7 @@ def make_encoders(
         "name": NAME,
         "recipe": recipe.name,
         "command": shlex.join(
-            ["wb", "pretrain", recipe.name, *(part for each in overrides for part in ("--set", each))]
+            ["wb", "pretrain", recipe.name, *(part for override in overrides for part in ("--set", override))]
         ),
         "seed": settings.warm_start.seed,
         "steps": steps,
@@ -92,7 +94,7 @@ def make_encoders(
 
 
 def knowledge_table(known: dict[str, Any]) -> str:
-    """What encoders know, as a table in Markdown."""
+    """The knowledge of encoders as a Markdown table."""
     rows = [
         f"| {probe['name']} | {probe['score']:.3f} | {probe['chance']:.3f} | {probe['cases']:,} |"
         for probe in known["probes"]
@@ -119,9 +121,9 @@ Language: RoBERTa's form, {model.text.layers} layers, {model.width} wide, with t
 Weights are kept as float16. Data {card["data"]}. SHA-256 {{sha256}}.
 
 What the vision encoder knows: linear probes (ridge regression) on the feature of the place where an object's centre
-lies, trained on training scenes and measured on validation scenes; `position` tells places with a centre from as many
-without. What the fusion knows: masked words of each kind, those that mean the same counted as one; their chance is
-what it says to a grey image.
+lies, trained on training scenes and measured on validation scenes; `position` separates places with a centre from as
+many without. What the fusion knows: masked words of each kind, with synonyms counted as one; their chance is the
+gray-image baseline.
 
 {table}
 

@@ -1,4 +1,4 @@
-"""The one train state, saved whole and restored whole."""
+"""The training state, which is saved and restored as a whole."""
 
 import glob
 import hashlib
@@ -20,11 +20,12 @@ REST = ("step", "seconds", "waited", "joules", "counted", "sums", "measured", "m
 
 @dataclass
 class TrainState:
-    """`step` optimiser steps are done. Randomness is keyed by (seed, step), so no generator state is needed.
+    """The state of a training after `step` optimiser steps.
 
-    `seconds` is training time, evaluation excluded, of which `waited` for data; `joules` the devices' energy; `sums`
-    and `counted` hold the training metrics since they were last logged. `measured`: the last validation, after
-    `measured_at` steps. `made_from` names the data and the start, so that no trial goes on with others.
+    Random numbers are keyed by (seed, step), so that no generator state is needed. `seconds`: training time without
+    evaluation, of which `waited` for data. `joules`: the devices' energy. `sums` and `counted`: the training metrics
+    since they were last logged. `measured`: the last validation, after `measured_at` steps. `made_from` identifies the
+    data and the start, so that no trial resumes with others.
     """
 
     model: nn.Module
@@ -54,13 +55,13 @@ class TrainState:
 
 
 class Damaged(Exception):
-    """A checkpoint whose bytes are not those that were written."""
+    """A checkpoint whose bytes differ from those that were written."""
 
 
 def save(state: TrainState, path: Path, writes: bool = True, persist: Persist = at_once) -> None:
-    """Writes the state so that `path` is always a whole one: the old or the new. The one before stays beside it.
+    """Writes the state atomically: `path` is always complete, either the old or the new one. The old one is kept, too.
 
-    The state does not tell how many processes trained. All of them must call this; the one that `writes` does.
+    The file does not depend on the number of processes. All of them must call this; the one with `writes` writes.
     """
     everything = {
         "model": {name: whole(tensor) for name, tensor in state.model.state_dict().items()},
@@ -74,23 +75,23 @@ def save(state: TrainState, path: Path, writes: bool = True, persist: Persist = 
 
 
 def before(path: Path) -> Path:
-    """Where the checkpoint that `path` has replaced is kept."""
+    """The path of the previous checkpoint, which `path` has replaced."""
     return path.with_name(f"{path.name}.before")
 
 
 def parts_file(path: Path) -> Path:
-    """Where what was measured after the last step is kept until all of it is."""
+    """The path of the results measured after the last step, which is used until all are measured."""
     return path.with_suffix(".parts")
 
 
 def remove(path: Path) -> None:
-    """Removes a checkpoint, the one before it, and what was measured with it."""
-    for each in (path, before(path), parts_file(path), *path.parent.glob(f"{glob.escape(path.stem)}.*part")):
-        each.unlink(missing_ok=True)
+    """Removes a checkpoint, the previous one, and the results measured with it."""
+    for file in (path, before(path), parts_file(path), *path.parent.glob(f"{glob.escape(path.stem)}.*part")):
+        file.unlink(missing_ok=True)
 
 
 class _Sealed:
-    """A file that keeps the SHA-256 of what is written to it."""
+    """A file that computes the SHA-256 of the bytes written to it."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.sha = file, hashlib.sha256()
@@ -101,7 +102,7 @@ class _Sealed:
         try:
             return self.file.write(data)
         except OSError as error:
-            self.error = error  # torch turns it into an error that no longer says what happened
+            self.error = error  # torch replaces it with an error that no longer states the cause
             raise
 
     def flush(self) -> None:
@@ -110,7 +111,7 @@ class _Sealed:
 
 def _write(everything: dict[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_suffix(f".{os.getpid()}.part")  # two may write for a moment, after one was frozen
+    half = path.with_suffix(f".{os.getpid()}.part")  # two processes may write at the same time, after one was suspended
     try:
         with open(half, "wb") as file:
             sealed = _Sealed(file)
@@ -130,18 +131,18 @@ def _write(everything: dict[str, Any], path: Path) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What `save` wrote; raises Damaged where the bytes do not have the checksum at their end, or cannot be read."""
+    """The state that `save` wrote. Raises Damaged if the file cannot be read, or its final checksum does not match."""
     sha = hashlib.sha256()
     seal = sha.digest_size
     try:
-        left = path.stat().st_size - seal
+        remaining = path.stat().st_size - seal
         with open(path, "rb") as file:
-            while left > 0:
-                part = file.read(min(left, 1 << 22))
+            while remaining > 0:
+                part = file.read(min(remaining, 1 << 22))
                 sha.update(part)
-                left -= len(part)
+                remaining -= len(part)
             if file.read() != sha.digest():
-                raise Damaged(f"{path} is damaged: its checksum is another one")
+                raise Damaged(f"{path} is damaged: its checksum does not match")
     except OSError as error:
         raise Damaged(f"{path} cannot be read ({error})") from error
     saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -149,28 +150,27 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def read_undamaged(path: Path, say: Callable[[str], None] = lambda _: None) -> dict[str, Any] | None:
-    """The newest whole state of the checkpoint and the one before it; None where there is none. `say` hears of a
-    damaged one."""
-    for each in (path, before(path)):
-        if each.exists():
+    """The newest undamaged state of the checkpoint and the previous one, or None. `say` reports damaged ones."""
+    for file in (path, before(path)):
+        if file.exists():
             try:
-                return read(each)
+                return read(file)
             except Damaged as damage:
-                say(f"{damage}; going on from the state before it")
+                say(f"{damage}; resuming from the state before it")
     return None
 
 
 def restore(state: TrainState, path: Path, say: Callable[[str], None] = lambda _: None) -> None:
-    """Puts what `save` wrote back into `state`; does nothing where there is no checkpoint yet.
+    """Loads the checkpoint that `save` wrote into `state`; does nothing if there is none.
 
-    A damaged checkpoint is passed over, and `say` told, for the one before it, or for a start from the beginning; so is
-    one of a trial that was made from other data or another start.
+    A damaged checkpoint is skipped in favour of the previous one, or of a start from the beginning, and `say` reports
+    it. A checkpoint that was made from other data or another start is skipped in the same way.
     """
     saved = read_undamaged(path, say)
     if saved is None:
         return
     if saved["rest"].get("made_from", state.made_from) != state.made_from:
-        return say(f"{path.name} is of other data or another start than there are now; beginning anew")
+        return say(f"{path.name} was made from other data or another start than the current ones; beginning again")
     like = state.model.state_dict()
     state.model.load_state_dict({name: restored(tensor, like[name]) for name, tensor in saved["model"].items()})
     state.optimiser.load_state_dict(_each_moment(state.optimiser, saved["optimiser"], restored))
@@ -185,8 +185,7 @@ def restore(state: TrainState, path: Path, say: Callable[[str], None] = lambda _
 def _each_moment(
     optimiser: torch.optim.Optimizer, saved: dict[str, Any], change: Callable[[Tensor, Tensor], Tensor]
 ) -> dict[str, Any]:
-    """An optimiser's state dict with `change(moment, parameter)` in place of every tensor that has its parameter's
-    shape."""
+    """An optimiser's state dict in which `change(moment, parameter)` replaces every tensor of its parameter's shape."""
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     changed = {
         place: {

@@ -1,4 +1,4 @@
-"""Published suites, retrieval and downstream tasks at the end of each trial; their texts and images are prepared once
+"""Published suites, retrieval and downstream tasks at the end of each trial. Their texts and images are prepared once
 for all trials."""
 
 import json
@@ -25,13 +25,13 @@ from workbench.data.store import Store
 from workbench.data.text import Tokeniser
 from workbench.errors import UserError
 from workbench.evaluation.compositional import ImageKey, Reader, Suite, count_items, told_apart
-from workbench.evaluation.contract import Evaluation, Made, Part
+from workbench.evaluation.contract import Evaluation, Part, PartResult
 from workbench.evaluation.coverage import logged_name, not_whole, suite_notes
 from workbench.evaluation.downstream.tasks import TaskSplit, of_scenes, published, refuse_part
 from workbench.evaluation.suites import Protocol, SuiteItems, read_suite
 from workbench.randomness import key
 
-VERSION = 1  # raise it whenever a change alters what is cached
+VERSION = 1  # increment whenever a change alters the cached files
 BATCH = 256  # images
 IMAGES, BROKEN = "images.npy", "broken.json"
 Show = Callable[[str, int, int, dict[str, float]], None]
@@ -39,9 +39,11 @@ Show = Callable[[str, int, int, dict[str, float]], None]
 
 @dataclass(frozen=True)
 class PreparedSuite:
-    """A compositional suite under the `name` by which it is logged. `images`: uint8 [N, 3, S, S], or features
-    float16 [N, T, C] of a frozen vision encoder; `row_of` each image that could be read, and why each of the others
-    could not."""
+    """A compositional suite that is logged as `name`.
+
+    `images`: uint8 [N, 3, S, S], or features float16 [N, T, C] of a frozen vision encoder. `row_of`: the row of each
+    readable image. `unread`: why each of the others cannot be read.
+    """
 
     name: str
     items: SuiteItems
@@ -50,7 +52,7 @@ class PreparedSuite:
     unread: dict[ImageKey, str]
 
     def look(self, model: torch.nn.Module, images: Sequence[ImageKey]) -> tuple[Tensor, dict[ImageKey, str]]:
-        """As `evaluation.compositional.Look`."""
+        """The features of images, as in `evaluation.compositional.Look`."""
         device = next(model.parameters()).device
         rows = [self.row_of[image] for image in images if image in self.row_of]
         read = torch.from_numpy(np.array(self.images[rows])).to(device)
@@ -58,33 +60,35 @@ class PreparedSuite:
         return (read if read.is_floating_point() else model.image_features(read)).float(), unread  # type: ignore[operator]
 
 
-def protocol_of(given: SuiteFiles) -> Protocol:
-    return Protocol(given.tagger, given.max_num, given.limit)
+def protocol_of(files: SuiteFiles) -> Protocol:
+    return Protocol(files.tagger, files.max_num, files.limit)
 
 
 def fit_of(stores: Sequence[Store]) -> Fit:
-    """How images are made to fit, as the corpus has them."""
+    """How images are made square, as in the corpus."""
     fit: Fit = stores[0].facts["fit"] if stores else "pad"
     return fit
 
 
-def read_items(name: str, given: SuiteFiles) -> SuiteItems:
-    """Raises UserError, which names the setting, where files are missing or not as published."""
+def read_items(name: str, files: SuiteFiles) -> SuiteItems:
+    """The items of a suite. Raises UserError, naming the setting, if files are missing or not as published."""
     try:
-        images = ImageFolders.of([Path(folder) for folder in given.images])
-        return read_suite(name, Path(given.annotations), images, protocol_of(given))
+        images = ImageFolders.of([Path(folder) for folder in files.images])
+        return read_suite(name, Path(files.annotations), images, protocol_of(files))
     except UserError as error:
         raise _about(name, str(error)) from error
 
 
 def check_suites(settings: Settings) -> None:
-    """Reads what the suites of these settings need, and looks for each of their images. Raises UserError where too much
-    is missing for scores that stand for the suite's."""
+    """Reads the files of these settings' suites, and looks for each of their images.
+
+    Raises UserError if too many are missing for the scores to be valid for the whole suite.
+    """
     suites = settings.evaluation.suites
     if suites is None:
         return
-    for name, given in suites.compositional().items():
-        items = read_items(name, given)
+    for name, files in suites.compositional().items():
+        items = read_items(name, files)
         missing = {e.id: f"{e.image} is missing" for e in items.examples if not e.image.exists()}
         _refuse_part(name, items, missing)
     for name, task in suites.tasks().items():
@@ -100,9 +104,9 @@ def _missing(paths: Iterator[Path]) -> dict[Path, str]:
     return {path: f"{path} is missing" for path in paths if not path.exists()}
 
 
-def _about(name: str, told: str) -> UserError:
-    """What `wb eval` and `wb finetune` say of their options, said of a setting."""
-    return UserError(f"`evaluation.suites.{name}`: " + re.sub(r"--(annotations|images)", r"`\1`", told))
+def _about(name: str, message: str) -> UserError:
+    """An error about the options of `wb eval` and `wb finetune`, rephrased for the setting of the same name."""
+    return UserError(f"`evaluation.suites.{name}`: " + re.sub(r"--(annotations|images)", r"`\1`", message))
 
 
 def _refuse_part(name: str, items: SuiteItems, missing: Mapping[str, str]) -> None:
@@ -113,7 +117,7 @@ def _refuse_part(name: str, items: SuiteItems, missing: Mapping[str, str]) -> No
 
 def prepare_suite(
     name: str,
-    given: SuiteFiles,
+    files: SuiteFiles,
     tokeniser: Tokeniser,
     side: int,
     fit: Fit,
@@ -121,10 +125,12 @@ def prepare_suite(
     show: Show,
     features: tuple[str, Callable[[np.ndarray], np.ndarray]] | None,
 ) -> PreparedSuite:
-    """The suite's items as this tokeniser reads them, and its images, decoded once to `side` px. `features`: a name of
-    the frozen vision encoder that turns images uint8 [n, 3, S, S] into features, and that itself. Raises UserError as
-    `check_suites`."""
-    read = read_items(name, given)
+    """The suite's items for this tokeniser, and its images, decoded once to `side` px.
+
+    `features`: the name of a frozen vision encoder, and the encoder as a function from images uint8 [n, 3, S, S] to
+    features. Raises UserError like `check_suites`.
+    """
+    read = read_items(name, files)
     items = told_apart(read, tokeniser)
     images = list(dict.fromkeys((e.image, e.box) for e in items.examples))
     digest = key("suite", VERSION, side, fit, *map(_version, images))
@@ -135,15 +141,15 @@ def prepare_suite(
     row_of = {image: row for row, image in enumerate(images) if image not in unread}
     missing = {e.id: unread[e.image, e.box] for e in items.examples if (e.image, e.box) in unread}
     _refuse_part(name, items, missing)
-    for note in suite_notes(read, items, missing, protocol_of(given)):
+    for note in suite_notes(read, items, missing, protocol_of(files)):
         cache.tell(note)
     stored: np.ndarray = np.load(home / IMAGES, mmap_mode="r")
     if features is not None:
         encoder, encode = features
-        pixels, file = stored, cache_dir / f"suite-{digest:016x}-{key(encoder):016x}"
-        made = cache.entry(file, lambda target: _encode_all(pixels, encode, target, partial(show, f"{name} features")))
-        stored = np.load(made / IMAGES, mmap_mode="r")
-    return PreparedSuite(logged_name(name, protocol_of(given)), items, stored, row_of, unread)
+        pixels, home = stored, cache_dir / f"suite-{digest:016x}-{key(encoder):016x}"
+        home = cache.entry(home, lambda target: _encode_all(pixels, encode, target, partial(show, f"{name} features")))
+        stored = np.load(home / IMAGES, mmap_mode="r")
+    return PreparedSuite(logged_name(name, protocol_of(files)), items, stored, row_of, unread)
 
 
 def _version(image: ImageKey) -> str:
@@ -155,7 +161,7 @@ def _version(image: ImageKey) -> str:
 def _decode_all(
     images: Sequence[ImageKey], side: int, fit: Fit, target: Path, show: Callable[[int, int, dict[str, float]], None]
 ) -> None:
-    """Pixels [N, 3, S, S] at `target`, and why some images cannot be read, which are black."""
+    """Writes pixels [N, 3, S, S] to `target`, and why some images cannot be read; these are black."""
     stored = cache.new_array(target / IMAGES, (len(images), 3, side, side))
     broken: dict[int, str] = {}
 
@@ -184,11 +190,11 @@ def _encode_all(
 ) -> None:
     stored: np.ndarray | None = None
     for start in range(0, len(pixels), BATCH):
-        made = encode(pixels[start : start + BATCH])
+        features = encode(pixels[start : start + BATCH])
         if stored is None:
-            stored = cache.new_array(target / IMAGES, (len(pixels), *made.shape[1:]), "float16")
-        stored[start : start + len(made)] = made
-        show(start + len(made), len(pixels), {})
+            stored = cache.new_array(target / IMAGES, (len(pixels), *features.shape[1:]), "float16")
+        stored[start : start + len(features)] = features
+        show(start + len(features), len(pixels), {})
 
 
 def prepare_suites(
@@ -198,15 +204,15 @@ def prepare_suites(
     show: Show,
     features: tuple[str, Callable[[np.ndarray], np.ndarray]] | None,
 ) -> dict[str, PreparedSuite]:
-    """The compositional suites of these settings, by their names there."""
+    """The compositional suites of these settings, by their names in the settings."""
     suites = settings.evaluation.suites
     if suites is None:
         return {}
     fit = fit_of(stores_of(settings.data.mix, cache_dir.parent / "data"))
     side = settings.data.image_size
     return {
-        name: prepare_suite(name, given, corpus.tokeniser, side, fit, cache_dir, show, features)
-        for name, given in suites.compositional().items()
+        name: prepare_suite(name, files, corpus.tokeniser, side, fit, cache_dir, show, features)
+        for name, files in suites.compositional().items()
     }
 
 
@@ -216,7 +222,7 @@ def compositional(suite: PreparedSuite, model: torch.nn.Module, tokeniser: Token
 
 @dataclass(frozen=True)
 class Renamed:
-    """An evaluation whose metrics get other names."""
+    """An evaluation with renamed metrics."""
 
     inner: Evaluation
     rename: Callable[[str], str]
@@ -224,15 +230,17 @@ class Renamed:
     def parts(self) -> Sequence[Part]:
         return self.inner.parts()
 
-    def metrics(self, made: Mapping[str, Made]) -> Iterator[tuple[str, float]]:
-        return ((self.rename(name), value) for name, value in self.inner.metrics(made))
+    def metrics(self, results: Mapping[str, PartResult]) -> Iterator[tuple[str, float]]:
+        return ((self.rename(name), value) for name, value in self.inner.metrics(results))
 
 
 def task_splits(
     name: str, task: TaskFiles, settings: Settings, corpus: Corpus, features: Mapping[str, Any], cache_dir: Path
 ) -> dict[str, TaskSplit]:
-    """The train and val splits of a downstream task, and its test split where it has one. Raises UserError as
-    `check_suites`."""
+    """The train and val splits of a downstream task, and its test split if it has one.
+
+    Raises UserError like `check_suites`.
+    """
     if task.annotations is None:
         return {
             split: of_scenes(name, pairs, features[split] if features else pairs.images, task.limit)
@@ -240,10 +248,10 @@ def task_splits(
             for pairs in [getattr(corpus, split)]
         }
     fit = fit_of(stores_of(settings.data.mix, cache_dir.parent / "data"))
-    made = _published(name, task, settings.data.image_size, fit, partial(broken_images, cache=cache_dir))
-    for split, read in made.items():
+    splits = _published(name, task, settings.data.image_size, fit, partial(broken_images, cache=cache_dir))
+    for split, read in splits.items():
         _whole_split(name, split, read)
-    return made
+    return splits
 
 
 def _published(

@@ -1,4 +1,4 @@
-"""What is measured on held-out pairs, during training and at its end."""
+"""The evaluations on held-out pairs, during training and at its end."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from workbench.data.corpus import Pairs
 from workbench.data.mixture import stores_of
 from workbench.data.noise import CaptionNoise
 from workbench.evaluation import corruptions, perturbations
-from workbench.evaluation.contract import Evaluation, Made, Several
+from workbench.evaluation.contract import Evaluation, PartResult, Several
 from workbench.evaluation.examples import SHOWN, make_examples
 from workbench.evaluation.masked_lm import MaskedWords
 from workbench.evaluation.matching import BlankFoils, HeldOut, Matching, hold_out, negatives_truth
@@ -38,7 +38,7 @@ from workbench.training.suites import Renamed, compositional
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured: a model, and what it is trained with."""
+    """The model to measure, and the objects that it is trained with."""
 
     model: ViLTA
     settings: Settings
@@ -47,9 +47,11 @@ class Subject:
 
 
 class OnSplit:
-    """Matching and masked language modelling on the first `count` pairs of a split, by the names under which they are
-    logged; on the test split, which is measured once, also the bins of reliability diagrams, the foils with a grey
-    image, and noisy captions."""
+    """Matching and masked language modelling on the first `count` pairs of a split, with their logged names.
+
+    The test split, which is measured once, adds the bins of reliability diagrams, the gray-image baseline of foils, and
+    noisy captions.
+    """
 
     def __init__(self, subject: Subject, split: str, count: int) -> None:
         model, settings, prepared = subject.model, subject.settings, subject.prepared
@@ -57,10 +59,10 @@ class OnSplit:
         self.split, self.source = split, settings.data.source
         size, objectives = settings.evaluation.batch_size, settings.objectives
         self.data = data = held_out(model, prepared, split, count)
-        # Detectability compares arms, so its captions are written by the same encoder, whoever writes in training; over
-        # the arm's own choice of words.
-        alike = objectives.itm.model_copy(update={"generator": "current", "false_negative_filter": "synonyms"})
-        written = write_over(subject, data, objectives.model_copy(update={"itm": alike}))
+        # Detectability compares arms, so the same encoder rewrites captions in all of them, whichever rewrites in
+        # training. Each arm chooses the words as in training.
+        same_for_all = objectives.itm.model_copy(update={"generator": "current", "false_negative_filter": "synonyms"})
+        written = write_over(subject, data, objectives.model_copy(update={"itm": same_for_all}))
         measured: dict[str, Evaluation] = {
             "matching": Matching(model, data, written, size),
             "masked words": MaskedWords(model, data, objectives.mlm.mask_ratio, prepared.corpus.synonyms, size),
@@ -74,18 +76,18 @@ class OnSplit:
             )
         self.measured, self.truth = Several(measured), {}
         if objectives.itm.negatives == "synthesized":
-            own = written if alike == objectives.itm else write_over(subject, data, objectives)
-            self.truth = negatives_truth(data, own)
+            negatives = written if same_for_all == objectives.itm else write_over(subject, data, objectives)
+            self.truth = negatives_truth(data, negatives)
         self.parts = self.measured.parts
 
-    def metrics(self, made: Mapping[str, Made]) -> Iterator[tuple[str, float]]:
-        for name, value in [*self.measured.metrics(made), *self.truth.items()]:
+    def metrics(self, results: Mapping[str, PartResult]) -> Iterator[tuple[str, float]]:
+        for name, value in [*self.measured.metrics(results), *self.truth.items()]:
             if self.split == "test" or not name.startswith("reliability/"):
                 yield filed(self.split, name, self.source), value
 
 
 def write_over(subject: Subject, data: HeldOut, objectives: Any) -> np.ndarray:
-    """int64 [N, L]: what the generator of these objectives writes over the held-out captions."""
+    """The held-out captions as the generator of these objectives rewrites them, int64 [N, L]."""
     device = subject.prepared.device
     original = torch.from_numpy(data.token_ids).to(device)
     itm = subject.settings.objectives.itm
@@ -109,8 +111,10 @@ def validation(subject: Subject) -> Evaluation:
 
 
 def at_the_end(subject: Subject, end: TrialEnd | None = None) -> Evaluation:
-    """What is measured once, after the last step: the test split, robustness on its first pairs, and the suites;
-    downstream tasks are fine-tuned as `end` says."""
+    """The evaluation after the last step: the test split, robustness on its first pairs, and the suites.
+
+    `end`: how downstream tasks are fine-tuned.
+    """
     evaluation = subject.settings.evaluation
     measured: dict[str, Evaluation] = {"test": OnSplit(subject, "test", evaluation.final_pairs)}
     if evaluation.robustness_pairs:
@@ -128,17 +132,17 @@ def at_the_end(subject: Subject, end: TrialEnd | None = None) -> Evaluation:
 def suites(subject: Subject, end: TrialEnd | None) -> dict[str, Evaluation]:
     """The suites, retrieval and downstream tasks of `evaluation.suites`, each under its name."""
     model, settings, prepared = subject.model, subject.settings, subject.prepared
-    asked, size, tokeniser = settings.evaluation.suites, settings.evaluation.batch_size, prepared.corpus.tokeniser
-    if asked is None:
+    wanted, size, tokeniser = settings.evaluation.suites, settings.evaluation.batch_size, prepared.corpus.tokeniser
+    if wanted is None:
         return {}
     measured: dict[str, Evaluation] = {
         name: compositional(suite, model, tokeniser, size) for name, suite in prepared.suites.items()
     }
-    if asked.retrieval:
-        limit = asked.retrieval.limit
-        retrieval = Retrieval(model, shown_test(subject, limit), asked.retrieval.shortlist, size)
+    if wanted.retrieval:
+        limit = wanted.retrieval.limit
+        retrieval = Retrieval(model, shown_test(subject, limit), wanted.retrieval.shortlist, size)
         measured["retrieval"] = Renamed(retrieval, partial(_of_retrieval, limit))
-    for name, task in asked.tasks().items():
+    for name, task in wanted.tasks().items():
         assert end is not None
         tuned = FineTuning(model, settings, prepared, name, task, end)
         measured[name] = Renamed(tuned, partial(_of_task, name, task.limit))
@@ -167,8 +171,10 @@ def shown_test(subject: Subject, limit: int | None) -> Gallery:
 
 
 def kept_by_trials(prepared: Prepared, data: HeldOut) -> Keep:
-    """Trials with the same frozen vision encoder make the features of the same corrupted images once; features that
-    are larger than the images are made anew, which is cheaper than to store them."""
+    """A cache of the features of corrupted images, shared by trials with the same frozen vision encoder.
+
+    Features that are larger than the images are not cached: to compute them again is cheaper than to store them.
+    """
     images = data.pairs.images
     if not prepared.features or data.features.nbytes > len(data) * images[0].nbytes:
         return lambda _, make: make()
@@ -177,13 +183,13 @@ def kept_by_trials(prepared: Prepared, data: HeldOut) -> Keep:
 
 
 def captions_kept_by_trials(prepared: Prepared, count: int) -> Keep:
-    """Trials on the same corpus perturb the first `count` test captions once, and keep their tokens."""
+    """A cache of the tokens of the first `count` test captions when perturbed, shared by trials on the same corpus."""
     digest = key(perturbations.VERSION, perturbations.wordnet_version(), prepared.corpus.fingerprint, count)
     return _kept_in(prepared.cache_dir / f"perturbed-{digest:016x}", "token_ids.npy", torch.device("cpu"))
 
 
 def _kept_in(home: Path, name: str, device: torch.device) -> Keep:
-    """Keeps each tensor as an entry of the folder `home`, as a file of that name."""
+    """A cache that stores each tensor as the file `name` of an entry in the folder `home`."""
 
     def keep(what: str, make: Callable[[], Tensor]) -> Tensor:
         folder = cache.entry(home / what, lambda target: np.save(target / name, make().cpu().numpy()))
@@ -193,7 +199,7 @@ def _kept_in(home: Path, name: str, device: torch.device) -> Keep:
 
 
 def examples(subject: Subject) -> dict[str, Any]:
-    """What the model makes of a few test pairs, for people to look at."""
+    """The model's outputs on a few test pairs, for people to inspect."""
     subject.model.eval()
     data = held_out(subject.model, subject.prepared, "test", SHOWN)
     return {"split": "test"} | make_examples(subject.model, data, subject.settings, subject.teachers)

@@ -1,7 +1,7 @@
-"""The starting point that all trials share: both encoders pre-trained apart on the training pairs, once.
+"""The warm start that all trials share: both encoders, pre-trained once on the training pairs, without the fusion.
 
-It stands in for the pre-trained encoders that the paper starts from. The language encoder as it leaves here, frozen,
-is the teacher of the soft labels.
+It replaces the pre-trained encoders that the paper starts from. A frozen copy of the resulting language encoder is the
+teacher of the soft labels.
 """
 
 from collections.abc import Callable
@@ -36,13 +36,13 @@ from workbench.training.schedule import adamw, every
 from workbench.training.state import TrainState, remove, restore, save
 
 SAVED_EVERY = 60.0  # seconds
-SECONDS = "seconds"  # the file beside the weights that says how long their training took
-VERSION = 2  # raise it whenever a change alters the warm start's weights
-PHASE_VERSION = 1  # and this one for those of a fused start
+SECONDS = "seconds"  # the file next to the weights with the duration of their training
+VERSION = 2  # increment whenever a change alters the warm start's weights
+PHASE_VERSION = 1  # the same for the weights of a fused start
 
 
 class Alignment(nn.Module):
-    """What only the warm start needs: the contrast's scale, and a classifier of words."""
+    """The parts that only the warm start needs: the scale of the contrastive loss, and a word classifier."""
 
     def __init__(self, channels: int, vocabulary: int) -> None:
         super().__init__()
@@ -59,18 +59,21 @@ def warm_start(
     hooks: Hooks,
     features: Features | None = None,
 ) -> dict[str, Tensor]:
-    """The model's starting weights; trained on first use, cached by content.
+    """The model's starting weights, trained on first use and cached by content.
 
-    `features` float16 [N, T, C]: the training images' stored features, where the vision encoder stays as it is.
-    Raises Stopped, with the state saved beside the cache's entry, and Diverged.
+    `features` float16 [N, T, C]: the training images' stored features, if the vision encoder is not trained. Raises
+    Stopped, after saving the state next to the cache's entry, and Diverged.
     """
     home = start_homes(settings, corpus.fingerprint, cache_dir)[0]
     return trained_once(home, partial(_train, settings, corpus, device, features, hooks))
 
 
 def trained_once(home: Path, train: Callable[[Path], tuple[dict[str, Tensor], float]]) -> dict[str, Tensor]:
-    """The weights that `train(checkpoint)` gives, with the seconds that it took: made on first use, and kept in the
-    folder `home`. The checkpoint lies beside it until they are there."""
+    """The weights that `train(checkpoint)` returns, trained on first use and cached in the folder `home`.
+
+    `train` also returns its seconds, which are stored, too. The checkpoint is next to `home` until the weights are
+    complete.
+    """
     checkpoint = home.with_name(f"{home.name}-state.pt")
 
     def make(target: Path) -> None:
@@ -84,26 +87,26 @@ def trained_once(home: Path, train: Callable[[Path], tuple[dict[str, Tensor], fl
 
 
 def start_fingerprint(settings: Settings, data: str, shipped: Shipped | None = None) -> str:
-    """Names the weights that trials of these settings start from, given the fingerprint of their data and, where they
-    start from those, the encoders of the package; trains nothing.
+    """The fingerprint of the weights that trials of these settings start from, without training them.
 
-    Raises UserError where a file of weights that the settings name is missing.
+    `data`: the fingerprint of their data. `shipped`: the packaged encoders, if trials start from them. Raises UserError
+    if a file of weights in the settings is missing.
     """
     if shipped:
         warm = f"package-{key(shipped.digest, data, *([] if settings.warm_start.fused else ['encoders'])):016x}"
     else:
         warm = phase_names(settings, data)[-1]
-    besides, file = _besides(settings), settings.model.weights
+    suffix, file = _name_suffix(settings), settings.model.weights
     if not file:
-        return warm + besides
+        return warm + suffix
     path = Path(file).expanduser()
     if not path.is_file():
         raise UserError(f"`model.weights`: {path} cannot be read (there is no such file); give a local file.")
-    return f"start-{key(warm, file_digest(path)):016x}{besides}"
+    return f"start-{key(warm, file_digest(path)):016x}{suffix}"
 
 
 def _recipe(settings: Settings, data: str) -> str:
-    """The fusion is not part of a warm start: arms that differ in it share one."""
+    """The name of a warm start; the fusion is not part of it, so that arms that differ in the fusion share it."""
     recipe = (
         settings.model.model_dump_json(exclude={"fusion", "mlm_head", "weights", "text_pool"}),
         settings.warm_start.model_dump_json(exclude={"source", "fusion", "fused"}),
@@ -114,28 +117,32 @@ def _recipe(settings: Settings, data: str) -> str:
 
 
 def phases(settings: Settings) -> tuple[Phase, ...]:
-    """Those of the fused start, where trials start from one."""
+    """The phases of the fused start; none if trials do not start from one."""
     return settings.warm_start.fusion if settings.warm_start.fused else ()
 
 
 def start_homes(settings: Settings, data: str, cache_dir: Path) -> list[Path]:
-    """The folders of the cache that hold the encoders' start, and the fused start after each of its phases."""
-    besides = _besides(settings)
-    return [cache_dir / f"{name}{besides}" for name in phase_names(settings, data)]
+    """The cache folders of the encoders' start, and of the fused start after each of its phases."""
+    suffix = _name_suffix(settings)
+    return [cache_dir / f"{name}{suffix}" for name in phase_names(settings, data)]
 
 
 def phase_names(settings: Settings, data: str) -> list[str]:
-    """The names of the encoders' start, and of the fused start after each of its phases, given the fingerprint of their
-    data."""
+    """The names of the encoders' start, and of the fused start after each of its phases.
+
+    `data`: the fingerprint of their data.
+    """
     names, fusion = [_recipe(settings, data)], settings.model.fusion.model_dump_json()
     for phase in phases(settings):
         names.append(f"fused-{key(PHASE_VERSION, names[-1], fusion, phase.model_dump_json()):016x}")
     return names
 
 
-def _besides(settings: Settings) -> str:
-    """What a local folder of text weights adds to a start's name, so that other files in it are another start; and the
-    side of the images where the fingerprint of their data, which are prepared for any side, does not tell it."""
+def _name_suffix(settings: Settings) -> str:
+    """The suffix of a start's name: a digest of the files of local text weights, and the side of prepared images.
+
+    The fingerprint of prepared data does not include the side, since they are prepared for any side.
+    """
     where = settings.model.text.weights
     files = text_files(where) if where else []
     text = f"-{key(*(f'{path.name} {file_digest(path)}' for path in files)):016x}" if files else ""
@@ -143,14 +150,14 @@ def _besides(settings: Settings) -> str:
 
 
 def vision_digest(settings: Settings) -> str:
-    """Names the content of the vision encoder's weights file, so that another file under the same name is another
-    start."""
+    """The digest of the vision encoder's weights file, so that different files of the same name are different
+    starts."""
     where = settings.model.vision.weights
     return file_digest(weights_file(where)) if where else ""
 
 
 def new_model(settings: Settings, corpus: Corpus, seed: int) -> ViLTA:
-    """A model initialised from `seed` alone."""
+    """A new model, initialised only from `seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key("initialisation", seed))
         return ViLTA(
@@ -163,39 +170,41 @@ def new_model(settings: Settings, corpus: Corpus, seed: int) -> ViLTA:
 
 
 def start_weights(settings: Settings, corpus: Corpus, warm: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """`warm` with the tensors of the file `model.weights` in their places.
+    """The weights `warm`, in which tensors of the file `model.weights` replace those of the same name.
 
-    Raises UserError where the file is missing, damaged, or of a model of other sizes.
+    Raises UserError if the file is missing, damaged, or from a model of other sizes.
     """
     try:
-        given = load_file(path)
+        loaded = load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"`model.weights`: {path} cannot be read ({error}).") from error
     model = new_model(settings, corpus, 0)
     wanted = model.state_dict()
-    given = at_resolution(given, wanted, model.vision.prefix_tokens)
-    for name in filter(lambda name: name.endswith("position_embeddings.weight"), given.keys() & wanted.keys()):
-        given[name] = given[name][: len(wanted[name])]  # shorter captions need fewer of them
-    for name in sorted(wanted.keys() | given.keys()):
+    loaded = at_resolution(loaded, wanted, model.vision.prefix_tokens)
+    for name in filter(lambda name: name.endswith("position_embeddings.weight"), loaded.keys() & wanted.keys()):
+        loaded[name] = loaded[name][: len(wanted[name])]  # shorter captions need fewer of them
+    for name in sorted(wanted.keys() | loaded.keys()):
         if name not in wanted or (
-            name not in given and not name.startswith(tuple(f"language.{head}" for head in OF_HEADS))
+            name not in loaded and not name.startswith(tuple(f"language.{head}" for head in OF_HEADS))
         ):
             raise UserError(f"`model.weights`: {path} is of another model: only one of the two has `{name}`.")
-        if name in given and given[name].shape != wanted[name].shape:
-            sizes = f"{list(given[name].shape)} there, {list(wanted[name].shape)} here"
+        if name in loaded and loaded[name].shape != wanted[name].shape:
+            sizes = f"{list(loaded[name].shape)} there, {list(wanted[name].shape)} here"
             raise UserError(f"`model.weights`: {path} is of a model of other sizes: `{name}` is {sizes}.")
-    return warm | given
+    return warm | loaded
 
 
 def handed_on(model: ViLTA, names: tuple[str, ...] = OF_ENCODERS) -> dict[str, Tensor]:
-    """What a start hands on, by how its names begin: of a warm start the encoders and the projections that align them,
-    not the fusion and its heads."""
+    """The tensors of a start that trials use, by the prefixes of their names.
+
+    For a warm start these are the encoders and the projections that align them, without the fusion and its heads.
+    """
     # Cloned, because the language model's head shares storage with its embeddings.
     return {name: tensor.clone() for name, tensor in model.state_dict().items() if name.startswith(names)}
 
 
 class _Aligned(nn.Module):
-    """What a warm start trains, so that it is saved as one."""
+    """All modules that a warm start trains, as one module to save."""
 
     def __init__(self, model: ViLTA, align: Alignment) -> None:
         super().__init__()
@@ -205,8 +214,10 @@ class _Aligned(nn.Module):
 def _train(
     settings: Settings, corpus: Corpus, device: torch.device, stored: Features | None, hooks: Hooks, checkpoint: Path
 ) -> tuple[dict[str, Tensor], float]:
-    """The weights and the seconds of training; goes on from `checkpoint` where there is one, which is removed when the
-    weights are there."""
+    """Trains the encoders -> the weights, and the seconds of training.
+
+    Resumes from `checkpoint` if there is one; it is removed when the weights are complete.
+    """
     config, vocabulary = settings.warm_start, corpus.tokeniser.vocabulary
     model = new_model(settings, corpus, config.seed).to(device).train()
     with torch.random.fork_rng(devices=[]):
@@ -226,7 +237,7 @@ def _train(
     restore(state, checkpoint, hooks.say)
     order = Order(corpus.train.shares, config.batch_size, config.seed)
 
-    def losses(step: int) -> Losses:
+    def step_losses(step: int) -> Losses:
         torch.manual_seed(key("warm start", config.seed, step))
         epoch, rows = order.at(step)
         ids = vocabulary.trim(corpus.train.texts(rows, config.seed, epoch))
@@ -236,28 +247,30 @@ def _train(
             features = model.image_features(resize(images, settings.data.image_size))
         else:
             features = torch.from_numpy(stored[rows]).to(device).float()
-        made = {"words": config.words_weight * words_loss(align.words(features).amax(dim=1), token_ids, model.ordinary)}
+        losses = {
+            "words": config.words_weight * words_loss(align.words(features).amax(dim=1), token_ids, model.ordinary)
+        }
         if step % config.text_every == 0:
             hidden = hide_tokens(ids, config.mask_ratio, generator("warm start masks", config.seed, step), vocabulary)
             positions = hidden.positions.to(device)
             clean, masked = model.encode_text(torch.cat([token_ids, hidden.token_ids.to(device)])).chunk(2)
             similarity = aligned_similarity(model, model.adapt_image(features), clean, token_ids)
             scale = align.log_scale.exp().clamp(max=100)
-            made["contrast"] = config.contrast_weight * contrastive_loss(similarity, scale)
-            made["mlm"] = config.mlm_weight * F.cross_entropy(
+            losses["contrast"] = config.contrast_weight * contrastive_loss(similarity, scale)
+            losses["mlm"] = config.mlm_weight * F.cross_entropy(
                 model.predict_words(masked[positions]), token_ids[positions]
             )
-        return {"loss": torch.stack(list(made.values())).sum()} | made
+        return {"loss": torch.stack(list(losses.values())).sum()} | losses
 
     def clip() -> Tensor:
-        # A step without text leaves a group without gradients, whose norm torch gives as a 0 on the CPU.
-        learning = [parameters for parameters, _ in groups if any(each.grad is not None for each in parameters)]
+        # A step without text leaves a group without gradients, for which torch returns a norm of 0 on the CPU.
+        learning = [parameters for parameters, _ in groups if any(p.grad is not None for p in parameters)]
         return torch.stack([nn.utils.clip_grad_norm_(parameters, 5.0) for parameters in learning]).norm()
 
     training = Training(
         config.steps,
         0.1,
-        lambda step: backward(state.model, [partial(losses, step)], ALONE),
+        lambda step: backward(state.model, [partial(step_losses, step)], ALONE),
         clip,
         lambda: save(state, checkpoint, persist=hooks.persist) if state.step < config.steps else None,
         due=every(SAVED_EVERY),
