@@ -437,7 +437,7 @@ def test_encoders_are_made_by_a_recipe_and_their_card_is_printed(tmp_path: Path)
     assert "encoders: step 1 of 3" in done.stderr
     refused = inside("pretrain", "experiments/emoji_itm.yaml", "--workspace", str(tmp_path))
     assert refused.returncode == 2
-    assert "are of rendered scenes" in refused.stderr
+    assert "are trained on rendered scenes" in refused.stderr
 
 
 def test_a_dry_run_names_cells_and_time_and_runs_nothing(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_the_vocabulary_counts_the_files_most_common_answers_of_train_and_val(tm
     with pytest.raises(UserError, match="none is the most common one of 9 questions"):
         read("vqa", tmp_path)
     (tmp_path / "v2_OpenEnded_mscoco_val2014_questions.json").write_text('{"questions": []}')
-    with pytest.raises(UserError, match="not vqa's as published"):
+    with pytest.raises(UserError, match="not in vqa's published format"):
         read("vqa", tmp_path)
 
 
@@ -184,7 +184,7 @@ def test_snli_ve_is_read_in_both_forms_and_what_is_undecided_counted(tmp_path: P
     write_snli_ve(tmp_path, {"train": labels, "dev": labels}, number, end)
     train = read("snli_ve", tmp_path)["train"]
     assert train.ids == ["train0", "train2", "train3"]
-    assert train.missing == {"train1": "its people agreed on no label"}
+    assert train.missing == {"train1": "its annotators agreed on no label"}
     assert [path.name for path in train.images.paths] == ["0.jpg", "2.jpg"]
     assert train.rows.tolist() == [[0], [1], [0]]
     assert read("snli_ve", tmp_path, 2)["train"].ids == ["train0", "train2"]
@@ -192,7 +192,7 @@ def test_snli_ve_is_read_in_both_forms_and_what_is_undecided_counted(tmp_path: P
 
 def test_labels_that_are_none_are_refused(tmp_path: Path) -> None:
     write_nlvr2(tmp_path, {"train": ["True", "Ture"], "dev": ["True"]})
-    with pytest.raises(UserError, match=r"not nlvr2's as published \(the label `Ture` is none of False, True\)"):
+    with pytest.raises(UserError, match=r"not in nlvr2's published format \(the label `Ture` is none of False, True\)"):
         read("nlvr2", tmp_path)
 
 

@@ -255,8 +255,8 @@ def test_a_caption_that_items_of_an_image_share_is_scored_once(
     ("suite", "name", "content", "said"),
     [
         ("sugarcrepe", "other.json", {}, "should hold add_att.json"),
-        ("sugarcrepe", "add_att.json", {"0": {"filename": "x"}}, "not sugarcrepe's as published"),
-        ("valse", "existence.json", {"0": {"foil": "x"}}, "not valse's as published"),
+        ("sugarcrepe", "add_att.json", {"0": {"filename": "x"}}, "not in sugarcrepe's published format"),
+        ("valse", "existence.json", {"0": {"foil": "x"}}, "not in valse's published format"),
     ],
 )
 def test_what_is_no_suite_is_named(tmp_path: Path, suite: str, name: str, content: object, said: str) -> None:

@@ -74,6 +74,6 @@ def test_a_part_of_a_split_is_refused_before_training(whole: int, imageless: int
         refuse_part("nlvr2's test split", split_of(whole, imageless))
         return
     with pytest.raises(
-        UserError, match=r"nlvr2's test split has whole images for 98 of its 100 examples .*--allow-partial"
+        UserError, match=r"nlvr2's test split has readable images for 98 of its 100 examples .*--allow-partial"
     ):
         refuse_part("nlvr2's test split", split_of(whole, imageless))

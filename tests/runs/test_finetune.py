@@ -72,7 +72,7 @@ def command(tmp_path: Path, settings: Settings, prepared: Prepared) -> Command:
 def test_the_test_split_is_scored_beside_dev_and_what_is_left_out_is_named(command: Command) -> None:
     (command.home / "train" / "train-8-0-img1.png").write_text("<html>404</html>")
     (command.home / "test1" / "test1-8-0-img0.png").unlink()
-    with pytest.raises(UserError, match="nlvr2's test split has whole images for 8 of its 9"):
+    with pytest.raises(UserError, match="nlvr2's test split has readable images for 8 of its 9"):
         command()
     assert command.shown["images"][-1] == (53, 53)  # of 54, one of which is missing
     assert command.steps == []

@@ -22,7 +22,7 @@ def _load(kind: str, where: str, option: str) -> tuple[Any, Any]:
         ).eval()
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{option} {where}: no such model can be read ({first_line(error)}); give a folder that holds one."
+            f"{option} {where}: the model cannot be read ({first_line(error)}); give the folder of a model."
         ) from error
 
 

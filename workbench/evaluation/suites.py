@@ -83,7 +83,7 @@ def read_suite(suite: str, annotations: Path, images: ImageFolders, protocol: Pr
     try:
         examples.extend(form.read(annotations, images, protocol))
     except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
-        raise UserError(f"{annotations}: a file is not {suite}'s as published ({first_line(error)}).") from error
+        raise UserError(f"{annotations}: a file is not in {suite}'s published format ({first_line(error)}).") from error
     if not examples:
         raise UserError(f"--annotations {annotations}: holds no file of {suite}; it should hold {form.wanted}.")
     absent = [" or ".join(names) for names in form.files if not any((annotations / name).is_file() for name in names)]

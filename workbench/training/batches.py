@@ -90,9 +90,9 @@ class FoilTable:
         kinds = {kind: foils for kind, foils in pairs.variants.items() if kind != "paraphrase"}
         if not kinds:
             raise UserError(
-                "`objectives.itm.negatives: foils` needs captions that are known to be false, and there are none: take"
-                " `data.source: scenes`, a prepared corpus that brings foils, or `data.foils: words` with English"
-                " captions, and more of them."
+                "`objectives.itm.negatives: foils` needs captions that are known to be false, and there are none: use"
+                " `data.source: scenes`, a prepared corpus with foils, or `data.foils: words` with more English"
+                " captions."
             )
         self.pad = pairs.tokeniser.pad
         length = max(pairs.token_ids.shape[1], *(ids.shape[1] for _, ids in kinds.values()))

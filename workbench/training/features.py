@@ -20,7 +20,7 @@ from workbench.randomness import key
 from workbench.training.warm_start import new_model, vision_digest
 
 RESIDENT = 0.3  # fraction of a GPU's free memory that resident features may take; the rest is for training
-Tell = Callable[[int, int, dict[str, float]], None]  # (images done, images in total, figures)
+Show = Callable[[int, int, dict[str, float]], None]  # (images done, images in total, figures)
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def room_of(settings: Settings, home: Path) -> Room:
 
 
 def stored_features(
-    settings: Settings, corpus: Corpus, weights: dict[str, Tensor], device: torch.device, home: Path, tell: Tell
+    settings: Settings, corpus: Corpus, weights: dict[str, Tensor], device: torch.device, home: Path, show: Show
 ) -> dict[str, Features]:
     """The features of every split, computed once with the `weights`, and memory-mapped from `home`.
 
@@ -92,7 +92,7 @@ def stored_features(
         vision = settings.model.vision
         about = f"{vision.name}, {vision.tokens} {vision.stage}, {settings.data.image_size} px, {corpus.fingerprint}"
         layout = Layout.of((model().vision.tokens, model().vision.channels), rows, about)
-    return open_features(home, layout, make, tell)
+    return open_features(home, layout, make, show)
 
 
 @torch.no_grad()

@@ -303,7 +303,7 @@ class FineTuning:
     def _tune(self) -> PartResult:
         if torch.distributed.is_initialized():
             raise UserError(
-                f"`evaluation.suites.{self.name}`: a model is fine-tuned at a trial's end by one process alone; leave"
+                f"`evaluation.suites.{self.name}`: at a trial's end a model is fine-tuned by a single process; leave"
                 f" it out and run `wb finetune {self.name} --nproc N` on the finished trials."
             )
         settings, prepared, task, end = self.settings, self.prepared, self.task, self.end

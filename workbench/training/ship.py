@@ -45,7 +45,7 @@ def make_encoders(
     """
     settings = apply(experiment.settings, {"warm_start.source": "train"})
     if settings.data.source != "scenes":
-        raise UserError(f"{recipe}: the encoders of the package are of rendered scenes; set `data.source: scenes`.")
+        raise UserError(f"{recipe}: the packaged encoders are trained on rendered scenes; set `data.source: scenes`.")
     if settings.model.vision.tokens != "grid":
         raise UserError(f"{recipe}: the probes of the encoders need a grid of places; set `model.vision.tokens: grid`.")
     device, steps = pick_device(), settings.warm_start.steps

@@ -156,7 +156,7 @@ def read_undamaged(path: Path, say: Callable[[str], None] = lambda _: None) -> d
             try:
                 return read(file)
             except Damaged as damage:
-                say(f"{damage}; resuming from the state before it")
+                say(f"{damage}; resuming from the previous state")
     return None
 
 

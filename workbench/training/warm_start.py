@@ -187,10 +187,10 @@ def start_weights(settings: Settings, corpus: Corpus, warm: dict[str, Tensor], p
         if name not in wanted or (
             name not in loaded and not name.startswith(tuple(f"language.{head}" for head in OF_HEADS))
         ):
-            raise UserError(f"`model.weights`: {path} is of another model: only one of the two has `{name}`.")
+            raise UserError(f"`model.weights`: {path} belongs to another model: only one of the two has `{name}`.")
         if name in loaded and loaded[name].shape != wanted[name].shape:
             sizes = f"{list(loaded[name].shape)} there, {list(wanted[name].shape)} here"
-            raise UserError(f"`model.weights`: {path} is of a model of other sizes: `{name}` is {sizes}.")
+            raise UserError(f"`model.weights`: {path} belongs to a model of other sizes: `{name}` is {sizes}.")
     return warm | loaded
 
 

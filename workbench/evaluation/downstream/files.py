@@ -26,7 +26,7 @@ FILES: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     "nlvr2": {"train": ("train.json",), "val": ("dev.json",), "test": ("test1.json",)},
     "snli_ve": {"train": ("snli_ve_train.jsonl",), "val": ("snli_ve_dev.jsonl",), "test": ("snli_ve_test.jsonl",)},
 }
-Names = tuple[str, ...]  # where an image may lie, as `ImageFolders.find` takes it
+Names = tuple[str, ...]  # possible paths of an image, for `ImageFolders.find`
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def read_task(task: str, folder: Path, limit: int | None) -> Task:
     except FileNotFoundError as error:
         raise UserError(f"--annotations {folder}: {error.filename} is missing; {task} needs it.") from error
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder}: a file is not {task}'s as published ({first_line(error)}).") from error
+        raise UserError(f"{folder}: a file is not in {task}'s published format ({first_line(error)}).") from error
 
 
 def _versions(task: str, folder: Path) -> Iterator[tuple[str, Path, int, int]]:
@@ -178,7 +178,7 @@ def _snli_ve(file: Path, limit: int | None) -> Examples:
         if limit and len(lines) == limit:
             break
         if item["gold_label"] == UNDECIDED:
-            left_out[str(item["pairID"])] = "its people agreed on no label"
+            left_out[str(item["pairID"])] = "its annotators agreed on no label"
         else:
             lines.append(item)
     return Examples(

@@ -117,8 +117,8 @@ def refuse_part(what: str, split: TaskSplit) -> None:
     if len(split) and len(split) < WHOLE * total:
         id, why = next(reversed(split.missing.items()))
         raise UserError(
-            f"--images: {what} has whole images for {len(split):,} of its {total:,} examples (without: {id}, {why});"
-            " give the rest, or score this part with --allow-partial."
+            f"--images: {what} has readable images for {len(split):,} of its {total:,} examples (without: {id}, {why});"
+            " provide the rest, or score this part with --allow-partial."
         )
 
 
@@ -156,7 +156,7 @@ def of_scenes(task: str, pairs: Pairs, images: Any, limit: int | None) -> TaskSp
     images. `snli_ve`: a caption that the image entails, contradicts, or leaves open.
     """
     if pairs.scene is None:
-        raise UserError(f"`{task}` without --annotations is made of facts: it needs a run with `data.source: scenes`.")
+        raise UserError(f"`{task}` without --annotations uses scenes: it needs a run with `data.source: scenes`.")
     examples: list[tuple[list[int], str, str]] = []
     for row in range(min(len(pairs), limit or len(pairs))):
         examples.append(SCENE_TASKS[task](pairs, row, generator("downstream", task, row)))
