@@ -1,6 +1,6 @@
 """Scores on the compositional benchmarks: does the true caption of an image score above a false one?
 
-Each score has a gray-image baseline: the score with an image that shows nothing. It shows how far language alone leads.
+Each score has a gray-image baseline: the score with an image that shows nothing, which is due to language alone.
 """
 
 from collections import Counter
