@@ -112,8 +112,8 @@ def probe(
     x, y = prepared(features), (labels[:, None] == classes).astype(np.float64)
     weights = np.linalg.solve(x.T @ x + RIDGE * np.eye(x.shape[1]), x.T @ y)
     guessed = classes[(prepared(test_features) @ weights).argmax(axis=1)]
-    commonest = max((test_labels == name).mean() for name in classes)
-    return float((guessed == test_labels).mean()), float(commonest), len(test_labels)
+    majority = max((test_labels == name).mean() for name in classes)
+    return float((guessed == test_labels).mean()), float(majority), len(test_labels)
 
 
 def _objects(model: ViLTA, pairs: Pairs, count: int, grid: tuple[int, int]) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -225,10 +225,8 @@ class BlankFoils:
     def metrics(self, results: Mapping[str, PartResult]) -> Iterator[tuple[str, float]]:
         true_scores = np.array(results["own captions"])
         for kind in self.kinds:
-            yield (
-                f"blank_foil/{kind}",
-                pairwise_accuracy(true_scores[variant(self.data, kind)[0]], np.array(results[kind])),
-            )
+            rows, _ = variant(self.data, kind)
+            yield f"blank_foil/{kind}", pairwise_accuracy(true_scores[rows], np.array(results[kind]))
 
     def _foils(self, kind: str) -> PartResult:
         return self._scores(variant(self.data, kind)[1])

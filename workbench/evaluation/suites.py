@@ -64,9 +64,9 @@ class SuiteItems:
 
     def without(self, identical: Sequence[Example]) -> "SuiteItems":
         """The items with some examples moved to `identical`; for Winoground, both examples of a pair are moved."""
-        apart = {self._item(e) for e in identical}
-        kept = [e for e in self.examples if self._item(e) not in apart]
-        moved = [e for e in self.examples if self._item(e) in apart]
+        names = {self._item(e) for e in identical}
+        kept = [e for e in self.examples if self._item(e) not in names]
+        moved = [e for e in self.examples if self._item(e) in names]
         return replace(self, examples=kept, identical=[*self.identical, *moved])
 
     def _item(self, example: Example) -> str:
