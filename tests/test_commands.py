@@ -1,12 +1,16 @@
 """What every command has in common."""
 
+import logging
+import os
+from pathlib import Path
+
 import pytest
 import typer
 from click import Command, Group
 from typer.testing import CliRunner
 
 from workbench import __version__
-from workbench.cli import app
+from workbench.cli import app, options
 
 
 def commands() -> dict[str, Command]:
@@ -30,3 +34,23 @@ def test_help_shows_an_example(name: str) -> None:
 
 def test_the_version_is_told() -> None:
     assert CliRunner().invoke(app, ["--version"]).stdout == f"workbench {__version__}\n"
+
+
+def test_quiet_and_verbose_are_known_to_all_processes_of_a_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # a copy, as commands change it
+    levels: list[object] = []
+    monkeypatch.setattr(logging, "basicConfig", lambda **kwargs: levels.append(kwargs["level"]))
+    monkeypatch.setattr("optuna.logging.set_verbosity", levels.append)
+
+    def run(*arguments: str) -> None:
+        answer = CliRunner().invoke(app, [*arguments, "runs", "--workspace", str(tmp_path / "none")])
+        assert "No such option" not in answer.output
+
+    run()
+    assert not options.console_for(as_json=False).quiet
+    assert levels == [logging.ERROR]
+    run("-q", "-v")
+    assert options.console_for(as_json=False).quiet
+    assert levels[1:] == [logging.INFO, logging.INFO]

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli.options import app, current
+from workbench.cli.options import QUIET, app, current
 from workbench.errors import UserError
 from workbench.first_error import ProcessEnd, tell
 from workbench.stop import CODE, MEMBER, Stop, the_commands
@@ -34,9 +34,16 @@ def before_every_command(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
+    silent: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Show no progress, only results and errors: `wb -q sweep FILE`.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Let libraries log what they do: `wb -v sweep FILE`.")
+    ] = False,
 ) -> None:
-    from workbench.trial.quiet import quiet
+    from workbench.trial.quiet import VERBOSE, quiet
 
+    os.environ.update(dict.fromkeys([*([QUIET] if silent else []), *([VERBOSE] if verbose else [])], "1"))
     quiet()
 
 

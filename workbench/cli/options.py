@@ -62,16 +62,17 @@ GiveUpAfter = Annotated[
     ),
 ]
 DEFAULT = Path(".wb")
+QUIET = "WB_QUIET"  # in the environment, so that every process of a command knows it
 GPUS = Path("/proc/driver/nvidia/gpus")
 current: ContextVar[Stop] = ContextVar("current")  # the Stop of the running command
 
 
 def console_for(as_json: bool) -> "Console":
-    """Returns the console for progress: standard error next to JSON output, and without colours where NO_COLOR is
-    set."""
+    """Returns the console for progress: standard error next to JSON output, without colours where NO_COLOR is set, and
+    silent after `wb -q`."""
     from rich.console import Console
 
-    return Console(stderr=as_json, no_color="NO_COLOR" in os.environ or None)
+    return Console(stderr=as_json, no_color="NO_COLOR" in os.environ or None, quiet=QUIET in os.environ)
 
 
 def say_of_hidden_devices() -> None:

@@ -162,6 +162,8 @@ def sweep(
                 "unreported": outcome.unreported,
             }
         )
+    elif console.quiet and outcome.report:
+        typer.echo(outcome.report)
     if outcome.stopped:
         current.get().say(
             f"Stopped after {outcome.finished} of {outcome.planned} trials; run the same command again to continue."
