@@ -76,7 +76,9 @@ def flattened(settings: dict[str, Any], before: str = "") -> dict[str, Any]:
 class Data(Block):
     """Image-text pairs and how they are cut into splits."""
 
-    source: Literal["scenes", "folder", "prepared"] = "scenes"
+    source: Literal["scenes", "folder", "prepared"] = Field(
+        "scenes", description="rendered scenes; a folder of captioned images; corpora of `wb data prepare`"
+    )
     path: str | None = Field(None, description="folder of captioned images (source: folder)")
     mix: dict[str, Annotated[Number, Field(gt=0)]] = Field(
         default_factory=dict,
@@ -98,7 +100,9 @@ class Data(Block):
             " up to four"
         ),
     )
-    image_size: Annotated[Whole, Field(ge=16, le=1024)] = 64
+    image_size: Annotated[Whole, Field(ge=16, le=1024)] = Field(
+        64, description="pixels of a side of what the model reads"
+    )
     train_pairs: Count = Field(20480, description="at most so many training pairs")
     eval_pairs: Count = Field(512, description="at most so many pairs in each held-out split")
     most_things: Annotated[Whole, Field(ge=2, le=3)] = Field(3, description="scenes: largest number of objects")
@@ -117,14 +121,18 @@ class Data(Block):
     )
     exclude: str | None = Field(None, description="folder: skip files whose path matches this regular expression")
     max_length: Annotated[Whole, Field(ge=8, le=512)] = Field(28, description="tokens, longer captions are cut")
-    vocabulary: Annotated[Whole, Field(ge=64)] = 2000
+    vocabulary: Annotated[Whole, Field(ge=64)] = Field(
+        2000, description="most tokens of a tokeniser that is trained on the captions"
+    )
     tokeniser: str | None = Field(
         None,
         description=(
             "that of `model.text.weights`, from this folder or hub name; without it one is trained on the captions"
         ),
     )
-    seed: Whole = 0
+    seed: Whole = Field(
+        0, description="of the scenes, and of splits that are drawn; seeds of trials do not change the data"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -149,7 +157,7 @@ class Data(Block):
 class Vision(Block):
     """A timm model, cut at one of its feature stages: [B, tokens, channels]."""
 
-    name: str = "test_byobnet"
+    name: str = Field("test_byobnet", description="any image model of timm")
     tokens: Literal["grid", "final"] = Field(
         "grid",
         description=(
@@ -174,8 +182,8 @@ class Text(Block):
     RoBERTa's, XLM-R's, DistilBERT's, DeBERTa-v2's (and v3's) or ModernBERT's, whose width need not be the model's."""
 
     layers: Count = Field(2, description="of a pre-trained encoder the first so many")
-    heads: Count = 4
-    dropout: Share = 0.0
+    heads: Count = Field(4, description="attention heads of a new encoder")
+    dropout: Share = Field(0.0, description="in the layers of the encoder, also of a pre-trained one")
     weights: str | None = Field(
         None,
         description=(
@@ -188,12 +196,14 @@ class Fusion(Block):
     """Layers that join the two streams. `co_attention` (METER): each layer pair reads the previous states of both;
     `merged`: one stream of text and image tokens with self-attention."""
 
-    kind: Literal["co_attention", "merged"] = "co_attention"
-    layers: Count = 2
-    heads: Count = 4
-    mlp_ratio: Positive = 4.0
-    dropout: Share = 0.0
-    norm_epsilon: Positive = 1e-5
+    kind: Literal["co_attention", "merged"] = Field(
+        "co_attention", description="two streams that read each other, or one stream"
+    )
+    layers: Count = Field(2, description="of each stream")
+    heads: Count = Field(4, description="attention heads of a layer")
+    mlp_ratio: Positive = Field(4.0, description="width of the feed-forward part, in widths of the model")
+    dropout: Share = Field(0.0, description="in attention and feed-forward parts")
+    norm_epsilon: Positive = Field(1e-5, description="added to the variance in layer norms")
     initialisation: Literal["similarity", "bert"] = Field(
         "similarity",
         description=(
@@ -207,14 +217,14 @@ class Model(Block):
     """`tiny` departs from METER where its encoders are not pre-trained ones: image tokens are normed and get positions,
     because a convolutional grid has neither, and are averaged, because it has no class token."""
 
-    width: Annotated[Whole, Field(ge=8)] = 64
+    width: Annotated[Whole, Field(ge=8)] = Field(64, description="of the fusion, and of a new language encoder")
     weights: str | None = Field(
         None, description="start of the whole model: a .safetensors of `wb import-meter` or of a finished trial"
     )
     mlm_head: Literal["fresh", "language"] = Field(
         "fresh", description="the fused MLM head starts anew (METER), or as a copy of the language encoder's own head"
     )
-    image_norm: bool = True
+    image_norm: bool = Field(True, description="a layer norm over the image tokens, before they enter the fusion")
     image_positions: bool = Field(True, description="row and column positions added to the tokens of a grid")
     image_pool: Literal["mean", "first"] = Field("mean", description="what of the image side is pooled for ITM")
     text_pool: Literal["mean", "first"] = Field(
@@ -238,7 +248,7 @@ class Phase(Block):
     """Steps of a fused start: masked language modelling over the language encoder and the fusion, with the vision
     encoder as it is."""
 
-    steps: Count
+    steps: Count = Field(description="updates of this phase")
     words: Literal["all", "details", "relations"] = Field(
         "all",
         description=(
@@ -253,8 +263,8 @@ class Phase(Block):
             " own (ELECTRA)"
         ),
     )
-    learning_rate: Positive = 2e-3
-    batch_size: Annotated[Whole, Field(ge=2)] = 64
+    learning_rate: Positive = Field(2e-3, description="highest rate")
+    batch_size: Annotated[Whole, Field(ge=2)] = Field(64, description="pairs of a step")
 
 
 class WarmStart(Block):
@@ -269,20 +279,22 @@ class WarmStart(Block):
             "`train`: made on the first use"
         ),
     )
-    steps: Annotated[Whole, Field(ge=0)] = 3400
+    steps: Annotated[Whole, Field(ge=0)] = Field(3400, description="of the encoders; 0: they start as they are")
     text_every: Count = Field(
         2, description="the language encoder trains every so many steps; outlines need more steps"
     )
-    batch_size: Annotated[Whole, Field(ge=2)] = 32
-    vision_learning_rate: Positive = 6e-3
-    learning_rate: Positive = 3e-3
-    weight_decay: Annotated[Number, Field(ge=0)] = 0.05
+    batch_size: Annotated[Whole, Field(ge=2)] = Field(32, description="pairs of a step")
+    vision_learning_rate: Positive = Field(6e-3, description="highest rate of the vision encoder")
+    learning_rate: Positive = Field(3e-3, description="highest rate of all else")
+    weight_decay: Annotated[Number, Field(ge=0)] = Field(0.05, description="of AdamW")
     train_vision: bool = Field(True, description="false: the vision encoder keeps its pre-trained weights")
-    mask_ratio: Annotated[Number, Field(gt=0, lt=1)] = 0.25
-    contrast_weight: Annotated[Number, Field(ge=0)] = 0.1
-    words_weight: Annotated[Number, Field(ge=0)] = 1.0
-    mlm_weight: Annotated[Number, Field(ge=0)] = 1.0
-    seed: Whole = 0
+    mask_ratio: Annotated[Number, Field(gt=0, lt=1)] = Field(0.25, description="share of the words that are masked")
+    contrast_weight: Annotated[Number, Field(ge=0)] = Field(0.1, description="of image-text contrast in the loss")
+    words_weight: Annotated[Number, Field(ge=0)] = Field(
+        1.0, description="of the caption's words as classes of its image, in the loss"
+    )
+    mlm_weight: Annotated[Number, Field(ge=0)] = Field(1.0, description="of masked language modelling in the loss")
+    seed: Whole = Field(0, description="of the warm start; all trials share it")
     fusion: tuple[Phase, ...] = Field((), description="phases of a fused start, one after another")
     fused: bool = Field(
         True,
@@ -293,8 +305,8 @@ class WarmStart(Block):
 class Mlm(Block):
     """Masked language modelling. Soft labels: cross-distillation from the frozen language encoder (our reading)."""
 
-    weight: Annotated[Number, Field(ge=0)] = 1.0
-    mask_ratio: Annotated[Number, Field(gt=0, lt=1)] = 0.15
+    weight: Annotated[Number, Field(ge=0)] = Field(1.0, description="of masked language modelling in the loss")
+    mask_ratio: Annotated[Number, Field(gt=0, lt=1)] = Field(0.15, description="share of the words that are masked")
     mask_words: Words = Field(
         "any", description="which words are masked; as `itm.synthesis_words`, and `mask_ratio` counts the eligible ones"
     )
@@ -316,7 +328,7 @@ class Mlm(Block):
 class Itm(Block):
     """Image-text matching: half of a batch keeps its image and caption, the other half is made false."""
 
-    weight: Annotated[Number, Field(ge=0)] = 1.0
+    weight: Annotated[Number, Field(ge=0)] = Field(1.0, description="of image-text matching in the loss")
     negatives: Literal["random_image", "in_batch_hard", "synthesized", "foils"] = Field(
         "synthesized",
         description="kind of the hard negatives; `foils`, captions that are false in one fact, is the positive control",
@@ -345,7 +357,9 @@ class Itm(Block):
     synthesis_rounds: Count = Field(
         1, description="written words are sampled in so many rounds, each knowing those of the rounds before"
     )
-    sampling_temperature: Positive = 1.0
+    sampling_temperature: Positive = Field(
+        1.0, description="synthesized: words are drawn by softmax(logits / temperature)"
+    )
     top_k: Count | None = Field(None, description="sample from the k likeliest words only")
     top_p: Annotated[Number, Field(gt=0, le=1)] = Field(
         1.0, description="sample from the likeliest words up to this mass"
@@ -357,7 +371,9 @@ class Itm(Block):
             "word back that the frozen language encoder finds at least `filter_ratio` times as likely as the original"
         ),
     )
-    filter_ratio: Positive = 1.0
+    filter_ratio: Positive = Field(
+        1.0, description="false_negative_filter: teacher; the ratio from which on a word is taken back"
+    )
 
 
 class Itc(Block):
@@ -385,11 +401,13 @@ class Objectives(Block):
 
 
 class Optimisation(Block):
-    steps: Count = 400
-    batch_size: Annotated[Whole, Field(ge=4)] = 64
-    learning_rate: Positive = 2e-3
+    steps: Count = Field(400, description="updates of a trial")
+    batch_size: Annotated[Whole, Field(ge=4)] = Field(
+        64, description="pairs of a step, over all processes of the trial"
+    )
+    learning_rate: Positive = Field(2e-3, description="highest rate")
     encoder_rate: Share = Field(1.0, description="factor on the learning rate of the two encoders")
-    weight_decay: Annotated[Number, Field(ge=0)] = 0.02
+    weight_decay: Annotated[Number, Field(ge=0)] = Field(0.02, description="of AdamW")
     warmup: Share = Field(0.1, description="share of the steps with a rising learning rate, then linear decay to 0")
     clip: Positive = Field(1.0, description="largest norm of the gradient")
     checkpoint_every: Count = Field(100, description="steps between saved train states")
@@ -448,8 +466,8 @@ class TaskFiles(Block):
 
     annotations: Path | None = Field(None, description="folder of the task's files; without it, rendered scenes")
     images: Annotated[tuple[Path, ...], BeforeValidator(_several)] = Field((), description="folders of its images")
-    epochs: Count = 4
-    batch_size: Annotated[Whole, Field(ge=4)] = 64
+    epochs: Count = Field(4, description="passes over the task's training split")
+    batch_size: Annotated[Whole, Field(ge=4)] = Field(64, description="examples of a step")
     learning_rate: Positive = Field(5e-4, description="of the encoders; METER takes 5e-6 for VQA with a batch of 512")
     head_rate: Positive = Field(2.0, description="factor on the learning rate of the classifier")
     fusion_rate: Positive = Field(2.0, description="factor on the learning rate of the fusion")
@@ -490,7 +508,7 @@ class Evaluation(Block):
         256, description="at most so many validation pairs at each evaluation; that of the last step is the trial's"
     )
     final_pairs: Count = Field(512, description="at most so many test pairs, measured once, after the last step")
-    batch_size: Count = 256
+    batch_size: Count = Field(256, description="pairs that are read at once; it changes memory and time alone")
     robustness_pairs: Annotated[Whole, Field(ge=0)] = Field(
         256, description="at most so many test pairs, disturbed after the last step; 0 leaves robustness out"
     )
@@ -523,13 +541,13 @@ class Settings(Block):
 
 
 class Seeds(Block):
-    count: Count = 6
-    first: Annotated[Whole, Field(ge=0)] = 0
+    count: Count = Field(6, description="trials of each arm; six are the fewest for a verdict")
+    first: Annotated[Whole, Field(ge=0)] = Field(0, description="the others follow it")
 
 
 class Range(Block):
-    low: Number | Whole
-    high: Number | Whole
+    low: Number | Whole = Field(description="lowest value")
+    high: Number | Whole = Field(description="highest value")
     log: bool = Field(False, description="drawn evenly on a logarithmic scale")
 
     @model_validator(mode="after")
@@ -542,10 +560,14 @@ class Range(Block):
 class Search(Block):
     """Nuisance settings that are tuned for each arm with the same budget, before its best is run with fresh seeds."""
 
-    settings: Annotated[dict[str, Range | list[Any]], Field(min_length=1)]
+    settings: Annotated[dict[str, Range | list[Any]], Field(min_length=1)] = Field(
+        description="dotted keys, each with a range or a list of levels"
+    )
     trials: Annotated[Whole, Field(ge=2)] = Field(16, description="of each arm")
     batch: Count = Field(4, description="trials that are suggested at a time, knowing of those before")
-    sampler: Literal["tpe", "gp", "random"] = "tpe"
+    sampler: Literal["tpe", "gp", "random"] = Field(
+        "tpe", description="of Optuna: Parzen estimator, Gaussian process, or chance"
+    )
     pruner: Literal["none", "median", "hyperband"] = Field("median", description="ends trials that earlier ones outdo")
     seed: Annotated[Whole, Field(ge=0)] = Field(1000, description="of the tuning trials; none of those that confirm")
 
@@ -554,19 +576,21 @@ class Target(Block):
     """Convergence: the first step from which `metric` stays at or above `value`."""
 
     metric: str = Field("val/itm_auc", description="of the validation split, which alone has a curve")
-    value: Number | Literal["baseline_final"] = "baseline_final"
+    value: Number | Literal["baseline_final"] = Field(
+        "baseline_final", description="`baseline_final`: 80 % of the way from chance to the baseline's last value"
+    )
 
 
 class Experiment(Block):
     """A question, the factors that answer it, and the settings that stay fixed."""
 
     name: str
-    question: str
-    preset: str
+    question: str = Field(description="what the experiment asks, in a sentence")
+    preset: str = Field(description="the settings that the others are changes of")
     settings: Settings
-    factors: dict[str, list[Any]]
+    factors: dict[str, list[Any]] = Field(description="dotted keys, each with its levels; every combination is an arm")
     arms: list[dict[str, Any]] = Field(description="the combinations of levels that are run, the baseline first")
-    baseline: dict[str, Any]
+    baseline: dict[str, Any] = Field(description="the arm that all others are compared with")
     seeds: Seeds = Seeds()
     search: Search | None = None
     target: Target = Target()
