@@ -34,3 +34,11 @@ bench *arguments:
 # What one GPU does with a large model
 bench-gpu:
     {{python}} -m tests.benchmarks.gpu
+
+# The documentation as a site in site/; needs the extra `docs`. A broken link or a page that the menu lacks is an error
+docs:
+    {{python}} -m mkdocs build --strict
+
+# The same on http://127.0.0.1:8000, built again whenever a page changes
+docs-serve:
+    {{python}} -m mkdocs serve
