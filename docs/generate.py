@@ -76,9 +76,10 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; a bar within a cell is escaped."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines) + "\n"
+    """A Markdown table. No cell may hold a bar: within code some readers of Markdown take it for the end of a cell, and
+    others show the backslash that escapes it."""
+    assert not [cell for row in rows for cell in row if "|" in cell]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (heads, ["---"] * len(heads), *rows)) + "\n"
 
 
 def settings_page() -> str:
@@ -228,7 +229,7 @@ def _command(path: str, command: Any) -> str:
     for parameter in command.get_params(context):
         record = parameter.get_help_record(context)
         if record is not None and "--help" not in parameter.opts:
-            rows.append([f"`{record[0]}`", record[1].replace("  [", " [")])
+            rows.append([f"`{record[0].replace('|', ', ')}`", record[1].replace("  [", " [")])
     told = [
         f"## {path}\n",
         f"{command.help}\n",
