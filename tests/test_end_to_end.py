@@ -409,7 +409,7 @@ def test_a_broken_image_is_left_out_and_said(tmp_path: Path, images: Path) -> No
         str(tmp_path / "w"),
     )
     assert done.returncode == 0, done.stderr
-    assert "left out as unreadable, 1 of 80 images:" in done.stdout
+    assert "1 of 80 images are unreadable, left out:" in done.stdout
     assert "07.png: the image cannot be read" in " ".join(done.stdout.split())
 
 

@@ -208,7 +208,7 @@ def test_a_parquet_with_images_inside_is_named(tmp_path: Path) -> None:
 
     frame = pl.DataFrame({"image": [{"bytes": b"x", "path": None}], "text": ["one"]})
     frame.write_parquet(tmp_path / "a.parquet")
-    with pytest.raises(UserError, match="the column `image` holds data and no text"):
+    with pytest.raises(UserError, match="the column `image` holds binary data, not text"):
         read_source(tmp_path)
 
 
@@ -240,7 +240,7 @@ def test_names_that_are_no_text_are_listed(tmp_path: Path) -> None:
         os.link(tmp_path / f"a.{suffix}", os.path.join(os.fsencode(tmp_path), b"caf\xe9." + suffix.encode()))
     reading = read_source(tmp_path)
     assert [each.id for each in reading.found] == ["a.png"]
-    assert reading.broken == [("caf?.png", "its name is no UTF-8 text; rename it")]
+    assert reading.broken == [("caf?.png", "its name is not UTF-8 text; rename it")]
     assert len(store_of(reading, tmp_path / "out").pairs) == 1
     (tmp_path / "x.json").write_text('[{"image": "a.png", "caption": "half a cat \\ud83d"}]')
     assert read(tmp_path / "x.json") == [("a.png", ("half a cat ?",), "train")]
@@ -270,7 +270,7 @@ def test_a_corpus_from_which_nothing_can_be_learned_is_refused(tmp_path: Path) -
     assert "needs at least 2, and of 1 pairs it has" in corpus_of(tmp_path / "one", cache, ["one"])
     told = corpus_of(tmp_path / "equal", cache, ["Same.", "same."] * 20)
     assert "all 40 captions of" in told
-    assert "all negatives false" in told
+    assert "every negative would be a false negative" in told
     # Many pairs, but a split with one caption alone.
     assert "needs at least 2, and of 60 pairs it has" in corpus_of(tmp_path / "few", cache, ["cat", "dog", "cow"] * 20)
 

@@ -160,7 +160,7 @@ def test_what_may_be_true_together_is_no_foil() -> None:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        ("cut", "get the package again"),
+        ("cut", "download the package again"),
         ("json", "not readable as JSON"),
         ("entry", "is missing or wrong"),
         ("styles", "img/STYLE/64"),

@@ -86,7 +86,7 @@ def test_broken_images_are_left_out_and_the_others_go_on(folder: Path, tmp_path:
     finally:
         cache.hear(to_stderr)
     (said,) = told
-    assert said.startswith("`data.path`: left out as unreadable, 3 of 40 images: ")
+    assert said.startswith("`data.path`: 3 of 40 images are unreadable, left out: ")
     home = tmp_path / "after" / corpus.fingerprint
     listed = pl.read_parquet(home / "broken.parquet")["why"].to_list()
     for path in broken:

@@ -141,7 +141,7 @@ def test_an_index_never_leads_outside_of_its_images(tmp_path: Path, index: list[
     assert shard.blob(0) == shard.blob(1) == blob
     content = file.read_bytes()[:-16] + np.array(index, "<i8").tobytes()
     file.write_bytes(content)
-    with pytest.raises(UserError, match="its index leads outside of it"):
+    with pytest.raises(UserError, match="its index points outside of it"):
         JpegShard(file, 2, SIDE)
     file.write_bytes(content[:20])
     with pytest.raises(UserError, match="cut short"):
@@ -208,7 +208,7 @@ def test_the_command_tells_what_it_stored(tmp_path: Path) -> None:
     made = run(app, [*given, "--workers", "1", "--store", "jpeg", "--quality", "90"])
     assert made.exit_code == 0, made.output
     assert "JPEG of quality 90" in made.stdout
-    assert "kB an image" in made.stdout
+    assert "kB per image" in made.stdout
     listed = run(app, ["data", "list", "--verify", "--workspace", str(tmp_path)])
     assert "crop   jpeg 0 left out" in listed.stdout
     assert listed.exit_code == 0

@@ -316,7 +316,7 @@ def test_img2datasets_files_are_a_folder(tmp_path: Path) -> None:
     assert reasons(store) == told | {"00001/000010009": "it has no image (timed out)"}
     # A shard alone, which has a record beside each image.
     assert list(found_at(tmp_path / "00000")) == ["000000000.jpg", "000000002.jpg"]
-    with pytest.raises(UserError, match=r"00000\.parquet: img2dataset's record .* names no files; give the folder"):
+    with pytest.raises(UserError, match=r"00000\.parquet: img2dataset's record .* names no files; use the folder"):
         read_source(tmp_path / "00000.parquet")
 
 
@@ -444,11 +444,13 @@ def test_img2dataset_tars_cut_in_half_and_climbing_out(tmp_path: Path) -> None:
     why = reasons(store)
     assert why["00000/000002"] == "it has no image (HTTP Error 404)"
     assert (
-        why["00000.tar: ../../escape.jpg"] == why["00000.tar: /etc/escape.jpg"] == "its name leads out of the archive"
+        why["00000.tar: ../../escape.jpg"]
+        == why["00000.tar: /etc/escape.jpg"]
+        == "its name points outside of the archive"
     )
     assert why["00000/000003"].startswith("the image cannot be read")
     assert why["00001.tar: 000001.jpg"] == "the archive is cut short within it"
-    assert why["00002.tar"].startswith("the archive cannot be read on")
+    assert why["00002.tar"].startswith("the rest of the archive cannot be read")
     assert not list(tmp_path.rglob("escape*"))
 
 
@@ -550,7 +552,7 @@ def test_images_may_stay_where_they_are(tmp_path: Path) -> None:
     mixed = Images([stored, placed], [rows, rows], 16)[np.array([1, 4])]
     assert (mixed[0] == mixed[1]).all()
     (tmp_path / "x.tar").unlink()
-    with pytest.raises(UserError, match="though it could be when placed was prepared"):
+    with pytest.raises(UserError, match="though it could be read when placed was prepared"):
         Images([placed], [rows], 32)[0]
 
 
@@ -634,7 +636,7 @@ def test_what_is_no_corpus_is_named(tmp_path: Path, name: str, content: str, sai
 
 def test_images_that_are_all_missing_say_where_to_look(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('[{"image": "x.jpg", "caption": "x"}]')
-    with pytest.raises(UserError, match="With --images say where they lie"):
+    with pytest.raises(UserError, match="Name their folder with --images"):
         prepared(tmp_path / "a.json", tmp_path / "out")
     with pytest.raises(UserError, match="there is no file or folder"):
         read_source(tmp_path / "nowhere")

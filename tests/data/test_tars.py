@@ -92,7 +92,7 @@ def test_a_compressed_tar_is_prepared_as_a_plain_one(
         store = prepared(source, tmp_path / home)
         assert store.pairs.drop("path").equals(plain.pairs.drop("path"))
         assert shades(store) == shades(plain) == {f"x/000{k}": k for k in range(8)}
-    with pytest.raises(UserError, match=rf"x{suffix}: in a compressed archive .* leave --in-place away"):
+    with pytest.raises(UserError, match=rf"x{suffix}: single images of a compressed archive .* omit --in-place"):
         prepared(packed, tmp_path / "four", in_place=True)
     assert not (tmp_path / "four").exists()
 

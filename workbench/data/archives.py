@@ -1,5 +1,5 @@
-"""Tars, plain or compressed: opened once and read from the front to the back, since on a mounted bucket every opening
-and every read waits for the network."""
+"""Tar archives, plain or compressed. Each is opened once and read from front to back, because on a mounted bucket every
+open and every read waits for the network."""
 
 import bz2
 import gzip
@@ -14,16 +14,16 @@ from typing import IO, Any
 
 from workbench.data.reading import Place
 
-BUFFER = 8 << 20  # bytes of a read; from a mounted bucket they take hardly longer than the 512 of a member's head
+BUFFER = 8 << 20  # bytes per read; from a mounted bucket they take hardly longer than the 512 of a member's header
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-# By how the files begin.
+# Keyed by the first bytes of a file.
 PACKERS: dict[bytes, Callable[[IO[bytes]], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
-DAMAGES = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError)  # what is raised within a damaged tar
+DAMAGES = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError)  # what reading a damaged tar raises
 
 
 @dataclass(frozen=True)
 class Packed(Place):
-    """A member of a compressed tar; `offset` counts the unpacked bytes."""
+    """A member of a compressed tar; `offset` counts decompressed bytes."""
 
 
 def is_tar(path: Path) -> bool:
@@ -31,12 +31,12 @@ def is_tar(path: Path) -> bool:
 
 
 def stem(path: Path) -> str:
-    """The name of a tar without `.tar.gz` or the like."""
+    """The name of a tar without its suffix, such as `.tar.gz`."""
     return next(path.name.removesuffix(suffix) for suffix in SUFFIXES if path.name.endswith(suffix))
 
 
 def unpacked(file: IO[bytes]) -> IO[bytes]:
-    """The unpacked bytes of a file that begins as a compressed one does, else the file itself."""
+    """The decompressed stream of a file whose first bytes mark it as compressed, else the file itself."""
     head = file.read(8)
     file.seek(0)
     packer = next((packer for magic, packer in PACKERS.items() if head.startswith(magic)), None)
@@ -44,21 +44,21 @@ def unpacked(file: IO[bytes]) -> IO[bytes]:
 
 
 class Archives:
-    """Reads members of tars. The tar that was read last stays open, so the next member costs no opening, and in a
-    compressed one nothing is unpacked twice while offsets ascend."""
+    """Reads members of tars. The last tar stays open, so the next member needs no opening. In a compressed tar, nothing
+    is decompressed twice while offsets ascend."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
         self._open: tuple[Path, IO[bytes]] | None = None
 
     def read(self, place: Place) -> bytes:
-        """Raises OSError where the tar is gone or damaged."""
+        """The bytes at a place. Raises OSError if the tar is missing or damaged."""
         try:
             stream = self._stream(place)
             stream.seek(place.offset)
             return stream.read(-1 if place.size is None else place.size)
         except (EOFError, zlib.error, lzma.LZMAError) as error:
-            raise OSError(f"the archive cannot be read on ({error})") from error
+            raise OSError(f"the rest of the archive cannot be read ({error})") from error
 
     def close(self) -> None:
         self._open = None
@@ -73,7 +73,7 @@ class Archives:
 
 @contextmanager
 def _opened(place: Place) -> Iterator[IO[bytes]]:
-    """The archive in which a place is, unpacked where it is compressed."""
+    """Opens the archive that holds a place, decompressed if it is compressed."""
     with open(place.path, "rb", buffering=BUFFER) as file:
         if not isinstance(place, Packed):
             yield file

@@ -46,17 +46,17 @@ OPERATIONS: Final[list[Callable[[Tensor], Tensor]]] = [
 
 
 def augment(images: Tensor, kind: str, side: int, rows: np.ndarray, seed: int, epoch: int) -> Tensor:
-    """uint8 [B, 3, S, S] of the pairs `rows` -> uint8 [B, 3, side, side]: a random crop; `rand_augment` changes it
+    """uint8 [B, 3, S, S] of the pairs `rows` -> uint8 [B, 3, side, side]: a random crop, which `rand_augment` alters
     further."""
     if kind == "none":
         return resize(images, side)
-    made = _crop(images, side, RowRandom(rows, "crop", seed, epoch).random((len(rows), 4)))
+    views = _crop(images, side, RowRandom(rows, "crop", seed, epoch).random((len(rows), 4)))
     if kind == "rand_augment":
         for chosen in RowRandom(rows, "augment", seed, epoch).integers(0, len(OPERATIONS), (len(rows), 2)).T:
             for number in np.unique(chosen):
-                places = torch.from_numpy(np.flatnonzero(chosen == number)).to(made.device)
-                made[places] = OPERATIONS[number](made[places])
-    return made
+                places = torch.from_numpy(np.flatnonzero(chosen == number)).to(views.device)
+                views[places] = OPERATIONS[number](views[places])
+    return views
 
 
 def resize(images: Tensor, side: int) -> Tensor:
@@ -75,6 +75,6 @@ def _crop(images: Tensor, side: int, draws: np.ndarray) -> Tensor:
     left, top = draws[:, 2] * (1 - width), draws[:, 3] * (1 - height)
     corners = np.stack([left, top, left + width, top + height], axis=1) * stored
     boxes = torch.from_numpy(np.column_stack([np.arange(len(corners)), corners])).float().to(images.device)
-    # Several samples a pixel stand for the filter that a smaller image needs.
+    # Several samples per pixel act as the low-pass filter that downscaling needs.
     cut = roi_align(images.float(), boxes, side, sampling_ratio=max(1, round(stored / side)), aligned=True)
     return cut.round().clamp(0, 255).to(torch.uint8)

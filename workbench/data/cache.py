@@ -1,4 +1,4 @@
-"""Folders that are made once, whole or not at all, and named by what they hold."""
+"""Cache folders: each is created once and atomically, and its name identifies its content."""
 
 import errno
 import os
@@ -17,20 +17,20 @@ _heard: Say = to_stderr
 
 
 def hear(say: Say) -> None:
-    """Has `say` told from now on when another process is waited for, and what making an entry came to."""
+    """Sends this module's messages to `say` from now on: waiting for another process, and results of making entries."""
     global _heard
     _heard = say
 
 
 def tell(sentence: str) -> None:
-    """Says what whoever makes an entry should know."""
+    """Reports a sentence to the receiver that `hear` has set."""
     _heard(sentence)
 
 
 def entry(path: Path, make: Callable[[Path], None]) -> Path:
-    """`path`, made by `make(temporary folder)` where it does not exist yet.
+    """Returns `path`; if it does not exist yet, `make(temporary folder)` creates its content first.
 
-    Processes that ask for the same entry at once wait for the first, and say so; a half-made entry is never seen.
+    Processes that request the same entry at once wait for the first and report it. A half-made entry is never visible.
     """
     if path.is_dir():
         return path
@@ -46,7 +46,7 @@ def entry(path: Path, make: Callable[[Path], None]) -> Path:
 
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """Holds off other processes that would make the same folder. Raises UserError where nothing can be written."""
+    """Locks out other processes that would make the same folder. Raises UserError where nothing can be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
@@ -60,15 +60,15 @@ def alone(path: Path) -> Iterator[None]:
 
 
 def new_array(path: Path, shape: tuple[int, ...], dtype: str = "uint8") -> np.memmap:
-    """A writable memory-mapped `.npy` file. Raises OSError (ENOSPC) where the disk has no room for all of it."""
-    made = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
-    if hasattr(os, "posix_fallocate"):  # else a full disk would end the process, when a page of the file is written to
+    """A writable memory-mapped `.npy` file. Raises OSError (ENOSPC) if the disk has no room for all of it."""
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
+    if hasattr(os, "posix_fallocate"):  # otherwise a full disk would kill the process on a write to a page
         with open(path, "r+b") as file:
             try:
                 os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
             except OSError as error:
-                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # of a file system that cannot reserve room
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # this file system cannot reserve space
                     error.filename = str(path)
                     path.unlink()
                     raise
-    return made
+    return array

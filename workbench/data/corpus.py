@@ -28,15 +28,15 @@ FEW = 8  # chunks, for which it is not worth to start a process
 
 @dataclass(frozen=True)
 class Pairs:
-    """One split. `images` uint8 [N, 3, H, W] (an array that is memory-mapped, or `Images` of prepared stores),
-    `token_ids` int64 [N, L] padded, of each image's first caption. All captions of image i are `caption_ids` int32
-    [M, L] from `starts[i]` to `starts[i + 1]`, where images have several. `shares`: the pairs of each source and how
-    often an epoch shows them.
+    """One split. `images` uint8 [N, 3, H, W]: a memory-mapped array, or `Images` of prepared stores. `token_ids` int64
+    [N, L] padded: each image's first caption. Where images have several captions, those of image i are `caption_ids`
+    int32 [M, L] from `starts[i]` to `starts[i + 1]`. `shares`: the pairs of each source and how often an epoch shows
+    them.
 
-    `captions` is a frame with a row a pair: `caption`, for scenes `paraphrase`, and one nullable column for each kind
-    of foil, where the source tells what is false or `with_foils` has added them. `scene` gives the facts of a pair,
-    where they are known. `noise` disturbs what training reads of captions; `token_ids`, `caption_ids` and `captions`
-    are without it. `texts_of` gives all captions of the images at some rows, where they have several.
+    `captions` is a frame with one row per pair: `caption`, for scenes `paraphrase`, and one nullable column per kind of
+    foil, where the source provides foils or `with_foils` has added them. `scene` returns the facts of a pair, where
+    they are known. `noise` disturbs the captions that training reads; `token_ids`, `caption_ids` and `captions` are
+    without it. `texts_of` returns all captions of the images at some rows, where images have several.
     """
 
     images: np.ndarray | Images
@@ -59,15 +59,15 @@ class Pairs:
 
     @property
     def count(self) -> int:
-        """Captions."""
+        """Number of captions."""
         return len(self) if self.caption_ids is None else len(self.caption_ids)
 
     def texts(self, rows: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-        """int64 [B, L]: a caption of each of the images `rows`; of several one, keyed by (seed, epoch, image)."""
+        """int64 [B, L]: one caption per image of `rows`; of several, one is drawn, keyed by (seed, epoch, image)."""
         return self.captions_at(self.draw(rows, seed, epoch))
 
     def draw(self, rows: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-        """int64 [B]: the number of the caption that each of the images `rows` has in this epoch."""
+        """int64 [B]: the number of the caption that each image of `rows` has in this epoch."""
         if self.starts is None:
             return rows
         first, last = self.starts[rows], self.starts[rows + 1]
@@ -75,9 +75,9 @@ class Pairs:
         return first + (place * (last - first)).astype(np.int64)
 
     def captions_at(self, numbers: np.ndarray) -> np.ndarray:
-        """int64 [B, L]: captions by their number among all; where every image has one that of the image."""
-        made = (self.token_ids if self.caption_ids is None else self.caption_ids)[numbers].astype(np.int64)
-        return made if self.noise is None else self.noise.disturb(made, numbers)[0]
+        """int64 [B, L]: captions by their number among all captions; with one per image, that is the image's number."""
+        captions = (self.token_ids if self.caption_ids is None else self.caption_ids)[numbers].astype(np.int64)
+        return captions if self.noise is None else self.noise.disturb(captions, numbers)[0]
 
     def firsts(self) -> np.ndarray:
         """int [N, L]: the first caption of each image, as training reads it."""
@@ -86,7 +86,7 @@ class Pairs:
         return self.captions_at(np.arange(len(self)) if self.starts is None else self.starts[:-1])
 
     def every_caption(self, rows: np.ndarray) -> list[list[str]]:
-        """All captions of each of the images at the rows int64 [B], its first one first."""
+        """All captions of each image at rows int64 [B], in their order."""
         if self.texts_of is not None:
             return self.texts_of(rows)
         return [[caption] for caption in self.captions["caption"].gather(rows).to_list()]
@@ -102,19 +102,19 @@ class Pairs:
     @cached_property
     def variants(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Foil kind (or `paraphrase`) -> (pair indices int64 [M], token ids int64 [M, L])."""
-        made = {}
+        by_kind = {}
         for kind in self.captions.columns:
             if kind != "caption":
                 texts = self.captions[kind]
                 rows = np.flatnonzero(texts.is_not_null().to_numpy())
-                made[kind] = (rows, self.tokeniser.encode(texts.drop_nulls().to_list()))
-        return made
+                by_kind[kind] = (rows, self.tokeniser.encode(texts.drop_nulls().to_list()))
+        return by_kind
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """`synonyms` is int64 [vocabulary, K]: the tokens that mean the same, itself first; `fingerprint` names the
-    content."""
+    """All three splits with their tokeniser. `synonyms` int64 [vocabulary, K]: tokens of the same meaning, the token
+    itself first. `fingerprint` identifies the content."""
 
     train: Pairs
     val: Pairs
@@ -129,11 +129,11 @@ class Corpus:
         return ContentWords.of(self.tokeniser, closed_class(self.train.captions["caption"]))
 
 
-def load_corpus(data: Data, cache_dir: Path, given: Tokeniser | None = None) -> Corpus:
-    """The corpus, prepared on first use and memory-mapped from the cache after; without caption noise, which is no part
-    of it (`with_noise`). Scenes may be read by a tokeniser that is `given`.
+def load_corpus(data: Data, cache_dir: Path, override: Tokeniser | None = None) -> Corpus:
+    """Returns the corpus, which is prepared on first use and memory-mapped from the cache afterwards. Caption noise is
+    not part of it (see `with_noise`). Scenes may be read with another tokeniser, `override`.
 
-    Raises UserError where the source cannot be read.
+    Raises UserError if the source cannot be read.
     """
     data = _without_noise(data)
     if data.source == "prepared":
@@ -145,7 +145,7 @@ def load_corpus(data: Data, cache_dir: Path, given: Tokeniser | None = None) -> 
         files = _folder_splits(data)
         fingerprint = _of_folder(data, files)
         home = cache.entry(cache_dir / fingerprint, lambda target: _prepare_folder(data, files, target))
-    tokeniser, fingerprint = given or _tokeniser(data, home), fingerprint + _read_by(given)
+    tokeniser, fingerprint = override or _tokeniser(data, home), fingerprint + _read_by(override)
     splits = {split: _open(home, split, tokeniser, _facts(data, split)) for split in SPLITS}
     return Corpus(
         **splits, tokeniser=tokeniser, synonyms=tokeniser.synonyms(lexicon.synonym_sets()), fingerprint=fingerprint
@@ -153,27 +153,27 @@ def load_corpus(data: Data, cache_dir: Path, given: Tokeniser | None = None) -> 
 
 
 def with_noise(corpus: Corpus, rate: float) -> Corpus:
-    """The corpus with noise in the captions that training reads. Both have one fingerprint."""
+    """The corpus with noise in the captions that training reads; the fingerprint stays the same."""
     if rate == 0:
         return corpus
     noise = CaptionNoise.of(rate, corpus.content, corpus.train.token_ids, "training")
     return replace(corpus, train=replace(corpus.train, noise=noise))
 
 
-def fingerprint_of(data: Data, cache_dir: Path, given: Tokeniser | None = None) -> str:
-    """The fingerprint of the corpus that `load_corpus` would give now; prepares nothing. Raises UserError as that
-    does."""
+def fingerprint_of(data: Data, cache_dir: Path, override: Tokeniser | None = None) -> str:
+    """The fingerprint of the corpus that `load_corpus` would return now; prepares nothing. Raises UserError as
+    `load_corpus` does."""
     data = _without_noise(data)
     if data.source == "scenes":
-        return _of_scenes(data) + _read_by(given)
+        return _of_scenes(data) + _read_by(override)
     if data.source == "folder":
         return _of_folder(data, _folder_splits(data))
     return _of_mix(data, _stores(data, cache_dir))
 
 
 def split_sizes(data: Data, cache_dir: Path) -> dict[str, int]:
-    """Pairs of each split that `load_corpus` would give, but for images of a folder that cannot be read; prepares
-    nothing. Raises UserError as that does."""
+    """The number of pairs in each split that `load_corpus` would return, unreadable images of a folder included;
+    prepares nothing. Raises UserError as `load_corpus` does."""
     if data.source == "scenes":
         return {split: data.train_pairs if split == "train" else data.eval_pairs for split in SPLITS}
     if data.source == "folder":
@@ -186,14 +186,14 @@ def _without_noise(data: Data) -> Data:
     return data.model_copy(update={"caption_noise": 0.0})
 
 
-def _read_by(given: Tokeniser | None) -> str:
-    """What a tokeniser that is not the corpus's own adds to its fingerprint."""
-    return "" if given is None else f"-{key('tokeniser', given.inner.to_str()):016x}"
+def _read_by(override: Tokeniser | None) -> str:
+    """The suffix of the fingerprint for a tokeniser that is not the corpus's own."""
+    return "" if override is None else f"-{key('tokeniser', override.inner.to_str()):016x}"
 
 
 def _of_scenes(data: Data) -> str:
-    told = data.model_dump_json(exclude={"augment", "workers", "foils"})
-    return f"scenes-{key(scenes.VERSION, told):016x}{own_ids(data)}"
+    about = data.model_dump_json(exclude={"augment", "workers", "foils"})
+    return f"scenes-{key(scenes.VERSION, about):016x}{own_ids(data)}"
 
 
 def _of_folder(data: Data, files: dict[str, list[folder.CaptionedFile]]) -> str:
@@ -207,8 +207,8 @@ def _of_mix(data: Data, stores: list[Store]) -> str:
 
 
 def own_ids(data: Data) -> str:
-    """What tells a corpus with the ids of a pre-trained tokeniser from one of earlier versions, where `<mask>` had
-    another id."""
+    """The suffix of the fingerprint for a pre-trained tokeniser, which distinguishes a corpus from those of earlier
+    versions, where `<mask>` had another id."""
     return "-own-ids" if data.tokeniser else ""
 
 
@@ -242,7 +242,7 @@ def _mixed(data: Data, cache_dir: Path) -> Corpus:
         is_train = split == "train"
         firsts = np.load(home / "firsts.npy", mmap_mode="r") if is_train else None
         ids = _encoded(tokeniser, frame) if firsts is None else firsts
-        # A random view is cut from the stored image; everything else reads images of the model's size.
+        # A random view is cropped from the stored image; everything else reads images of the model's size.
         side = stores[0].side if is_train and data.augment != "none" else data.image_size
         splits[split] = Pairs(
             Images(stores, part.rows, side), ids, frame, tokeniser, texts_of=partial(_texts_of, part, stores)
@@ -268,7 +268,7 @@ def _tokeniser(data: Data, home: Path) -> Tokeniser:
 def _facts(data: Data, split: str) -> Callable[[int], scenes.Scene] | None:
     if data.source != "scenes":
         return None
-    # Every validation asks for the same few hundred scenes.
+    # Every validation requests the same few hundred scenes.
     return lru_cache(maxsize=4096)(lambda index: scenes.sample_scene(data.seed, split, index, data.most_things))
 
 
@@ -319,44 +319,45 @@ def _render_chunk(data: Data, split: str, first: int) -> tuple[np.ndarray, list[
 
 
 def _folder_splits(data: Data) -> dict[str, list[folder.CaptionedFile]]:
-    """Whole captions are held out: equal captions fall into one split. About 15 % each for val and test."""
+    """Splits a folder by caption: equal captions fall into one split. About 15 % each go to val and test."""
     assert data.path is not None
     splits: dict[str, list[folder.CaptionedFile]] = {split: [] for split in SPLITS}
-    found = folder.find_pairs(Path(data.path), data.exclude)
-    _refuse_equal_captions("data.path", data.path, {pair.caption.lower() for pair in found}, len(found))
-    for pair in found:
+    all_pairs = folder.find_pairs(Path(data.path), data.exclude)
+    _refuse_equal_captions("data.path", data.path, {pair.caption.lower() for pair in all_pairs}, len(all_pairs))
+    for pair in all_pairs:
         bucket = key("split", data.seed, pair.caption.lower()) % 20
         splits["val" if bucket < 3 else "test" if bucket < 6 else "train"].append(pair)
     limits = {"train": data.train_pairs, "val": data.eval_pairs, "test": data.eval_pairs}
     chosen = {split: pairs[: limits[split]] for split, pairs in splits.items()}
     for split, pairs in chosen.items():
-        _refuse_few(data.path, split, pairs, len(found))
+        _refuse_few(data.path, split, pairs, len(all_pairs))
     return chosen
 
 
-def _refuse_few(path: str, split: str, pairs: list[folder.CaptionedFile], of: int, broken: Sequence[str] = ()) -> None:
+def _refuse_few(
+    path: str, split: str, pairs: list[folder.CaptionedFile], total: int, broken: Sequence[str] = ()
+) -> None:
     different = len({pair.caption.lower() for pair in pairs})
     if different >= 2:
         return
     unread = f" Left out are {folder.listed(broken)}." if broken else ""
     raise UserError(
-        f"`data.path`: {path} holds too few different captions; the {split} split needs at least 2, and of {of:,} pairs"
-        f" it has {len(pairs):,} with {different}.{unread}"
+        f"`data.path`: {path} holds too few different captions; the {split} split needs at least 2, and of {total:,}"
+        f" pairs it has {len(pairs):,} with {different}.{unread}"
     )
 
 
 def _refuse_equal_captions(option: str, name: str, captions: Collection[str], pairs: int) -> None:
-    """With one caption for all, every wrong pair is a right one: matching would have nothing but false negatives."""
+    """Raises UserError if all captions are equal: every mismatched pair would be a true one, a false negative."""
     if pairs > 1 and len(captions) == 1:
         raise UserError(
-            f"`{option}`: all {pairs:,} captions of {name} are equal, so that every pair of matching would be a true "
-            "one and all "
-            "negatives false; give captions that differ."
+            f"`{option}`: all {pairs:,} captions of {name} are equal, so every pair would match and every negative"
+            " would be a false negative; use captions that differ."
         )
 
 
 def _content(pairs: list[folder.CaptionedFile]) -> str:
-    """Names, captions, sizes and times: enough to notice a changed file without reading it."""
+    """Names, captions, sizes and times: enough to detect a changed file without reading it."""
     stats = [pair.image.stat() if os.path.exists(pair.image) else None for pair in pairs]
     return repr(
         [(str(p.image), p.caption, s and (s.st_size, s.st_mtime_ns)) for p, s in zip(pairs, stats, strict=True)]
@@ -364,7 +365,7 @@ def _content(pairs: list[folder.CaptionedFile]) -> str:
 
 
 def _prepare_folder(data: Data, files: dict[str, list[folder.CaptionedFile]], target: Path) -> None:
-    """What cannot be read is left out and said, and listed in `broken.parquet`."""
+    """Prepares the splits of a folder. Unreadable images are left out, reported, and listed in `broken.parquet`."""
     assert data.path is not None
     reasons: list[str] = []
     kept: dict[str, list[str]] = {}
@@ -385,5 +386,5 @@ def _prepare_folder(data: Data, files: dict[str, list[folder.CaptionedFile]], ta
     pl.DataFrame({"why": reasons}, schema={"why": pl.String}).write_parquet(target / "broken.parquet")
     if reasons:
         of = sum(map(len, files.values()))
-        cache.tell(f"`data.path`: left out as unreadable, {len(reasons):,} of {of:,} images: {folder.listed(reasons)}")
+        cache.tell(f"`data.path`: {len(reasons):,} of {of:,} images are unreadable, left out: {folder.listed(reasons)}")
     save_tokeniser(train_tokeniser(kept["train"], data.vocabulary, data.max_length), target / "tokeniser.json")

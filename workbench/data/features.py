@@ -1,7 +1,7 @@
-"""Stored features of images: memory-mapped shards for each split, written once, gone on with and mended shard by shard.
+"""Stored features of images: memory-mapped shards for each split, written once, resumed and repaired shard by shard.
 
-FOLDER/store.json            what made them, shape and type of a row, rows of each split and of a shard
-FOLDER/shards.jsonl          a line for each shard that is whole: file, bytes, checksum; the last line of a file counts
+FOLDER/store.json            their origin, shape and type of a row, rows of each split and of a shard
+FOLDER/shards.jsonl          one line per complete shard: file, bytes, checksum; the last line of a file counts
 FOLDER/train-00000.npy       [n, T, C]; ...
 """
 
@@ -24,20 +24,19 @@ from workbench.errors import UserError
 from workbench.files import append_line, read_lines, write_whole
 
 STORE, SHARDS_DONE = "store.json", "shards.jsonl"
-BLOCK = (
-    512  # rows that are made at once; a shard is a multiple, so that no row depends on where an earlier start was cut
-)
-SHARD = 4096  # rows of a shard at least, ...
-LARGE = 1e9  # bytes, of which it is said beforehand that they will be written
-SHARDS = 400  # ... and shards of a split at most, since each is an open file
+# Rows that are computed at once. A shard is a multiple of it, so that no row depends on where an earlier run stopped.
+BLOCK = 512
+SHARD = 4096  # at least this many rows per shard, ...
+SHARDS = 400  # ... and at most this many shards per split, since each is an open file
+LARGE = 1e9  # bytes; a store of this size is announced before it is written
 
-Make = Callable[[str, range], Iterator[np.ndarray]]  # (split, rows) -> their features [n, T, C], a block at a time
-Progress = Callable[[int, int, dict[str, float]], None]  # rows done, of how many, figures
+Make = Callable[[str, range], Iterator[np.ndarray]]  # (split, rows) -> their features [n, T, C], block by block
+Progress = Callable[[int, int, dict[str, float]], None]  # rows done, rows in total, figures
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a store holds when it is whole: `rows` of each split, each `row` of [T, C] numbers; at most `shard` rows a
+    """What a complete store holds: `rows` of each split, each row of shape `row` = [T, C]; at most `shard` rows per
     file."""
 
     row: tuple[int, int]
@@ -48,21 +47,21 @@ class Layout:
 
     @classmethod
     def of(cls, row: tuple[int, int], rows: Mapping[str, int], made_from: str) -> Self:
-        """With shards that are neither too many nor too small."""
+        """A layout whose shards are neither too many nor too small."""
         largest = max(SHARD, -(-max(rows.values()) // SHARDS))
         return cls(row, dict(rows), -(-largest // BLOCK) * BLOCK, made_from)
 
     @classmethod
     def read(cls, home: Path) -> Self | None:
-        """That of a store; None where there is none, or what it says is damaged."""
+        """The layout of a store; None if there is none or its file is damaged."""
         try:
-            told = json.loads((home / STORE).read_text(encoding="utf-8"))
-            row, rows = tuple(map(int, told["row"])), {str(name): int(count) for name, count in told["rows"].items()}
-            made = cls((row[0], row[1]), rows, int(told["shard"]), str(told["made_from"]), str(told["dtype"]))
-            np.dtype(made.dtype)
+            entry = json.loads((home / STORE).read_text(encoding="utf-8"))
+            row, rows = tuple(map(int, entry["row"])), {str(name): int(count) for name, count in entry["rows"].items()}
+            layout = cls((row[0], row[1]), rows, int(entry["shard"]), str(entry["made_from"]), str(entry["dtype"]))
+            np.dtype(layout.dtype)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
             return None
-        return made if made.shard > 0 and min(made.row) > 0 else None
+        return layout if layout.shard > 0 and min(layout.row) > 0 else None
 
     @property
     def row_bytes(self) -> int:
@@ -95,7 +94,7 @@ class Shard:
 
 
 class Features:
-    """[N, T, C] of a split: `features[rows]` reads them into an array, in the order in which they lie on the disk."""
+    """The features [N, T, C] of a split. `features[rows]` reads rows into an array, in their order on the disk."""
 
     def __init__(self, files: Sequence[Path], rows: int, row: tuple[int, int], shard: int, dtype: str) -> None:
         self.files, self.shape, self.shard, self.dtype = list(files), (rows, *row), shard, np.dtype(dtype)
@@ -109,16 +108,16 @@ class Features:
         return int(np.prod(self.shape)) * self.dtype.itemsize
 
     def __getitem__(self, index: int | slice | np.ndarray) -> np.ndarray:
-        """Of an array int64 [B] or a slice [B, T, C], of a number [T, C]. Raises IndexError outside of the split, and
-        UserError where a file is damaged."""
+        """[B, T, C] for an array int64 [B] or a slice, [T, C] for a number. Raises IndexError for a row outside of the
+        split, and UserError if a file is damaged."""
         rows = np.arange(*index.indices(len(self))) if isinstance(index, slice) else np.atleast_1d(index)
         if rows.size and not 0 <= rows.min() <= rows.max() < len(self):
-            raise IndexError(f"a row of {len(self):,} was asked for that is none of them")
-        made = np.empty((len(rows), *self.shape[1:]), self.dtype)
+            raise IndexError(f"a requested row is not among the {len(self):,} rows of the split")
+        features = np.empty((len(rows), *self.shape[1:]), self.dtype)
         for place in np.argsort(rows, kind="stable"):
             number, inside = divmod(int(rows[place]), self.shard)
-            made[place] = self._mapped(number)[inside]
-        return made if isinstance(index, slice) or np.ndim(index) else made[0]
+            features[place] = self._mapped(number)[inside]
+        return features if isinstance(index, slice) or np.ndim(index) else features[0]
 
     def _mapped(self, number: int) -> np.ndarray:
         if number not in self._open:
@@ -130,7 +129,7 @@ class Features:
             except (FileNotFoundError, ValueError, EOFError) as error:
                 raise UserError(
                     f"{file}: missing or damaged; `wb data features --verify` removes what is damaged, "
-                    "and the next run makes it anew."
+                    "and the next run makes it again."
                 ) from error
             self._open[number] = mapped
         return self._open[number]
@@ -140,11 +139,11 @@ class Features:
 
 
 def open_features(home: Path, layout: Layout, make: Make, progress: Progress) -> dict[str, Features]:
-    """The features of every split, from the folder `home`; shards that are not there, or cut short, are made by `make`.
+    """Returns the features of every split, from the folder `home`; `make` makes shards that are missing or cut short.
 
-    Processes that ask for the same store at once wait for the first. Stopped at any point, the next call goes on with
-    the shards that are missing. Raises UserError where the disk is too small for them, and OSError (ENOSPC) where it
-    has become so since the store was begun.
+    Processes that request the same store at once wait for the first. After a stop at any point, the next call continues
+    with the missing shards. Raises UserError if the disk is too small for them, and OSError (ENOSPC) if it has become
+    too small since the store was begun.
     """
     if missing(home, layout):
         with alone(home):
@@ -154,7 +153,7 @@ def open_features(home: Path, layout: Layout, make: Make, progress: Progress) ->
 
 
 def opened(home: Path, layout: Layout) -> dict[str, Features]:
-    """The features of every split of a store that is whole; opens no file before it is read."""
+    """The features of every split of a complete store; opens each file only when it is read."""
     return {
         split: Features(
             [home / shard.file for shard in layout.shards if shard.split == split],
@@ -165,9 +164,9 @@ def opened(home: Path, layout: Layout) -> dict[str, Features]:
 
 
 def open_of_one_file(home: Path, rows: Mapping[str, int]) -> dict[str, Features] | None:
-    """A store from before there were shards, one file a split, which is used as it is; None where it is none, or not of
-    so many rows."""
-    found = {}
+    """The features of a store from before there were shards, with one file per split, used as it is. None if it is no
+    such store, or has other numbers of rows."""
+    features = {}
     for split, count in rows.items():
         file = home / f"{split}.npy"
         try:
@@ -176,12 +175,12 @@ def open_of_one_file(home: Path, rows: Mapping[str, int]) -> dict[str, Features]
             return None
         if len(shape) != 3 or shape[0] != count:
             return None
-        found[split] = Features([file], count, (shape[1], shape[2]), max(1, count), dtype.name)
-    return found
+        features[split] = Features([file], count, (shape[1], shape[2]), max(1, count), dtype.name)
+    return features
 
 
 def missing(home: Path, layout: Layout) -> list[Shard]:
-    """The shards that are not there as they were written, told by their sizes alone."""
+    """The shards that do not exist as they were written, judged by their sizes alone."""
     if Layout.read(home) != layout:
         return layout.shards
     done = _done(home)
@@ -189,7 +188,7 @@ def missing(home: Path, layout: Layout) -> list[Shard]:
 
 
 def damaged(home: Path, layout: Layout) -> list[Shard]:
-    """The shards that are missing, or whose bytes are no longer those that were written; reads all of them."""
+    """The shards that are missing, or whose bytes have changed since they were written; reads all of them."""
     lost, done = {shard.file for shard in missing(home, layout)}, _done(home)
     return [
         shard
@@ -200,8 +199,8 @@ def damaged(home: Path, layout: Layout) -> list[Shard]:
 
 @dataclass(frozen=True)
 class Checked:
-    """A store as it was found: the files that are yet to be made, and those of them that were made once, but are lost
-    or damaged."""
+    """The state of a store. `missing`: the files that do not exist yet; `damaged`: those among them that existed before
+    but are lost or damaged."""
 
     home: Path
     layout: Layout
@@ -210,13 +209,13 @@ class Checked:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """For scripts."""
+        """The state as JSON for scripts."""
         about = {"folder": str(self.home), **asdict(self.layout), "bytes": self.layout.bytes}
         return about | {"files": len(self.layout.shards), "missing": self.missing, "damaged": self.damaged}
 
     def __str__(self) -> str:
         layout = self.layout
-        todo = f", {len(self.missing):,} of them yet to be made" if self.missing else ""
+        todo = f", {len(self.missing):,} of them still missing" if self.missing else ""
         harm = f"; DAMAGED: {', '.join(self.damaged)}" if self.damaged else ""
         return (
             f"{self.home}: {sum(layout.rows.values()):,} images x {layout.row[0]} x {layout.row[1]},"
@@ -225,24 +224,24 @@ class Checked:
 
 
 def check_stores(cache_dir: Path, verify: bool) -> list[Checked]:
-    """The stores of a cache. `verify`: all is read, and what is damaged is removed, so that whoever opens the store
-    next makes that anew and nothing else."""
-    found = []
+    """The stores of a cache. With `verify` all files are read, and damaged ones are removed, so that whoever opens the
+    store next makes only these again."""
+    checked = []
     for home in sorted(file.parent for file in cache_dir.glob(f"*/{STORE}")):
         layout = Layout.read(home)
-        if layout is None:  # made anew by whoever opens it
+        if layout is None:  # made again by whoever opens it
             continue
         lost = [shard.file for shard in (damaged if verify else missing)(home, layout)]
-        found.append(Checked(home, layout, lost, [file for file in lost if file in _done(home)]))
+        checked.append(Checked(home, layout, lost, [file for file in lost if file in _done(home)]))
         if verify and lost:
             with alone(home):
                 for file in lost:
                     (home / file).unlink(missing_ok=True)
-    return found
+    return checked
 
 
 def _done(home: Path) -> dict[str, dict[str, Any]]:
-    """What is known of each shard that was finished."""
+    """The entry of each shard that was finished, by file name."""
     entries = read_lines(home / SHARDS_DONE)
     return {str(entry["file"]): entry for entry in entries if isinstance(entry, dict) and "checksum" in entry}
 
@@ -258,7 +257,7 @@ def _fill(home: Path, layout: Layout, todo: list[Shard], make: Make, progress: P
     done, total = sum(layout.rows.values()), sum(layout.rows.values())
     done -= sum(len(shard.rows) for shard in todo)
     _say_what_is_lost(home, layout, todo)
-    shutil.rmtree(home.with_name(f"{home.name}.part"), ignore_errors=True)  # begun before there were shards
+    shutil.rmtree(home.with_name(f"{home.name}.part"), ignore_errors=True)  # from before there were shards
     _refuse_small_disk(home, layout, total - done, done > 0)
     home.mkdir(exist_ok=True)
     if Layout.read(home) != layout:
@@ -269,7 +268,7 @@ def _fill(home: Path, layout: Layout, todo: list[Shard], make: Make, progress: P
     progress(done, total, figures)
     for shard in todo:
         half = (home / shard.file).with_suffix(".half")
-        # Written, and not mapped: where the disk is full, a mapped file ends the process.
+        # Written, not mapped: on a full disk, a mapped file kills the process.
         facts = write_parts(half, _parts(shard, layout, make, partial(_further, progress, done, total, figures)))
         os.replace(half, home / shard.file)
         append_line(home / SHARDS_DONE, {"file": shard.file} | facts)
@@ -278,8 +277,8 @@ def _fill(home: Path, layout: Layout, todo: list[Shard], make: Make, progress: P
 
 
 def _parts(shard: Shard, layout: Layout, make: Make, progress: Callable[[int], None]) -> Iterator[bytes | memoryview]:
-    """What a shard's file holds; tells how many rows are written of one that is not whole yet. Raises ValueError where
-    `make` gives other rows than were asked for."""
+    """The content of a shard's file; reports the rows written so far while it is incomplete. Raises ValueError if
+    `make` yields other rows than were requested."""
     yield _header((len(shard.rows), *layout.row), layout.dtype)
     written = 0
     for block in make(shard.split, shard.rows):
@@ -298,17 +297,17 @@ def _further(progress: Progress, done: int, total: int, figures: dict[str, float
 
 
 def _header(shape: tuple[int, ...], dtype: str) -> bytes:
-    """That of an .npy file."""
-    made = io.BytesIO()
+    """The header of an .npy file."""
+    header = io.BytesIO()
     about = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(made, about)
-    return made.getvalue()
+    np.lib.format.write_array_header_1_0(header, about)
+    return header.getvalue()
 
 
 def _say_what_is_lost(home: Path, layout: Layout, todo: list[Shard]) -> None:
-    """Names the shards that had been finished once."""
+    """Reports the shards that had been finished before."""
     if Layout.read(home) == layout and (lost := [shard.file for shard in todo if shard.file in _done(home)]):
-        tell(f"{home}: missing or cut short, and made anew: {', '.join(lost)}")
+        tell(f"{home}: missing or cut short, made again: {', '.join(lost)}")
 
 
 def _refuse_small_disk(home: Path, layout: Layout, rows: int, begun: bool) -> None:
@@ -317,10 +316,10 @@ def _refuse_small_disk(home: Path, layout: Layout, rows: int, begun: bool) -> No
         if needed >= LARGE:
             tell(f"{home}: writing {needed / 1e9:,.1f} GB of stored features, {free / 1e9:,.1f} GB are free")
         return
-    if begun:  # what has filled the disk since may pass, and is waited out as anywhere
+    if begun:  # the disk has filled up since; callers wait until there is room, as for any other write
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"{home}, {needed / 1e9:,.1f} GB more are needed")
     raise UserError(
         f"{home}: the stored features of {rows:,} images ({' x '.join(map(str, layout.row))} numbers each) need"
-        f" {needed / 1e9:,.1f} GB and {free / 1e9:,.1f} GB are free; make room, take a --workspace on a larger disk, or"
+        f" {needed / 1e9:,.1f} GB and {free / 1e9:,.1f} GB are free; make room, use a --workspace on a larger disk, or"
         " set `model.vision.frozen: false`."
     )

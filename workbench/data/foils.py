@@ -1,4 +1,4 @@
-"""Foils of captions: rules propose false captions, text-only scores decide which of them are kept."""
+"""Foils of captions: rules propose false captions, and text-only scores decide which of them are kept."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,33 +11,34 @@ from workbench.data.rule_foils import RULES, Captioned, candidates
 from workbench.randomness import generator
 
 CHUNK = 500  # captions whose candidates are scored at once
-MOST = 6  # candidates of a caption and kind that are scored, drawn
-Done = Callable[[int], None]  # hears of how many captions are done
+MOST = 6  # at most this many candidates are drawn and scored per caption and kind
+Done = Callable[[int], None]  # is called with the number of captions done
 
 
 def make_foils(
     captions: Sequence[Captioned], nouns: Nouns, score: Score, seed: int, done: Done = lambda _: None
 ) -> pl.DataFrame:
-    """A row a caption, a nullable column a kind. Of each kind the candidate is taken that is likeliest as a text by
-    `score`; then captions lose theirs until the score tells nothing: see `balance.symmetrical`."""
+    """Returns a frame with one row per caption and one nullable column per kind. Of each kind, the candidate that is
+    likeliest as a text by `score` is taken. Then foils are dropped until the score separates nothing: see
+    `balance.symmetrical`."""
     gaps: dict[str, list[np.ndarray]] = {kind: [] for kind in RULES}
-    made = [_drawn(captioned, nouns, seed) for captioned in captions]
+    proposed = [_drawn(captioned, nouns, seed) for captioned in captions]
     for start in range(0, len(captions), CHUNK):
         part = slice(start, start + CHUNK)
-        known = _scores([captioned.text for captioned in captions[part]], made[part], score)
-        for captioned, foils in zip(captions[part], made[part], strict=True):
+        known = _scores([captioned.text for captioned in captions[part]], proposed[part], score)
+        for captioned, foils in zip(captions[part], proposed[part], strict=True):
             for kind, texts in foils.items():
                 gaps[kind].append(np.array([known[captioned.text] - known[text] for text in texts]))
         done(min(start + CHUNK, len(captions)))
-    columns = {kind: _kept(kind, [foils[kind] for foils in made], gaps[kind], seed) for kind in RULES}
+    columns = {kind: _kept(kind, [foils[kind] for foils in proposed], gaps[kind], seed) for kind in RULES}
     return pl.DataFrame(columns, schema=dict.fromkeys(RULES, pl.String))
 
 
 def _kept(kind: str, texts: Sequence[Sequence[str]], gaps: Sequence[np.ndarray], seed: int) -> list[str | None]:
-    """The foil of one kind of each caption, from its candidates and their gaps float [K_i, S]; None where it has
+    """The foil of one kind for each caption, from its candidates and their gaps float [K_i, S]; None where there is
     none."""
     foils: list[str | None] = [None] * len(texts)
-    rows = [row for row, found in enumerate(texts) if found]
+    rows = [row for row, candidate_texts in enumerate(texts) if candidate_texts]
     if not rows:
         return foils
     size = typical(np.concatenate([gaps[row] for row in rows]))
@@ -50,22 +51,21 @@ def _kept(kind: str, texts: Sequence[Sequence[str]], gaps: Sequence[np.ndarray],
 
 
 def _drawn(captioned: Captioned, nouns: Nouns, seed: int) -> dict[str, list[str]]:
-    """At most `MOST` candidates of each kind; which ones depends on the seed, the captions of the image and the
-    kind."""
-    made = candidates(captioned, nouns)
-    for kind, foils in made.items():
+    """At most `MOST` candidates of each kind; the draw depends on the seed, the captions of the image and the kind."""
+    drawn = candidates(captioned, nouns)
+    for kind, foils in drawn.items():
         if len(foils) > MOST:
             places = generator("foil candidates", seed, kind, captioned.text, *captioned.every).permutation(len(foils))
-            made[kind] = [foils[place] for place in sorted(places[:MOST])]
-    return made
+            drawn[kind] = [foils[place] for place in sorted(places[:MOST])]
+    return drawn
 
 
-def _scores(captions: Sequence[str], made: Sequence[dict[str, list[str]]], score: Score) -> dict[str, np.ndarray]:
-    """Each text is scored once; captions without a candidate are not."""
+def _scores(captions: Sequence[str], proposed: Sequence[dict[str, list[str]]], score: Score) -> dict[str, np.ndarray]:
+    """Text -> its scores. Each text is scored once; captions without a candidate are not scored."""
     texts = dict.fromkeys(
         text
-        for caption, foils in zip(captions, made, strict=True)
+        for caption, foils in zip(captions, proposed, strict=True)
         if any(foils.values())
-        for text in (caption, *(f for each in foils.values() for f in each))
+        for text in (caption, *(foil for of_kind in foils.values() for foil in of_kind))
     )
     return dict(zip(texts, score(list(texts)), strict=True)) if texts else {}

@@ -1,4 +1,4 @@
-"""Which image files cannot be read: each is decoded once, and looked at again only where it has changed since."""
+"""Finds image files that cannot be read: each is decoded once, and checked again only if it has changed."""
 
 import os
 import warnings
@@ -15,17 +15,17 @@ from workbench.files import append_line, read_lines
 from workbench.outage import never
 from workbench.stop import Stopped
 
-KEPT = "images-checked.jsonl"  # in the cache, a line a batch: each image's path, size, modification time and fault
-BATCH = 64  # images between two looks at `stop`: a second's work
+KEPT = "images-checked.jsonl"  # in the cache, one line per batch: each image's path, size, modification time and fault
+BATCH = 64  # images between two checks of `stop`: about a second of work
 SIDE = 32  # pixels: the cheapest decoding that still reads a file to its end
 
-Show = Callable[[int, int], None]  # images looked at, of how many
-Check = Callable[[Iterable[Path]], dict[Path, str]]  # why each image that cannot be read cannot
+Show = Callable[[int, int], None]  # images checked, images in total
+Check = Callable[[Iterable[Path]], dict[Path, str]]  # the reason for each image that cannot be read
 
 
 @dataclass(frozen=True)
 class Version:
-    """A file as it is at the moment: a changed one has another size or modification time (nanoseconds)."""
+    """The current state of a file: a changed file has another size or modification time (nanoseconds)."""
 
     size: int
     modified: int
@@ -38,24 +38,24 @@ def broken_images(
     stop: Callable[[], bool] = never,
     workers: int | None = None,
 ) -> dict[Path, str]:
-    """Why each image that is missing or broken cannot be read; whole ones are not named.
+    """Returns the reason for each image that is missing or cannot be read; intact images are left out.
 
-    With a `cache` folder, what was found is kept there and not looked at again while size and modification time stay.
-    `workers` threads decode side by side, by default one a core. Raises Stopped where `stop()`; what was found until
-    then is kept.
+    With a `cache` folder, results are kept there and reused while size and modification time stay the same. `workers`
+    threads decode in parallel, by default one per core. Raises Stopped once `stop()` is true; the results until then
+    are kept.
     """
     distinct = dict.fromkeys(paths)
     versions = {path: version for path in distinct if (version := _version(path)) is not None}
     broken = {path: f"{path} is missing" for path in distinct if path not in versions}
     kept = cache and cache / KEPT
-    # Which warnings are shown holds for all threads, so that those that decode must not each set it and put it back.
+    # Warning filters are shared by all threads, so the decoding threads must not set and restore them themselves.
     with _alone(kept), warnings.catch_warnings(action="ignore"):
         known = _known(kept)
         faults = {path: known.get(_key(path, version)) for path, version in versions.items()}
-        left = [path for path, fault in faults.items() if fault is None]
-        for found in _checked(left, show, stop, workers or usable_cores()):
-            faults |= {path: fault for path, (fault, _) in found.items()}
-            lasting = {path: fault for path, (fault, lasts) in found.items() if lasts}
+        unchecked = [path for path, fault in faults.items() if fault is None]
+        for results in _checked(unchecked, show, stop, workers or usable_cores()):
+            faults |= {path: fault for path, (fault, _) in results.items()}
+            lasting = {path: fault for path, (fault, lasts) in results.items() if lasts}
             if kept and lasting:
                 append_line(kept, [[*_key(path, versions[path]), fault] for path, fault in lasting.items()])
     return broken | {path: f"{path}: {fault}" for path, fault in faults.items() if fault}
@@ -74,12 +74,12 @@ def _key(path: Path, version: Version) -> tuple[str, int, int]:
 
 
 def _alone(kept: Path | None) -> AbstractContextManager[None]:
-    """Others that would check the same images wait, and find them checked."""
+    """Makes other processes that would check the same images wait; afterwards they reuse the results."""
     return alone(kept) if kept else nullcontext()
 
 
 def _known(kept: Path | None) -> dict[tuple[str, int, int], str]:
-    """What earlier checks found; an empty fault is that of a whole image."""
+    """The faults that earlier checks found, by file version; an empty fault means an intact image."""
     lines = read_lines(kept) if kept else []
     return {(path, size, modified): fault for line in lines for path, size, modified, fault in line}
 
@@ -87,7 +87,7 @@ def _known(kept: Path | None) -> dict[tuple[str, int, int], str]:
 def _checked(
     paths: Sequence[Path], show: Show, stop: Callable[[], bool], workers: int
 ) -> Iterator[dict[Path, tuple[str, bool]]]:
-    """A batch at a time, each image's fault and whether it lasts."""
+    """Yields, batch by batch, each image's fault and whether it is permanent."""
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(paths), BATCH):
             if stop():
@@ -98,12 +98,12 @@ def _checked(
 
 
 def _fault(path: Path) -> tuple[str, bool]:
-    """Why an image cannot be read (nothing: it can), and whether that lasts as long as the file's bytes are the
-    same."""
+    """The reason why an image cannot be read (empty if it can), and whether it holds as long as the file is
+    unchanged."""
     try:
         decode(path, SIDE)
     except BrokenImage as error:
-        # The system's refusal, such as that of a file without permission or a disk that fails, can end without a change
-        # of the file.
+        # An error of the system, such as a missing permission or a failing disk, can disappear without a change of the
+        # file.
         return str(error), getattr(error.__cause__, "errno", None) is None
     return "", True

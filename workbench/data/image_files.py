@@ -1,4 +1,4 @@
-"""Where the image files lie that a published file names: in a documented layout below one of several folders, or
+"""Locates the image files that a published file names: in a documented layout below one of several folders, or
 anywhere below them."""
 
 import os
@@ -11,19 +11,19 @@ from workbench.data.images import SUFFIXES
 from workbench.data.reading import is_leftover
 from workbench.errors import UserError
 
-Refused = Callable[[Path, str], None]  # hears of a folder that cannot be read, and why
+Refused = Callable[[Path, str], None]  # is called with a folder that cannot be read, and the reason
 
 
 @dataclass(frozen=True)
 class ImageFolders:
-    """Folders below which images lie. A folder is listed once, however many images are looked up in it."""
+    """Folders that contain images. A folder is listed once, however many images are looked up in it."""
 
     roots: tuple[Path, ...]
     _listed: dict[str, frozenset[str]] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of(cls, roots: Sequence[Path], option: str = "--images") -> "ImageFolders":
-        """Raises UserError, which names the `option`, where one of them is no folder."""
+        """The folders at `roots`. Raises UserError, which names the `option`, if one of them is not a folder."""
         expanded = tuple(root.expanduser() for root in roots)
         for root in expanded:
             if not root.is_dir():
@@ -31,15 +31,15 @@ class ImageFolders:
         return cls(expanded)
 
     def find(self, *names: str) -> Path:
-        """As `search`; where there is no such file, the first root's path of the first name, which does not exist."""
+        """As `search`; without such a file, the first root's path of the first name, which does not exist."""
         return self.search(*names) or self.roots[0].joinpath(*_relative(PurePosixPath(names[0]).parts))
 
     def search(self, *names: str) -> Path | None:
-        """The file that has one of these `names`, which are paths relative to a root, the documented one first.
+        """The file with one of these `names`, which are paths relative to a root, the documented one first.
 
-        Each name is tried as it is; then without its first folders, since a list may hold the paths of its author's
-        machine; last, any file below the roots whose path ends like one of the names. None where there is no such file,
-        or where several are equally good.
+        Each name is tried as it is. Next it is tried without its first folders, since a list may contain the paths of
+        its author's machine. Last, any file below the roots whose path ends like one of the names is taken. None if
+        there is no such file, or if several match equally well.
         """
         tails = [tail for name in names if (tail := PurePosixPath(name).parts)]
         for drop in range(max(map(len, tails), default=0)):
@@ -50,7 +50,7 @@ class ImageFolders:
         return self._anywhere(tails)
 
     def exactly(self, *names: str) -> Path | None:
-        """The first root's file of the first of these names that has one."""
+        """The file of the first of these names that exists, in the first root that has it."""
         paths = (os.path.join(root, name) for name in names for root in self.roots)
         return next((Path(path) for path in paths if self._holds(path)), None)
 
@@ -64,8 +64,8 @@ class ImageFolders:
         return name in self._listed[folder]
 
     def _anywhere(self, tails: Sequence[tuple[str, ...]]) -> Path | None:
-        """The file below the roots that has most of the last parts of a name in common with it; of several, the one
-        nearest to its root."""
+        """The file below the roots that shares most trailing path parts with a name; of several, the one nearest to its
+        root."""
         best: dict[tuple[int, int], set[str]] = {}
         for tail in tails:
             for depth, path in self._by_name.get(tail[-1], []):
@@ -76,47 +76,47 @@ class ImageFolders:
     @cached_property
     def _by_name(self) -> dict[str, list[tuple[int, str]]]:
         """File name -> (folders between root and file, path) of each image below the roots."""
-        found: dict[str, list[tuple[int, str]]] = {}
+        by_name: dict[str, list[tuple[int, str]]] = {}
         for root in self.roots:
             for path in files_below(root):
                 if os.path.splitext(path)[1].lower() in SUFFIXES:
                     depth = len(path.relative_to(root).parts)
-                    found.setdefault(path.name, []).append((depth, str(path)))
-        return found
+                    by_name.setdefault(path.name, []).append((depth, str(path)))
+        return by_name
 
 
 def ranked(names: Sequence[str], folders: Sequence[Path]) -> list[Path]:
-    """The folders, those first below which most of the first images are."""
-    some = names[:50]
-    # Where columns are swapped a caption is asked for, which is longer than a name may be.
-    return sorted(folders, key=lambda folder: -sum(os.path.exists(folder / name) for name in some))
+    """The folders, sorted by how many of the first images they contain, most first."""
+    sampled = names[:50]
+    # With swapped columns, a caption is looked up, which may be too long for a file name.
+    return sorted(folders, key=lambda folder: -sum(os.path.exists(folder / name) for name in sampled))
 
 
 def places_of(
     wanted: Sequence[Sequence[str]], folders: Sequence[Path], images: ImageFolders, beside: Path
 ) -> list[Path]:
-    """Where each image lies, by its names, the documented one first.
+    """The path of each image, looked up by its names, the documented one first.
 
-    That is below one of the documented `folders`, else where `images` (given by hand) finds it; where none was given
-    and not one image lies as documented, where it is found below the folder `beside`. A file is the image of one name
-    alone. An image that nobody has gets its first name below the first folder.
+    An image is looked for below the documented `folders`, then in `images` (folders that the user names). If the user
+    names none and no image is where it is documented, the folder `beside` is searched. A file is used for one name
+    only. A missing image gets its first name below the first folder.
     """
     documented = ImageFolders(tuple(folders))
     exact = [documented.exactly(*names) for names in wanted]
-    # Where others of its folder lie as documented an image is missing; a file elsewhere of its name is another one.
+    # If other images of its folder are in place, an image is missing; a file of its name elsewhere is another image.
     complete = {os.path.dirname(names[0]) for path, names in zip(exact, wanted, strict=True) if path}
     search = images if images.roots else ImageFolders(() if complete else (beside,))
-    lost = [k for k, path in enumerate(exact) if path is None and os.path.dirname(wanted[k][0]) not in complete]
-    found = {k: path for k in lost if (path := search.search(*wanted[k]))}
+    misplaced = [k for k, path in enumerate(exact) if path is None and os.path.dirname(wanted[k][0]) not in complete]
+    candidates = {k: path for k in misplaced if (path := search.search(*wanted[k]))}
     taken = {*exact}
-    own = _without_rivals({k: path for k, path in found.items() if path not in taken}, wanted)
-    return [path or own.get(k) or folders[0] / wanted[k][0] for k, path in enumerate(exact)]
+    unique = _without_rivals({k: path for k, path in candidates.items() if path not in taken}, wanted)
+    return [path or unique.get(k) or folders[0] / wanted[k][0] for k, path in enumerate(exact)]
 
 
-def _without_rivals(found: dict[int, Path], wanted: Sequence[Sequence[str]]) -> dict[int, Path]:
-    """Of the names that led to one file, that alone which has most of the last parts in common with it."""
+def _without_rivals(candidates: dict[int, Path], wanted: Sequence[Sequence[str]]) -> dict[int, Path]:
+    """Keeps, of the names that led to the same file, only the one that shares most trailing path parts with it."""
     claims: dict[Path, list[tuple[int, int]]] = {}
-    for k, path in found.items():
+    for k, path in candidates.items():
         common = max(_common(path.parts, PurePosixPath(name).parts) for name in wanted[k])
         claims.setdefault(path, []).append((common, k))
     best = {path: max(claim) for path, claim in claims.items()}
@@ -128,16 +128,16 @@ def _relative(parts: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _common(path: tuple[str, ...], tail: tuple[str, ...]) -> int:
-    """How many of the last parts are equal."""
+    """The number of equal trailing parts."""
     pairs = zip(reversed(path), reversed(tail), strict=False)
     return next((count for count, (one, other) in enumerate(pairs) if one != other), min(len(path), len(tail)))
 
 
 def files_below(folder: Path, refused: Refused = lambda folder, why: None) -> Iterator[Path]:
-    """All files below a folder; linked folders are followed, each folder once, so that a loop ends."""
+    """Yields all files below a folder; linked folders are followed, each folder once, so that loops end."""
     seen: set[tuple[int, int]] = set()
     pending, linked = [folder], list[Path]()
-    # What lies in the folder itself comes first, so that it is named by its own path and not by that of a link.
+    # The folder's own content comes first, so that it gets its own path and not that of a link.
     while pending or linked:
         here = pending.pop() if pending else linked.pop(0)
         try:

@@ -1,4 +1,4 @@
-"""From an image file, of whatever kind, to upright RGB pixels of one size."""
+"""Decodes image files of any kind to upright RGB pixels of one size."""
 
 import io
 import warnings
@@ -11,7 +11,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
 OPAQUE = {"1", "L", "RGB", "CMYK", "YCbCr"}
 BACKDROP = (255, 255, 255)  # what shows through a transparent image
-TURNS = {  # EXIF's orientation -> what puts the image upright
+TURNS = {  # EXIF's orientation -> the operation that turns the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -29,18 +29,18 @@ class BrokenImage(Exception):
 
 
 def decode(data: bytes | Path, side: int, fit: Fit = "pad", box: Box | None = None) -> np.ndarray:
-    """uint8 [3, side, side], turned as its EXIF says, on white where it is transparent, antialiased.
+    """uint8 [3, side, side]: rotated as its EXIF says, on white where it is transparent, antialiased.
 
     `crop`: the short side becomes `side`, the middle is kept (CLIP, METER). `squash`: both sides become `side` (ALBEF's
-    evaluation). `pad`: all of it, in proportion, centred on white. `box`: that part of the image alone.
+    evaluation). `pad`: the whole image, in proportion, centred on white. `box`: only that part of the image.
 
-    Raises BrokenImage where the image is missing, cut short or no image; whatever a decoder raises is one
-    broken image."""
+    Raises BrokenImage if the file is missing, cut short or not an image; any error of a decoder counts as a broken
+    image."""
     source = io.BytesIO(data) if isinstance(data, bytes) else data
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(source) as opened:
             if opened.format == "JPEG" and opened.mode in ("RGB", "L") and box is None:
-                opened.draft(opened.mode, (2 * side, 2 * side))  # decodes a large photograph at a fraction of its size
+                opened.draft(opened.mode, (2 * side, 2 * side))  # decodes a large photograph at reduced size
             opened.load()
             if 0 in opened.size:
                 raise BrokenImage(f"the image has no pixels ({opened.width} x {opened.height})")
@@ -53,16 +53,16 @@ def decode(data: bytes | Path, side: int, fit: Fit = "pad", box: Box | None = No
     except FileNotFoundError as error:
         raise BrokenImage("the image is missing") from error
     except Exception as error:
-        # What a decoder raises at bytes that no camera wrote has no end: struct.error, KeyError, MemoryError, ...
+        # On corrupt bytes, decoders raise almost anything: struct.error, KeyError, MemoryError, ...
         raise BrokenImage(f"the image cannot be read ({_reason(error)})") from error
 
 
 def _reason(error: Exception) -> str:
-    """Without the image's own name or place in memory, so that images can be counted by it."""
+    """An error as text without the image's name or memory address, so that images can be counted by reason."""
     if isinstance(error, UnidentifiedImageError):
-        return "it is of no known kind, or its first bytes are damaged"
-    told = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return " ".join(told.split())[:200] or type(error).__name__
+        return "its format is unknown, or its first bytes are damaged"
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return " ".join(text.split())[:200] or type(error).__name__
 
 
 def _square(upright: Image.Image, side: int, fit: Fit, box: Box | None) -> np.ndarray:
@@ -84,18 +84,18 @@ def _square(upright: Image.Image, side: int, fit: Fit, box: Box | None) -> np.nd
 
 
 def _upright(opened: Image.Image) -> Image.Image:
-    """Turned as its EXIF says. Of EXIF only that is read, so that a wrong resolution or maker's note spoils no
-    image."""
+    """The image rotated as its EXIF says. Nothing else of EXIF is read, so that a wrong resolution or maker's note does
+    no harm."""
     try:
         turn = TURNS.get(int(opened.getexif().get(ExifTags.Base.Orientation, 1)))
-    except Exception:  # of a foreign decoder: no EXIF that could be read
+    except Exception:  # of a third-party decoder: no readable EXIF
         turn = None
     eight = _eight_bit(opened)
     return eight if turn is None else eight.transpose(turn)
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """A 16-bit image scaled to 8 bits, which PIL would clip; any other as it is."""
+    """A 16-bit image scaled to 8 bits, where PIL would clip; any other image as it is."""
     if not image.mode.startswith("I"):
         return image
     values = np.asarray(image).astype(np.int64)

@@ -1,5 +1,5 @@
-"""Stored images as JPEG. A shard is one file: the images one after another, then int64 [n, 2], where each begins and
-ends."""
+"""Images stored as JPEG. A shard is one file: the images one after another, then int64 [n, 2], the first byte and the
+end of each."""
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,33 +15,33 @@ if TYPE_CHECKING:
     import torch
 
 INDEX: Final = np.dtype("<i8")
-FULL_CHROMA = 0  # PIL's name of 4:4:4: captions name colours, also those of small things
-SHARE = 0.25  # of the raw size, at most for usual photographs at quality 95: 0.18 measured
+FULL_CHROMA = 0  # PIL's value for 4:4:4: captions name colours, even of small things
+SHARE = 0.25  # upper bound of the share of the raw size, for usual photographs at quality 95: 0.18 measured
 
 
 def encode(pixels: np.ndarray, quality: int) -> bytes:
-    """The JPEG of uint8 [3, S, S], its colours at full resolution."""
-    made = io.BytesIO()
+    """The JPEG of uint8 [3, S, S], with colours at full resolution."""
+    buffer = io.BytesIO()
     image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
-    image.save(made, "JPEG", quality=quality, subsampling=FULL_CHROMA, optimize=True)
-    return made.getvalue()
+    image.save(buffer, "JPEG", quality=quality, subsampling=FULL_CHROMA, optimize=True)
+    return buffer.getvalue()
 
 
 def decode(blob: bytes, side: int) -> np.ndarray:
-    """uint8 [3, side, side]. Raises ValueError where the bytes are no JPEG of that side."""
+    """uint8 [3, side, side]. Raises ValueError if the bytes are not a JPEG of that side."""
     try:
         with Image.open(io.BytesIO(blob), formats=["JPEG"]) as opened:
             if opened.size != (side, side) or opened.mode != "RGB":
                 raise ValueError(f"{opened.size[0]} x {opened.size[1]} px, {opened.mode}")
             return np.asarray(opened).transpose(2, 0, 1)
-    except (OSError, SyntaxError) as error:  # both are what PIL raises at damaged bytes
+    except (OSError, SyntaxError) as error:  # PIL raises either on damaged bytes
         raise ValueError(str(error)) from error
 
 
 def decode_all(blobs: Sequence[bytes], side: int, device: "torch.device") -> "torch.Tensor":
-    """uint8 [B, 3, side, side] on the device. nvJPEG decodes on a GPU, where torchvision is built with it, and PIL
-    anywhere else; the two may round pixels differently. Raises ValueError as `decode`."""
-    # Only here, since a process that prepares images has no need of torch.
+    """uint8 [B, 3, side, side] on the device. On a GPU nvJPEG decodes, if torchvision is built with it, elsewhere PIL;
+    the two may round pixels differently. Raises ValueError as `decode`."""
+    # Imported only here, since a process that prepares images does not need torch.
     import torch
     from torchvision.io import ImageReadMode, decode_jpeg
 
@@ -55,7 +55,7 @@ def decode_all(blobs: Sequence[bytes], side: int, device: "torch.device") -> "to
 
 
 def shard_parts(rows: int, images: Iterable[tuple[int, bytes]]) -> Iterator[bytes]:
-    """What a shard's file holds, given (place, JPEG) in any order. A place that is not given has no bytes."""
+    """The content of a shard's file, from (place, JPEG) in any order. A place without a JPEG gets no bytes."""
     index, at = np.zeros((rows, 2), INDEX), 0
     for place, blob in images:
         index[place] = at, at + len(blob)
@@ -67,8 +67,8 @@ def shard_parts(rows: int, images: Iterable[tuple[int, bytes]]) -> Iterator[byte
 class JpegShard:
     """A shard's file, memory-mapped: `shard[place]` decodes an image.
 
-    Raises UserError where its index leads outside of its images, so that nothing else is ever read, or where an image
-    is damaged.
+    Raises UserError if its index points outside of its images, so that nothing else is ever read, or if an image is
+    damaged.
     """
 
     def __init__(self, file: Path, rows: int, side: int) -> None:
@@ -81,7 +81,7 @@ class JpegShard:
         self.index = np.frombuffer(self.bytes[blobs:].tobytes(), INDEX).reshape(rows, 2)
         begin, end = self.index.T
         if (begin < 0).any() or (end < begin).any() or (end > blobs).any():
-            raise UserError(self._damaged("its index leads outside of it"))
+            raise UserError(self._damaged("its index points outside of it"))
 
     def blob(self, place: int) -> bytes:
         """The JPEG of an image."""

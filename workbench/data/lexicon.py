@@ -1,8 +1,8 @@
-"""The words of the rendered world: what can be drawn, what it is called, and which words mean the same."""
+"""The vocabulary of the rendered scenes: what can be drawn, its names, and which words mean the same."""
 
 from typing import Final
 
-# kind -> (glyph of DejaVu Sans, or None for a drawn shape; the names that people would give it)
+# kind -> (glyph of DejaVu Sans, or None for a drawn shape; its names in captions)
 KINDS: Final[dict[str, tuple[str | None, tuple[str, ...]]]] = {
     "circle": (None, ("circle", "disc")),
     "square": (None, ("square", "box")),
@@ -78,7 +78,7 @@ COLOURS: Final[dict[str, tuple[tuple[int, int, int], tuple[str, ...]]]] = {
 
 SIZES: Final[dict[str, tuple[str, ...]]] = {"small": ("small", "little", "tiny"), "large": ("large", "big", "huge")}
 
-# Solid is what nobody mentions.
+# People rarely mention that a thing is solid.
 TEXTURES: Final[dict[str, tuple[str, ...]]] = {
     "solid": ("plain", "solid"),
     "striped": ("striped", "stripy"),

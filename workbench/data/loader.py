@@ -1,4 +1,4 @@
-"""Deterministic, resumable batches: what a step trains on depends on the seed and the step alone."""
+"""Deterministic, resumable batches: the pairs of a step depend only on the seed and the step."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,8 +21,8 @@ Shares = tuple[tuple[int, float], ...]  # (pairs, how often an epoch shows them)
 
 @dataclass(frozen=True)
 class Order:
-    """Epochs of shuffled pairs, cut into batches without remainder; keyed by (seed, epoch), so every arm of an ablation
-    sees the same pairs and a resumed run goes on exactly."""
+    """Epochs of shuffled pairs, cut into batches without remainder. Keyed by (seed, epoch), so every arm of an ablation
+    sees the same pairs and a resumed run continues exactly."""
 
     shares: Shares
     batch_size: int
@@ -30,7 +30,7 @@ class Order:
 
     @property
     def size(self) -> int:
-        """Pairs of a batch."""
+        """Number of pairs per batch."""
         return min(self.batch_size, epoch_length(self.shares))
 
     def at(self, step: int) -> tuple[int, np.ndarray]:
@@ -46,21 +46,21 @@ def epoch_length(shares: Shares) -> int:
 
 @lru_cache(maxsize=2)
 def epoch_order(shares: Shares, seed: int, epoch: int) -> np.ndarray:
-    """The pairs of an epoch int64 [E], shuffled. A source that is shown 2.5 times comes whole twice, and half of it,
-    another half in every epoch, once more."""
+    """The pairs of an epoch int64 [E], shuffled. A source that is shown 2.5 times per epoch occurs twice in full, plus
+    one half of it, which differs from epoch to epoch."""
     if len(shares) == 1 and shares[0][1] == 1.0:
         return generator("epoch", seed, epoch).permutation(shares[0][0])
     parts, start = [], 0
     for source, (pairs, often) in enumerate(shares):
         whole, rest = divmod(round(pairs * often), pairs)
-        some = generator("epoch part", seed, epoch, source).permutation(pairs)[:rest]
-        parts += [np.tile(np.arange(pairs), whole) + start, some + start]
+        part = generator("epoch part", seed, epoch, source).permutation(pairs)[:rest]
+        parts += [np.tile(np.arange(pairs), whole) + start, part + start]
         start += pairs
     return generator("epoch", seed, epoch).permutation(np.concatenate(parts))
 
 
 class StepImages(Dataset[list[Tensor]]):
-    """The images of each step, as the parts of its batch that this process reads."""
+    """The images of each step: the parts of its batch that this process reads."""
 
     def __init__(self, images: Any, order: Order, parts: Sequence[slice]) -> None:
         self.images, self.order, self.parts = images, order, parts
@@ -73,7 +73,7 @@ class StepImages(Dataset[list[Tensor]]):
 def read_ahead(
     images: Any, order: Order, parts: Sequence[slice], steps: range, workers: int, pin: bool
 ) -> Iterator[list[Tensor]]:
-    """The images of each of the steps in turn, `images[rows]` for each part; `workers` processes read ahead."""
+    """Yields the images of each step in turn, `images[rows]` for each part; `workers` processes read ahead."""
     loader = DataLoader(
         StepImages(images, order, parts),
         batch_size=None,
@@ -86,8 +86,8 @@ def read_ahead(
 
 
 def in_background(read: Callable[[int], T], steps: Iterable[int], ahead: int = AHEAD) -> Iterator[T]:
-    """`read(step)` of each of the steps in turn, while a thread reads the next ones; its error is raised at its step.
-    For what spends its time in reading, since a thread shares Python with the others."""
+    """Yields `read(step)` of each step in turn, while a thread reads the next ones; an error is raised at its step.
+    Meant for work that is dominated by input, since the thread shares the interpreter with the others."""
     pool, waiting = ThreadPoolExecutor(1, "read ahead"), deque[Future[T]]()
     try:
         for step in steps:

@@ -1,4 +1,4 @@
-"""Which tokens are masked, and what stands in their place."""
+"""Chooses the tokens that are masked, and what replaces them."""
 
 from dataclasses import dataclass
 
@@ -14,8 +14,8 @@ Places = tuple[Tensor, Tensor]  # rows and columns int64 [M] of a batch of capti
 
 @dataclass(frozen=True)
 class Masked:
-    """`token_ids` int64 [B, L] with replacements; `positions` bool [B, L] marks what is to be predicted. Both on the
-    host."""
+    """`token_ids` int64 [B, L] with replacements; `positions` bool [B, L] marks the tokens to be predicted. Both are on
+    the host."""
 
     token_ids: Tensor
     positions: Tensor
@@ -25,8 +25,10 @@ class Masked:
 
 
 def places_of(positions: Tensor, device: torch.device) -> Places:
-    """The M rows and columns int64 that `positions` bool [B, L] marks, in order, on the device. They are looked for on
-    the host, which would have to wait for a GPU to tell how many there are."""
+    """The M rows and columns int64 that `positions` bool [B, L] marks, in order, on the device.
+
+    They are computed on the host, which would otherwise have to wait for the GPU to learn their number.
+    """
     rows, columns = positions.nonzero(as_tuple=True)
     return rows.to(device, non_blocking=True), columns.to(device, non_blocking=True)
 
@@ -39,11 +41,11 @@ def choose_positions(
     whole_words: bool = False,
     weights: np.ndarray | None = None,
 ) -> np.ndarray:
-    """bool [B, L]: `ratio` of each caption's ordinary tokens, at least one where there is any.
+    """bool [B, L]: marks `ratio` of each caption's ordinary tokens, at least one if there is any.
 
-    With `whole_words` it is `ratio` of the words, each with all of its tokens. With `weights` (float [B, L]) only
-    tokens of a weight above 0 are counted and chosen, one after another with a probability in proportion to it; a
-    caption that has none of them is treated as without weights.
+    With `whole_words`, `ratio` of the words are chosen, each with all of its tokens. With `weights` (float [B, L]) only
+    tokens with a weight above 0 are counted and chosen, one after another, with probability proportional to the weight.
+    A caption without such tokens is treated as without weights.
     """
     ordinary = vocabulary.ordinary[token_ids]
     if weights is not None:
@@ -55,10 +57,10 @@ def choose_positions(
 
 
 def _choose(weights: np.ndarray, ratio: float, rng: Random) -> np.ndarray:
-    """bool [B, N]: `ratio` of the places whose weight is above 0.
+    """bool [B, N]: marks `ratio` of the places whose weight is above 0.
 
-    Exponential waiting times with these rates: who comes first is drawn in proportion to the weights, and so is the
-    next of the rest (Efraimidis and Spirakis 2006). With equal weights the smallest draws are taken.
+    Exponential waiting times with these rates: the first place is drawn in proportion to the weights, and so is each
+    next one among the rest (Efraimidis and Spirakis 2006). With equal weights the smallest draws are taken.
     """
     eligible = weights > 0
     count = np.maximum(1, np.round(ratio * eligible.sum(axis=1))).astype(int)
@@ -69,7 +71,7 @@ def _choose(weights: np.ndarray, ratio: float, rng: Random) -> np.ndarray:
 
 
 def word_begins(token_ids: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
-    """bool [B, L]: the tokens that begin a word."""
+    """bool [B, L]: marks the tokens that begin a word."""
     ordinary = vocabulary.ordinary[token_ids]
     # A caption's first token begins a word even where the tokeniser marks only words after a space (RoBERTa's BPE).
     after_special = np.pad(~ordinary, ((0, 0), (1, 0)), constant_values=True)[:, :-1]
@@ -104,7 +106,7 @@ def mask_tokens(
     whole_words: bool = False,
     weights: np.ndarray | None = None,
 ) -> Masked:
-    """BERT's masking: of the chosen tokens 80 % become <mask>, 10 % a random token, 10 % stay."""
+    """BERT's masking: of the chosen tokens, 80 % become <mask>, 10 % a random token, and 10 % stay."""
     positions = choose_positions(token_ids, ratio, rng, vocabulary, whole_words, weights)
     fate = rng.random(token_ids.shape)
     specials = vocabulary.size - len(vocabulary.ordinary_ids)

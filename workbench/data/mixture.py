@@ -1,4 +1,4 @@
-"""Prepared corpora, mixed by weight: who is held out, one tokeniser for all, every caption's tokens on the disk."""
+"""Prepared corpora mixed by weight: held-out splits, one tokeniser for all, and all captions' tokens on the disk."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from workbench.data.text import Tokeniser, save_tokeniser, train_tokeniser
 from workbench.errors import UserError
 from workbench.randomness import key
 
-VERSION = 2  # raise it whenever a change alters what is cached
-CHUNK = 100_000  # captions that are tokenised at once
+VERSION = 2  # increase it whenever a change alters what is cached
+CHUNK = 100_000  # captions tokenised at once
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Chosen:
             return cls([saved[name] for name in saved.files])
 
     def captions(self, stores: list[Store]) -> pl.Series:
-        """The captions of each image, a list a row."""
+        """The captions of each image, one list per row."""
         return pl.concat([store.pairs["captions"].gather(rows) for store, rows in zip(stores, self.rows, strict=True)])
 
     def foils(self, stores: list[Store]) -> pl.DataFrame:
-        """A nullable column for each kind of foil that any of the stores brings, with a row an image; no column where
-        none does."""
+        """One nullable column for each kind of foil in any of the stores, one row per image; no columns if there are
+        none."""
         parts = [store.foils[rows] for store, rows in zip(stores, self.rows, strict=True)]
         kinds = sorted({kind for part in parts for kind in part.columns})
         missing = [[pl.lit(None, pl.String).alias(kind) for kind in kinds if kind not in part] for part in parts]
@@ -46,19 +46,19 @@ class Chosen:
 
 
 def stores_of(mix: Iterable[str], prepared: Path) -> list[Store]:
-    """The stores of a mix: names below `prepared`, or folders of their own."""
+    """The stores of a mix: names below `prepared`, or paths of folders."""
     stores = [open_store(Path(name).expanduser() if "/" in name else prepared / name) for name in mix]
     sides = {store.name: store.side for store in stores}
     if len(set(sides.values())) > 1:
-        told = ", ".join(f"{name} has {side} px" for name, side in sides.items())
-        raise UserError(f"`data.mix`: all sources must be prepared with one --side ({told}).")
+        listed = ", ".join(f"{name} has {side} px" for name, side in sides.items())
+        raise UserError(f"`data.mix`: all sources must be prepared with the same --side ({listed}).")
     return stores
 
 
 def choose_splits(stores: list[Store], data: Data) -> dict[str, Chosen]:
-    """Rows for train, val and test. Splits as published; where val or test is missing the other is halved, and where
-    both are, a twentieth of the training images is taken for each. Which ones is keyed by `data.seed` and the
-    image's id."""
+    """The rows of train, val and test. Splits are as published. If val or test is missing, the other is halved; if both
+    are, a twentieth of the training images is taken for each. The choice is keyed by `data.seed` and the image's
+    id."""
     ranks = [
         np.array([key("split", data.seed, id) for id in store.pairs["id"].to_list()], dtype=np.int64)
         for store in stores
@@ -98,14 +98,14 @@ def _count(parts: list[np.ndarray]) -> int:
 
 
 def _at_most(parts: list[np.ndarray], limit: int) -> list[np.ndarray]:
-    """The first of each, in proportion, so that there are at most `limit`."""
+    """The first rows of each part, in proportion, at most `limit` in total."""
     share = min(1.0, limit / max(1, _count(parts)))
     return [part[: int(len(part) * share)] for part in parts]
 
 
 def write_texts(stores: list[Store], chosen: Chosen, tokeniser: Tokeniser, home: Path) -> None:
-    """`captions.npy` int32 [M, L] of all training captions, `starts.npy` int64 [N + 1], where those of each image
-    begin, and `firsts.npy` int32 [N, L] of its first one."""
+    """Writes `captions.npy` int32 [M, L], all training captions; `starts.npy` int64 [N + 1], where those of each image
+    begin; and `firsts.npy` int32 [N, L], the first caption of each image."""
     captions = chosen.captions(stores)
     starts = np.concatenate([[0], captions.list.len().to_numpy().cumsum()]).astype(np.int64)
     texts = captions.explode()
@@ -119,6 +119,6 @@ def write_texts(stores: list[Store], chosen: Chosen, tokeniser: Tokeniser, home:
 
 
 def train_on(stores: list[Store], chosen: Chosen, data: Data, home: Path) -> None:
-    """A tokeniser of the training captions, at `home`."""
+    """Trains a tokeniser on the training captions and saves it in `home`."""
     texts = chosen.captions(stores).explode()
     save_tokeniser(train_tokeniser(texts.to_list(), data.vocabulary, data.max_length), home / "tokeniser.json")

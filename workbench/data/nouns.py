@@ -1,7 +1,7 @@
-"""What a corpus of captions tells of its nouns: which there are, how they are used, and which take the place of which.
+"""Learns the nouns of a corpus of captions: which there are, how they are used, and which can replace which.
 
-Nouns are found by their place: after a determiner or a preposition and before a word of a closed class. Two are of one
-kind where they stand among the same words (distributional similarity, Lin 1998).
+Nouns are recognised by their position: after a determiner or a preposition and before a word of a closed class. Two
+nouns are of the same kind if they occur among the same words (distributional similarity, Lin 1998).
 """
 
 import re
@@ -18,17 +18,17 @@ from workbench.data.caption_words import ADJECTIVES, DETERMINERS, GENERIC, NUMBE
 from workbench.data.word_classes import FUNCTION_WORDS, MORE_FUNCTION_WORDS
 
 CLOSED: Final = (FUNCTION_WORDS | MORE_FUNCTION_WORDS) - frozenset(["like"])
-# Words that a noun may follow without a determiner.
+# Words after which a noun may stand without a determiner.
 BEFORE_BARE: Final = frozenset(word for phrase in PREPOSITIONS for word in phrase.split()) - {"to", "top", "front"} | {
     *("of", "at", "by", "from", "through", "across", "along", "and"),
 }
 WORD: Final = re.compile(r"\w+(?:['’-]\w+)*")
-LEAST, OFTEN = 8, 0.3  # how many uses as a noun, and which share of all uses, make a word one
-NOUNS, CONTEXTS = 3000, 4000  # the most frequent ones are compared
-KIN = 60  # of each noun
-# How much more often than by chance two nouns may be said of one image, to be taken for different things.
+LEAST, OFTEN = 8, 0.3  # a word is a noun from this many uses as one, and this share of all its uses
+NOUNS, CONTEXTS = 3000, 4000  # only the most frequent ones are compared
+KIN = 60  # similar nouns that are kept per noun
+# Two nouns name different things if they co-occur at most this many times as often as by chance in an image's captions.
 LIFT = 0.9
-CLOSE = 6.0  # and from which lift on the one is expected where the other is said
+CLOSE = 6.0  # from this lift on, one noun is expected where the other occurs
 IRREGULAR: Final = {
     **{"men": "man", "women": "woman", "people": "person", "children": "child", "feet": "foot", "teeth": "tooth"},
     **{"geese": "goose", "mice": "mouse", "knives": "knife", "leaves": "leaf", "shelves": "shelf", "sheep": "sheep"},
@@ -38,7 +38,7 @@ IRREGULAR: Final = {
 
 @dataclass(frozen=True)
 class Token:
-    """A word of a caption in lower case, and where it stands. `closes`: punctuation follows, or the end."""
+    """A word of a caption in lower case, with its position. `closes`: punctuation or the end follows."""
 
     word: str
     start: int
@@ -47,18 +47,18 @@ class Token:
 
 
 def tokens(caption: str) -> list[Token]:
-    found = list(WORD.finditer(caption))
-    made = []
-    for place, match in enumerate(found):
-        last = place + 1 == len(found)
-        between = "." if last else caption[match.end() : found[place + 1].start()]
-        made.append(Token(match[0].lower(), match.start(), match.end(), bool(between.strip())))
-    return made
+    """The words of a caption, in order."""
+    matches = list(WORD.finditer(caption))
+    words = []
+    for place, match in enumerate(matches):
+        last = place + 1 == len(matches)
+        between = "." if last else caption[match.end() : matches[place + 1].start()]
+        words.append(Token(match[0].lower(), match.start(), match.end(), bool(between.strip())))
+    return words
 
 
 def stem(word: str) -> str:
-    """The singular, as far as rules tell, and without the endings of verbs and agents: words with one stem are taken
-    for one."""
+    """The singular, as far as rules can derive it. Words with the same stem are treated as one word."""
     word = IRREGULAR.get(word, word)
     if word.endswith("ies") and len(word) > 4:
         return word[:-3] + "y"
@@ -72,8 +72,8 @@ def is_plural(word: str) -> bool:
 
 
 def as_noun(words: Sequence[Token], place: int) -> bool:
-    """Whether a word stands where a noun does that is not part of a compound: `a dog with`, `of people on`, `a red car
-    parked`."""
+    """Whether a word is in the position of a noun that is not part of a compound: `a dog with`, `of people on`, `a red
+    car parked`."""
     if place == 0:
         return False
     before, token = words[place - 1], words[place]
@@ -88,10 +88,10 @@ def as_noun(words: Sequence[Token], place: int) -> bool:
 
 @dataclass(frozen=True)
 class Nouns:
-    """The nouns of a corpus, most frequent first. `kin` int [N, K]: those that stand among the same words, likest
-    first, -1 where there are no more; `lift` float [N, N]: how much more often than by chance both are said of one
-    image; `articled` and `bare` float [N]: shares of their uses after `a` or `an`, and after a preposition; `an`: words
-    that follow `an`."""
+    """The nouns of a corpus, most frequent first. `kin` int [N, K]: the nouns that occur among the same words, most
+    similar first, padded with -1. `lift` float [N, N]: how much more often than by chance both occur in an image's
+    captions. `articled` and `bare` float [N]: shares of their uses after `a` or `an`, and after a preposition. `an`:
+    words that follow `an`."""
 
     words: tuple[str, ...]
     counts: np.ndarray
@@ -109,8 +109,8 @@ class Nouns:
         return "an" if word in self.an or (word not in self.places and word[:1] in "aeiou") else "a"
 
     def replacements(self, noun: str, before: str, said: frozenset[str]) -> list[str]:
-        """Nouns that may stand after the word `before` in the place of `noun` and are likely to be false of an image of
-        which the words `said` are true; likest first."""
+        """Nouns that can replace `noun` after the word `before` and are likely to be false of an image whose captions
+        contain the words `said`; most similar first."""
         place = self.places.get(noun)
         if place is None:
             return []
@@ -125,8 +125,8 @@ class Nouns:
                 continue
             if before in BEFORE_BARE and not is_plural(noun) and self.bare[other] < 0.25:
                 continue
-            if any(self.lift[each, other] > CLOSE for each in known) or any(
-                may_be_one_thing(word, each) for each in said
+            if any(self.lift[place_said, other] > CLOSE for place_said in known) or any(
+                may_be_one_thing(word, word_said) for word_said in said
             ):
                 continue
             kept.append(word)
@@ -134,7 +134,7 @@ class Nouns:
 
 
 def learn_nouns(captions: Sequence[Sequence[str]]) -> Nouns:
-    """Reads the captions of each image."""
+    """Learns the nouns from the captions of each image."""
     read = [[tokens(caption) for caption in of_image] for of_image in captions]
     every = [caption for of_image in read for caption in of_image]
     total, named, articled, bare = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
@@ -151,7 +151,7 @@ def learn_nouns(captions: Sequence[Sequence[str]]) -> Nouns:
                 bare[token.word] += before in BEFORE_BARE
     words = tuple(
         word
-        for word, count in sorted(named.items(), key=lambda each: (-total[each[0]], each[0]))
+        for word, count in sorted(named.items(), key=lambda entry: (-total[entry[0]], entry[0]))
         if count >= LEAST and count >= _needed(word) * total[word] and _may_be_noun(word)
     )[:NOUNS]
     uses = np.array([named[word] for word in words], dtype=float)
@@ -177,9 +177,9 @@ def _may_be_noun(word: str) -> bool:
 
 
 def _kin(captions: Sequence[Sequence[Token]], words: tuple[str, ...]) -> np.ndarray:
-    """int [N, K]: by the cosine of positive pointwise mutual information with the words before and after."""
+    """int [N, K]: the similar nouns, by cosine of positive pointwise mutual information with the words around them."""
     places = {word: place for place, word in enumerate(words)}
-    found: Counter[tuple[int, str]] = Counter()
+    contexts: Counter[tuple[int, str]] = Counter()
     for caption in captions:
         for place, token in enumerate(caption):
             row = places.get(token.word)
@@ -187,41 +187,41 @@ def _kin(captions: Sequence[Sequence[Token]], words: tuple[str, ...]) -> np.ndar
                 continue
             for step in (-2, -1, 1, 2):
                 if 0 <= place + step < len(caption):
-                    found[row, f"{step} {caption[place + step].word}"] += 1
-    often = Counter[str]()
-    for (_, context), count in found.items():
-        often[context] += count
-    columns = {context: place for place, (context, _) in enumerate(often.most_common(CONTEXTS))}
-    kept = [(row, columns[context], count) for (row, context), count in found.items() if context in columns]
+                    contexts[row, f"{step} {caption[place + step].word}"] += 1
+    frequency = Counter[str]()
+    for (_, context), count in contexts.items():
+        frequency[context] += count
+    columns = {context: place for place, (context, _) in enumerate(frequency.most_common(CONTEXTS))}
+    kept = [(row, columns[context], count) for (row, context), count in contexts.items() if context in columns]
     if not kept:
         return np.full((len(words), KIN), -1)
-    rows, cols, counts = (np.array(each) for each in zip(*kept, strict=True))
+    rows, cols, counts = (np.array(column) for column in zip(*kept, strict=True))
     shape = (len(words), len(columns))
     by_row, by_column = np.bincount(rows, counts, shape[0]), np.bincount(cols, counts, shape[1])
     information = np.log(counts * counts.sum() / (by_row[rows] * by_column[cols]))
     table = sparse.csr_matrix((np.maximum(information, 0), (rows, cols)), shape)
     norms = np.sqrt(np.asarray(table.multiply(table).sum(axis=1)).ravel())
     table = sparse.diags(1 / np.maximum(norms, 1e-9)) @ table
-    alike = (table @ table.T).toarray().round(6)
-    np.fill_diagonal(alike, 0)
-    order = np.argsort(-alike, axis=1, kind="stable")[:, :KIN]
-    near = np.where(np.take_along_axis(alike, order, axis=1) > 0, order, -1)
+    similarity = (table @ table.T).toarray().round(6)
+    np.fill_diagonal(similarity, 0)
+    order = np.argsort(-similarity, axis=1, kind="stable")[:, :KIN]
+    near = np.where(np.take_along_axis(similarity, order, axis=1) > 0, order, -1)
     return np.pad(near, ((0, 0), (0, KIN - near.shape[1])), constant_values=-1)
 
 
 def _lift(captions: Sequence[Sequence[Sequence[Token]]], words: tuple[str, ...]) -> np.ndarray:
-    """float32 [N, N], smoothed towards 1 by half an image; singular and plural count as one."""
-    stems = {each: place for place, each in enumerate(dict.fromkeys(map(stem, words)))}
+    """The lift float32 [N, N], smoothed towards 1 by half an image; singular and plural count as one noun."""
+    stems = {noun: place for place, noun in enumerate(dict.fromkeys(map(stem, words)))}
     of_word = np.array([stems[stem(word)] for word in words], dtype=int)
-    said = [
-        sorted({stems[each] for caption in of_image for token in caption if (each := stem(token.word)) in stems})
+    places = [
+        sorted({stems[noun] for caption in of_image for token in caption if (noun := stem(token.word)) in stems})
         for of_image in captions
     ]
-    rows = np.repeat(np.arange(len(said)), [len(each) for each in said])
-    cols = np.array([each for of_image in said for each in of_image], dtype=int)
-    table = sparse.csr_matrix((np.ones(len(cols)), (rows, cols)), (len(said), len(stems)))
+    rows = np.repeat(np.arange(len(places)), [len(of_image) for of_image in places])
+    cols = np.array([place for of_image in places for place in of_image], dtype=int)
+    table = sparse.csr_matrix((np.ones(len(cols)), (rows, cols)), (len(places), len(stems)))
     together = (table.T @ table).toarray()
-    often = together.diagonal()
-    expected = np.outer(often, often) / max(1, len(said))
+    counts = together.diagonal()
+    expected = np.outer(counts, counts) / max(1, len(places))
     lift = ((together + 0.5) / (expected + 0.5)).astype(np.float32)
     return lift[np.ix_(of_word, of_word)]

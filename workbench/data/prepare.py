@@ -1,6 +1,6 @@
 """`wb data prepare`: every image is decoded and resized once, in parallel, into shards that are read memory-mapped.
 
-Stopped at any point, the same command goes on: whole shards are kept.
+After a stop at any point, the same command continues: finished shards are kept.
 """
 
 import json
@@ -25,16 +25,16 @@ from workbench.data.store import FACTS, Store, Stored, checksum, open_store, wri
 from workbench.errors import UserError
 from workbench.randomness import key
 
-VERSION = 1  # raise it whenever a change alters the pixels
-SHARD = 256  # images of a shard at least, ...
-SHARDS = 400  # ... and shards of a corpus at most, since each is an open file
+VERSION = 1  # increase it whenever a change alters the pixels
+SHARD = 256  # at least this many images per shard, ...
+SHARDS = 400  # ... and at most this many shards per corpus, since each is an open file
 QUALITY = 95  # of stored JPEGs
-ARCHIVES = Archives()  # of this process: a shard goes on in the tar in which the one before it ended
+ARCHIVES = Archives()  # of this process: a shard continues in the tar in which the previous one ended
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A piece of work: images that become one file."""
+    """A unit of work: images that become one file."""
 
     number: int
     found: list[Found]
@@ -65,40 +65,40 @@ def prepare_source(
     stored: Literal["raw", "jpeg"] = "raw",
     quality: int = QUALITY,
 ) -> Store:
-    """Writes the images and captions of `reading` to the folder `home`; `progress(done, of how many)` counts them.
+    """Writes the images and captions of `reading` to the folder `home`; `progress(done, total)` reports their count.
 
-    `stored`: as pixels, or as JPEGs of the stored side and this `quality` (1 to 100). `in_place`: neither; every
-    image is looked at, but left where it is and decoded anew whenever it is read. An image that cannot be read is
-    listed with its reason and left out. Raises UserError where `home` is taken, the disk is too small, a compressed
-    archive is to be read in place, or no image at all can be read.
+    `stored`: as pixels, or as JPEGs of the stored side and this `quality` (1 to 100). `in_place`: neither; every image
+    is checked, but stays where it is and is decoded whenever it is read. An image that cannot be read is left out and
+    listed with the reason. Raises UserError if `home` holds something else, the disk is too small, a compressed archive
+    is to be read in place, or no image can be read.
     """
     packed = next((image.place for image in reading.found if isinstance(image.place, Packed)), None)
     if in_place and packed is not None:
         raise UserError(
-            f"{packed.path}: in a compressed archive no image can be read alone; unpack it, or leave --in-place away."
+            f"{packed.path}: single images of a compressed archive cannot be read; unpack it, or omit --in-place."
         )
     as_jpeg = stored == "jpeg" and not in_place
-    how = ("jpeg", str(quality)) if as_jpeg else ()  # raw pixels keep the name that they had before there was a choice
+    how = ("jpeg", str(quality)) if as_jpeg else ()  # raw pixels keep their former key
     fingerprint = f"{key('prepared', VERSION, side, fit, str(in_place), *how, *_content(reading)):016x}"
-    if (made := _made(home, fingerprint)) is not None:
-        return made
+    if (finished := _finished(home, fingerprint)) is not None:
+        return finished
     with alone(home):
-        if (made := _made(home, fingerprint)) is not None:  # by another process, just now
-            return made
+        if (finished := _finished(home, fingerprint)) is not None:  # by another process, just now
+            return finished
         facts = {"fingerprint": fingerprint, "form": reading.form, "side": side, "fit": fit, "in_place": in_place}
         facts |= {"store": "jpeg", "quality": quality} if as_jpeg else {}
         return _prepared(reading, home, Store(home, facts), workers, progress)
 
 
-def _made(home: Path, fingerprint: str) -> Store | None:
-    """The corpus, if it is there already. Raises UserError where the folder holds another one."""
+def _finished(home: Path, fingerprint: str) -> Store | None:
+    """The corpus, if it is already there. Raises UserError if the folder holds another one."""
     if not (home / FACTS).exists():
         return None
     store = open_store(home)
     if store.facts["fingerprint"] == fingerprint:
         return store
     raise UserError(
-        f"{home}: holds something else already (from {store.facts['form']}, side {store.side}, {store.how}); take"
+        f"{home}: already holds something else (from {store.facts['form']}, side {store.side}, {store.how}); take"
         " another name."
     )
 
@@ -106,7 +106,7 @@ def _made(home: Path, fingerprint: str) -> Store | None:
 def _prepared(
     reading: Reading, home: Path, planned: Store, workers: int, progress: Callable[[int, int], None]
 ) -> Store:
-    """The work of `prepare_source`, while no other process does it; `planned` has the facts that are known before."""
+    """Does the work of `prepare_source` under its lock; `planned` has the facts that are known beforehand."""
     half = home.with_name(home.name + ".part")
     _begin(half, planned.facts["fingerprint"])
     size = max(SHARD, -(-len(reading.found) // SHARDS))
@@ -145,12 +145,12 @@ def _refuse_small_disk(half: Path, planned: Store, images: int) -> None:
 
 def _content(reading: Reading) -> Iterator[str]:
     for image in reading.found:
-        told = f"{image.id}\x1f{image.split}\x1f{image.place}\x1f{image.box}\x1f{image.captions}"
-        yield f"{told}\x1f{image.foils}" if image.foils else told
+        facts = f"{image.id}\x1f{image.split}\x1f{image.place}\x1f{image.box}\x1f{image.captions}"
+        yield f"{facts}\x1f{image.foils}" if image.foils else facts
 
 
 def _begin(half: Path, fingerprint: str) -> None:
-    """An earlier start of the same work is gone on with; that of another is removed."""
+    """Keeps the files of an earlier start of the same work, and removes those of any other."""
     mark = half / "fingerprint"
     if not mark.exists() or mark.read_text() != fingerprint:
         shutil.rmtree(half, ignore_errors=True)
@@ -159,7 +159,7 @@ def _begin(half: Path, fingerprint: str) -> None:
 
 
 def write_shard(shard: Shard) -> int:
-    """Decodes the images of a shard and writes its file, then its facts. Of a broken one the pixels stay black."""
+    """Decodes a shard's images and writes its file, then its facts; returns their number. Broken images stay black."""
     broken: dict[int, tuple[str, str]] = {}
     images = _decoded_of(shard, broken)
     half, count = shard.file.with_suffix(".half"), len(shard.found)
@@ -167,12 +167,12 @@ def write_shard(shard: Shard) -> int:
     if shard.stored == "in place":
         deque(images, maxlen=0)
     elif shard.stored == "jpeg":
-        encoded = ((place, jpeg.encode(made, shard.quality)) for place, made in images)
+        encoded = ((place, jpeg.encode(decoded, shard.quality)) for place, decoded in images)
         facts |= write_parts(half, jpeg.shard_parts(count, encoded))
     else:
         pixels = new_array(half, (count, 3, shard.side, shard.side))
-        for place, made in images:
-            pixels[place] = made
+        for place, decoded in images:
+            pixels[place] = decoded
         pixels.flush()
         facts |= {"bytes": half.stat().st_size, "checksum": checksum(half)}
     if shard.stored != "in place":
@@ -186,19 +186,19 @@ def write_shard(shard: Shard) -> int:
 
 
 def _decoded_of(shard: Shard, broken: dict[int, tuple[str, str]]) -> Iterator[tuple[int, np.ndarray]]:
-    """The place and the pixels of each image of a shard; those that cannot be read are put among the `broken`."""
-    for place in _as_they_lie(shard.found):
+    """Yields the place and the pixels of each image of a shard; adds those that cannot be read to `broken`."""
+    for place in _in_archive_order(shard.found):
         image = shard.found[place]
         try:
-            made = _decoded(image, shard.side, shard.fit)
+            pixels = _decoded(image, shard.side, shard.fit)
         except (BrokenImage, OSError) as error:
             broken[place] = (image.id, str(error))
         else:
-            yield place, made
+            yield place, pixels
 
 
-def _as_they_lie(found: Sequence[Found]) -> list[int]:
-    """The images' places in a list, archive by archive, from the front of each to its back."""
+def _in_archive_order(found: Sequence[Found]) -> list[int]:
+    """The images' places in the list, archive by archive, in the order of their offsets."""
     archives = {path: number for number, path in enumerate(dict.fromkeys(image.place.path for image in found))}
     return sorted(range(len(found)), key=lambda k: (archives[found[k].place.path], found[k].place.offset))
 
@@ -210,7 +210,7 @@ def _decoded(image: Found, side: int, fit: Fit) -> np.ndarray:
 
 
 def _finish(half: Path, shards: list[Shard], reading: Reading, facts: dict[str, Any]) -> None:
-    """The index of all shards, after which their single facts are no longer needed."""
+    """Writes the index of all shards, then removes the facts of single shards, which are no longer needed."""
     entries = [json.loads(shard.facts.read_text()) for shard in shards]
     starts = np.cumsum([0, *(entry["rows"] for entry in entries)])
     kept, places = [], []
@@ -221,7 +221,7 @@ def _finish(half: Path, shards: list[Shard], reading: Reading, facts: dict[str, 
     if not kept:
         what, why = broken[0]
         raise UserError(
-            f"none of the {len(reading.found)} images can be read; {what}: {why}. With --images say where they lie."
+            f"none of the {len(reading.found)} images can be read; {what}: {why}. Name their folder with --images."
         )
     frame = pl.DataFrame(
         {

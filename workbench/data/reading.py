@@ -1,5 +1,5 @@
-"""What a reader of published captions gives: images, each by the place of its bytes, with their captions; and what
-it left out."""
+"""What a reader of published captions returns: images, each as the place of its bytes, with captions; and what was left
+out."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,18 +12,18 @@ from workbench.data.images import Box, Fit, decode
 from workbench.errors import UserError
 from workbench.files import decoded
 
-Regions = Literal["whole", "crop"]  # of Visual Genome: captions of the whole image, or of parts that are cut out
+Regions = Literal["whole", "crop"]  # of Visual Genome: captions of the whole image, or of cropped parts
 SPLITS = {"train": "train", "restval": "train", "val": "val", "validation": "val", "test": "test"}
-LEFTOVERS = ("._", "__MACOSX")  # how the names begin of what macOS leaves beside files and in archives
+LEFTOVERS = ("._", "__MACOSX")  # prefixes of the names of files that macOS adds to folders and archives
 
 
 class UnknownForm(UserError):
-    """A file that is whole, but holds no captions of a known form."""
+    """An intact file that holds no captions of a known form."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """An image's bytes: a file, or `size` bytes of it from `offset` on (a member of a tar)."""
+    """Where an image's bytes are: a file, or `size` bytes of it from `offset` on (a member of a tar)."""
 
     path: Path
     offset: int = 0
@@ -41,8 +41,8 @@ class Place:
 
 @dataclass(frozen=True)
 class Found:
-    """An image with its captions; `box` where they are about that part alone. `foils`: (kind, text) of captions that
-    are known to be false of it, made from its first caption."""
+    """An image with its captions. `box`: the part of the image that they describe, if not all of it. `foils`: (kind,
+    text) of captions that are known to be false of it, made from its first caption."""
 
     id: str
     captions: tuple[str, ...]
@@ -54,7 +54,7 @@ class Found:
 
 @dataclass
 class Reading:
-    """What a source holds. `broken`: (what, why it is left out); `repeated`: captions that an image had already."""
+    """The content of a source. `broken`: (what, why it is left out); `repeated`: number of repeated captions."""
 
     form: str
     found: list[Found] = field(default_factory=list)
@@ -70,21 +70,21 @@ class Reading:
         box: Box | None = None,
         foils: Mapping[str, str] | None = None,
     ) -> None:
-        """Takes an image with its captions, white space made single, empty and repeated ones left out; `foils`: kind
-        -> a caption that is known to be false of it."""
+        """Adds an image with its captions. White space is normalised; empty and repeated ones are left out. `foils`:
+        kind -> a caption that is known to be false of the image."""
         texts = [" ".join(_whole(text).split()) for text in captions if isinstance(text, str)]
-        told = [text for text in texts if text]
-        kept = tuple(dict.fromkeys(told))
+        nonempty = [text for text in texts if text]
+        kept = tuple(dict.fromkeys(nonempty))
         if _whole(f"{id}{place.path}") != f"{id}{place.path}":
-            self.broken.append((_whole(id), "its name is no UTF-8 text; rename it"))
+            self.broken.append((_whole(id), "its name is not UTF-8 text; rename it"))
         elif kept:
             self.found.append(Found(id, kept, split, place, box, tuple((foils or {}).items())))
-            self.repeated += len(told) - len(kept)
+            self.repeated += len(nonempty) - len(kept)
         else:
             self.broken.append((id, "it has no caption"))
 
     def without_repeats(self) -> "Reading":
-        """The first image of each id, the others listed as broken."""
+        """A reading with the first image of each id; the others are listed as broken."""
         seen: set[str] = set()
         first = Reading(self.form, broken=list(self.broken), repeated=self.repeated)
         for image in self.found:
@@ -97,12 +97,12 @@ class Reading:
 
 
 def is_leftover(name: str) -> bool:
-    """A file or folder that macOS leaves behind, which has an image's name and no image's content."""
+    """Whether a file or folder is one that macOS leaves behind, named like an image but without its content."""
     return name.startswith(LEFTOVERS)
 
 
 def text_of(file: Path) -> str:
-    """The text of a file. Raises UserError where it cannot be read or is no text."""
+    """The text of a file. Raises UserError if it cannot be read or is not text."""
     try:
         return decoded(file.read_bytes(), file)
     except OSError as error:
@@ -110,9 +110,9 @@ def text_of(file: Path) -> str:
 
 
 def cut_off(file: Path, line: int, why: str) -> UserError:
-    return UserError(f"{file}:{line}: the file ends in the middle of an entry ({why}); get it again, it is cut off.")
+    return UserError(f"{file}:{line}: the file ends in the middle of an entry ({why}); it is cut off, get it again.")
 
 
 def _whole(text: str) -> str:
-    """Halves of characters, which no file can hold, replaced."""
+    """The text with lone surrogates replaced, which no file can hold."""
     return text.encode("utf-8", "replace").decode("utf-8")

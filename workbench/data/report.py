@@ -1,4 +1,4 @@
-"""What a prepared corpus holds, for people and for scripts."""
+"""Describes a prepared corpus, for people and for scripts."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,8 +11,8 @@ import polars as pl
 from workbench.data.store import Images, Store, open_store
 from workbench.randomness import generator
 
-BARS = 24  # letters of the longest bar of a histogram
-SHOWN = 10  # reasons and broken files that are printed
+BARS = 24  # characters of the longest bar of a histogram
+SHOWN = 10  # at most this many reasons are printed
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,8 @@ def describe(store: Store) -> Description:
         "captions": len(words),
         "pairs_by_split": dict(pairs.group_by("split").len().sort("split").iter_rows()),
         "captions_per_picture": {"mean": captions.mean(), "least": fewest, "most": most},
-        "repeated_captions": store.facts.get(
-            "repeated_captions"
-        ),  # none where it was prepared before they were counted
+        # None if the corpus was prepared before they were counted.
+        "repeated_captions": store.facts.get("repeated_captions"),
         "words_per_caption": {"mean": words.mean(), "median": words.median(), "most": words.max()},
         "foils": {kind: store.foils[kind].count() for kind in store.foils.columns},
         "side": store.side,
@@ -61,18 +60,17 @@ def describe(store: Store) -> Description:
         f"captions per image: {len(words) / len(pairs):.2f} on average, {fewest} to {most}",
         f"read as: {store.side} x {store.side} px ({facts['fit']}), "
         + (
-            f"decoded where they lie, index in {store.home}"
+            f"decoded in place, index in {store.home}"
             if facts["in_place"]
             else f"{store.how}, {facts['bytes'] / 1e9:.2f} GB in {store.home}, "
-            f"{facts['bytes'] / sum(shard['rows'] for shard in store.facts['shards']) / 1e3:,.1f} kB an image"
+            f"{facts['bytes'] / sum(shard['rows'] for shard in store.facts['shards']) / 1e3:,.1f} kB per image"
         ),
         "words per caption:",
         *_histogram(words.to_numpy()),
     ]
     if len(pairs) > 1 and pairs["captions"].explode().str.to_lowercase().n_unique() == 1:
         lines.append(
-            "all captions are equal: every pair is a true one, so matching has nothing but false negatives to learn "
-            "from"
+            "all captions are equal: every pair is a true one, so matching can only learn from false negatives"
         )
     if facts["foils"]:
         lines.append("foils: " + ", ".join(f"{count:,} {kind}" for kind, count in facts["foils"].items()))
@@ -97,7 +95,7 @@ def _histogram(words: np.ndarray) -> list[str]:
 
 
 def sample(home: Path, count: int) -> tuple[np.ndarray, list[list[str]], str]:
-    """Images of a prepared corpus, drawn evenly and always the same, with their captions and a title."""
+    """Images of a prepared corpus, drawn uniformly and always the same, with their captions and a title."""
     store = open_store(home)
     rows = np.sort(generator("sheet", store.fingerprint).permutation(len(store.pairs))[:count])
     chosen = store.pairs[rows]

@@ -1,9 +1,9 @@
-"""Captions that are false in one fact, made from true ones by rules for English: two words change places, or one is
+"""Captions that are false in one fact, made from true ones by rules for English: two words are swapped, or one is
 replaced.
 
-The kinds are those of SugarCrepe (Hsieh et al. 2023, arXiv 2306.14610) that rules can make. A candidate is likely to be
-false, not known to be: no replacement is said of the image in any of its captions, or may be said of the same thing as
-the word that it replaces, as far as the lists (`caption_words.py`) and the corpus (`nouns.py`) tell.
+The kinds are those of SugarCrepe (Hsieh et al. 2023, arXiv 2306.14610) that rules can produce. A candidate is likely
+to be false, but not known to be. No replacement occurs in any caption of the image, and none may describe the same
+thing as the word that it replaces, as far as the lists (`caption_words.py`) and the corpus (`nouns.py`) show.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ from workbench.data.caption_words import (
 from workbench.data.nouns import CLOSED, Nouns, Token, as_noun, is_plural, stem, tokens
 from workbench.data.taggers import TAGGERS, Tagger
 
-MOST_WORDS = 6  # replacements of one word, the likeliest first
+MOST_WORDS = 6  # at most this many replacements per word, the likeliest first
 IDIOMS: Final = frozenset(
     [("hot", "dog"), ("hot", "dogs"), ("high", "chair"), ("little", "bit"), ("snowy", "trees"), ("snowy", "day")]
 )
@@ -68,7 +68,7 @@ class Captioned:
 
     @cached_property
     def classes(self) -> list[str] | None:
-        """The class of each word, where a tagger is asked that knows them in their sentence."""
+        """The class of each word, if a tagger that reads words in context is used."""
         return None if self.tagger == "words" else TAGGERS[self.tagger]([token.word for token in self.words])
 
     @cached_property
@@ -78,20 +78,20 @@ class Captioned:
 
 
 def candidates(captioned: Captioned, nouns: Nouns) -> dict[str, list[str]]:
-    """Kind -> the false captions that the rules make, without repetitions; the kinds in the order of `RULES`."""
-    made = {}
+    """Kind -> the false captions that the rules produce, without repetitions; kinds in the order of `RULES`."""
+    by_kind = {}
     for kind, rule in RULES.items():
         texts = dict.fromkeys(_written(captioned, changes, nouns) for changes in rule(captioned, nouns))
         texts.pop(captioned.text, None)
-        made[kind] = list(texts)
-    return made
+        by_kind[kind] = list(texts)
+    return by_kind
 
 
-Changes = Mapping[tuple[int, int], str]  # from the first to behind the last of the words -> what stands there instead
+Changes = Mapping[tuple[int, int], str]  # words [first, last) -> their replacement
 
 
 def _written(captioned: Captioned, changes: Changes, nouns: Nouns) -> str:
-    """The caption with changed words; capitals stay where they are, and `a` and `an` follow the word after them."""
+    """The caption with changed words; capitals keep their positions, and `a` and `an` match the word after them."""
     words, text = captioned.words, captioned.text
     edits = {}
     for (first, last), new in changes.items():
@@ -107,12 +107,12 @@ def _written(captioned: Captioned, changes: Changes, nouns: Nouns) -> str:
 
 def _nouns_of(captioned: Captioned, nouns: Nouns) -> list[int]:
     words, classes = captioned.words, captioned.classes
-    found = [place for place, token in enumerate(words) if token.word in nouns.places and as_noun(words, place)]
-    return [place for place in found if classes is None or classes[place] == "noun"]
+    places = [place for place, token in enumerate(words) if token.word in nouns.places and as_noun(words, place)]
+    return [place for place in places if classes is None or classes[place] == "noun"]
 
 
 def _adjectives_of(captioned: Captioned, nouns: Nouns) -> Iterator[tuple[int, str]]:
-    """(place, noun) of each adjective before its noun: `red` of `a red sports car with`."""
+    """Yields (place, noun) of each adjective before its noun: `red` in `a red sports car with`."""
     words = captioned.words
     for place, token in enumerate(words):
         if captioned.classes is not None and not captioned.classes[place]:  # `orange` may be tagged as a noun
@@ -121,7 +121,7 @@ def _adjectives_of(captioned: Captioned, nouns: Nouns) -> Iterator[tuple[int, st
             continue
         if token.word in SHADES and "colour" in kind_of_adjective(words[place + 1].word):
             continue
-        # `black and white` is one property.
+        # `black and white` counts as one property.
         if place > 1 and words[place - 1].word in ("and", "or") and words[place - 2].word in ADJECTIVES:
             continue
         noun = _head(words, place)
@@ -132,7 +132,7 @@ def _adjectives_of(captioned: Captioned, nouns: Nouns) -> Iterator[tuple[int, st
 
 
 def _head(words: Sequence[Token], place: int) -> str | None:
-    """The last of the open words after an adjective, at most three."""
+    """The last content word of the phrase after an adjective, at most three words on."""
     head = None
     for token in words[place + 1 : place + 4]:
         if token.word in CLOSED or token.word.endswith("ing"):
@@ -144,9 +144,9 @@ def _head(words: Sequence[Token], place: int) -> str | None:
 
 
 def _swap_nouns(captioned: Captioned, nouns: Nouns) -> Iterator[Changes]:
-    words, found = captioned.words, _nouns_of(captioned, nouns)
-    for k, one in enumerate(found):
-        for two in found[k + 1 :]:
+    words, places = captioned.words, _nouns_of(captioned, nouns)
+    for k, one in enumerate(places):
+        for two in places[k + 1 :]:
             first, second = words[one].word, words[two].word
             if (
                 _same_either_way(words, one, two, nouns)
@@ -161,8 +161,8 @@ def _swap_nouns(captioned: Captioned, nouns: Nouns) -> Iterator[Changes]:
 
 
 def _same_either_way(words: Sequence[Token], one: int, two: int, nouns: Nouns) -> bool:
-    """Whether two nouns are said to be together, or in one relation to a third thing: `a cat next to a dog`, `on a
-    ledge on a board`."""
+    """Whether swapping two nouns changes nothing, because they are said to be together, or in one relation to a third
+    thing: `a cat next to a dog`, `on a ledge on a board`."""
     between = {
         token.word
         for before, token in zip(words[one:two], words[one + 1 : two], strict=False)
@@ -180,7 +180,7 @@ def _leading(words: Sequence[Token], place: int) -> str:
 
 
 def _fits(words: Sequence[Token], place: int, noun: str, nouns: Nouns) -> bool:
-    """Whether a noun goes with the article before a place, or without one."""
+    """Whether a noun fits the article before a place, or the lack of one."""
     before, known = words[place - 1].word, nouns.places[noun]
     if before in ("a", "an"):
         return bool(nouns.articled[known] >= 0.2)
@@ -188,20 +188,21 @@ def _fits(words: Sequence[Token], place: int, noun: str, nouns: Nouns) -> bool:
 
 
 def _swap_adjectives(captioned: Captioned, nouns: Nouns) -> Iterator[Changes]:
-    words, found = captioned.words, list(_adjectives_of(captioned, nouns))
-    for k, (one, noun) in enumerate(found):
-        for two, other in found[k + 1 :]:
+    words, adjectives = captioned.words, list(_adjectives_of(captioned, nouns))
+    for k, (one, noun) in enumerate(adjectives):
+        for two, other in adjectives[k + 1 :]:
             first, second = words[one].word, words[two].word
-            told = "colour" in kind_of_adjective(first) | kind_of_adjective(second) or second in ADJECTIVES[first]
-            if told and first != second and stem(noun) != stem(other) and not may_be_one_thing(noun, other):
+            kinds = kind_of_adjective(first) | kind_of_adjective(second)
+            distinct = "colour" in kinds or second in ADJECTIVES[first]
+            if distinct and first != second and stem(noun) != stem(other) and not may_be_one_thing(noun, other):
                 yield {(one, one + 1): second, (two, two + 1): first}
 
 
 def _replace_noun(captioned: Captioned, nouns: Nouns) -> Iterator[Changes]:
     words = captioned.words
     for place in _nouns_of(captioned, nouns):
-        found = nouns.replacements(words[place].word, words[place - 1].word, captioned.said)
-        for new in found[:MOST_WORDS]:
+        replacements = nouns.replacements(words[place].word, words[place - 1].word, captioned.said)
+        for new in replacements[:MOST_WORDS]:
             yield {(place, place + 1): new}
 
 
@@ -213,7 +214,7 @@ def _replace_adjective(captioned: Captioned, nouns: Nouns) -> Iterator[Changes]:
 
 
 def _replace_number(captioned: Captioned, nouns: Nouns) -> Iterator[Changes]:
-    """Of a number before a plural noun; not where another caption has another number."""
+    """Replaces a number before a plural noun, unless another caption has another number."""
     words = captioned.words
     if len(captioned.said & frozenset(NUMBERS)) != 1:
         return
@@ -254,8 +255,8 @@ def _goes_with(old: str, new: str, head: str) -> bool:
 
 
 def _object(words: Sequence[Token], first: int, last: int, phrase: str, nouns: Nouns) -> str | None:
-    """The noun that follows a preposition; None where it is not one of the corpus, or the preposition part of a longer
-    phrase."""
+    """The noun that follows a preposition; None if it is not a noun of the corpus, or if the preposition is part of a
+    longer phrase."""
     place = last
     while place < len(words) and words[place].word in ("a", "an", "the", "his", "her", "their", "its"):
         place += 1

@@ -1,4 +1,4 @@
-"""Captions of a scene from a small grammar, and captions that are false of it in one stated way (foils)."""
+"""Captions of a scene from a small grammar, and foils: captions that are false of it in one known way."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from workbench.data.scene_truth import says_nothing_false
 from workbench.data.scenes import Scene, Thing, held_out, relation
 from workbench.randomness import generator
 
-# {a}, {b}: the related things; {r}: the relation of a to b; {c}: "" or a further thing.
+# {a}, {b}: the related things; {r}: the relation of a to b; {c}: "" or one more thing.
 RELATED: Final = (
     "{a} {r} {b}{c}",
     "there is {a} {r} {b}{c}",
@@ -26,7 +26,7 @@ ATTRIBUTES: Final = ("colour", "size", "texture")
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """A noun phrase. Each word is a (concept, surface word) pair; None where it is omitted."""
+    """A noun phrase. Each word is a (concept, surface word) pair, or None if it is omitted."""
 
     article: str
     kind: tuple[str, str]
@@ -42,7 +42,7 @@ class Phrase:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What a caption says, apart from its words: enough to falsify one part and say the rest alike."""
+    """The structure of a caption: enough to falsify one part and keep the wording of the rest."""
 
     template: str
     first: Phrase
@@ -58,7 +58,7 @@ class Description:
 
 
 def describe(scene: Scene) -> Description:
-    """One true description of the scene, keyed by it: template, synonyms and omissions are drawn."""
+    """Draws a true description of the scene, keyed by it: template, synonyms and omissions."""
     rng = generator("caption", scene.key)
     first, second = scene.things[0], scene.things[1]
     if rng.random() < 0.5:
@@ -77,20 +77,20 @@ def describe(scene: Scene) -> Description:
 
 
 def foils(scene: Scene, description: Description) -> dict[str, str]:
-    """A false caption of each kind that the description allows, each differing from it in that one respect."""
-    made = {}
+    """Kind -> a false caption, for each kind that the description allows; each differs from it only in that respect."""
+    by_kind = {}
     for kind, make in FOILS.items():
         foil = make(generator("foil", kind, scene.key), scene, description)
         if foil is not None and not says_nothing_false(str(foil), scene):
-            made[kind] = str(foil)
-    return made
+            by_kind[kind] = str(foil)
+    return by_kind
 
 
 def paraphrase(scene: Scene, description: Description) -> str:
-    """The same description in other words: every word with a synonym takes another one. Still true."""
+    """The description in other words, still true: every word that has a synonym is replaced by one."""
     rng = generator("paraphrase", scene.key)
-    said = description.relation
-    words = (said[0], _other(rng, RELATIONS[said[0]], said[1])) if said else None
+    stated = description.relation
+    words = (stated[0], _other(rng, RELATIONS[stated[0]], stated[1])) if stated else None
     return str(
         replace(
             description,
@@ -103,7 +103,7 @@ def paraphrase(scene: Scene, description: Description) -> str:
 
 
 def _phrase(rng: np.random.Generator, thing: Thing) -> Phrase:
-    """Attributes are sometimes left out, as people do; a combination that is held out is always named in full."""
+    """Draws a phrase. Attributes are sometimes omitted, as people do; held-out combinations always name the colour."""
     colour = held_out(thing.kind, thing.colour) or rng.random() < 0.85
     return Phrase(
         article=str(rng.choice(ARTICLES, p=[0.7, 0.15, 0.15])),
@@ -143,7 +143,7 @@ def _with_phrase(description: Description, place: str, phrase: Phrase) -> Descri
 def _pick(
     rng: np.random.Generator, description: Description, attribute: str, present: bool
 ) -> tuple[str, Phrase] | None:
-    """One of the two main phrases that has (or lacks) the attribute."""
+    """Draws one of the two main phrases that has (or lacks) the attribute."""
     places = [
         (name, phrase)
         for name, phrase in (("first", description.first), ("second", description.second))
@@ -179,7 +179,7 @@ def _replace_size(rng: np.random.Generator, scene: Scene, description: Descripti
 def _replace_texture(rng: np.random.Generator, scene: Scene, description: Description) -> Description | None:
     picked = _pick(rng, description, "texture", present=True)
     if picked is None or picked[1].texture is None or picked[1].texture[0] == "solid":
-        return None  # hardly anybody mentions that a thing is solid
+        return None  # people rarely mention that a thing is solid
     texture = str(rng.choice([name for name in TEXTURES if name not in (picked[1].texture[0], "solid")]))
     return _with_phrase(
         description, picked[0], replace(picked[1], texture=(texture, str(rng.choice(TEXTURES[texture]))))
@@ -191,7 +191,7 @@ def _replace_relation(rng: np.random.Generator, scene: Scene, description: Descr
         return None
     concept, words = description.relation
     opposite = OPPOSITE[concept]
-    # The opposite in the same form of words, so that only the direction differs.
+    # The opposite in the same wording, so that only the direction differs.
     form = min(RELATIONS[concept].index(words), len(RELATIONS[opposite]) - 1)
     return replace(description, relation=(opposite, RELATIONS[opposite][form]))
 
@@ -199,7 +199,7 @@ def _replace_relation(rng: np.random.Generator, scene: Scene, description: Descr
 def _swap_objects(rng: np.random.Generator, scene: Scene, description: Description) -> Description | None:
     first, second = description.first, description.second
     if all(getattr(first, name) == getattr(second, name) for name in ATTRIBUTES):
-        return None  # nothing but their places would tell them apart, which is what `swap_arguments` is about
+        return None  # they would differ in position only, which is what `swap_arguments` covers
     return replace(description, first=replace(first, kind=second.kind), second=replace(second, kind=first.kind))
 
 
@@ -239,8 +239,8 @@ def _add_attribute(rng: np.random.Generator, scene: Scene, description: Descript
     return _with_phrase(description, place, replace(phrase, texture=(false, str(rng.choice(TEXTURES[false])))))
 
 
-# Kinds that random negatives teach as well as true foils do (docs/testbed.md): they leave no room, and do not enter the
-# mean.
+# Kinds that random negatives teach as well as true foils do (docs/testbed.md): they leave no headroom, and the mean
+# excludes them.
 SOLVED: Final = ("replace_object", "swap_colours")
 FOILS: Final[dict[str, Callable[[np.random.Generator, Scene, Description], Description | None]]] = {
     "replace_object": _replace_object,

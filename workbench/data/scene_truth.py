@@ -1,4 +1,4 @@
-"""Whether a caption in the words of the rendered world says anything false of a scene whose facts are known."""
+"""Checks whether a caption in the vocabulary of the rendered scenes is true of a scene whose facts are known."""
 
 from dataclasses import dataclass, field
 from itertools import permutations
@@ -7,7 +7,7 @@ from typing import Final
 from workbench.data.lexicon import COLOURS, KINDS, RELATIONS, SIZES, TEXTURES
 from workbench.data.scenes import Scene, Thing, relation
 
-# word -> (what it is about, concept)
+# word -> (attribute, concept)
 MEANING: Final[dict[str, tuple[str, str]]] = {
     **{name: ("kind", kind) for kind, (_, names) in KINDS.items() for name in names},
     **{name: ("colour", colour) for colour, (_, names) in COLOURS.items() for name in names},
@@ -28,7 +28,7 @@ SAYS_NOTHING: Final = frozenset(
 
 @dataclass
 class Claim:
-    """A noun phrase: what it says of one thing, by attribute."""
+    """What a noun phrase states about one thing, as (attribute, concept) pairs."""
 
     attributes: list[tuple[str, str]] = field(default_factory=list)
 
@@ -37,11 +37,11 @@ class Claim:
 
 
 def says_nothing_false(caption: str, scene: Scene) -> bool:
-    """Whether different things of the scene can be found for all noun phrases so that every attribute and relation
+    """Whether the noun phrases can be assigned to different things of the scene so that every attribute and relation
     holds.
 
-    A caption that does not parse into noun phrases (an adjective without its noun, a relation without its
-    arguments, a word that is not of this world) describes nothing, and counts as false.
+    A caption that does not parse into noun phrases (an adjective without its noun, a relation without its arguments, a
+    word outside of the vocabulary) describes nothing and counts as false.
     """
     parsed = _parse(caption)
     if parsed is None:
@@ -55,7 +55,7 @@ def says_nothing_false(caption: str, scene: Scene) -> bool:
 
 
 def _parse(caption: str) -> tuple[list[Claim], list[tuple[int, str]]] | None:
-    """Noun phrases, and relations as (index of the phrase before, concept)."""
+    """The noun phrases, and the relations as (index of the phrase before, concept); None if it does not parse."""
     claims: list[Claim] = []
     relations: list[tuple[int, str]] = []
     adjectives: list[tuple[str, str]] = []

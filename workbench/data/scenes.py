@@ -1,6 +1,6 @@
-"""The embedded world: small compositional scenes, rendered from facts that are known exactly.
+"""Synthetic data: small compositional scenes, rendered from facts that are known exactly.
 
-A scene is a function of (seed, split, index) alone. Its captions and foils are in `scene_captions`.
+A scene depends only on (seed, split, index). Its captions and foils are in `scene_captions`.
 """
 
 import math
@@ -14,11 +14,11 @@ from PIL import Image, ImageDraw, ImageFont
 from workbench.data.lexicon import COLOURS, KINDS
 from workbench.randomness import generator, key
 
-# Raise it whenever a change alters a rendered image or a caption: cached renderings are keyed by it.
+# Increase it whenever a change alters a rendered image or a caption: cached renderings are keyed by it.
 VERSION = 2
 SUPERSAMPLING = 4
 HELD_OUT_SHARE = 10  # one (kind, colour) combination in ten is kept for the test split
-LIGHT = (0.75, 1.1)  # gains of red, green and blue over the whole image: colours are told by what is around them
+LIGHT = (0.75, 1.1)  # gains of red, green and blue over the whole image: colours are only recognisable in context
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """The facts of one image."""
+    """The facts of an image."""
 
     things: tuple[Thing, ...]
     background: str
@@ -59,9 +59,9 @@ def relation(first: Thing, second: Thing) -> str | None:
 
 
 def sample_scene(seed: int, split: str, index: int, largest: int = 3) -> Scene:
-    """Draws scene `index` of `split`, with two to `largest` things; its first two always stand in a clear relation.
+    """Draws scene `index` of `split`, with two to `largest` things; the first two always have a clear relation.
 
-    Test scenes hold at least one (kind, colour) combination that training never shows.
+    Test scenes contain at least one (kind, colour) combination that training never shows.
     """
     rng = generator("scene", seed, split, index)
     kinds = rng.choice(list(KINDS), size=int(rng.integers(2, largest + 1)), replace=False)
@@ -88,7 +88,7 @@ def render(scene: Scene, side: int) -> np.ndarray:
 
 
 def extent(size: str) -> float:
-    """Side of a thing as a share of the image's side."""
+    """The side of a thing as a share of the image's side."""
     return 0.28 if size == "small" else 0.50
 
 
@@ -99,7 +99,7 @@ def _sample_colour(rng: np.random.Generator, kind: str, want_held_out: bool) -> 
 
 
 def _place(rng: np.random.Generator, sizes: list[str]) -> list[tuple[float, float]]:
-    """Centres that keep things inside the image and nearly apart; the first two in a clear relation."""
+    """Draws centres that keep things inside the image and mostly apart, with a clear relation of the first two."""
     half = [extent(size) / 2 for size in sizes]
     for attempt in range(1000):
         centres = [(float(rng.uniform(h, 1 - h)), float(rng.uniform(h, 1 - h))) for h in half]
@@ -163,7 +163,7 @@ def _pattern(texture: str, height: int, width: int) -> np.ndarray | None:
 
 @cache
 def outline(kind: str, side: int, angle: int) -> np.ndarray:
-    """Coverage of the kind's outline, float32 [side, side] in [0, 1]."""
+    """The coverage of the kind's outline, float32 [side, side] in [0, 1]."""
     big = side * SUPERSAMPLING
     glyph = KINDS[kind][0]
     drawn = _shape(kind, big) if glyph is None else _glyph(glyph, big)

@@ -1,7 +1,6 @@
-"""Webdataset tars as img2dataset writes them (CC3M, SBU, CC12M): `KEY.jpg`, `KEY.txt`, `KEY.json` one after the other.
+"""WebDataset tars as img2dataset writes them (CC3M, SBU, CC12M): `KEY.jpg`, `KEY.txt`, `KEY.json` one after another.
 
-Nothing is extracted: an image is the bytes at its place in the tar. Texts are read on the way, from the same open
-file.
+Nothing is extracted: an image is the bytes at its place in the tar. Texts are read in passing, from the same open file.
 """
 
 import tarfile
@@ -20,7 +19,7 @@ TEXTS = (".txt", ".json")
 
 @dataclass
 class Sample:
-    """The members with one key, by their suffix."""
+    """The members that share a key, by their suffix."""
 
     key: str
     images: dict[str, Place] = field(default_factory=dict)
@@ -28,9 +27,9 @@ class Sample:
 
 
 def read_tars(tars: Sequence[Path], home: Path) -> Reading:
-    """The images of all tars, in their order, named after the tars' places below `home`.
+    """Returns the images of all tars, in their order, named after the tars' paths below `home`.
 
-    A tar that is cut short gives what is whole in it. What could not be downloaded is told in a .parquet beside.
+    Of a tar that is cut short, the complete members are read. A .parquet next to a tar lists failed downloads.
     """
     reading = Reading("webdataset")
     for tar in tars:
@@ -55,7 +54,7 @@ def _add(reading: Reading, id: str, sample: Sample) -> None:
 
 
 def _samples(tar: Path, label: str, reading: Reading) -> Iterator[Sample]:
-    """Each run of members with one key; what cannot be used goes to `reading.broken`."""
+    """Yields each run of members with the same key; unusable members are added to `reading.broken`."""
     sample: Sample | None = None
     try:
         with (
@@ -68,7 +67,7 @@ def _samples(tar: Path, label: str, reading: Reading) -> Iterator[Sample]:
             for member in members:
                 name = PurePosixPath(member.name)
                 if name.is_absolute() or ".." in name.parts:
-                    reading.broken.append((f"{label}: {member.name}", "its name leads out of the archive"))
+                    reading.broken.append((f"{label}: {member.name}", "its name points outside of the archive"))
                     continue
                 if not member.isfile() or any(map(is_leftover, name.parts)):
                     continue
@@ -87,7 +86,7 @@ def _samples(tar: Path, label: str, reading: Reading) -> Iterator[Sample]:
                 elif suffix in SUFFIXES:
                     sample.images[suffix] = place(tar, member.offset_data, member.size)
     except DAMAGES as error:
-        reading.broken.append((label, f"the archive cannot be read on ({error})"))
+        reading.broken.append((label, f"the rest of the archive cannot be read ({error})"))
     if sample is not None:
         yield sample
 
@@ -98,6 +97,6 @@ def _text(stream: IO[bytes], member: tarfile.TarInfo) -> bytes:
 
 
 def _is_cut(stream: IO[bytes], member: tarfile.TarInfo, size: int | None) -> bool:
-    """Whether the archive ends within a member; `size` is None where only unpacking tells how long it is."""
+    """Whether the archive ends within a member; `size` is None if its length is known only after decompression."""
     end = member.offset_data + member.size
     return end > size if size is not None else stream.seek(end) < end

@@ -8,11 +8,11 @@ import numpy as np
 
 from workbench.errors import UserError
 
-WIDTH = 34  # letters of a line
+WIDTH = 34  # characters per line
 
 
 def write_sheet(images: np.ndarray, lines: Sequence[Sequence[str]], title: str, path: Path, columns: int = 4) -> None:
-    """`images` uint8 [N, 3, H, W]; `lines[i]` are written below image i, each wrapped."""
+    """Writes `images` uint8 [N, 3, H, W] to `path`, with the wrapped `lines[i]` below image i."""
     from matplotlib.figure import Figure
 
     rows = -(-len(images) // columns)
@@ -45,6 +45,6 @@ def write_sheet(images: np.ndarray, lines: Sequence[Sequence[str]], title: str, 
 
 
 def _wrap(line: str) -> list[str]:
-    label, found, _ = line.partition(": ")
-    indent = "  " if found and len(label) < 10 else ""
+    label, colon, _ = line.partition(": ")
+    indent = "  " if colon and len(label) < 10 else ""
     return textwrap.wrap(line, WIDTH, subsequent_indent=indent, max_lines=6, placeholder=" ...") or [""]

@@ -1,11 +1,10 @@
 """Prepared images: memory-mapped shards of uint8 [n, 3, side, side] or of JPEGs, with an index of their captions.
 
 NAME/prepared.json          form, side, fit, counts, and each shard's file, rows and checksum
-NAME/pairs.parquet          id, place in the shards, split, captions (list) of each image; foils (struct: kind ->
-text)
-                            where the source tells what is false of one
+NAME/pairs.parquet          id, place in the shards, split, captions (list) of each image; where the source provides
+                            foils, these too (struct: kind -> text)
 NAME/broken.parquet         what was left out, and why
-NAME/images-00000.npy     ..., or images-00000.jpegs
+NAME/pictures-00000.npy     ..., or pictures-00000.jpegs
 """
 
 import hashlib
@@ -31,12 +30,12 @@ if TYPE_CHECKING:
 
 Stored = Literal["raw", "jpeg", "in place"]  # how a store keeps its images
 FACTS = "prepared.json"
-MOST_OPEN = 500  # files that are mapped at once, of the 1,024 that a process may usually have open
+MOST_OPEN = 500  # files mapped at once, of the 1,024 that a process may usually have open
 
 
 @dataclass(frozen=True)
 class Store:
-    """A prepared corpus as it lies in its folder."""
+    """A prepared corpus in its folder."""
 
     home: Path
     facts: dict[str, Any]
@@ -51,12 +50,12 @@ class Store:
 
     @property
     def stored(self) -> Stored:
-        """Raw where a store was prepared before there was a choice."""
+        """How the images are kept; stores from before there was a choice are raw."""
         return "in place" if self.facts["in_place"] else "jpeg" if self.facts.get("store") == "jpeg" else "raw"
 
     @property
     def how(self) -> str:
-        """The same in words."""
+        """`stored` in words."""
         return f"JPEG of quality {self.facts['quality']}" if self.stored == "jpeg" else self.stored
 
     @cached_property
@@ -65,7 +64,7 @@ class Store:
 
     @cached_property
     def foils(self) -> pl.DataFrame:
-        """A row an image, and a nullable column for each kind of foil that the source brings."""
+        """One row per image, and one nullable column for each kind of foil that the source provides."""
         if "foils" not in self.pairs.columns:
             return pl.DataFrame(height=len(self.pairs))
         return self.pairs["foils"].struct.unnest()
@@ -76,11 +75,11 @@ class Store:
 
     @property
     def fingerprint(self) -> str:
-        """Names the content: the checksums of all shards and of the captions."""
+        """Identifies the content: a checksum over all shards and the captions."""
         return str(self.facts["checksum"])
 
     def damaged(self) -> list[str]:
-        """The files whose bytes are no longer those that were written; reads all of them."""
+        """The files whose bytes have changed since they were written; reads all of them."""
         wrong = [
             shard["file"] for shard in self.facts["shards"] if checksum(self.home / shard["file"]) != shard["checksum"]
         ]
@@ -88,7 +87,7 @@ class Store:
 
 
 def open_store(home: Path) -> Store:
-    """Raises UserError where nothing is prepared there, or a shard is missing or cut short."""
+    """Opens the corpus in a folder. Raises UserError if there is none, or if a shard is missing or cut short."""
     try:
         facts = json.loads((home / FACTS).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -108,8 +107,8 @@ def checksum(path: Path) -> str:
 
 
 def write_parts(file: Path, parts: Iterable[bytes | memoryview]) -> dict[str, Any]:
-    """Writes the parts one after another; gives the file's `bytes` and `checksum`, as `checksum` would. Where there is
-    no room for all of them, the room of the others is given back."""
+    """Writes the parts one after another; returns the file's `bytes` and `checksum` (that of the function). If the disk
+    has no room for all of them, the file is removed."""
     digest, size = hashlib.blake2b(digest_size=16), 0
     try:
         with open(file, "wb") as out:
@@ -118,7 +117,7 @@ def write_parts(file: Path, parts: Iterable[bytes | memoryview]) -> dict[str, An
                 digest.update(part)
                 size += len(part)
             out.flush()
-            os.fsync(out.fileno())  # before it is said to be whole
+            os.fsync(out.fileno())  # before it is recorded as complete
     except OSError as error:
         error.filename = error.filename or str(file)
         file.unlink(missing_ok=True)
@@ -127,7 +126,7 @@ def write_parts(file: Path, parts: Iterable[bytes | memoryview]) -> dict[str, An
 
 
 class Mapped:
-    """The memory-mapped images of a store; a file stays open until too many others are."""
+    """The memory-mapped images of a store; a file stays open until too many others are open."""
 
     def __init__(self, store: Store) -> None:
         self.home, self.side = store.home, store.side
@@ -137,7 +136,7 @@ class Mapped:
         self._open: OrderedDict[int, Any] = OrderedDict()
 
     def read(self, row: int) -> np.ndarray:
-        """uint8 [3, side, side] of a row of the index."""
+        """uint8 [3, side, side]: the image of a row of the index."""
         shard, place = self._find(row)
         pixels: np.ndarray = shard[place]
         return pixels
@@ -161,7 +160,7 @@ class Mapped:
 
 
 class Encoded(Mapped):
-    """The images of a store that keeps JPEGs: decoded whenever they are read."""
+    """The images of a store of JPEGs, decoded whenever they are read."""
 
     def _map(self, number: int) -> JpegShard:
         return JpegShard(self.files[number], int(self.starts[number + 1] - self.starts[number]), self.side)
@@ -174,20 +173,20 @@ class Encoded(Mapped):
 
 
 class InPlace:
-    """The images of a store where they are: decoded whenever they are read."""
+    """The images of a store that leaves them in place, decoded whenever they are read."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self.where = store.pairs.select("path", "offset", "size", "box")
 
     def read(self, row: int) -> np.ndarray:
-        """As `Mapped.read`; raises UserError where the image is no longer what it was."""
+        """As `Mapped.read`; raises UserError if the image can no longer be read."""
         path, offset, size, box = self.where.row(row)
         place = Place(Path(path), offset, size)
         try:
             return place.image(self.store.side, self.store.facts["fit"], tuple(box) if box else None)
         except (BrokenImage, OSError) as error:
-            raise UserError(f"{path}: {error}, though it could be when {self.store.name} was prepared.") from error
+            raise UserError(f"{path}: {error}, though it could be read when {self.store.name} was prepared.") from error
 
 
 READERS: Final[dict[Stored, type[Mapped] | type[InPlace]]] = {"raw": Mapped, "jpeg": Encoded, "in place": InPlace}
@@ -196,8 +195,8 @@ READERS: Final[dict[Stored, type[Mapped] | type[InPlace]]] = {"raw": Mapped, "jp
 class Images:
     """Chosen images of several stores, read like an array: `images[rows]` is uint8 [n, 3, side, side].
 
-    `rows[k]` are rows of the index of store k, in the order in which they follow each other here; the stores have one
-    side, from which the images are resized where another is asked for.
+    `rows[k]` are rows of the index of store k, in the order of the images here. All stores have the same side; images
+    are resized if another side is requested.
     """
 
     def __init__(self, stores: Sequence[Store], rows: Sequence[np.ndarray], side: int) -> None:
@@ -215,21 +214,21 @@ class Images:
 
     def __getitem__(self, index: Any) -> np.ndarray:
         readers, rows = np.atleast_1d(self.reader_of[index]), np.atleast_1d(self.row_of[index])
-        made = np.empty((len(rows), 3, self.stored, self.stored), np.uint8)
-        # In the order in which they lie on the disk.
+        images = np.empty((len(rows), 3, self.stored, self.stored), np.uint8)
+        # In their order on the disk.
         for place in np.lexsort((rows, readers)):
-            made[place] = self.readers[readers[place]].read(int(rows[place]))
+            images[place] = self.readers[readers[place]].read(int(rows[place]))
         if self.side != self.stored:
-            # Only here, since a process that prepares images has no need of torch.
+            # Imported only here, since a process that prepares images does not need torch.
             import torch
 
             from workbench.data.augment import resize
 
-            made = resize(torch.from_numpy(made), self.side).numpy()
-        return made if np.ndim(self.row_of[index]) else made[0]
+            images = resize(torch.from_numpy(images), self.side).numpy()
+        return images if np.ndim(self.row_of[index]) else images[0]
 
     def on(self, rows: np.ndarray, device: "torch.device") -> "torch.Tensor":
-        """uint8 [n, 3, side, side] on a device. A GPU itself decodes rows (int64 [n]) that are all stored as JPEG.
+        """uint8 [n, 3, side, side] of rows int64 [n], on a device. A GPU decodes them itself if all are stored as JPEG.
 
         Raises UserError as reading does.
         """
@@ -247,5 +246,5 @@ class Images:
         except ValueError as error:
             files = ", ".join(sorted({str(reader.home) for reader in encoded}))
             raise UserError(
-                f"{files}: an image is damaged ({error}); `wb data list --verify` says in which file."
+                f"{files}: an image is damaged ({error}); `wb data list --verify` names the file."
             ) from error

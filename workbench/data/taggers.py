@@ -1,4 +1,4 @@
-"""Which words of a caption are nouns and adjectives: by lists of closed classes, or by spaCy."""
+"""Taggers that find the nouns and adjectives of a caption: by lists of function words, or with spaCy."""
 
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -15,11 +15,11 @@ SPACY_MODEL: Final = "en_core_web_sm"  # ARO's
 
 def _by_words(words: Sequence[str]) -> list[str]:
     content = (word not in FUNCTION_WORDS and not word.endswith(("ing", "ly")) for word in words)
-    return ["noun" if take else "" for take in content]
+    return ["noun" if is_content else "" for is_content in content]
 
 
 def _by_spacy(words: Sequence[str]) -> list[str]:
-    """A word has the class of the first of its tokens that has one."""
+    """The class of each word: that of the first of its tokens that has one."""
     caption = " ".join(words)
     starts = np.cumsum([0, *(len(word) + 1 for word in words)])
     classes = [""] * len(words)

@@ -1,4 +1,4 @@
-"""Tokenisers: captions to token ids and back, and what the ids mean."""
+"""Tokenisers: from captions to token ids and back, and the meaning of the ids."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from workbench.errors import UserError, first_line
 
-# Of tokenisers that are trained on the captions; pre-trained ones have their own.
+# Special tokens of tokenisers that are trained on the captions; pre-trained ones have their own.
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 START, PAD, END, UNKNOWN, MASK = range(len(SPECIAL))
 WORD_MARKS = ("Ġ", "▁")  # before a token that begins a word, in byte-level BPE and in SentencePiece
@@ -23,8 +23,8 @@ UNUSED = re.compile(r"\[unused\d+\]")  # BERT's spare tokens
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What the ids of a tokeniser mean: `size` of them, V; `special` are those that are no words, among them `pad` and
-    `mask`; `word_starts` bool [V]: the tokens that begin a word."""
+    """The meaning of a tokeniser's ids. `size`: their number V; `special`: ids that are not words, `pad` and `mask`
+    among them; `word_starts` bool [V]: the tokens that begin a word."""
 
     size: int
     pad: int
@@ -34,15 +34,15 @@ class Vocabulary:
 
     @classmethod
     def plain(cls, size: int) -> "Vocabulary":
-        """That of a tokeniser of so many tokens, trained on captions, each of whose tokens is a word."""
+        """The vocabulary of a tokeniser of `size` tokens, trained on captions, each of whose tokens is a word."""
         return cls(size, PAD, MASK, tuple(range(len(SPECIAL))), np.ones(size, dtype=bool))
 
     @cached_property
     def ordinary(self) -> np.ndarray:
         """bool [V]: all tokens that are not special."""
-        made = np.ones(self.size, dtype=bool)
-        made[list(self.special)] = False
-        return made
+        ordinary = np.ones(self.size, dtype=bool)
+        ordinary[list(self.special)] = False
+        return ordinary
 
     @cached_property
     def ordinary_ids(self) -> np.ndarray:
@@ -55,8 +55,8 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Tokeniser:
-    """Captions to padded token ids int64 [B, L] and back. `special`: the ids of all tokens that are no words; of these
-    `framing` alone, such as `<s>` and padding, say nothing of the text."""
+    """Converts captions to padded token ids int64 [B, L] and back. `special`: the ids of all tokens that are not words;
+    among these, `framing` ids such as `<s>` and padding carry no text."""
 
     inner: Tokenizer
     max_length: int
@@ -74,7 +74,7 @@ class Tokeniser:
         return Vocabulary(self.size, self.pad, self.mask, self.special, self._word_starts())
 
     def encode(self, captions: Sequence[str]) -> np.ndarray:
-        """Token ids int64 [B, max_length] with the tokeniser's own first and last token, then padding; longer captions
+        """Token ids int64 [B, max_length] with the tokeniser's own first and last token, then padding. Longer captions
         are cut before their last token."""
         rows = np.full((len(captions), self.max_length), self.pad, dtype=np.int64)
         for row, encoding in zip(rows, self.inner.encode_batch_fast(list(captions)), strict=True):
@@ -85,20 +85,20 @@ class Tokeniser:
         return rows
 
     def decode(self, ids: Sequence[int], special: bool = False) -> str:
-        """A caption's text; `special` keeps tokens such as `<mask>`, but for those that frame a caption."""
+        """The text of a caption; `special` keeps tokens such as `<mask>`, except those that frame a caption."""
         shown = [token for token in map(int, ids) if not special or token not in self.framing]
         return str(self.inner.decode(shown, skip_special_tokens=not special).strip())
 
     def word_id(self, word: str) -> int | None:
         """The id of a word that is one token of the vocabulary, else None."""
         for form in (*(f"{mark}{word.lower()}" for mark in WORD_MARKS), word.lower()):
-            found: int | None = self.inner.token_to_id(form)
-            if found is not None:
-                return found
+            token: int | None = self.inner.token_to_id(form)
+            if token is not None:
+                return token
         return None
 
     def _word_starts(self) -> np.ndarray:
-        """bool [V], for WordPiece (`##` goes on), byte-level BPE and SentencePiece (a mark begins)."""
+        """bool [V]: marks tokens that begin a word, in WordPiece (`##` continues), byte-level BPE or SentencePiece."""
         tokens = [self.inner.id_to_token(token) or "" for token in range(self.size)]
         for mark in WORD_MARKS:
             if any(token.startswith(mark) for token in tokens):
@@ -106,7 +106,7 @@ class Tokeniser:
         return np.array([not token.startswith("##") for token in tokens])
 
     def synonyms(self, sets: Iterable[Sequence[str]]) -> np.ndarray:
-        """int64 [vocabulary, K]: the ids that mean the same as each token, itself first, padded by itself."""
+        """int64 [vocabulary, K]: the ids with the meaning of each token, the token itself first and as padding."""
         groups = [[i for i in map(self.word_id, names) if i is not None] for names in sets]
         widest = max([1, *map(len, groups)])
         table = np.tile(np.arange(self.size)[:, None], (1, widest))
@@ -118,10 +118,10 @@ class Tokeniser:
 
 
 def train_tokeniser(captions: Iterable[str], vocabulary: int, max_length: int) -> Tokeniser:
-    """A lower-casing WordPiece tokeniser: the most frequent words are one token each, others fall into characters.
+    """Trains a lower-casing WordPiece tokeniser: frequent words are one token each, others are split into characters.
 
-    The vocabulary is counted here and not left to the library's trainer, which breaks ties by the order of a hash map:
-    two runs on one corpus gave different ids, and with them different models.
+    The vocabulary is counted here instead of by the library's trainer, which breaks ties by the order of a hash map:
+    two runs on the same corpus produced different ids, and with them different models.
     """
     normaliser, splitter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
     counts = Counter(
@@ -150,13 +150,13 @@ def load_tokeniser(path: Path, max_length: int) -> Tokeniser:
 
 
 def read_tokeniser(text: str, max_length: int) -> Tokeniser:
-    """A tokeniser from the JSON that it is kept as."""
+    """A tokeniser from its JSON."""
     return Tokeniser(Tokenizer.from_str(text), max_length)
 
 
 def padding_mask(token_ids: Tensor, pad: int) -> Tensor | None:
-    """bool [B, L]: what may be read of padded captions int64 [B, L]; None where nothing is padded, which attention is
-    faster without. On a GPU nobody looks, since the host would have to wait for it."""
+    """bool [B, L]: marks the tokens of padded captions int64 [B, L]. None if nothing is padded: attention is faster
+    without a mask. On a GPU this is not checked, since the host would have to wait for the result."""
     mask = token_ids != pad
     return mask if mask.is_cuda or not bool(mask.all()) else None
 
@@ -169,40 +169,45 @@ def trim(token_ids: np.ndarray, pad: int) -> np.ndarray:
 def pretrained_tokeniser(where: str, max_length: int) -> Tokeniser:
     """The tokeniser of a masked language model from a folder or the hub, with its own special tokens.
 
-    Raises UserError where there is none, or it has no token for padding or for a masked word.
+    Raises UserError if there is none, or if it has no token for padding or for a masked word.
     """
     from transformers import AutoTokenizer
 
     try:
-        given = AutoTokenizer.from_pretrained(os.path.expanduser(where))
-        inner: Tokenizer = given.backend_tokenizer
+        wrapper = AutoTokenizer.from_pretrained(os.path.expanduser(where))
+        inner: Tokenizer = wrapper.backend_tokenizer
     except (OSError, ValueError, AttributeError, ImportError) as error:
         raise UserError(f"`data.tokeniser`: {unread('tokeniser', where, error)}") from error
     inner.no_padding()
     inner.no_truncation()
-    if given.pad_token_id is None or given.mask_token_id is None:
+    if wrapper.pad_token_id is None or wrapper.mask_token_id is None:
         raise UserError(
-            f"`data.tokeniser`: `{where}` has no special tokens for padding and masked words; give the tokeniser of a"
+            f"`data.tokeniser`: `{where}` has no special tokens for padding and masked words; use the tokeniser of a"
             " masked language model."
         )
     words = inner.get_vocab()
-    added = {token for token, content in given.added_tokens_decoder.items() if content.special}
+    added = {token for token, content in wrapper.added_tokens_decoder.items() if content.special}
     unused = {token for word, token in words.items() if UNUSED.fullmatch(word)}
-    framing = {given.pad_token_id, *inner.encode("").ids}
-    special = {*given.all_special_ids, *added, *unused}
+    framing = {wrapper.pad_token_id, *inner.encode("").ids}
+    special = {*wrapper.all_special_ids, *added, *unused}
     return Tokeniser(
-        inner, max_length, given.pad_token_id, given.mask_token_id, tuple(sorted(special)), tuple(sorted(framing))
+        inner,
+        max_length,
+        wrapper.pad_token_id,
+        wrapper.mask_token_id,
+        tuple(sorted(special)),
+        tuple(sorted(framing)),
     )
 
 
 def unread(what: str, where: str, error: Exception) -> str:
-    """Why something of transformers cannot be read from a folder or a name on the hub, and how to get it."""
+    """A message why transformers cannot read something from a folder or a name on the hub, and how to get it."""
     if os.path.isdir(os.path.expanduser(where)):
         return (
-            f"no {what} can be read from the folder `{where}` ({first_line(error)}); give one that transformers has"
+            f"no {what} can be read from the folder `{where}` ({first_line(error)}); name one that transformers has"
             " saved."
         )
     return (
-        f"no {what} can be read from `{where}` ({first_line(error)}); give a folder that holds one, or fetch it where"
+        f"no {what} can be read from `{where}` ({first_line(error)}); name a folder that holds one, or fetch it where"
         f" the hub can be reached: hf download {where}"
     )

@@ -1,4 +1,4 @@
-"""How likely a caption is as a text, by counts of others: its words in order, which go together, how common each is."""
+"""Scores how likely a caption is as a text, from counts of other captions: word order, co-occurrence, frequency."""
 
 import math
 from collections import Counter
@@ -11,11 +11,11 @@ from workbench.data.nouns import tokens
 
 DISCOUNT = 0.75  # absolute discounting (Ney et al. 1994)
 START, END = "<s>", "</s>"
-Step = tuple[tuple[str, ...], str]  # the words before one, and it
+Step = tuple[tuple[str, ...], str]  # (the words before a word, the word)
 
 
 class TextCounts:
-    """Counts of a corpus of captions: trigrams that back off to pairs and single words, and words that stand in one
+    """Counts of a corpus of captions: trigrams that back off to bigrams and unigrams, and words that occur in the same
     caption."""
 
     def __init__(self, captions: Sequence[str]) -> None:
@@ -38,11 +38,11 @@ class TextCounts:
             self.together.update(combinations(distinct, 2))
 
     def __call__(self, captions: Sequence[str]) -> np.ndarray:
-        """float [N, 3]: log-likelihood by trigrams (nats); mean pointwise mutual information of two words of a caption;
-        log-likelihood by single words (nats), since trigrams hide how rare a word is among other rare words."""
+        """float [N, 3]: log-likelihood by trigrams (nats); mean pointwise mutual information of the word pairs;
+        log-likelihood by unigrams (nats), since trigrams hide how rare a word is among other rare words."""
         words = [[token.word for token in tokens(caption)] for caption in captions]
-        made = [(self._likelihood(each), self._information(each), self._commonness(each)) for each in words]
-        return np.array(made).reshape(len(words), 3)
+        scores = [(self._likelihood(text), self._information(text), self._commonness(text)) for text in words]
+        return np.array(scores).reshape(len(words), 3)
 
     def _likelihood(self, words: Sequence[str]) -> float:
         return sum(math.log(self._chance(before, word)) for before, word in _steps(words))
@@ -51,18 +51,18 @@ class TextCounts:
         shorter = self._chance(history[1:], word) if history else 1 / (self.different[()] + 1)
         if not self.total[history]:
             return shorter
-        left = DISCOUNT * self.different[history] * shorter
-        return (max(self.seen[*history, word] - DISCOUNT, 0) + left) / self.total[history]
+        backed_off = DISCOUNT * self.different[history] * shorter
+        return (max(self.seen[*history, word] - DISCOUNT, 0) + backed_off) / self.total[history]
 
     def _information(self, words: Sequence[str]) -> float:
-        told = [
+        information = [
             math.log((self.together[one, two] + 0.1) * self.count / ((self.within[one] + 1) * (self.within[two] + 1)))
             for one, two in combinations(sorted(set(words)), 2)
         ]
-        return math.fsum(told) / len(told) if told else 0.0
+        return math.fsum(information) / len(information) if information else 0.0
 
     def _commonness(self, words: Sequence[str]) -> float:
-        """The same for the same words in any order, to the last bit."""
+        """The log-likelihood by unigrams; bit-identical for the same words in any order."""
         return math.fsum(math.log(self._chance((), word)) for word in words)
 
 

@@ -1,4 +1,4 @@
-"""Which words say what an image shows, and which hold the sentence together: open and closed classes of words."""
+"""Content words and function words: which words describe an image, and which only structure the sentence."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,39 +10,27 @@ import polars as pl
 from workbench.data.lexicon import COLOURS, KINDS, RELATIONS, SIZES, TEXTURES
 from workbench.data.masking import word_begins
 from workbench.data.text import Tokeniser, Vocabulary
+from workbench.data.word_lists import word_list
 
-_FUNCTION = """
-a an the this that these those some any each every no one two three of in on at by for with from to into onto over
-under above below near behind beside between across through around along against up down out off and or but nor so
-while as than then there here is are was were be been being am has have had do does did can could will would may might
-must shall should it its he she they them his her their him we our you your i my me who which what where when how not
-very too also just only
-"""
-_MORE = """
-about after all although alongside amid among another atop because before beneath besides beyond both during either
-else few if inside itself himself herself themselves yourself like many more most much neither now other others
-outside own per same several since such though till together toward towards underneath unless until upon us whether
-whom whose why within without yet s t ve re ll d m
-"""
-FUNCTION_WORDS: Final = frozenset(_FUNCTION.split())  # as ARO's shuffles take them (`evaluation/published.py`)
-MORE_FUNCTION_WORDS: Final = frozenset(_MORE.split())
-NUMBERS: Final = frozenset(["two", "three"])  # an image shows them
-# Share of the captions. In English ones function words alone are in so many, and what most captions begin with.
+FUNCTION_WORDS: Final = frozenset(word_list("function_words"))  # as in ARO's shuffles (`evaluation/word_order.py`)
+MORE_FUNCTION_WORDS: Final = frozenset(word_list("more_function_words"))
+NUMBERS: Final = frozenset(["two", "three"])  # content words, since an image shows them
+# Share of the captions. In English captions only function words reach it, and words of a common opening phrase.
 FREQUENT = 0.2
-READ = 100_000  # captions that are counted at most
+READ = 100_000  # at most this many captions are counted
 
 
 def closed_class(captions: pl.Series) -> frozenset[str]:
-    """The words of closed classes, in lower case: English ones, and whatever is in a fifth of the captions or more,
-    such as `image` where many begin with `a picture of`, unless the scenes' lexicon names something by it."""
+    """The words of closed classes, in lower case: English function words, and every word that at least a fifth of the
+    captions contain, such as `image` where many begin with `a picture of`. Words of the scenes' lexicon are exempt."""
     words = captions.head(READ).str.to_lowercase().str.extract_all(r"\w+").list.unique().explode().drop_nulls()
     counts = words.value_counts()
-    often = counts.filter(counts["count"] >= FREQUENT * min(READ, len(captions)))[words.name].to_list()
-    return (FUNCTION_WORDS - NUMBERS) | MORE_FUNCTION_WORDS | (frozenset(often) - _named())
+    frequent = counts.filter(counts["count"] >= FREQUENT * min(READ, len(captions)))[words.name].to_list()
+    return (FUNCTION_WORDS - NUMBERS) | MORE_FUNCTION_WORDS | (frozenset(frequent) - _named())
 
 
 def _named() -> frozenset[str]:
-    """What the scenes' lexicon has words for."""
+    """The words of the scenes' lexicon."""
     groups: list[Iterable[str]] = [names for _, names in KINDS.values()]
     groups += [names for _, names in COLOURS.values()]
     groups += [*SIZES.values(), *TEXTURES.values(), *RELATIONS.values()]
@@ -51,8 +39,8 @@ def _named() -> frozenset[str]:
 
 @dataclass(frozen=True)
 class ContentWords:
-    """Which tokens of a caption belong to words of open classes. `open_token` bool [V]: of words that are one token;
-    `closed_pieces`: closed words that are several; `letters` bool [V]: tokens that are no mere punctuation."""
+    """Which tokens of a caption belong to content words. `open_token` bool [V]: content words that are a single token;
+    `closed_pieces`: function words that are several tokens; `letters` bool [V]: tokens with a letter or digit."""
 
     open_token: np.ndarray
     closed_pieces: frozenset[tuple[int, ...]]
@@ -62,7 +50,7 @@ class ContentWords:
     @classmethod
     def of(cls, tokeniser: Tokeniser, closed: Iterable[str]) -> "ContentWords":
         names, vocabulary = sorted(closed), tokeniser.vocabulary
-        # Byte-level BPE has other tokens after a space, and for capitals.
+        # Byte-level BPE uses other tokens after a space, and for capitals.
         forms = [form for name in names for form in (name, name.capitalize(), f" {name}", f" {name.capitalize()}")]
         pieces = [tuple(row[vocabulary.ordinary[row]].tolist()) for row in tokeniser.encode(forms)]
         texts = [tokeniser.decode([token]) for token in range(vocabulary.size)]
@@ -72,8 +60,8 @@ class ContentWords:
         return cls(open_token, frozenset(ids for ids in pieces if len(ids) > 1), vocabulary, letters)
 
     def of_captions(self, token_ids: np.ndarray) -> np.ndarray:
-        """bool [B, L]: the tokens of content words; a word's pieces all are or none, but for punctuation that is
-        written to it."""
+        """bool [B, L]: marks the tokens of content words. Either all pieces of a word are marked or none, except
+        punctuation that is attached to it."""
         begins = word_begins(token_ids, self.vocabulary)
         inside = self.vocabulary.ordinary[token_ids] & ~begins
         chosen: np.ndarray = self.open_token[token_ids]

@@ -1,4 +1,4 @@
-"""COCO's captions, and Karpathy's splits of COCO, Flickr30k and Flickr8k: an object with its images in a list."""
+"""COCO's captions, and Karpathy's splits of COCO, Flickr30k and Flickr8k: JSON objects with a list of images."""
 
 import os
 from pathlib import Path
@@ -7,12 +7,12 @@ from typing import Any
 from workbench.data.image_files import ImageFolders, places_of, ranked
 from workbench.data.reading import SPLITS, Place, Reading
 
-BESIDE = ("annotations", "karpathy")  # folders of annotations that lie beside those of the images
+BESIDE = ("annotations", "karpathy")  # folders of annotations next to those of the images
 FLICKR = ("flickr30k-images", "flickr30k_images", "Images", "Flicker8k_Dataset", "Flickr8k_Dataset")
 
 
 def read_coco(content: dict[str, Any], file: Path, images: ImageFolders) -> Reading:
-    """The split is in the file's name: `captions_train2014.json`."""
+    """Reads COCO's captions. The file's name contains the split: `captions_train2014.json`."""
     reading = Reading("coco")
     name = file.stem.removeprefix("captions_")  # train2014, val2017, ...
     split = next((SPLITS[word] for word in SPLITS if name.startswith(word)), "train")
@@ -20,8 +20,8 @@ def read_coco(content: dict[str, Any], file: Path, images: ImageFolders) -> Read
     for annotation in content["annotations"]:
         captions.setdefault(annotation["image_id"], []).append(annotation["caption"])
     above = above_annotations(file, BESIDE[:1])
-    given = [folder for root in images.roots for folder in (root / name, root)]
-    folders = [*given, above / name, above / "images" / name, above / "images", above]
+    named = [folder for root in images.roots for folder in (root / name, root)]
+    folders = [*named, above / name, above / "images" / name, above / "images", above]
     names = [image["file_name"] for image in content["images"]]
     places = places_of([(name,) for name in names], ranked(names, folders), images, above)
     for image, place in zip(content["images"], places, strict=True):
@@ -31,7 +31,7 @@ def read_coco(content: dict[str, Any], file: Path, images: ImageFolders) -> Read
 
 
 def read_karpathy(content: dict[str, Any], file: Path, images: ImageFolders) -> Reading:
-    """`restval` counts as train. The images lie in their `filepath`, or all in one folder."""
+    """Reads Karpathy's splits. `restval` counts as train. Images are in their `filepath`, or all in one folder."""
     reading = Reading("karpathy")
     entries = []
     for image in content["images"]:
@@ -58,5 +58,5 @@ def read_karpathy(content: dict[str, Any], file: Path, images: ImageFolders) -> 
 
 
 def above_annotations(file: Path, names: tuple[str, ...]) -> Path:
-    """The folder of a file, or the one above where it is a folder of annotations alone."""
+    """The folder of a file, or its parent if it is a folder of annotations (one of `names`)."""
     return file.parent.parent if file.parent.name in names else file.parent

@@ -1,6 +1,6 @@
-"""Captioned images as they are published: which form lies at a path, and what its reader (`sources`, `shards`) gives.
+"""Detects the form of published captioned images at a path, and reads them (readers: `sources`, `shards`).
 
-Each reader gives a `Reading`: what it found, and what it could not use and why. No image is opened here.
+Each reader returns a `Reading`: what it found, what it could not use, and why. No image is opened here.
 """
 
 import json
@@ -23,7 +23,7 @@ from workbench.data.sources.visual_genome import read_visual_genome
 from workbench.errors import UserError, first_line
 
 SUFFIXES = (".json", ".csv", ".tsv", ".jsonl", ".parquet")
-# Names that nothing but annotations has: such a file is meant, also where it is broken.
+# Names that only annotations have: such a file must be readable.
 MEANT = (
     "annotations/captions_*.json",
     "captions_*.json",
@@ -33,7 +33,7 @@ MEANT = (
     "metadata.*",  # Hugging Face's image folder, ...
     "*/metadata.*",  # ... with a folder for each split
 )
-# Names that may stand beside images for another reason.
+# Names that may occur next to images for another reason.
 POSSIBLE = (
     "*.parquet",
     "*.json",
@@ -50,11 +50,11 @@ POSSIBLE = (
 
 
 def read_source(path: Path, images: Sequence[Path] = (), regions: Regions = "whole", option: str = "--from") -> Reading:
-    """Whatever is published at `path`: a file or folder of any form that `sources` or `shards` knows.
+    """Reads what is published at `path`: a file or folder of any form that `sources` or `shards` knows.
 
-    `images`: folders in which the images lie, if not beside. `regions` (Visual Genome): captions of regions are taken
-    for the whole image, as METER does, or each region is cut out. Raises UserError, which names the `option` that
-    gave `path`, where nothing can be made of it.
+    `images`: the folders of the images, if not next to the captions. `regions` (Visual Genome): captions of regions are
+    used for the whole image, as METER does, or each region is cropped. Raises UserError, which names the `option` that
+    `path` comes from, if nothing there can be read.
     """
     path = path.expanduser()
     if not path.exists():
@@ -68,10 +68,10 @@ def read_source(path: Path, images: Sequence[Path] = (), regions: Regions = "who
         reading = read_tars([path], path.parent) if is_tar(path) else _read_annotations(path, folders, regions)
     if not reading.found:
         raise UserError(
-            f"{option}: {path} holds no captioned images of a known form; give COCO's or Karpathy's JSON, Visual"
+            f"{option}: {path} holds no captioned images of a known form; expected: COCO's or Karpathy's JSON, Visual"
             " Genome's region_descriptions.json, a list of {image, caption}, Flickr's .token, a .csv / .jsonl /"
             " .parquet with the columns `file` and `caption`, a folder of tars, packages emoji-datasource-*, or a"
-            f" folder with a .txt beside each image{_such_as(reading)}."
+            f" folder with a .txt next to each image{_such_as(reading)}."
         )
     return reading.without_repeats()
 
@@ -81,7 +81,7 @@ def _such_as(reading: Reading) -> str:
 
 
 def _read_folder(path: Path, images: ImageFolders, regions: Regions) -> Reading:
-    """Tars, else annotations, else a .txt beside each image, else tars that are compressed or lie deeper."""
+    """Reads tars, else annotations, else a .txt next to each image, else tars that are compressed or in subfolders."""
     if _matches(path, "*.tar"):
         return read_tars(list(filter(is_tar, sorted(files_below(path)))), path)
     readings, strange = _read_all_annotations(path, images, regions)
@@ -95,20 +95,20 @@ def _read_folder(path: Path, images: ImageFolders, regions: Regions) -> Reading:
     reading.broken = refused + reading.broken
     if not reading.found and strange:
         raise strange[0][1]
-    reading.broken += [_aside(*each) for each in strange if not isinstance(each[1], UnknownForm)]
+    reading.broken += [_aside(file, error) for file, error in strange if not isinstance(error, UnknownForm)]
     return reading
 
 
 def _aside(file: Path, error: UserError) -> tuple[str, str]:
-    return file.name, f"it is left aside, since it gives no captions ({str(error).rstrip('.')})"
+    return file.name, f"it is ignored, since no captions can be read from it ({str(error).rstrip('.')})"
 
 
 def _read_all_annotations(
     path: Path, images: ImageFolders, regions: Regions
 ) -> tuple[list[Reading], list[tuple[Path, UserError]]]:
-    """The annotation files that are most likely meant; else the files that might be some, and why they are none.
+    """The readings of the annotation files with the most specific name; else the candidates and why they are not used.
 
-    Raises UserError where one that is meant cannot be read.
+    Raises UserError if a file cannot be read that was evidently meant.
     """
     strange: list[tuple[Path, UserError]] = []
     for pattern in (*MEANT, *POSSIBLE):
@@ -123,21 +123,21 @@ def _read_all_annotations(
             if _is_missed(why, pattern, bool(readings)):
                 raise why
         if readings:
-            readings[0].broken += [_aside(*each) for each in errors]
+            readings[0].broken += [_aside(file, error) for file, error in errors]
             return readings, []
         strange += errors
     return [], strange
 
 
 def _is_missed(error: UserError, pattern: str, has_others: bool) -> bool:
-    """Whether a file that cannot be read was meant: by its name, or since others like it can be read."""
+    """Whether an unreadable file was evidently meant: by its name, or because others like it can be read."""
     if isinstance(error, UnknownForm):
         return pattern == "captions.*" or (pattern in MEANT and has_others)
     return pattern in MEANT or has_others
 
 
 def _matches(path: Path, pattern: str) -> list[Path]:
-    """The files of a name; a text counts where it is asked for by its suffix, since one may belong to an image."""
+    """The files that match a pattern; text files only if it names their suffix, since one may belong to an image."""
     files = (file for file in path.glob(pattern) if not is_leftover(file.name) and not file.is_dir())
     return sorted(
         file for file in files if (file.suffix in SUFFIXES or not pattern.endswith("*")) and ".lemma." not in file.name
@@ -145,21 +145,20 @@ def _matches(path: Path, pattern: str) -> list[Path]:
 
 
 def _joined(readings: Sequence[Reading]) -> Reading:
-    made = Reading(readings[0].form)
+    joined = Reading(readings[0].form)
     for reading in readings:
-        made.found += reading.found
-        made.broken += reading.broken
-        made.repeated += reading.repeated
-    return made
+        joined.found += reading.found
+        joined.broken += reading.broken
+        joined.repeated += reading.repeated
+    return joined
 
 
 def _within(path: Path, file: Path, reading: Reading) -> Reading:
-    """Of a folder for each split (`train/metadata.csv`), what is named after it belongs to it; file names repeat from
-    one to the next."""
+    """Sets split and ids by the folder of each split (`train/metadata.csv`), since file names repeat across splits."""
     if file.stem != "metadata" or file.parent == path:
         return reading
     split = SPLITS.get(file.parent.name, "train")
-    reading.found = [replace(each, id=f"{file.parent.name}/{each.id}", split=split) for each in reading.found]
+    reading.found = [replace(image, id=f"{file.parent.name}/{image.id}", split=split) for image in reading.found]
     return reading
 
 
@@ -196,7 +195,7 @@ def _content_of(file: Path) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         is_cut = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
-        hint = "; it ends in the middle, so it may be cut off: get it again" if is_cut else ""
+        hint = "; it ends in the middle, so it may be cut off: download it again" if is_cut else ""
         line = min(error.lineno, text.rstrip().count("\n") + 1)
         raise UserError(f"{file}:{line}: not readable as JSON ({first_line(error)}){hint}.") from error
     except (ValueError, RecursionError) as error:

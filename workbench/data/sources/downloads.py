@@ -1,5 +1,5 @@
-"""img2dataset's records of its downloads: a .json beside each image, and a .parquet for each shard, which alone tells
-of those that failed (rom1504/img2dataset, writer.py)."""
+"""img2dataset's records of its downloads: a .json next to each image, and a .parquet for each shard, which alone lists
+failed downloads (rom1504/img2dataset, writer.py)."""
 
 import json
 from collections.abc import Iterator
@@ -8,16 +8,16 @@ from typing import Any
 
 import polars as pl
 
-COLUMNS = {"url", "key", "status"}  # that each of its tables has
+COLUMNS = {"url", "key", "status"}  # columns of each of its tables
 
 
 def is_record(columns: list[str]) -> bool:
-    """Whether a table with these columns tells of downloads, and names no files."""
+    """Whether a table with these columns is a record of downloads, which names no files."""
     return {*columns} >= COLUMNS
 
 
 def failed(file: Path) -> Iterator[tuple[str, str]]:
-    """(key, reason) of each image that a shard's .parquet tells was not downloaded; none where it is another table."""
+    """Yields (key, reason) of each failed download in a shard's .parquet; nothing if it is another table."""
     try:
         columns = list(pl.scan_parquet(file, glob=False).collect_schema())
         if not is_record(columns):
@@ -31,13 +31,13 @@ def failed(file: Path) -> Iterator[tuple[str, str]]:
 
 
 def reason(facts: dict[str, Any]) -> str:
-    """Why there is no image, in the words of tars and folders alike."""
-    told = facts.get("error_message") or facts.get("status") or "no image beside its caption"
-    return f"it has no image ({told})"
+    """The reason why there is no image, worded the same for tars and folders."""
+    cause = facts.get("error_message") or facts.get("status") or "no image beside its caption"
+    return f"it has no image ({cause})"
 
 
 def facts_of(data: bytes | None) -> dict[str, Any]:
-    """The record of one image, empty where it is missing or broken."""
+    """The record of one image; empty if it is missing or broken."""
     try:
         loaded = json.loads(data or b"{}")
     except (ValueError, RecursionError):

@@ -1,5 +1,5 @@
-"""The npm packages `emoji-datasource-google`, `-twitter`, `-facebook`, as `npm pack` or `npm install` leaves them:
-emoji drawn by several hands, with Unicode's names in emoji.json."""
+"""The npm packages `emoji-datasource-google`, `-twitter`, `-facebook`, as `npm pack` or `npm install` stores them:
+emoji in the styles of several vendors, with Unicode's names in emoji.json."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from typing import Any
 
 from workbench.data.archives import BUFFER, DAMAGES, Packed, is_tar, unpacked
 from workbench.data.reading import Place, Reading
-from workbench.data.sources.emoji_captions import Corpus, Told, tell
+from workbench.data.sources.emoji_captions import CaptionedEmoji, Corpus, tell
 from workbench.errors import UserError, first_line
 
 NAME = "emoji-datasource"
@@ -23,7 +23,7 @@ IMAGE = re.compile(r"img/(?P<style>[\w-]+)/64/(?P<file>[^/]+\.png)")
 
 @dataclass(frozen=True)
 class Package:
-    """`images`: file name -> its place and the digest of its bytes."""
+    """A package of one style. `images`: file name -> its place and the digest of its bytes."""
 
     path: Path
     entries: list[dict[str, Any]]
@@ -32,8 +32,7 @@ class Package:
 
 
 def emoji_packages(path: Path) -> list[Path]:
-    """The packages at a path: a package, its emoji.json, or a folder that holds some; none where there is something
-    else."""
+    """The packages at a path: a package, its emoji.json, or a folder of packages; empty if there is something else."""
     if path.name == FACTS:
         path = path.parent
     if _is_package(path):
@@ -48,31 +47,31 @@ def _is_package(path: Path) -> bool:
 
 
 def read_emoji(paths: Sequence[Path]) -> Reading:
-    """Each image with one caption, its foils and a split of its own; a caption is in the same split in every style.
+    """Reads each image with one caption, its foils and its split; a caption is in the same split in every style.
 
-    Left out are images that another emoji has replaced, and those that a style draws alike for several captions, which
-    cannot show what tells the captions apart. Raises UserError where a package is damaged.
+    Images that another emoji has replaced are left out. So are images that a style uses for several captions, since
+    they cannot show how these captions differ. Raises UserError if a package is damaged.
     """
     reading = Reading("emoji")
     packages = [_package(path) for path in paths]
-    told = [list(_told(package)) for package in packages]
-    corpus = Corpus(each.caption for one in told for each in one if each.caption is not None)
-    for package, images in zip(packages, told, strict=True):
-        shown = {each.image: each for each in images if each.image in package.images}
-        drawn = Counter(package.images[each.image][1] for each in shown.values() if each.caption is not None)
-        for image, each in shown.items():
+    described = [list(_described(package)) for package in packages]
+    corpus = Corpus(emoji.caption for of_package in described for emoji in of_package if emoji.caption is not None)
+    for package, of_package in zip(packages, described, strict=True):
+        by_image = {emoji.image: emoji for emoji in of_package if emoji.image in package.images}
+        uses = Counter(package.images[emoji.image][1] for emoji in by_image.values() if emoji.caption is not None)
+        for image, emoji in by_image.items():
             id, (place, digest) = f"{package.style}/{image}", package.images[image]
-            if each.caption is None:
-                reading.broken.append((id, each.why))
-            elif drawn[digest] > 1:
+            if emoji.caption is None:
+                reading.broken.append((id, emoji.why))
+            elif uses[digest] > 1:
                 reading.broken.append((id, "the same image stands for several captions"))
             else:
-                foils = corpus.foils(each.caption)
-                reading.add(id, [str(each.caption)], corpus.split_of[str(each.caption)], place, foils=foils)
+                foils = corpus.foils(emoji.caption)
+                reading.add(id, [str(emoji.caption)], corpus.split_of[str(emoji.caption)], place, foils=foils)
     return reading
 
 
-def _told(package: Package) -> Iterator[Told]:
+def _described(package: Package) -> Iterator[CaptionedEmoji]:
     try:
         yield from tell(package.entries)
     except (KeyError, TypeError, AttributeError) as error:
@@ -86,7 +85,7 @@ def _package(path: Path) -> Package:
         facts, files = _folder(path) if path.is_dir() else _tar(path)
     except DAMAGES as error:
         raise UserError(
-            f"{path}: it cannot be read to its end ({first_line(error)}); get the package again."
+            f"{path}: it cannot be read to its end ({first_line(error)}); download the package again."
         ) from error
     try:
         entries = json.loads(facts)
@@ -95,7 +94,7 @@ def _package(path: Path) -> Package:
     styles = sorted({style for style, _ in files})
     if len(styles) != 1:
         raise UserError(
-            f"{path}: it has the images of {' and '.join(styles) or 'no style'} in img/STYLE/64; give a package of one "
+            f"{path}: it has the images of {' and '.join(styles) or 'no style'} in img/STYLE/64; use a package of one "
             f"style, such as {NAME}-google."
         )
     return Package(path, entries, styles[0], {file: place for (_, file), place in files.items()})
@@ -107,13 +106,13 @@ Files = dict[tuple[str, str], tuple[Place, str]]  # style and file -> its place 
 def _folder(path: Path) -> tuple[bytes, Files]:
     files = {}
     for image in sorted(path.glob("img/*/64/*.png")):
-        if found := IMAGE.fullmatch(image.relative_to(path).as_posix()):
-            files[found["style"], found["file"]] = Place(image), _digest(image.read_bytes())
+        if match := IMAGE.fullmatch(image.relative_to(path).as_posix()):
+            files[match["style"], match["file"]] = Place(image), _digest(image.read_bytes())
     return (path / FACTS).read_bytes(), files
 
 
 def _tar(path: Path) -> tuple[bytes, Files]:
-    """Nothing is extracted: an image is the bytes at its place in the tar."""
+    """The content of a tar. Nothing is extracted: an image is the bytes at its place in the tar."""
     facts, files = b"", {}
     with (
         open(path, "rb", buffering=BUFFER) as file,
@@ -123,16 +122,16 @@ def _tar(path: Path) -> tuple[bytes, Files]:
         kind = Place if stream is file else Packed
         for member in members:
             inside = PurePosixPath(*PurePosixPath(member.name).parts[1:]).as_posix()  # without `package/`
-            found = IMAGE.fullmatch(inside)
-            if not member.isfile() or (found is None and inside != FACTS):
+            match = IMAGE.fullmatch(inside)
+            if not member.isfile() or (match is None and inside != FACTS):
                 continue
             stream.seek(member.offset_data)
             content = stream.read(member.size)
-            if found is None:
+            if match is None:
                 facts = content
             else:
                 place = kind(path, member.offset_data, member.size)
-                files[found["style"], found["file"]] = place, _digest(content)
+                files[match["style"], match["file"]] = place, _digest(content)
     return facts, files
 
 

@@ -1,8 +1,7 @@
-"""What the emoji of the npm packages `emoji-datasource-*` show, in words.
+"""Captions for the emoji of the npm packages `emoji-datasource-*`.
 
-A caption has a slot for each fact that other emoji differ in (`{gender} firefighter with {tone} skin`). So a foil,
-which says one thing otherwise, is the caption of another emoji, and is false of the image by what the package itself
-says.
+A caption has a slot for each fact in which other emoji differ (`{gender} firefighter with {tone} skin`). A foil changes
+one fact, so it is the caption of another emoji, and is false of the image according to the package itself.
 """
 
 import re
@@ -10,12 +9,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from workbench.data.word_lists import word_table
 from workbench.randomness import key
 
-# Unicode's light, medium-light, medium, medium-dark and dark, each by a word of its own.
+# Unicode's light, medium-light, medium, medium-dark and dark, each as a single word.
 TONES = {"1F3FB": "pale", "1F3FC": "light", "1F3FD": "tan", "1F3FE": "brown", "1F3FF": "dark"}
 UNTONED = "yellow"
-COUPLES = {  # short name -> the person on the left, the one on the right, what they do
+COUPLES = {  # short name -> person on the left, person on the right, what they do
     "people_holding_hands": ("person", "person", "holding hands"),
     "two_women_holding_hands": ("woman", "woman", "holding hands"),
     "man_and_woman_holding_hands": ("woman", "man", "holding hands"),
@@ -31,33 +31,8 @@ COUPLES = {  # short name -> the person on the left, the one on the right, what 
     "handshake": ("hand", "hand", "in a handshake"),
 }
 COUPLE = "{person1} with {tone1} skin left of {person2} with {tone2} skin, "
-RENAMED = {  # where Unicode's name says what is not in the drawing, or the same of two emoji
-    "heart": "red heart",
-    "o": "hollow red circle",
-    "closed_book": "red book",
-    "white_check_mark": "white check mark on a green square",
-    "negative_squared_cross_mark": "white cross mark on a green square",
-    "x": "red cross mark",
-    "question": "red question mark",
-    "grey_question": "grey question mark",
-    "exclamation": "red exclamation mark",
-    "grey_exclamation": "grey exclamation mark",
-    "black_square_button": "square button, light inside",
-    "white_square_button": "square button, dark inside",
-    "arrow_up_small": "button with an up arrow",
-    "arrow_down_small": "button with a down arrow",
-    "arrow_double_up": "button with a double up arrow",
-    "arrow_double_down": "button with a double down arrow",
-    "arrow_forward": "button with a right arrow",
-    "arrow_backward": "button with a left arrow",
-    "fast_forward": "button with a double right arrow",
-    "rewind": "button with a double left arrow",
-    "keycap_star": "keycap asterisk",
-    "hash": "keycap hash",
-    "zap": "lightning bolt",
-    "mahjong": "mahjong tile with a red dragon",
-    "person_in_tuxedo": "person in tuxedo",
-}
+# Short name -> name, where Unicode's name mentions what is not in the drawing, or two emoji share it.
+RENAMED = {short: str(name) for short, name in word_table("emoji_names").items()}
 REWORDED = (  # patterns of lower-case names -> English
     (r"\b(wo)?mans\b", r"\1man's"),
     (r"\boclock\b", "o'clock"),
@@ -72,10 +47,9 @@ REWORDED = (  # patterns of lower-case names -> English
     (r"^(black|white) (large|medium|small)\b", r"\2 \1"),
     (r": ", ", "),
 )
-# Slot -> words of which only one can be true in its place; several words of a slot exclude each other where they share
-# a set.
+# Slot -> sets of words. Two words of a slot exclude each other if they share a set.
 SLOTS = {
-    # What a style draws as curly hair may be red or blond as well.
+    # Hair that a style draws as curly may also be red or blond.
     "hair": ["red hair, white hair, blond hair, no hair", "curly hair, no hair"],
     "gender": [
         "man, woman",
@@ -105,7 +79,7 @@ SLOTS = {
 }
 FLAGS = ("country-flag", "subdivision-flag")
 PEOPLE = ("person-role", "person-gesture", "person-activity", "person-sport", "person-fantasy")
-# What may be true beside another of its subcategory: who stands may dance, who plays water polo swims.
+# Roles that may be true together with another of their subcategory: who plays water polo also swims.
 SHARED_ROLES = {"standing", "with white cane", "playing water polo", "bouncing ball", "biking", "mountain biking"}
 KINDS = dict(zip(SLOTS, SLOTS, strict=True)) | {"shape": "object", "side": "direction", "minutes": "number"}
 KINDS |= {"role": "role", "tone": "skin_tone", "tone1": "skin_tone", "tone2": "skin_tone"}
@@ -119,7 +93,7 @@ Entry = Mapping[str, Any]  # of emoji.json
 
 @dataclass(frozen=True)
 class Caption:
-    """`form` has a place for each fact (slot, value); what is of another `kin` is not compared."""
+    """A caption: `form` has a placeholder for each fact (slot, value); captions of another `kin` are not compared."""
 
     form: str
     facts: tuple[tuple[str, str], ...]
@@ -133,27 +107,27 @@ class Caption:
 
     @property
     def tones(self) -> tuple[str, ...]:
-        """The skin tones, whoever has them."""
+        """The skin tones, sorted, regardless of who has them."""
         return tuple(sorted(value for slot, value in self.facts if slot.startswith("tone")))
 
 
 @dataclass(frozen=True)
-class Told:
-    """An image file of a style, and its caption; or `why` it has none."""
+class CaptionedEmoji:
+    """An image file and its caption, or the reason `why` it has none."""
 
     image: str
     caption: Caption | None
     why: str = ""
 
 
-def tell(entries: Sequence[Entry]) -> Iterator[Told]:
-    """Each emoji of emoji.json and each of its skin variations."""
+def tell(entries: Sequence[Entry]) -> Iterator[CaptionedEmoji]:
+    """Yields each emoji of emoji.json and each of its skin variations."""
     names = {entry["name"] for entry in entries}
     for entry in entries:
         why = _unusable(entry)
         caption = None if why else _caption(entry, names)
         for tone, drawn in [("", entry), *entry.get("skin_variations", {}).items()]:
-            yield Told(drawn["image"], None if caption is None else _toned(caption, tone), why)
+            yield CaptionedEmoji(drawn["image"], None if caption is None else _toned(caption, tone), why)
 
 
 def _unusable(entry: Entry) -> str:
@@ -165,7 +139,7 @@ def _unusable(entry: Entry) -> str:
 
 
 def _caption(entry: Entry, names: set[str]) -> Caption:
-    """The caption of an emoji without skin variations, or, with them, of the yellow one."""
+    """The caption of an emoji; if it has skin variations, that of the yellow one."""
     short, toned = entry["short_name"], "skin_variations" in entry
     if short in COUPLES:
         left, right, doing = COUPLES[short]
@@ -190,7 +164,7 @@ def _caption(entry: Entry, names: set[str]) -> Caption:
 
 
 def _worded(entry: Entry) -> str:
-    """Unicode's name in lower-case English. `BLACK` and `WHITE` often mean filled and hollow; the short name tells."""
+    """Unicode's name in lower-case English. `BLACK` and `WHITE` may mean filled and hollow, as the short name shows."""
     short = entry["short_name"]
     if short in RENAMED:
         return RENAMED[short]
@@ -204,19 +178,18 @@ def _worded(entry: Entry) -> str:
 
 
 def _slotted(words: str) -> tuple[str, dict[str, str]]:
-    """The words with a slot for each fact that is told once, and the facts."""
+    """The words with a slot for each fact that occurs once, and the facts."""
     form, facts = words, {}
     for slot in SLOTS:
-        values = dict.fromkeys(word for some in SETS[slot] for word in some)
-        found = re.findall(rf"(?<![\w{{'-])(?:{'|'.join(values)})(?![\w}}'-])", form)
-        if len(found) == 1:
-            form, facts[slot] = re.sub(rf"(?<![\w{{'-]){found[0]}(?![\w}}'-])", f"{{{slot}}}", form), found[0]
+        values = dict.fromkeys(word for words_of_set in SETS[slot] for word in words_of_set)
+        matches = re.findall(rf"(?<![\w{{'-])(?:{'|'.join(values)})(?![\w}}'-])", form)
+        if len(matches) == 1:
+            form, facts[slot] = re.sub(rf"(?<![\w{{'-]){matches[0]}(?![\w}}'-])", f"{{{slot}}}", form), matches[0]
     return form, facts
 
 
 def _toned(caption: Caption, variation: str) -> Caption:
-    """The caption of a skin variation: `1F3FB`, or `1F3FB-1F3FF` for the two of a couple; of the emoji itself where
-    empty."""
+    """The caption of a skin variation: `1F3FB`, or `1F3FB-1F3FF` for a couple; empty for the emoji itself."""
     if not variation:
         return caption
     tones = [TONES[code] for code in variation.split("-")]
@@ -224,7 +197,7 @@ def _toned(caption: Caption, variation: str) -> Caption:
 
 
 class Corpus:
-    """All captions together: which are held out, and the foils of each."""
+    """All captions: which of them are held out, and the foils of each."""
 
     def __init__(self, captions: Iterable[Caption]) -> None:
         self.captions = {str(caption): caption for caption in captions}
@@ -235,8 +208,8 @@ class Corpus:
         self.split_of = self._split()
 
     def foils(self, caption: Caption) -> dict[str, str]:
-        """Kind -> a false caption of that kind, if possible one of the same split, so that being new gives none
-        away."""
+        """Kind -> a false caption of that kind, of the same split if possible, so that no foil is recognisable as
+        unseen."""
         split = self.split_of[str(caption)]
         choices: dict[str, list[str]] = {}
         for slot, _ in caption.facts:
@@ -251,27 +224,27 @@ class Corpus:
         }
 
     def _others(self, caption: Caption, slot: str) -> list[str]:
-        """What other emoji have in this slot, all else being equal, and this one cannot have as well."""
-        own = dict(caption.facts)[slot]
-        others = {*self.values[_place(caption, slot)]} - {own}
+        """The values of other emoji in this slot, all else being equal, that this emoji cannot have as well."""
+        value = dict(caption.facts)[slot]
+        others = {*self.values[_place(caption, slot)]} - {value}
         if slot == "role":
-            return [] if own in SHARED_ROLES else sorted(others - SHARED_ROLES)
-        return sorted(other for other in others if any(own in some and other in some for some in SETS[slot]))
+            return [] if value in SHARED_ROLES else sorted(others - SHARED_ROLES)
+        return sorted(other for other in others if any({value, other} <= {*words} for words in SETS[slot]))
 
     def _split(self) -> dict[str, str]:
-        """Caption -> split. Held out are combinations, whose words training knows from others: skin tones of one thing,
-        whoever it is done by; a colour of a shape; an hour."""
+        """Caption -> split. Held out are combinations whose words training knows from other captions: skin tones of one
+        thing, whoever has them; a colour of a shape; an hour."""
         families: dict[tuple[str, str], dict[str, list[str]]] = {}
         for text, caption in self.captions.items():
             if caption.tones or sum(bool(self._others(caption, slot)) for slot, _ in caption.facts) > 1:
-                # A unit has man, woman and person, left and right, both orders of a couple: each the foil of another.
+                # A unit contains man, woman and person, left and right, both orders of a couple: foils of each other.
                 unit = " ".join(caption.tones) or text
                 families.setdefault((caption.kin, _thing(caption)), {}).setdefault(unit, []).append(text)
         split_of = dict.fromkeys(self.captions, "train")
         order = sorted(families, key=lambda family: (family[0], key("emoji family", *family)))
         for place, (kin, thing) in enumerate(order):
             units = families[kin, thing]
-            # What is of one kin holds out the same tones, so that one role is the foil of another.
+            # Captions of the same kin hold out the same tones, so that one role is the foil of another.
             drawn = sorted(units, key=lambda unit: key("emoji unit", kin or thing, unit))
             for split, held in _held_out(drawn, place).items():
                 split_of |= {text: split for unit in held for text in units[unit]}
@@ -280,8 +253,8 @@ class Corpus:
 
 
 def _held_out(units: Sequence[str], place: int) -> dict[str, Sequence[str]]:
-    """A quarter of many units for each split; of the six skin tones of one thing two, for one split, by turns, or
-    none."""
+    """Split -> its units. Of many units, a quarter for each held-out split. Of the six skin tones of one thing, two for
+    one held-out split or none, in turns."""
     quarter = len(units) // 4
     if len(units) > 6:
         return {"val": units[:quarter], "test": units[quarter : 2 * quarter]}
@@ -289,7 +262,7 @@ def _held_out(units: Sequence[str], place: int) -> dict[str, Sequence[str]]:
 
 
 def _thing(caption: Caption) -> str:
-    """What a caption is about, without the facts in which it differs from its like."""
+    """The subject of a caption, without the facts in which it differs from similar captions."""
     return re.sub(r"^person |\{\w+\} ?", "", caption.form.replace("{role}", dict(caption.facts).get("role", "")))
 
 

@@ -13,7 +13,7 @@ TOKEN = re.compile(r"(?P<file>[^\t]+)#\d+\t(?P<caption>.*)")
 
 
 def read_flickr(file: Path, images: ImageFolders) -> Reading:
-    """Five captions an image; all are for training, since the splits are in other files (Karpathy's has them)."""
+    """Reads five captions per image. All are for training, since the splits are in other files (such as Karpathy's)."""
     text = text_of(file)
     lines = [line.rstrip("\n") for line in io.StringIO(text, newline=None)]
     if not any(TOKEN.fullmatch(line) for line in lines[:50]):
@@ -21,8 +21,8 @@ def read_flickr(file: Path, images: ImageFolders) -> Reading:
     reading = Reading("flickr")
     captions: dict[str, list[str]] = {}
     for number, line in enumerate(lines, 1):
-        if told := TOKEN.fullmatch(line):
-            captions.setdefault(told["file"], []).append(told["caption"])
+        if match := TOKEN.fullmatch(line):
+            captions.setdefault(match["file"], []).append(match["caption"])
         elif number == len(lines) and not text.endswith("\n"):
             raise cut_off(file, number, "no tab before a caption")
         elif line.strip():

@@ -1,4 +1,4 @@
-"""ALBEF's and BLIP's lists, `[{"image": PATH, "caption": TEXT or TEXTS}, ...]`; often the paths are those of their
+"""ALBEF's and BLIP's lists, `[{"image": PATH, "caption": TEXT or TEXTS}, ...]`; the paths are often those of the
 authors' machine."""
 
 from pathlib import Path
@@ -9,12 +9,13 @@ from workbench.data.reading import SPLITS, Place, Reading
 
 
 def read_image_list(content: list[Any], file: Path, images: ImageFolders) -> Reading:
+    """Reads a list of images and captions. The file's name may contain the split."""
     reading = Reading("image list")
-    # ALBEF writes a pair a line, so one image may come several times.
+    # ALBEF writes one pair per entry, so an image may occur several times.
     captions: dict[str, list[str]] = {}
     for entry in content:
-        given = entry["caption"]
-        captions.setdefault(entry["image"], []).extend([given] if isinstance(given, str) else given)
+        texts = entry["caption"]
+        captions.setdefault(entry["image"], []).extend([texts] if isinstance(texts, str) else texts)
     split = next((SPLITS[word] for word in ("train", "val", "test") if word in file.stem), "train")
     folders = ranked(list(captions), [*images.roots, file.parent])
     places = places_of([(name,) for name in captions], folders, images, file.parent)

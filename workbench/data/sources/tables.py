@@ -23,43 +23,43 @@ SEPARATORS = (",", ";", "\t", "|")  # of a .csv; Excel writes semicolons where a
 NUMBER = "comment_number"  # Flickr30k's column before the caption, ...
 UNSEPARATED = re.compile(r"\s*(\d+)\s+(\S.*)")  # ... which one row of its `results.csv` does not separate from it
 QUOTED = re.compile(r'"((?:[^"]|"")*)"\s*')
-END = "\x1c end of the file \x1c"  # a line more than the file has: found in a field, that field's quote has no end
+END = "\x1c end of the file \x1c"  # an extra last line: if it ends up in a field, that field's quote is not closed
 
 Row = tuple[str, Any, str]  # file, caption or captions, split
-Line = tuple[int, list[str]]  # its number, its fields
+Line = tuple[int, list[str]]  # line number, fields
 
 
 def read_table(file: Path, images: ImageFolders) -> Reading:
-    """An image may have several rows, and a row a list of captions."""
+    """Reads a table. An image may have several rows, and a row a list of captions."""
     reading = Reading("table")
     captions: dict[str, list[Any]] = {}
     splits: dict[str, str] = {}
-    for name, given, split in ROWS[file.suffix](file, reading):
+    for name, content, split in ROWS[file.suffix](file, reading):
         if not name:
-            reading.broken.append((f"{file.name}: {str(given)[:60]}", "it names no file"))
+            reading.broken.append((f"{file.name}: {str(content)[:60]}", "it names no file"))
             continue
-        captions.setdefault(name, []).extend(given if isinstance(given, list) else [given])
-        if given is not None:
+        captions.setdefault(name, []).extend(content if isinstance(content, list) else [content])
+        if content is not None:
             splits.setdefault(name, split)
     flickr = [file.parent / name for name in FLICKR] if file.name in ("captions.txt", "results.csv") else []
     folders = ranked(list(captions), [*images.roots, file.parent, *flickr])
     places = places_of([(name,) for name in captions], folders, images, file.parent)
     for (name, texts), place in zip(captions.items(), places, strict=True):
-        told = (text if isinstance(text, str) else str(text) for text in texts if text is not None)
-        reading.add(name, told, SPLITS.get(splits.get(name, ""), "train"), Place(place))
+        texts_of_image = (text if isinstance(text, str) else str(text) for text in texts if text is not None)
+        reading.add(name, texts_of_image, SPLITS.get(splits.get(name, ""), "train"), Place(place))
     return reading
 
 
 def _csv_rows(file: Path, reading: Reading) -> Iterator[Row]:
     text = text_of(file)
-    # The separator is the one with which the first line holds the columns that are needed.
+    # The separator is the one that splits the first line into the required columns.
     first, _, rest = text.lstrip("\r\n").partition("\n")
-    told = first.strip()[4:] if first.lower().startswith("sep=") else ""  # Excel's own note
-    if told:
+    declared = first.strip()[4:] if first.lower().startswith("sep=") else ""  # Excel's declaration
+    if declared:
         first, text = rest.partition("\n")[0], rest
     names = {one: [_plain(name) for name in next(csv.reader([first], delimiter=one), [])] for one in SEPARATORS}
     known = [one for one in SEPARATORS if {*names[one]} & {*FILE_COLUMNS} and {*names[one]} & {*CAPTION_COLUMNS}]
-    separator = "\t" if file.suffix == ".tsv" and not known else (known or [told or ","])[0]
+    separator = "\t" if file.suffix == ".tsv" and not known else (known or [declared or ","])[0]
     lines = _lines(file, text, separator, len(names[separator]), NUMBER in names[separator])
     header = [_plain(name) for name in next((row for _, row in lines if row), [])]
     places = _columns(file, header)
@@ -75,14 +75,14 @@ def _csv_rows(file: Path, reading: Reading) -> Iterator[Row]:
     reading.broken += [
         (
             f"{file.name}, line {number}",
-            f"it has {count} columns instead of {len(header)}; put captions with separators in quotes",
+            f"it has {count} columns instead of {len(header)}; put captions that contain separators in quotes",
         )
         for number, count in wrong
     ]
 
 
 def _lines(file: Path, text: str, separator: str, columns: int, numbered: bool) -> Iterator[Line]:
-    """The rows of a table, read in the way in which its quotes are meant."""
+    """The rows of a table, with its quotes interpreted as they are meant."""
     if separator == "\t":
         return _tabbed(file, text, columns)
     if file.suffix == ".txt" or numbered:
@@ -92,8 +92,8 @@ def _lines(file: Path, text: str, separator: str, columns: int, numbered: bool) 
 
 
 def _tabbed(file: Path, text: str, columns: int) -> Iterator[Line]:
-    """Other programs than spreadsheets write quotes as they are between tabs; so that way of reading is taken with
-    which more rows have the columns of the first."""
+    """The rows of a table with tabs. Only spreadsheets quote fields between tabs, so the interpretation is taken with
+    which more rows have as many columns as the first."""
     if all(len(row) in (0, columns) for _, row in _unquoted(text, "\t")):
         return _unquoted(text, "\t")
     raw = list(_unquoted(text, "\t"))
@@ -109,7 +109,7 @@ def _agreement(rows: Sequence[Line], columns: int) -> int:
 
 
 def _quoted(file: Path, text: str, separator: str) -> Iterator[Line]:
-    """As spreadsheets write: a field in quotes may hold separators, line breaks and doubled quotes."""
+    """Rows as spreadsheets write them: a quoted field may hold separators, line breaks and doubled quotes."""
     lines = csv.reader(chain(io.StringIO(text, newline=""), [END]), delimiter=separator)
     begin = 1
     try:
@@ -127,7 +127,7 @@ def _quoted(file: Path, text: str, separator: str) -> Iterator[Line]:
 
 
 def _well_quoted(text: str, separator: str, columns: int) -> list[Line] | None:
-    """The rows, if every quote is where quoting has it and all rows have so many columns."""
+    """The rows, if all quotes are well-formed and all rows have this many columns; else None."""
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         rows = [(lines.line_num, row) for row in lines]
@@ -137,15 +137,15 @@ def _well_quoted(text: str, separator: str, columns: int) -> list[Line] | None:
 
 
 def _unquoted(text: str, separator: str, columns: int = 0, numbered: bool = False) -> Iterator[Line]:
-    """A line is a row, and a quote is text, but where it embraces a field.
+    """Rows of one line each, in which quotes are text unless they enclose a field.
 
-    The last of so many `columns` takes whatever separators are left, 0 for any number. `numbered`: the number of a
-    comment may stand before it without a separator.
+    With `columns` above 0, the last column keeps all further separators. `numbered`: a comment's number may precede it
+    without a separator.
     """
     for number, line in enumerate(io.StringIO(text, newline=None), 1):
         row = line.rstrip("\n").split(separator, columns - 1) if line != "\n" else []
-        if numbered and len(row) == columns - 1 and (told := UNSEPARATED.fullmatch(row[-1])):
-            row[-1:] = told.groups()
+        if numbered and len(row) == columns - 1 and (match := UNSEPARATED.fullmatch(row[-1])):
+            row[-1:] = match.groups()
         yield number, [_without_quotes(field) for field in row]
 
 
@@ -155,21 +155,21 @@ def _without_quotes(field: str) -> str:
 
 
 def _json_rows(file: Path, reading: Reading) -> Iterator[Row]:
-    """Its rows need not have the same keys."""
+    """The rows of a .jsonl file, which need not have the same keys."""
     keys: dict[str, None] = {}
     text = text_of(file)
-    last = text.count("\n") + 1  # where a whole file has nothing
+    last = text.count("\n") + 1  # empty in an intact file
     for number, line in enumerate(io.StringIO(text), 1):
         if not line.strip():
             continue
         try:
             entry = json.loads(line)
             if not isinstance(entry, dict):
-                raise ValueError("no mapping")
+                raise ValueError("not a mapping")
         except (ValueError, RecursionError) as error:
             if number == last > 1 and line.startswith("{") and not line.rstrip().endswith("}"):
                 raise cut_off(file, number, first_line(error)) from error
-            reading.broken.append((f"{file.name}, line {number}", f"it is not as JSON has it ({first_line(error)})"))
+            reading.broken.append((f"{file.name}, line {number}", f"it is not valid JSON ({first_line(error)})"))
             continue
         keys |= dict.fromkeys(entry)
         file_key, caption_key = (
@@ -189,14 +189,13 @@ def _parquet_rows(file: Path, reading: Reading) -> Iterator[Row]:
         schema = pl.scan_parquet(file, glob=False).collect_schema()
         if is_record(list(schema)):
             raise UnknownForm(
-                f"{file}: img2dataset's record of its downloads names no files; give the folder with its images or "
-                "tars."
+                f"{file}: img2dataset's record of its downloads names no files; use the folder with its images or tars."
             )
         places = _columns(file, list(schema))
         for name in [list(schema)[place] for place in places[:2] if place is not None]:
             if isinstance(schema[name], pl.Struct | pl.Binary):
                 raise UserError(
-                    f"{file}: the column `{name}` holds data and no text; unpack the pictures, and name their files."
+                    f"{file}: the column `{name}` holds binary data, not text; unpack the images and name their files."
                 )
         frame = pl.read_parquet(file, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -216,7 +215,7 @@ def _plain(name: str) -> str:
 
 def _columns(file: Path, header: Sequence[str]) -> list[int | None]:
     """The places of file, caption and split among the columns."""
-    found: list[int | None] = []
+    places: list[int | None] = []
     for meaning, names in (("file", FILE_COLUMNS), ("caption", CAPTION_COLUMNS)):
         place = next((header.index(name) for name in names if name in header), None)
         if place is None:
@@ -224,8 +223,8 @@ def _columns(file: Path, header: Sequence[str]) -> list[int | None]:
                 f"{file}: the column `{meaning}` is missing; `file` and `caption` are needed"
                 + (f", and there is {', '.join(map(repr, header[:8]))}." if header else ".")
             )
-        found.append(place)
-    return [*found, header.index("split") if "split" in header else None]
+        places.append(place)
+    return [*places, header.index("split") if "split" in header else None]
 
 
 ROWS: dict[str, Callable[[Path, Reading], Iterator[Row]]] = {

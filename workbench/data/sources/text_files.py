@@ -1,4 +1,4 @@
-"""Images with a .txt beside each, as people have them and as img2dataset writes `files`."""
+"""Images with a .txt next to each, as in hand-made folders and in img2dataset's format `files`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,12 +10,12 @@ from workbench.files import encoding_of
 
 
 def read_text_files(folder: Path, files: Sequence[Path]) -> Reading:
-    """The first line of each .txt is the caption of the image beside it. `files`: all below the folder, sorted."""
+    """Reads the first line of each .txt as the caption of its image. `files`: all files below the folder, sorted."""
     reading = Reading("folder")
-    beside = {*files}
+    existing = {*files}
     for image in files:
         text = image.with_suffix(".txt")
-        if image.suffix.lower() in SUFFIXES and text in beside:
+        if image.suffix.lower() in SUFFIXES and text in existing:
             id = str(image.relative_to(folder))
             try:
                 data = text.read_bytes()
@@ -30,7 +30,7 @@ def read_text_files(folder: Path, files: Sequence[Path]) -> Reading:
 
 
 def _lost(folder: Path, files: Sequence[Path]) -> list[tuple[str, str]]:
-    """What img2dataset's records tell of images that are not there."""
+    """(image, reason) of missing images, according to img2dataset's records."""
     images = {file.with_suffix("") for file in files if file.suffix.lower() in SUFFIXES}
     lost: dict[Path, str] = {}
     for file in files:

@@ -7,12 +7,12 @@ from workbench.data.image_files import ImageFolders, places_of
 from workbench.data.reading import Place, Reading, Regions
 from workbench.data.sources.coco import above_annotations
 
-# As published, flat, and as METER and ViLT lay it out.
+# As published, flat, and in the layout of METER and ViLT.
 LAYOUTS = ("VG_100K", "VG_100K_2", ".", "images/VG_100K", "images/VG_100K_2", "images")
 
 
 def read_visual_genome(content: list[Any], file: Path, images: ImageFolders, regions: Regions) -> Reading:
-    """`regions`: phrases are taken for the whole image, as METER does, or each part is cut out."""
+    """Reads the phrases. `regions`: they describe the whole image, as METER uses them, or each region is cropped."""
     reading = Reading("visual genome")
     above = above_annotations(file, ("annotations",))
     roots = dict.fromkeys((*images.roots, file.parent, above))
