@@ -51,7 +51,7 @@ def refusal(path: Path, *overrides: str) -> str:
     ],
 )
 def test_a_key_that_stands_twice_is_refused_with_both_lines(tmp_path: Path, text: str, key: str, lines: str) -> None:
-    assert f"the key `{key}` stands twice, {lines}; " in refusal(written(tmp_path, text))
+    assert f"the key `{key}` occurs twice, {lines}; " in refusal(written(tmp_path, text))
 
 
 def test_a_merged_key_may_be_written_anew(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_levels_that_look_alike_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["optimisation.checkpoint_every", "data.workers"])
 def test_arms_that_come_to_the_same_settings_are_refused(tmp_path: Path, key: str) -> None:
     told = refusal(written(tmp_path, f"factors:\n  {RATIO}: [0.0, 0.5]\n  {key}: [1, 2]\n"))
-    assert f"e.yaml:4: two arms come to the same settings, since they differ in `{key}` alone, 1 and 2" in told
+    assert f"e.yaml:4: two arms result in the same settings, since they differ only in `{key}`, 1 and 2" in told
 
 
 def test_levels_are_what_the_settings_make_of_them(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_a_range_is_of_the_settings_kind(tmp_path: Path) -> None:
 
 def test_an_override_given_twice_is_refused(tmp_path: Path) -> None:
     told = refusal(written(tmp_path, ""), "optimisation.steps=1", "optimisation.steps=2")
-    assert told == "--set: `optimisation.steps` is given twice, as 1 and 2; keep one of them."
+    assert told == "--set: `optimisation.steps` is set twice, as 1 and 2; keep one of them."
     assert (
         load_experiment(written(tmp_path, ""), ["optimisation.learning_rate=1e-3"]).settings.optimisation.learning_rate
         == 1e-3
@@ -249,21 +249,21 @@ MERGED = "fixed:\n  - &a0 {x: 1}\n" + "".join(
         (b"# nothing yet\n", ": the file is empty"),
         (b"- question: x\n", ": an experiment is a mapping"),
         (b"just words\n", ": an experiment is a mapping"),
-        (HEAD.encode() + b"seeds:\n\tcount: 2\n", ":3: not valid YAML (a tab stands where YAML wants spaces)."),
+        (HEAD.encode() + b"seeds:\n\tcount: 2\n", ":3: not valid YAML (a tab stands where YAML needs spaces)."),
         (HEAD.encode() + b"---\nquestion: y\n", ":2: not valid YAML (a second document begins"),
         (bytes(range(256)), ":2: no UTF-8 text (byte 0x80); save it as UTF-8."),
         (HEAD.encode() + "preset: caf\xe9\n".encode("latin-1"), ":2: no UTF-8 text (byte 0xe9)"),
-        (HEAD.encode() + b"preset: a\0b\n", ":2: not valid YAML (the character U+0000 belongs in no text)."),
-        (HEAD.encode() + b"preset: 'tiny\nseeds: {count: 2}\n", ":2: not valid YAML (what is opened by a quote here"),
-        (HEAD.encode() + b"fixed: {a: [1,\n\nseeds: 3\n", ":2: not valid YAML (what is opened by a bracket here"),
+        (HEAD.encode() + b"preset: a\0b\n", ":2: not valid YAML (the character U+0000 is not allowed)."),
+        (HEAD.encode() + b"preset: 'tiny\nseeds: {count: 2}\n", ":2: not valid YAML (a quote that is opened here"),
+        (HEAD.encode() + b"fixed: {a: [1,\n\nseeds: 3\n", ":2: not valid YAML (a bracket that is opened here"),
         (b"\nquestion: What: this?\n", ":2: not valid YAML (a second `:` follows"),
         (HEAD.encode() + b"fixed: {data.exclude: *.png}\n", ":2: not valid YAML (a text that begins with *"),
         (HEAD.encode() + b"fixed: *other\n", ":2: not valid YAML (an alias such as *name needs its anchor"),
         (HEAD.encode() + b"preset: !!python/name:os.system x\n", ":2: not valid YAML (tags such as !name"),
-        (HEAD.encode() + b"preset: !!int x\n", ":2: not valid YAML (no int)."),
-        (HEAD.encode() + b"fixed: " + b"9" * 5000 + b"\n", ":2: not valid YAML (no int)."),
+        (HEAD.encode() + b"preset: !!int x\n", ":2: not valid YAML (not a valid int)."),
+        (HEAD.encode() + b"fixed: " + b"9" * 5000 + b"\n", ":2: not valid YAML (not a valid int)."),
         (HEAD.encode() + b"fixed: " + b"[" * 100_000, ":2: not valid YAML (it is nested more than 50 deep)."),
-        (HEAD.encode() + b"fixed: &a [1, *a]\n", ":2: an anchor holds an alias of itself"),
+        (HEAD.encode() + b"fixed: &a [1, *a]\n", ":2: an anchor contains an alias of itself"),
         (HEAD.encode() + BOMB.encode(), ":9: with its aliases written out this has more than"),
         (HEAD.encode() + MERGED.encode(), ":9: with its aliases written out this has more than"),
         (b"question: 42\n", ":1: `question` is 42; write a sentence"),

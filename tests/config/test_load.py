@@ -86,7 +86,7 @@ def test_an_override_wins_over_the_file(tmp_path: Path) -> None:
             "preset: tiny\ntarget: {metric: test/itm_acu}",
             "e.yaml:3: unknown metric `test/itm_acu` (did you mean `val/itm_auc`?)",
         ),
-        ("preset: tiny", "preset: tiny\nmargin: 0", "e.yaml:3: `margin` is 0; give the smallest difference"),
+        ("preset: tiny", "preset: tiny\nmargin: 0", "e.yaml:3: `margin` is 0; state the smallest relevant difference"),
         ("preset: tiny", "preset: tiny\nmargin: -0.02", "e.yaml:3: `margin` is -0.02; give"),
         ("preset: tiny", "preset: tiny\nmargin: two points", "e.yaml:3: `margin` is 'two points'; give"),
         ("preset: tiny", "preset: tiny\nmargin: true", "e.yaml:3: `margin` is True; give"),

@@ -1,4 +1,4 @@
-"""The arms of an experiment: every combination of its factors, or a list; and which of them is the baseline."""
+"""The arms of an experiment: every combination of its factors, or a list of arms; and the baseline among them."""
 
 import itertools
 import math
@@ -11,15 +11,15 @@ from workbench.config.settings import apply, identity, nearest, quoted, read_lev
 from workbench.errors import UserError
 
 MOST_CELLS = 100_000
-MOST_COMBINATIONS = 1_000_000  # among which `where` chooses
-Wanted = dict[str, set[Hashable]]  # what a side of `where` allows for each factor
+MOST_COMBINATIONS = 1_000_000  # that `where` filters
+Wanted = dict[str, set[Hashable]]  # factor -> the levels that one side of `where` allows
 
 
 def read_arms(
     document: Document, seeds: Seeds, search: Search | None
 ) -> tuple[dict[str, list[Any]], list[dict[str, Any]]]:
-    """The factors with their levels, and the arms: every combination of `factors`, with those under `zip` changing
-    together and only where `where` holds; or the listed `arms`."""
+    """The factors with their levels, and the arms. Arms are the listed ones, or all combinations of `factors` for which
+    `where` holds, with the factors under `zip` changing together."""
     factors, together = (document.mapping(name) for name in ("factors", "zip"))
     listed = document.content.get("arms")
     if listed is not None and (factors or together or document.content.get("where") is not None):
@@ -31,9 +31,9 @@ def read_arms(
             where = document.at(part, dotted)
             if not isinstance(levels, list) or not levels:
                 raise UserError(f"{where}: `{dotted}` has no levels; give a list such as [0.0, 0.5, 1.0].")
-            made = [read_level(dotted, level, document.at(part, dotted, place)) for place, level in enumerate(levels)]
-            refuse_equal(dotted, levels, made, where, part == "zip")
-            levels_of[dotted] = made
+            values = [read_level(dotted, level, document.at(part, dotted, place)) for place, level in enumerate(levels)]
+            refuse_equal(dotted, levels, values, where, part == "zip")
+            levels_of[dotted] = values
     refuse_parts(document.at("factors"), factors | together)
     return factors | together, _combinations(document, factors, together, seeds, search)
 
@@ -43,7 +43,7 @@ def _listed(
 ) -> tuple[dict[str, list[Any]], list[dict[str, Any]]]:
     where = document.at("arms")
     if not isinstance(listed, list) or not listed or not all(isinstance(arm, dict) and arm for arm in listed):
-        raise UserError(f"{where}: `arms` must be a list of mappings, one an arm.")
+        raise UserError(f"{where}: `arms` must be a list of mappings, one per arm.")
     refuse_too_many(where, f"{len(listed):,} arms", len(listed), seeds, search)
     arms: list[dict[str, Any]] = []
     seen: dict[Hashable, int] = {}
@@ -51,17 +51,17 @@ def _listed(
         if strange := [str(name) for name in arm if name not in listed[0]]:
             at = document.at("arms", place, strange[0])
             raise UserError(f"{at}: the first arm must set every key that another one changes, also `{strange[0]}`.")
-        made = {
+        values = {
             str(name): read_level(str(name), level, document.at("arms", place, str(name)))
             for name, level in arm.items()
         }
-        arms.append(made if not arms else arms[0] | made)
+        arms.append(values if not arms else arms[0] | values)
         first = seen.setdefault(_identities(arms[-1]), place)
         if first != place:
-            told = ", ".join(f"`{name}` {quoted(level)}" for name, level in list(arms[-1].items())[:4])
+            named = ", ".join(f"`{name}` {quoted(level)}" for name, level in list(arms[-1].items())[:4])
             raise UserError(
                 f"{document.at('arms', place)}: two arms are the same, the one here and that of line "
-                f"{document.lines[('arms', first)]} ({told}); take one of them out."
+                f"{document.lines[('arms', first)]} ({named}); remove one of them."
             )
     refuse_parts(where, arms[0])
     factors: dict[str, list[Any]] = {}
@@ -91,17 +91,17 @@ def _combinations(
     zipped = [dict(zip(together, levels, strict=True)) for levels in zip(*together.values(), strict=True)] or [{}]
     if len({_identities(row) for row in zipped}) < len(zipped):
         names = ", ".join(f"`{name}`" for name in together)
-        raise UserError(f"{document.at('zip')}: two combinations of {names} are the same; take one of them out.")
+        raise UserError(f"{document.at('zip')}: two combinations of {names} are the same; remove one of them.")
     counts = [len(levels) for levels in factors.values()] + ([len(zipped)] if together else [])
     number, at = math.prod(counts), document.at("factors" if factors else "zip" if together else "seeds")
-    told = f"{' x '.join(map(str, counts or [1]))}{f' = {number:,}' if len(counts) > 1 else ''} arms"
+    size = f"{' x '.join(map(str, counts or [1]))}{f' = {number:,}' if len(counts) > 1 else ''} arms"
     conditions = _conditions(document, {**factors, **together})
     if not conditions:
-        refuse_too_many(at, told, number, seeds, search)
+        refuse_too_many(at, size, number, seeds, search)
     elif number > MOST_COMBINATIONS:
         raise UserError(
-            f"{at}: {told} are more than the {MOST_COMBINATIONS:,} from which `where` can choose; list those that "
-            "matter under `arms`."
+            f"{at}: {size} are more than the {MOST_COMBINATIONS:,} from which `where` can choose; list the relevant "
+            "ones under `arms`."
         )
     arms = []
     for levels in itertools.product(*factors.values()):
@@ -114,14 +114,14 @@ def _combinations(
 
 
 def _conditions(document: Document, factors: Mapping[str, list[Any]]) -> list[tuple[Wanted, Wanted]]:
-    """`where` as pairs (if, then) of what is allowed for each factor."""
-    given = document.content.get("where") or []
-    if not isinstance(given, list):
+    """The conditions of `where`, as pairs (if, then) of the levels allowed for each factor."""
+    written = document.content.get("where") or []
+    if not isinstance(written, list):
         raise UserError(
             f"{document.at('where')}: `where` must be a list of {{if: {{key: level}}, then: {{key: [levels]}}}}."
         )
-    made = []
-    for place, condition in enumerate(given):
+    conditions = []
+    for place, condition in enumerate(written):
         at = document.at("where", place)
         if not isinstance(condition, dict) or set(condition) != {"if", "then"}:
             raise UserError(f"{at}: each entry of `where` has the keys `if` and `then`.")
@@ -140,8 +140,8 @@ def _conditions(document: Document, factors: Mapping[str, list[Any]]) -> list[tu
             }
             for side in ("if", "then")
         ]
-        made.append((sides[0], sides[1]))
-    return made
+        conditions.append((sides[0], sides[1]))
+    return conditions
 
 
 def _allowed(arm: Mapping[str, Any], conditions: list[tuple[Wanted, Wanted]]) -> bool:
@@ -153,18 +153,18 @@ def _matches(arm: Mapping[str, Any], wanted: Wanted) -> bool:
 
 
 def read_baseline(document: Document, arms: list[dict[str, Any]]) -> dict[str, Any]:
-    """The arm that `baseline` describes, in whatever spelling; what it leaves out is as in the first arm."""
-    given = document.mapping("baseline")
-    for name in given:
+    """The arm that `baseline` describes, in any spelling; levels that it omits are those of the first arm."""
+    described = document.mapping("baseline")
+    for name in described:
         if name not in arms[0]:
             raise UserError(
                 f"{document.at('baseline', name)}: `baseline` names `{name}`, which is no "
                 f"factor{nearest(name, arms[0])}."
             )
-    levels = {name: read_level(name, level, document.at("baseline", name)) for name, level in given.items()}
+    levels = {name: read_level(name, level, document.at("baseline", name)) for name, level in described.items()}
     wanted = {name: identity(name, level) for name, level in (arms[0] | levels).items()}
-    found = (arm for arm in arms if all(identity(name, arm[name]) == level for name, level in wanted.items()))
-    if (baseline := next(found, None)) is None:
+    matching = (arm for arm in arms if all(identity(name, arm[name]) == level for name, level in wanted.items()))
+    if (baseline := next(matching, None)) is None:
         raise UserError(
             f"{document.at('baseline')}: `baseline` is {quoted(arms[0] | levels)}, which is none of the arms."
         )
@@ -172,47 +172,47 @@ def read_baseline(document: Document, arms: list[dict[str, Any]]) -> dict[str, A
 
 
 def check_arms(document: Document, settings: Settings, arms: list[dict[str, Any]]) -> None:
-    """Every arm is checked now, not after hours of training. Two that come to the same settings would share their
-    cells."""
+    """Validates every arm before training starts. Two arms with the same settings would share their cells, and are
+    refused."""
     seen: dict[str, dict[str, Any]] = {}
     for place, arm in enumerate(arms):
         first_key = next(iter(arm), "")
         where = document.at("arms", place) if document.content.get("arms") else document.at("factors", first_key)
-        made = apply(settings, arm, where).model_dump_json(exclude=IRRELEVANT)
-        other = seen.setdefault(made, arm)
+        combined = apply(settings, arm, where).model_dump_json(exclude=IRRELEVANT)
+        other = seen.setdefault(combined, arm)
         if other is not arm:
-            apart = [name for name in arm if identity(name, arm[name]) != identity(name, other[name])]
-            section = document.at("factors", apart[0]) if not document.content.get("arms") else where
+            differing = [name for name in arm if identity(name, arm[name]) != identity(name, other[name])]
+            section = document.at("factors", differing[0]) if not document.content.get("arms") else where
             raise UserError(
-                f"{section}: two arms come to the same settings, since they differ in `{apart[0]}` alone, "
-                f"{quoted(other[apart[0]])} and {quoted(arm[apart[0]])}, which changes no result; take one of them out."
+                f"{section}: two arms result in the same settings, since they differ only in `{differing[0]}`, "
+                f"{quoted(other[differing[0]])} and {quoted(arm[differing[0]])}, which changes no result; remove one of"
+                " them."
             )
 
 
-def refuse_too_many(where: str, told: str, arms: int, seeds: Seeds, search: Search | None) -> None:
-    """Counts the cells before they are made. `told`: how the number of arms comes about."""
-    each = seeds.count + (search.trials if search else 0)
-    if arms * each > MOST_CELLS:
+def refuse_too_many(where: str, size: str, arms: int, seeds: Seeds, search: Search | None) -> None:
+    """Raises UserError if there would be too many cells. `size`: the number of arms in words."""
+    per_arm = seeds.count + (search.trials if search else 0)
+    if arms * per_arm > MOST_CELLS:
         searching = f" and {search.trials} trials of its search" if search else ""
         raise UserError(
-            f"{where}: {told} x {seeds.count:,} seeds{searching} are {arms * each:,} cells, more than the "
-            f"{MOST_CELLS:,} that one "
-            "experiment may have; take fewer levels or seeds, list the arms that matter under `arms`, or ask in "
-            "several files."
+            f"{where}: {size} x {seeds.count:,} seeds{searching} are {arms * per_arm:,} cells, more than the "
+            f"{MOST_CELLS:,} that an experiment may have; use fewer levels or seeds, list the relevant arms under"
+            " `arms`, or split the question into several files."
         )
 
 
 def refuse_parts(where: str, values: Iterable[str]) -> None:
-    """A mapping and a part of it: which one wins would depend on their order."""
+    """Raises UserError for a mapping together with a part of it: which one wins would depend on their order."""
     names = set(values)
     for name in sorted(names):
         for other in names:
             if other.startswith(f"{name}."):
-                raise UserError(f"{where}: `{other}` is a part of `{name}`, which is given as well; keep one of them.")
+                raise UserError(f"{where}: `{other}` is a part of `{name}`, which is set as well; keep one of them.")
 
 
 def refuse_equal(dotted: str, written: list[Any], levels: list[Any], where: str, may_repeat: bool) -> None:
-    """Levels that are one value, or that no label could tell apart, would be trained as one arm or shown as one."""
+    """Raises UserError for levels with the same value or the same label: their arms would be confused."""
     seen: dict[Hashable, int] = {}
     names: dict[str, int] = {}
     for place, level in enumerate(levels):
@@ -220,14 +220,12 @@ def refuse_equal(dotted: str, written: list[Any], levels: list[Any], where: str,
         if first != place and not may_repeat:
             raise UserError(
                 f"{where}: `{dotted}` names a level twice: {quoted(written[first])} and {quoted(written[place])} are "
-                "one value; "
-                "take one of them out."
+                "the same value; remove one of them."
             )
         if first == place and (other := names.setdefault(str(level), place)) != place:
             raise UserError(
                 f"{where}: `{dotted}` has two levels that are both shown as `{level}`, {quoted(levels[other])} and "
-                f"{quoted(level)}; "
-                "change one of them."
+                f"{quoted(level)}; change one of them."
             )
 
 

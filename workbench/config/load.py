@@ -1,4 +1,4 @@
-"""YAML + preset + `--set` overrides -> one validated Experiment. Strict: errors name the line and the nearest key."""
+"""Combines YAML, preset and `--set` overrides into a validated Experiment. Errors name the line and the nearest key."""
 
 import math
 import re
@@ -46,9 +46,9 @@ LONGEST_NAME = 150
 
 
 def load_experiment(path: Path, overrides: Iterable[str] = ()) -> Experiment:
-    """The experiment that the file describes. `overrides` are `a.b=value` pairs that win over the file.
+    """Returns the experiment that the file describes. `overrides` are `a.b=value` pairs, which override the file.
 
-    Raises UserError in one sentence for whatever the user can mend.
+    Raises UserError, in one sentence, for every mistake that the user can correct.
     """
     document = _read(path)
     content = document.content
@@ -59,30 +59,30 @@ def load_experiment(path: Path, overrides: Iterable[str] = ()) -> Experiment:
     question = content.get("question")
     if question is not None and not isinstance(question, str):
         raise UserError(
-            f"{document.at('question')}: `question` is {quoted(question)}; write a sentence, in quotes if need be."
+            f"{document.at('question')}: `question` is {quoted(question)}; write a sentence, in quotes if needed."
         )
     if question is None or not question.strip():
-        raise UserError(f"{path}: `question` is missing; say in a sentence what the experiment asks.")
+        raise UserError(f"{path}: `question` is missing; state in a sentence what the experiment asks.")
 
-    preset = str(_given(content, "preset", "tiny"))
+    preset = str(_value_of(content, "preset", "tiny"))
     fixed = document.mapping("fixed")
-    given = _overrides(overrides)
+    overridden = _overrides(overrides)
     seeds = _validate(Seeds, document.mapping("seeds"), document, "seeds")
     search = _validate(Search, document.mapping("search"), document, "search") if content.get("search") else None
     factors, arms = read_arms(document, seeds, search)
     merged = read_preset(preset, document.at("preset"))
     for dotted, value in fixed.items():
-        set_key(merged, dotted, value, document.at("fixed", dotted))  # of a factor, too: `wb train` trains with it
-    for dotted, value in given.items():
+        set_key(merged, dotted, value, document.at("fixed", dotted))  # even for a factor: `wb train` uses it
+    for dotted, value in overridden.items():
         if dotted in factors:
-            raise UserError(f"--set: `{dotted}` is a factor of {path}; take it out of the factors to fix it.")
+            raise UserError(f"--set: `{dotted}` is a factor of {path}; remove it from the factors to fix its value.")
         set_key(merged, dotted, value, "--set")
     refuse_parts(document.at("fixed"), fixed)
-    refuse_parts("--set", given)
-    settings = _settings(document, merged, fixed, given)
+    refuse_parts("--set", overridden)
+    settings = _settings(document, merged, fixed, overridden)
     baseline = read_baseline(document, arms)
     check_arms(document, settings, arms)
-    primary = str(_given(content, "primary", "val/itm_auc"))
+    primary = str(_value_of(content, "primary", "val/itm_auc"))
     target = _validate(Target, document.mapping("target"), document, "target")
     if search is not None:
         search = _checked_search(document, search, settings, arms, seeds)
@@ -118,39 +118,39 @@ def _read(path: Path) -> Document:
 
 
 def _name(path: Path) -> str:
-    """The file's name as far as it can name folders, studies and runs everywhere; what is changed is told apart by a
-    hash."""
+    """The file's name, reduced to characters that folders, studies and runs may have anywhere; a hash distinguishes
+    changed names."""
     name = re.sub(r"[^\w .+=-]+", "_", path.stem)
     name = re.sub(r"^[ .]+", "", name)[:LONGEST_NAME].strip()
     return name if name == path.stem else f"{name or '_'}-{key('name', repr(path.stem)) % 16**6:06x}"
 
 
-def _given(content: Mapping[str, Any], name: str, default: str) -> Any:
+def _value_of(content: Mapping[str, Any], name: str, default: str) -> Any:
     value = content.get(name)
     return default if value is None else value
 
 
 def _overrides(texts: Iterable[str]) -> dict[str, Any]:
-    given: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for text in texts:
         dotted, value = _override(text)
-        if dotted in given:
+        if dotted in values:
             raise UserError(
-                f"--set: `{dotted}` is given twice, as {quoted(given[dotted])} and {quoted(value)}; keep one of them."
+                f"--set: `{dotted}` is set twice, as {quoted(values[dotted])} and {quoted(value)}; keep one of them."
             )
-        given[dotted] = value
-    return given
+        values[dotted] = value
+    return values
 
 
 def _settings(
-    document: Document, merged: dict[str, Any], fixed: Mapping[str, Any], given: Mapping[str, Any]
+    document: Document, merged: dict[str, Any], fixed: Mapping[str, Any], overridden: Mapping[str, Any]
 ) -> Settings:
     try:
         return Settings.model_validate(merged)
     except ValidationError as error:
         location = ".".join(str(part) for part in error.errors()[0]["loc"])
-        # A rule about several settings is reported where the first of them stands.
-        origins = [(given, "--set"), *(({name: 0}, document.at("fixed", name)) for name in fixed)]
+        # A rule about several settings is reported at the line of the first of them.
+        origins = [(overridden, "--set"), *(({name: 0}, document.at("fixed", name)) for name in fixed)]
         where = next(
             (
                 at
@@ -165,14 +165,14 @@ def _settings(
 def _checked_search(
     document: Document, search: Search, settings: Settings, arms: list[dict[str, Any]], seeds: Seeds
 ) -> Search:
-    """What `search:` tunes, its levels as the settings have them; every value that it can come to must be one that
-    the setting may have, in every arm."""
-    made: dict[str, Range | list[Any]] = {}
+    """The search with its levels converted to the settings' types. Raises UserError if a value that it may try is not
+    valid for its setting, in any arm."""
+    ranges: dict[str, Range | list[Any]] = {}
     for dotted, levels in search.settings.items():
         where = document.at("search", "settings", dotted)
         check_key(dotted, where)
         if dotted in arms[0]:
-            raise UserError(f"{where}: `{dotted}` is a factor; what is compared cannot be tuned.")
+            raise UserError(f"{where}: `{dotted}` is a factor, and factors cannot be tuned.")
         ends = levels if isinstance(levels, list) else [levels.low, levels.high]
         if not ends or not all(isinstance(level, str | int | float | bool | None) for level in ends):
             raise UserError(
@@ -181,27 +181,27 @@ def _checked_search(
         read = [read_level(dotted, level, where) for level in ends]
         if isinstance(levels, list):
             refuse_equal(dotted, levels, read, where, may_repeat=False)
-            made[dotted] = read
+            ranges[dotted] = read
         else:
-            made[dotted] = levels.model_copy(update={"low": read[0], "high": read[1]})
+            ranges[dotted] = levels.model_copy(update={"low": read[0], "high": read[1]})
         for arm in arms:
             for level in read:
                 apply(settings, arm | {dotted: level}, where)
     if seeds.first <= search.seed < seeds.first + seeds.count:
         raise UserError(f"{document.at('search')}: `search.seed` {search.seed} is among the seeds that confirm.")
-    return search.model_copy(update={"settings": made})
+    return search.model_copy(update={"settings": ranges})
 
 
 def _check_primary(where: str, primary: str, settings: Settings, search: Search | None) -> None:
     suites = settings.evaluation.suites
-    asked = {name: given.limit for name, given in suites if given} if suites else {}
-    # The kinds of VL-CheckList are its lists, which are known once they are read.
-    if not ("vl_checklist" in asked and primary.startswith("compositional/vl_checklist")):
-        _check_metric(where, primary, [*outcomes(settings.data), *suite_outcomes(asked)])
+    requested = {name: suite.limit for name, suite in suites if suite} if suites else {}
+    # The kinds of VL-CheckList are its lists, which are known only after reading it.
+    if not ("vl_checklist" in requested and primary.startswith("compositional/vl_checklist")):
+        _check_metric(where, primary, [*outcomes(settings.data), *suite_outcomes(requested)])
     if search is not None and split_of(primary) is None:
         raise UserError(
             f"{where}: `search` tunes on the validation split, and `{primary}` is measured once, after the last step;"
-            " take a metric of `val/` or `test/`."
+            " use a metric of `val/` or `test/`."
         )
 
 
@@ -220,15 +220,14 @@ def _check_target(where: str, metric: str, data: Data) -> None:
 
 
 def _margin(document: Document) -> float | None:
-    """The smallest difference that matters, where the file states one."""
+    """The smallest relevant difference, if the file states one."""
     margin = document.content.get("margin")
     if margin is None:
         return None
     if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0 < margin < math.inf:
         raise UserError(
-            f"{document.at('margin')}: `margin` is {quoted(margin)}; give the smallest difference of the primary "
-            "metric that "
-            "matters, a number above 0 such as 0.02."
+            f"{document.at('margin')}: `margin` is {quoted(margin)}; state the smallest relevant difference of the "
+            "primary metric, a number above 0 such as 0.02."
         )
     return float(margin)
 

@@ -1,4 +1,4 @@
-"""What a YAML may say. `Settings` is what one trial is; `Experiment` is the question asked over many trials."""
+"""The schema of experiment files. `Settings` defines a trial; `Experiment` defines a question over many trials."""
 
 import math
 import os
@@ -8,8 +8,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 IRRELEVANT = {"optimisation": {"checkpoint_every"}, "data": {"workers"}}  # settings that cannot change a result
-# Settings that came later, each with the value at which a trial is what it was without them: it stays out of the
-# hashes, so that what finished before is still found.
+# Settings that were added later, each with the value that leaves a trial as it was before. At this value a setting is
+# left out of the hashes, so that trials that finished earlier are still recognised.
 LATER: dict[str, Any] = {
     "objectives.mlm.mask_words": "any",
     "objectives.itm.synthesis_words": "any",
@@ -25,7 +25,7 @@ LATER: dict[str, Any] = {
 
 
 def _no_boolean(value: Any) -> Any:
-    """YAML reads `yes` and `on` as true, which pydantic would take for 1."""
+    """Rejects booleans: YAML reads `yes` and `on` as true, which pydantic would convert to 1."""
     if isinstance(value, bool):
         raise PydanticCustomError(
             "number_type", "Input should be a number; YAML reads yes, no, on and off as true and false"
@@ -34,11 +34,11 @@ def _no_boolean(value: Any) -> Any:
 
 
 def _one_zero(value: float) -> float:
-    return value + 0.0  # -0.0 is 0.0, and is to have its hash
+    return value + 0.0  # -0.0 equals 0.0 and must have the same hash
 
 
 def _in_order(options: dict[str, Any]) -> dict[str, Any]:
-    """Keyword arguments are the same in whatever order they are given."""
+    """Sorts keyword arguments, whose order has no meaning."""
     for name, value in options.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise PydanticCustomError("finite_number", "`{name}` should be a finite number", {"name": name})
@@ -59,22 +59,22 @@ class Block(BaseModel):
 
 
 def absolute(path: str) -> str:
-    """`~` and relative paths made absolute; an absolute or empty one as it is."""
+    """The absolute form of `~` and relative paths; an absolute or empty path as it is."""
     expanded = os.path.expanduser(path)
     return os.path.abspath(expanded) if expanded and not os.path.isabs(expanded) else expanded
 
 
 def flattened(settings: dict[str, Any], before: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted keys; an empty table is a value."""
-    found: dict[str, Any] = {}
+    """Nested settings by dotted keys; an empty table counts as a value."""
+    flat: dict[str, Any] = {}
     for name, value in settings.items():
         dotted = f"{before}{name}"
-        found |= flattened(value, f"{dotted}.") if isinstance(value, dict) and value else {dotted: value}
-    return found
+        flat |= flattened(value, f"{dotted}.") if isinstance(value, dict) and value else {dotted: value}
+    return flat
 
 
 class Data(Block):
-    """Image-text pairs and how they are cut into splits."""
+    """Image-text pairs and how they are divided into splits."""
 
     source: Literal["scenes", "folder", "prepared"] = Field(
         "scenes", description="rendered scenes; a folder of captioned images; corpora of `wb data prepare`"
@@ -89,45 +89,43 @@ class Data(Block):
     augment: Literal["none", "crop", "rand_augment"] = Field(
         "none",
         description=(
-            "training images: `crop`, a random part of at least half of the area; `rand_augment`, then two of ALBEF's"
-            " operations; neither mirrors nor recolours, since captions name sides and colours"
+            "training images: `crop`, a random part of at least half of the area; `rand_augment`, the same and two of"
+            " ALBEF's operations; neither mirrors nor recolours, since captions name sides and colours"
         ),
     )
     workers: Annotated[Whole, Field(ge=0)] | None = Field(
         None,
         description=(
-            "processes that read ahead; default a thread for stored features, which stay on a GPU where they fit, else"
-            " up to four"
+            "processes that read ahead; by default one thread for stored features, which stay on a GPU if they fit,"
+            " else up to four processes"
         ),
     )
     image_size: Annotated[Whole, Field(ge=16, le=1024)] = Field(
-        64, description="pixels of a side of what the model reads"
+        64, description="side of the images that the model reads, in pixels"
     )
-    train_pairs: Count = Field(20480, description="at most so many training pairs")
-    eval_pairs: Count = Field(512, description="at most so many pairs in each held-out split")
+    train_pairs: Count = Field(20480, description="maximum number of training pairs")
+    eval_pairs: Count = Field(512, description="maximum number of pairs in each held-out split")
     most_things: Annotated[Whole, Field(ge=2, le=3)] = Field(3, description="scenes: largest number of objects")
     caption_noise: Share = Field(
         0.0,
-        description=(
-            "rate of wrong or missing words in the captions that trials train on; not in those of the warm start"
-        ),
+        description=("rate of wrong or missing words in the captions that trials train on; the warm start has none"),
     )
     foils: Literal["words", "spacy", "none"] = Field(
         "words",
         description=(
-            "source: folder, prepared; captions that are false in one fact, made by rules for English; `spacy`: only of"
-            " words that spaCy, too, finds to be nouns and adjectives; `none`: for captions in other languages"
+            "source: folder, prepared; captions that are false in one fact, made by rules for English; `spacy`: only"
+            " from words that spaCy also tags as nouns and adjectives; `none`: for captions in other languages"
         ),
     )
     exclude: str | None = Field(None, description="folder: skip files whose path matches this regular expression")
-    max_length: Annotated[Whole, Field(ge=8, le=512)] = Field(28, description="tokens, longer captions are cut")
+    max_length: Annotated[Whole, Field(ge=8, le=512)] = Field(28, description="tokens; longer captions are cut")
     vocabulary: Annotated[Whole, Field(ge=64)] = Field(
-        2000, description="most tokens of a tokeniser that is trained on the captions"
+        2000, description="maximum size of a tokeniser that is trained on the captions"
     )
     tokeniser: str | None = Field(
         None,
         description=(
-            "that of `model.text.weights`, from this folder or hub name; without it one is trained on the captions"
+            "folder or hub name of the tokeniser of `model.text.weights`; without it, one is trained on the captions"
         ),
     )
     seed: Whole = Field(
@@ -137,8 +135,8 @@ class Data(Block):
     @model_validator(mode="before")
     @classmethod
     def _one_name_a_folder(cls, values: Any) -> Any:
-        """A folder of images by its absolute path, so that it is the same one however it is named, and for every
-        worker. One that is absolute stays as it is written, since it is in the hashes of finished cells."""
+        """Makes the path of a folder absolute, so that it is the same however it is written, and for every worker. An
+        absolute path stays as it is written, since it is in the hashes of finished cells."""
         if isinstance(values, dict) and values.get("source") == "folder" and isinstance(values.get("path"), str):
             return values | {"path": absolute(values["path"])}
         return values
@@ -166,7 +164,7 @@ class Vision(Block):
         ),
     )
     stage: Annotated[Whole, Field(ge=0, le=63)] = Field(
-        3, description="index of the timm feature stage; with `tokens: final` of the last block that is kept"
+        3, description="index of the timm feature stage; with `tokens: final`, of the last block that is kept"
     )
     options: Options = Field(default_factory=dict, description="keyword arguments of timm.create_model")
     pretrained: bool = Field(False, description="timm's own weights, from its hub or its local cache")
@@ -178,16 +176,16 @@ class Vision(Block):
 
 
 class Text(Block):
-    """A language encoder with its language-model head: a new one in RoBERTa's form, or a pre-trained one of BERT's,
-    RoBERTa's, XLM-R's, DistilBERT's, DeBERTa-v2's (and v3's) or ModernBERT's, whose width need not be the model's."""
+    """A language encoder with its language-model head: a new one with RoBERTa's architecture, or a pre-trained BERT,
+    RoBERTa, XLM-R, DistilBERT, DeBERTa-v2 (or v3) or ModernBERT, whose width may differ from the model's."""
 
-    layers: Count = Field(2, description="of a pre-trained encoder the first so many")
+    layers: Count = Field(2, description="number of layers; of a pre-trained encoder, the first ones are used")
     heads: Count = Field(4, description="attention heads of a new encoder")
     dropout: Share = Field(0.0, description="in the layers of the encoder, also of a pre-trained one")
     weights: str | None = Field(
         None,
         description=(
-            "pre-trained, from this folder or hub name, such as `roberta-base`; `data.tokeniser` must be its own"
+            "folder or hub name of a pre-trained model, such as `roberta-base`; `data.tokeniser` must be its tokeniser"
         ),
     )
 
@@ -207,29 +205,31 @@ class Fusion(Block):
     initialisation: Literal["similarity", "bert"] = Field(
         "similarity",
         description=(
-            "`similarity`: attention between the streams starts with equal query and key, so that aligned tokens find "
-            "each other; `bert`: normal weights of 0.02, as METER has it for all but the encoders"
+            "`similarity`: attention between the streams starts with equal query and key, so that aligned tokens "
+            "attend to each other; `bert`: normal weights with std 0.02, as in METER for everything except the encoders"
         ),
     )
 
 
 class Model(Block):
-    """`tiny` departs from METER where its encoders are not pre-trained ones: image tokens are normed and get positions,
-    because a convolutional grid has neither, and are averaged, because it has no class token."""
+    """The model. `tiny` differs from METER because its vision encoder is a convolutional grid: image tokens are
+    normalised and get positions, which a grid lacks, and are averaged, because there is no class token."""
 
     width: Annotated[Whole, Field(ge=8)] = Field(64, description="of the fusion, and of a new language encoder")
     weights: str | None = Field(
-        None, description="start of the whole model: a .safetensors of `wb import-meter` or of a finished trial"
+        None, description="weights of the whole model to start from: a .safetensors of `wb import-meter` or of a trial"
     )
     mlm_head: Literal["fresh", "language"] = Field(
-        "fresh", description="the fused MLM head starts anew (METER), or as a copy of the language encoder's own head"
+        "fresh", description="start of the fused MLM head: random (METER), or a copy of the language encoder's head"
     )
     image_norm: bool = Field(True, description="a layer norm over the image tokens, before they enter the fusion")
     image_positions: bool = Field(True, description="row and column positions added to the tokens of a grid")
-    image_pool: Literal["mean", "first"] = Field("mean", description="what of the image side is pooled for ITM")
+    image_pool: Literal["mean", "first"] = Field(
+        "mean", description="how the image side is pooled for ITM: the mean of its tokens, or its first token"
+    )
     text_pool: Literal["mean", "first"] = Field(
         "first",
-        description="what of the text side is pooled for ITM: its first token (METER), or the mean of its tokens",
+        description="how the text side is pooled for ITM: its first token (METER), or the mean of its tokens",
     )
     vision: Vision = Vision()
     text: Text = Text()
@@ -245,22 +245,21 @@ class Model(Block):
 
 
 class Phase(Block):
-    """Steps of a fused start: masked language modelling over the language encoder and the fusion, with the vision
-    encoder as it is."""
+    """A phase of a fused start: masked language modelling that trains the language encoder and the fusion, with a fixed
+    vision encoder."""
 
     steps: Count = Field(description="updates of this phase")
     words: Literal["all", "details", "relations"] = Field(
         "all",
         description=(
-            "which words are hidden or written anew; `details`: those of size, texture and relation; `relations`:"
-            " `left`, `above` and their like alone"
+            "which words are masked or rewritten; `details`: those of size, texture and relation; `relations`: only"
+            " `left`, `above` and the like"
         ),
     )
     replaced: Annotated[Number, Field(ge=0, lt=1)] = Field(
         0.0,
         description=(
-            "share of them that the language encoder writes anew; the fusion learns which words are not the caption's"
-            " own (ELECTRA)"
+            "share of these words that the language encoder rewrites; the fusion learns to detect them (ELECTRA)"
         ),
     )
     learning_rate: Positive = Field(2e-3, description="highest rate")
@@ -268,20 +267,20 @@ class Phase(Block):
 
 
 class WarmStart(Block):
-    """Pre-training of the two encoders apart, once, shared by every trial: image-text contrast, the caption's words
-    as classes of its image, and text-only masked language modelling. 0 steps: the encoders start as they are.
-    Then, where `fusion` has phases, of the language encoder and the fusion together."""
+    """Pre-training of the two separate encoders, done once and shared by all trials: image-text contrast, the caption's
+    words as classes of its image, and text-only masked language modelling. With 0 steps the encoders start as they are.
+    If `fusion` has phases, these then train the language encoder and the fusion together."""
 
     source: Literal["package", "train"] = Field(
         "train",
         description=(
-            "`package`: the encoders that come with the package, for which the steps and rates here are of no account; "
-            "`train`: made on the first use"
+            "`package`: the encoders in the package, for which the steps and rates here do not matter; `train`:"
+            " trained on first use"
         ),
     )
     steps: Annotated[Whole, Field(ge=0)] = Field(3400, description="of the encoders; 0: they start as they are")
     text_every: Count = Field(
-        2, description="the language encoder trains every so many steps; outlines need more steps"
+        2, description="the language encoder trains in every N-th step; the vision encoder needs more steps"
     )
     batch_size: Annotated[Whole, Field(ge=2)] = Field(32, description="pairs of a step")
     vision_learning_rate: Positive = Field(6e-3, description="highest rate of the vision encoder")
@@ -298,7 +297,7 @@ class WarmStart(Block):
     fusion: tuple[Phase, ...] = Field((), description="phases of a fused start, one after another")
     fused: bool = Field(
         True,
-        description="false: trials start from the encoders alone, with a fresh fusion, though there is a fused start",
+        description="false: trials start from the encoders alone, with a fresh fusion, even if there is a fused start",
     )
 
 
@@ -308,17 +307,17 @@ class Mlm(Block):
     weight: Annotated[Number, Field(ge=0)] = Field(1.0, description="of masked language modelling in the loss")
     mask_ratio: Annotated[Number, Field(gt=0, lt=1)] = Field(0.15, description="share of the words that are masked")
     mask_words: Words = Field(
-        "any", description="which words are masked; as `itm.synthesis_words`, and `mask_ratio` counts the eligible ones"
+        "any", description="which words are masked, as in `itm.synthesis_words`; `mask_ratio` is a share of these words"
     )
     whole_word: bool = Field(False, description="mask all tokens of a word or none; `mask_ratio` then counts words")
     soft_labels: Literal["none", "frozen_lm", "ema", "smoothing", "unigram"] = Field(
         "frozen_lm",
         description=(
-            "teacher: the frozen language encoder (ViLTA), the momentum model that sees the image (ALBEF), "
-            "or a control without knowledge of the caption: uniform, word frequencies"
+            "teacher: the frozen language encoder (ViLTA), the momentum model, which sees the image (ALBEF), or a"
+            " control that does not see the caption: uniform distribution, word frequencies"
         ),
     )
-    temperature: Positive = Field(1.0, description="T of the soft term, on teacher and student")
+    temperature: Positive = Field(1.0, description="T of the soft term, for teacher and student")
     alpha: Share = Field(0.5, description="weight of the soft term; 0 is exactly the one-hot loss")
     alpha_ramp: Share = Field(0.0, description="share of the steps over which alpha rises from 0")
     teacher_input: Literal["masked", "full"] = Field("masked", description="the caption that the teacher reads")
@@ -326,7 +325,7 @@ class Mlm(Block):
 
 
 class Itm(Block):
-    """Image-text matching: half of a batch keeps its image and caption, the other half is made false."""
+    """Image-text matching: half of a batch keeps image and caption, the other half is turned into negatives."""
 
     weight: Annotated[Number, Field(ge=0)] = Field(1.0, description="of image-text matching in the loss")
     negatives: Literal["random_image", "in_batch_hard", "synthesized", "foils"] = Field(
@@ -337,25 +336,26 @@ class Itm(Block):
     similarity_temperature: Positive = Field(
         0.07,
         description=(
-            "in_batch_hard: other pairs are drawn by softmax(similarity / temperature); with `itc` its similarity"
+            "in_batch_hard: other pairs are drawn by softmax(similarity / temperature); with `itc`, its similarity"
         ),
     )
     generator: Literal["current", "frozen", "ema", "unigram"] = Field(
-        "current", description="synthesized: who writes; the language encoder in training, as it started, or averaged"
+        "current",
+        description="synthesized: the model that rewrites words: the language encoder in training, frozen, or averaged",
     )
     synthesis_mask_ratio: Annotated[Number, Field(gt=0, le=1)] = Field(
-        0.25, description="share of a caption's eligible tokens that the language encoder writes anew, at least one"
+        0.25, description="share of a caption's eligible tokens that the language encoder rewrites, at least one"
     )
     synthesis_words: Words = Field(
         "content",
         description=(
-            "which words are written over: `content`, those of open classes (nouns, adjectives, verbs, numbers);"
-            " `surprising`, in proportion to the entropy of the warm-started language encoder where the word is hidden;"
-            " `salient`, in proportion to what the image tells the momentum model of the word"
+            "which words are rewritten: `content`, those of open classes (nouns, adjectives, verbs, numbers);"
+            " `surprising`, in proportion to the entropy of the warm-started language encoder where the word is masked;"
+            " `salient`, in proportion to how much the image helps the momentum model to predict the word"
         ),
     )
     synthesis_rounds: Count = Field(
-        1, description="written words are sampled in so many rounds, each knowing those of the rounds before"
+        1, description="number of rounds in which words are sampled, each conditioned on the words of earlier rounds"
     )
     sampling_temperature: Positive = Field(
         1.0, description="synthesized: words are drawn by softmax(logits / temperature)"
@@ -367,28 +367,28 @@ class Itm(Block):
     false_negative_filter: Literal["none", "synonyms", "teacher"] = Field(
         "synonyms",
         description=(
-            "`synonyms` bans the lexicon's synonyms of the original word from being sampled; `teacher` takes a "
-            "word back that the frozen language encoder finds at least `filter_ratio` times as likely as the original"
+            "`synonyms`: the lexicon's synonyms of the original word are never sampled; `teacher`: a word is reverted"
+            " if the frozen language encoder finds it at least `filter_ratio` times as likely as the original"
         ),
     )
     filter_ratio: Positive = Field(
-        1.0, description="false_negative_filter: teacher; the ratio from which on a word is taken back"
+        1.0, description="`false_negative_filter: teacher`: the ratio at which a word is reverted"
     )
 
 
 class Itc(Block):
     """Image-text contrast of the unfused encoders against a queue of the momentum model's features (ALBEF)."""
 
-    weight: Annotated[Number, Field(ge=0)] = Field(0.0, description="0 leaves it out (METER, our reading of ViLTA)")
-    width: Count = Field(64, description="of the space in which images and captions are compared")
+    weight: Annotated[Number, Field(ge=0)] = Field(0.0, description="0 disables it (METER, our reading of ViLTA)")
+    width: Count = Field(64, description="dimension of the space in which images and captions are compared")
     queue: Annotated[Whole, Field(ge=0)] = Field(1024, description="features of past pairs that are kept as negatives")
-    temperature: Positive = Field(0.07, description="its start; it is learned, within [0.001, 0.5]")
+    temperature: Positive = Field(0.07, description="initial value; it is learned, within [0.001, 0.5]")
     alpha: Share = Field(0.0, description="weight of the momentum model's similarities as soft targets")
 
 
 class Generator(Block):
     mlm_weight: Annotated[Number, Field(ge=0)] = Field(
-        0.5, description="text-only MLM of the language encoder, which keeps it able to write"
+        0.5, description="weight of text-only MLM, which preserves the language encoder's ability to generate"
     )
 
 
@@ -397,7 +397,7 @@ class Objectives(Block):
     itm: Itm = Itm()
     itc: Itc = Itc()
     generator: Generator = Generator()
-    ema_decay: Annotated[Number, Field(ge=0, lt=1)] = Field(0.995, description="of the momentum model, a step")
+    ema_decay: Annotated[Number, Field(ge=0, lt=1)] = Field(0.995, description="of the momentum model, per step")
 
 
 class Optimisation(Block):
@@ -414,21 +414,21 @@ class Optimisation(Block):
     micro_batches: Count = Field(
         1,
         description=(
-            "gradients are accumulated over so many parts of the batch; in-batch negatives and ITC's keys come from one"
-            " of them, all else stays as it is"
+            "number of parts of the batch over which gradients are accumulated; in-batch negatives and ITC's keys come"
+            " from one part, everything else is unchanged"
         ),
     )
     length_buckets: Count = Field(
-        1, description="captions of like length are read together, cut to the longest of them"
+        1, description="number of groups of captions by length; each group is cut to its longest caption"
     )
     activation_checkpointing: bool = Field(False, description="recompute layers in the backward pass, to save memory")
     compile: bool = Field(False, description="torch.compile for the encoders and the fusion")
     precision: Literal["auto", "bfloat16", "float32"] = Field("auto", description="`auto`: bfloat16 autocast on a GPU")
     deterministic: bool = Field(
-        False, description="on a GPU: kernels that give the same bits each time, where large models have faster ones"
+        False, description="on a GPU: kernels with bit-identical results, which are slower for large models"
     )
     sharding: Literal["ddp", "fsdp"] = Field(
-        "ddp", description="with several processes: each holds the whole model, or a part of it (FSDP2)"
+        "ddp", description="with several processes: each has the whole model, or a part of it (FSDP2)"
     )
 
 
@@ -440,48 +440,55 @@ def _several(value: Any) -> Any:
 
 
 class SuiteFiles(Block):
-    """A compositional suite in its published files; as `wb eval` takes it."""
+    """A compositional suite in its published files, as for `wb eval`."""
 
     annotations: Path = Field(description="folder of the suite's files")
     images: Annotated[tuple[Path, ...], BeforeValidator(_several), Field(min_length=1)] = Field(
         description="folder of the suite's images, or several"
     )
     limit: Count | None = Field(
-        None, description="the first so many items of each kind, logged under a name that says so"
+        None,
+        description="number of items of each kind, the first ones; metrics are logged under a name with this number",
     )
-    tagger: Literal["words", "spacy"] = Field("words", description="aro: what finds nouns and adjectives")
-    max_num: Annotated[Whole, Field(ge=0)] = Field(2000, description="vl_checklist: texts of each list; 0 for all")
+    tagger: Literal["words", "spacy"] = Field("words", description="aro: how nouns and adjectives are found")
+    max_num: Annotated[Whole, Field(ge=0)] = Field(
+        2000, description="vl_checklist: number of texts per list; 0 for all"
+    )
 
 
 class RetrievalSuite(Block):
     """Retrieval on the test split, in Karpathy's protocol."""
 
-    shortlist: Annotated[Whole, Field(ge=10)] = Field(128, description="candidates of each query that ITM ranks")
-    limit: Count | None = Field(None, description="the first so many images, logged under a name that says so")
+    shortlist: Annotated[Whole, Field(ge=10)] = Field(128, description="number of candidates per query that ITM ranks")
+    limit: Count | None = Field(
+        None, description="number of images, the first ones; metrics are logged under a name with this number"
+    )
 
 
 class TaskFiles(Block):
-    """A downstream task on which a copy of the trial's model is fine-tuned; as `wb finetune` takes it, at the trial's
-    image side."""
+    """A downstream task on which a copy of the trial's model is fine-tuned, as with `wb finetune`, at the trial's image
+    size."""
 
     annotations: Path | None = Field(None, description="folder of the task's files; without it, rendered scenes")
     images: Annotated[tuple[Path, ...], BeforeValidator(_several)] = Field((), description="folders of its images")
     epochs: Count = Field(4, description="passes over the task's training split")
     batch_size: Annotated[Whole, Field(ge=4)] = Field(64, description="examples of a step")
-    learning_rate: Positive = Field(5e-4, description="of the encoders; METER takes 5e-6 for VQA with a batch of 512")
+    learning_rate: Positive = Field(5e-4, description="of the encoders; METER uses 5e-6 for VQA with a batch of 512")
     head_rate: Positive = Field(2.0, description="factor on the learning rate of the classifier")
     fusion_rate: Positive = Field(2.0, description="factor on the learning rate of the fusion")
-    limit: Annotated[Whole, Field(ge=4)] | None = Field(None, description="the first so many examples of each split")
+    limit: Annotated[Whole, Field(ge=4)] | None = Field(
+        None, description="number of examples of each split, the first ones"
+    )
 
     @model_validator(mode="after")
     def _files_need_images(self) -> "TaskFiles":
         if (self.annotations is None) == bool(self.images):
-            raise ValueError("`annotations` and `images` go together; without both, rendered scenes are taken")
+            raise ValueError("`annotations` and `images` go together; without both, rendered scenes are used")
         return self
 
 
 class Suites(Block):
-    """What is measured at the end of each trial beside the splits."""
+    """What is measured at the end of each trial, in addition to the splits."""
 
     sugarcrepe: SuiteFiles | None = None
     aro: SuiteFiles | None = None
@@ -494,23 +501,25 @@ class Suites(Block):
     snli_ve: TaskFiles | None = None
 
     def compositional(self) -> dict[str, SuiteFiles]:
-        """The compositional suites that are asked for, by name."""
-        return {name: given for name, given in self if isinstance(given, SuiteFiles)}
+        """The requested compositional suites, by name."""
+        return {name: suite for name, suite in self if isinstance(suite, SuiteFiles)}
 
     def tasks(self) -> dict[str, TaskFiles]:
-        """The downstream tasks that are asked for, by name."""
-        return {name: given for name, given in self if isinstance(given, TaskFiles)}
+        """The requested downstream tasks, by name."""
+        return {name: task for name, task in self if isinstance(task, TaskFiles)}
 
 
 class Evaluation(Block):
     every: Count = Field(50, description="steps between evaluations on held-out pairs")
     pairs: Count = Field(
-        256, description="at most so many validation pairs at each evaluation; that of the last step is the trial's"
+        256, description="maximum number of validation pairs per evaluation; the last step's is the trial's result"
     )
-    final_pairs: Count = Field(512, description="at most so many test pairs, measured once, after the last step")
-    batch_size: Count = Field(256, description="pairs that are read at once; it changes memory and time alone")
+    final_pairs: Count = Field(512, description="maximum number of test pairs, measured once, after the last step")
+    batch_size: Count = Field(
+        256, description="pairs per forward pass; it changes only memory and time, and the last bits of results"
+    )
     robustness_pairs: Annotated[Whole, Field(ge=0)] = Field(
-        256, description="at most so many test pairs, disturbed after the last step; 0 leaves robustness out"
+        256, description="maximum number of test pairs, disturbed after the last step; 0 disables robustness"
     )
     suites: Suites | None = Field(
         None,
@@ -521,7 +530,7 @@ class Evaluation(Block):
 
 
 class Settings(Block):
-    """One trial but for its seed."""
+    """The settings of a trial, except its seed."""
 
     data: Data = Data()
     model: Model = Model()
@@ -558,38 +567,42 @@ class Range(Block):
 
 
 class Search(Block):
-    """Nuisance settings that are tuned for each arm with the same budget, before its best is run with fresh seeds."""
+    """Nuisance settings, tuned for each arm with the same budget before its best trial is repeated with fresh seeds."""
 
     settings: Annotated[dict[str, Range | list[Any]], Field(min_length=1)] = Field(
         description="dotted keys, each with a range or a list of levels"
     )
-    trials: Annotated[Whole, Field(ge=2)] = Field(16, description="of each arm")
-    batch: Count = Field(4, description="trials that are suggested at a time, knowing of those before")
+    trials: Annotated[Whole, Field(ge=2)] = Field(16, description="number of trials per arm")
+    batch: Count = Field(4, description="trials that are suggested at a time, given the results of earlier ones")
     sampler: Literal["tpe", "gp", "random"] = Field(
-        "tpe", description="of Optuna: Parzen estimator, Gaussian process, or chance"
+        "tpe", description="Optuna's sampler: Parzen estimator, Gaussian process, or random search"
     )
-    pruner: Literal["none", "median", "hyperband"] = Field("median", description="ends trials that earlier ones outdo")
-    seed: Annotated[Whole, Field(ge=0)] = Field(1000, description="of the tuning trials; none of those that confirm")
+    pruner: Literal["none", "median", "hyperband"] = Field(
+        "median", description="stops trials that earlier ones outperform"
+    )
+    seed: Annotated[Whole, Field(ge=0)] = Field(
+        1000, description="of the tuning trials; must not be one of the confirming seeds"
+    )
 
 
 class Target(Block):
     """Convergence: the first step from which `metric` stays at or above `value`."""
 
-    metric: str = Field("val/itm_auc", description="of the validation split, which alone has a curve")
+    metric: str = Field("val/itm_auc", description="of the validation split, the only one with a curve")
     value: Number | Literal["baseline_final"] = Field(
         "baseline_final", description="`baseline_final`: 80 % of the way from chance to the baseline's last value"
     )
 
 
 class Experiment(Block):
-    """A question, the factors that answer it, and the settings that stay fixed."""
+    """A question, the factors that answer it, and the fixed settings."""
 
     name: str
     question: str = Field(description="what the experiment asks, in a sentence")
-    preset: str = Field(description="the settings that the others are changes of")
+    preset: str = Field(description="the settings that `fixed` and the factors change")
     settings: Settings
     factors: dict[str, list[Any]] = Field(description="dotted keys, each with its levels; every combination is an arm")
-    arms: list[dict[str, Any]] = Field(description="the combinations of levels that are run, the baseline first")
+    arms: list[dict[str, Any]] = Field(description="combinations of levels, the baseline first")
     baseline: dict[str, Any] = Field(description="the arm that all others are compared with")
     seeds: Seeds = Seeds()
     search: Search | None = None
@@ -597,11 +610,11 @@ class Experiment(Block):
     primary: str = Field(
         "val/itm_auc",
         description=(
-            "the metric that the answer is about, on the validation or the test split; a search tunes on the validation"
+            "the metric that answers the question, on the validation or test split; a search tunes on the validation"
             " split"
         ),
     )
-    file: str = Field("", description="where its YAML is")
+    file: str = Field("", description="path of its YAML")
     margin: Positive | None = Field(
-        None, description="the smallest difference of the primary metric that matters, in its unit"
+        None, description="the smallest relevant difference of the primary metric, in its unit"
     )

@@ -1,4 +1,4 @@
-"""Settings by their dotted keys: which there are, and what values they take. Errors name the nearest key."""
+"""Settings by dotted keys: the known keys and their allowed values. Errors name the nearest key."""
 
 import difflib
 from collections.abc import Hashable, Iterable, Mapping
@@ -25,8 +25,8 @@ def apply(settings: Settings, values: Mapping[str, Any], where: str = "settings"
 
 
 def telling(settings: Settings) -> str:
-    """The settings that can change a result, as hashes take them; a setting that came later is among them where it
-    changes one."""
+    """The settings that can change a result, as JSON for hashes. A setting that was added later is included only if its
+    value changes results."""
     left_out: dict[str, Any] = {block: dict.fromkeys(names, True) for block, names in IRRELEVANT.items()}
     for dotted, before in LATER.items():
         *blocks, name = dotted.split(".")
@@ -42,7 +42,7 @@ def telling(settings: Settings) -> str:
 
 
 def as_recorded(values: Mapping[str, Any]) -> Settings:
-    """The settings of a run that was recorded, perhaps before some of them were there."""
+    """The settings of a recorded run, which may be older than some of the settings."""
     merged = {name: dict(block) for name, block in values.items()}
     for dotted, before in LATER.items():
         *blocks, name = dotted.split(".")
@@ -54,7 +54,7 @@ def as_recorded(values: Mapping[str, Any]) -> Settings:
 
 
 def read_preset(name: str, where: str = "") -> dict[str, Any]:
-    """The packaged preset as nested settings. `where` it is asked for stands before the message."""
+    """The packaged preset as nested settings. Error messages begin with `where` it is requested."""
     folder = resources.files("workbench.config") / "presets"
     available = sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
     if name not in available:
@@ -74,8 +74,8 @@ def dotted_keys() -> list[str]:
 
 @cache
 def known_keys() -> dict[str, Any]:
-    """Every dotted key -> what reads a value of it."""
-    found: dict[str, Any] = {}
+    """Every dotted key -> the adapter that parses its values."""
+    adapters: dict[str, Any] = {}
 
     def collect(model: type[BaseModel], prefix: str) -> None:
         for name, field in model.model_fields.items():
@@ -83,18 +83,17 @@ def known_keys() -> dict[str, Any]:
                 collect(field.annotation, f"{prefix}{name}.")
             else:
                 kind: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
-                found[prefix + name] = TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False))
+                adapters[prefix + name] = TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False))
 
     collect(Settings, "")
-    return found
+    return adapters
 
 
 def read_level(dotted: str, level: Any, where: str) -> Any:
-    """A level as the setting has it, in whatever spelling it is given; raises UserError where the setting cannot have
-    it."""
+    """A level converted to the setting's type, from any spelling. Raises UserError if the setting cannot have it."""
     check_key(dotted, where)
     if dotted not in known_keys():
-        return level  # an option of timm's, of which nothing is known
+        return level  # an option of timm, whose type is unknown
     try:
         return known_keys()[dotted].validate_python(level)
     except ValidationError as error:
@@ -102,7 +101,7 @@ def read_level(dotted: str, level: Any, where: str) -> Any:
 
 
 def identity(dotted: str, level: Any) -> Hashable:
-    """Equal for levels that are one setting: numbers that differ by rounding alone, a folder by either of its names."""
+    """A key that is equal for equivalent levels: numbers that differ only by rounding, two names of a folder."""
     if isinstance(level, bool) or level is None:
         return ("constant", level)
     if isinstance(level, int):
@@ -132,9 +131,9 @@ def set_key(tree: dict[str, Any], dotted: str, value: Any, where: str) -> None:
 
 
 def explain(error: ValidationError, prefix: str = "") -> str:
-    """The first complaint of pydantic as a sentence."""
+    """The first error of pydantic as a sentence."""
     first = error.errors()[0]
-    # Pydantic names the members of a union, too.
+    # Pydantic also names the members of a union.
     steps = [str(part) for part in first["loc"] if "[" not in str(part) and part != "Range"]
     name = ".".join(part for part in (prefix, *steps) if part)
     if first["type"] == "extra_forbidden":
@@ -148,13 +147,13 @@ def explain(error: ValidationError, prefix: str = "") -> str:
 
 
 def quoted(value: Any) -> str:
-    """A value in a message, cut where it is long."""
+    """A value for a message, shortened if it is long."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """` (did you mean `x`?)` or nothing; a wrong last part is compared with last parts too."""
+    """` (did you mean `x`?)` or nothing. A wrong last part is also compared with the last parts of keys."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if not close:

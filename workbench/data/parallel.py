@@ -15,9 +15,9 @@ Result = TypeVar("Result")
 
 
 def in_processes(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
-    """Yields `function(item)` for each item, in their order; with more than one of the `workers` in other processes.
+    """Yields `function(item)` for each item, in order; with several `workers`, computed in that many processes.
 
-    Ctrl-C ends these at once: a piece that is half done must be of no harm.
+    Ctrl-C ends these processes at once, so a half-finished piece must do no harm.
     """
     if workers <= 1:
         yield from map(function, items)
@@ -41,6 +41,6 @@ def in_processes(function: Callable[[Item], Result], items: Iterable[Item], work
 
 
 def _ignore_interrupt() -> None:
-    """Ctrl-C is for the first process, which ends the others; they end with it in any case."""
+    """Leaves Ctrl-C to the first process, which ends the workers; they end with it in any case."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
