@@ -169,7 +169,7 @@ def test_equal_weights_give_meters_features(meter: Meter) -> None:
             "lacks `fusion.image_layers.1.cross",
         ),
         (lambda c: c.update({"itm_score.fc.bias": torch.zeros(3)}), "another shape `itm_head.bias`"),
-        (lambda c: c.update({"something.weight": torch.zeros(3)}), "no place for, `something.weight`"),
+        (lambda c: c.update({"something.weight": torch.zeros(3)}), "but the model lacks, `something.weight`"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_refused(meter: Meter, change, complaint: str) -> None:
@@ -222,7 +222,7 @@ def test_a_checkpoint_file_becomes_a_start(meter: Meter, tmp_path: Path) -> None
     [
         (b"", "cannot be read"),
         (b"nothing", "cannot be read"),
-        ({"state_dict": {"a": torch.zeros(1)}}, "no METER checkpoint"),
+        ({"state_dict": {"a": torch.zeros(1)}}, "not a METER checkpoint"),
     ],
 )
 def test_what_is_no_meter_checkpoint_is_one_sentence(content, complaint: str, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_trials_start_from_them_in_their_words(settings: Settings, made: Made, t
         ({"data.max_length": 20}, "`data.max_length` 28 and not 20"),
         ({"data.vocabulary": 100}, "`data.vocabulary` 2000 and not 100"),
         ({"model.text.layers": 1}, "`model.text.layers` 2 and not 1"),
-        ({"data.source": "folder", "data.path": "/pictures"}, "rendered scenes and their words alone"),
+        ({"data.source": "folder", "data.path": "/pictures"}, "rendered scenes and their vocabulary"),
     ],
 )
 def test_what_they_were_not_trained_for_is_named(
@@ -110,7 +110,7 @@ def test_missing_and_damaged_files_are_named(settings: Settings, made: Made, tmp
     content = bytearray(file.read_bytes())
     content[-5] ^= 1
     file.write_bytes(content)
-    with pytest.raises(UserError, match="is damaged, its SHA-256 is not that of its card"):
+    with pytest.raises(UserError, match="is damaged, its SHA-256 differs from that of its card"):
         read(given, copy)
     (copy / "tiny.json").write_text("{}")
     with pytest.raises(UserError, match=r"tiny\.json is damaged"):

@@ -1,4 +1,4 @@
-"""The vision encoder: a timm model. And whether both encoders of some settings can be built."""
+"""The vision encoder, a timm model; and a check that both encoders of given settings can be built."""
 
 from typing import Any, cast
 
@@ -14,8 +14,8 @@ from workbench.model.weights import vision_weights
 
 
 class VisionEncoder(nn.Module):
-    """uint8 images [B, 3, H, W] -> features [B, N, channels] of one timm model; `grid` is the rows and columns of the
-    N."""
+    """Maps uint8 images [B, 3, H, W] to features [B, N, channels] of a timm model; `grid`: rows and columns of the N
+    places."""
 
     grid: tuple[int, int]
     mean: Tensor
@@ -24,17 +24,17 @@ class VisionEncoder(nn.Module):
     def __init__(self, config: Vision, image_size: int) -> None:
         super().__init__()
         self.final = config.tokens == "final"
-        # A transformer must know the side of its images: its position embeddings are interpolated to it.
+        # A transformer needs the side of its images, since position embeddings are interpolated to it.
         options = config.options | ({"img_size": image_size} if self.final else {})
         cut = {"num_classes": 0} if self.final else {"features_only": True, "out_indices": (config.stage,)}
         try:
-            given = vision_weights(config.name, options, config.weights) if config.weights else {}
+            weights = vision_weights(config.name, options, config.weights) if config.weights else {}
             self.backbone = cast(
                 Any,
                 timm.create_model(
                     config.name,
-                    pretrained=config.pretrained or bool(given),
-                    pretrained_cfg_overlay={"state_dict": given} if given else None,
+                    pretrained=config.pretrained or bool(weights),
+                    pretrained_cfg_overlay={"state_dict": weights} if weights else None,
                     **cut,
                     **options,
                 ),
@@ -42,18 +42,18 @@ class VisionEncoder(nn.Module):
             if self.final:
                 self.backbone.prune_intermediate_layers([config.stage], prune_norm=False, prune_head=True)
         except OSError as error:
-            if error.errno is not None or not config.pretrained:  # a full disk, say
+            if error.errno is not None or not config.pretrained:  # such as a full disk
                 raise
             source = timm.models.get_pretrained_cfg(config.name)
             command = f": hf download {source.hf_hub_id}" if source and source.hf_hub_id else ""
             raise UserError(
                 f"`model.vision.pretrained`: the weights of `{config.name}` are not on this machine and cannot be"
-                f" fetched ({first_line(error)}); give a file as `model.vision.weights`, or fetch them where the hub"
+                f" fetched ({first_line(error)}); set `model.vision.weights` to a file, or fetch them where the hub"
                 f" can be reached{command}"
             ) from error
         except (RuntimeError, TypeError, AssertionError, ValueError, IndexError) as error:
             raise UserError(f"`model.vision`: timm cannot build `{config.name}` ({error}).") from error
-        if config.pretrained or given or self.final:
+        if config.pretrained or weights or self.final:
             mean, std = (self.backbone.pretrained_cfg[name] for name in ("mean", "std"))
         else:
             mean, std = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
@@ -64,7 +64,7 @@ class VisionEncoder(nn.Module):
                 probe: Tensor = self.eval()._map(torch.zeros(1, 3, image_size, image_size))
         except (RuntimeError, AssertionError) as error:
             raise UserError(
-                f"`data.image_size`: `{config.name}` cannot read pictures of {image_size} px ({first_line(error)})."
+                f"`data.image_size`: `{config.name}` cannot read images of {image_size} px ({first_line(error)})."
             ) from error
         self.prefix_tokens = int(getattr(self.backbone, "num_prefix_tokens", 0))
         if not self.final:
@@ -81,22 +81,22 @@ class VisionEncoder(nn.Module):
             return self.backbone.forward_features(images)
         return self.backbone(images.contiguous(memory_format=torch.channels_last))[-1]
 
-    def _flatten(self, made: Tensor) -> Tensor:
-        # Some transformers keep their tokens in rows and columns, channels last; a grid has them first.
-        return made.flatten(1, -2) if self.final else made.flatten(2).transpose(1, 2)
+    def _flatten(self, features: Tensor) -> Tensor:
+        # Some transformers keep their tokens in rows and columns, channels last; a grid has channels first.
+        return features.flatten(1, -2) if self.final else features.flatten(2).transpose(1, 2)
 
 
 def feature_shape(config: Vision, image_size: int) -> tuple[int, int]:
-    """Tokens and channels of an encoder's features, found without any weights. Raises UserError as the encoder itself
-    does."""
+    """The number of tokens and of channels of an encoder's features, computed without weights. Raises UserError as the
+    encoder itself does."""
     bare = config.model_copy(update={"pretrained": False, "weights": None})
     with torch.device("meta"):
-        made = VisionEncoder(bare, image_size)
-    return made.tokens, made.channels
+        encoder = VisionEncoder(bare, image_size)
+    return encoder.tokens, encoder.channels
 
 
 def check_encoders(settings: Settings) -> None:
-    """Builds both encoders and lets them go. Raises UserError where weights are missing, damaged, or do not fit."""
+    """Builds both encoders and discards them. Raises UserError if weights are missing, damaged, or do not fit."""
     model, data = settings.model, settings.data
     with torch.random.fork_rng(devices=[]):
         vision = VisionEncoder(model.vision, data.image_size)
@@ -105,7 +105,7 @@ def check_encoders(settings: Settings) -> None:
                 f"`model.image_pool: first` needs a class token, and `{model.vision.name}` has none; set"
                 " `model.image_pool: mean`."
             )
-        # Whether text weights fit, only a tokeniser tells, which may be trained on the captions yet.
+        # Whether text weights fit depends on the tokeniser, which may yet have to be trained on the captions.
         if model.text.weights and not data.tokeniser:
             read_text(model.text)
             return

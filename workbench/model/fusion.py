@@ -1,4 +1,4 @@
-"""Fusion in METER's layer form (post-norm): co-attention of two streams, or one merged stream."""
+"""Fusion with METER's post-norm layers: co-attention of two streams, or one merged stream."""
 
 from typing import Final
 
@@ -13,8 +13,8 @@ ALL, NONE = slice(None), slice(0)
 
 
 class Attention(nn.Module):
-    """Multi-head attention of `queries` [B, Q, D] over `states` [B, K, D]; `mask` bool [B, K] marks what may be
-    read."""
+    """Multi-head attention of `queries` [B, Q, D] over `states` [B, K, D]; `mask` bool [B, K] marks the states that may
+    be read."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Attention(nn.Module):
 
 
 class CrossLayer(nn.Module):
-    """Self-attention, cross-attention to the other stream, MLP; each with a residual and a post-norm."""
+    """Self-attention, cross-attention to the other stream and MLP, each with a residual and a post-norm."""
 
     def __init__(self, width: int, config: Fusion) -> None:
         super().__init__()
@@ -53,15 +53,15 @@ class CrossLayer(nn.Module):
     def forward(
         self, x: Tensor, other: Tensor, mask: Tensor | None, other_mask: Tensor | None, first_only: bool = False
     ) -> Tensor:
-        """Tokens [B, N, D] -> [B, N, D], or with `first_only` what comes of the first token alone, [B, 1, D]."""
-        asking = x[:, :1] if first_only else x
-        x = self.norms[0](asking + self.self_attention(asking, x, mask))
+        """Maps tokens [B, N, D] to [B, N, D]; with `first_only`, to the output of the first token alone, [B, 1, D]."""
+        queries = x[:, :1] if first_only else x
+        x = self.norms[0](queries + self.self_attention(queries, x, mask))
         x = self.norms[1](x + self.cross_attention(x, other, other_mask))
         return self.norms[2](x + self.mlp(x))
 
 
 class MergedLayer(nn.Module):
-    """Self-attention and MLP over one stream; each with a residual and a post-norm."""
+    """Self-attention and MLP over one stream, each with a residual and a post-norm."""
 
     def __init__(self, width: int, config: Fusion) -> None:
         super().__init__()
@@ -82,17 +82,17 @@ def _mlp(width: int, config: Fusion) -> nn.Sequential:
 
 
 def _attend_by_similarity(attention: Attention, gain: float = 2.0) -> None:
-    """Query and key start out equal, and sharp: what the warm start has aligned finds each other from the first
-    step."""
+    """Makes query and key equal, and scales them up: tokens that the warm start has aligned attend to each other from
+    the first step."""
     with torch.no_grad():
         attention.query.weight.mul_(gain)
         attention.key.weight.copy_(attention.query.weight)
 
 
 class CoAttention(nn.Module):
-    """Text [B, L, D] and image [B, N, D] tokens -> text [B, L, D] of all pairs and image [P, N, D] of those that are
-    `paired`, fused; with `first_only` the image is its first token alone, [P, 1, D]. Of the last image layer nothing
-    else is computed: no text reads it."""
+    """Fuses text [B, L, D] and image [B, N, D] tokens: returns text [B, L, D] of all pairs, and image [P, N, D] of the
+    `paired` rows. With `first_only`, the image output is its first token alone, [P, 1, D]. The last image layer then
+    computes nothing else, since no text layer reads it."""
 
     def __init__(self, width: int, config: Fusion) -> None:
         super().__init__()
@@ -115,8 +115,7 @@ class CoAttention(nn.Module):
 
 
 class Merged(nn.Module):
-    """Text [B, L, D] and image [B, N, D] tokens -> those of all pairs, and of the `paired` ones, fused as one
-    stream."""
+    """Fuses text [B, L, D] and image [B, N, D] tokens as one stream, with the same output as `CoAttention`."""
 
     def __init__(self, width: int, config: Fusion) -> None:
         super().__init__()

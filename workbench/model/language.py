@@ -1,4 +1,4 @@
-"""The language encoder: any masked language model of transformers, with its own head; new ones have RoBERTa's form."""
+"""The language encoder: a masked language model of transformers with its own head; new ones are RoBERTa models."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from workbench.config.schema import Text
 from workbench.data.text import END, PAD, START, padding_mask, unread
 from workbench.errors import UserError
 
-# How a head reads states [..., D], by `model_type`: -> logits [..., V].
+# `model_type` -> the function from states [..., D] to logits [..., V].
 HEADS: Final[dict[str, Callable[[Any, Tensor], Tensor]]] = {
     **dict.fromkeys(("roberta", "xlm-roberta"), lambda language, states: language.lm_head(states)),
     **dict.fromkeys(("bert", "deberta-v2"), lambda language, states: language.cls(states)),
@@ -20,8 +20,8 @@ HEADS: Final[dict[str, Callable[[Any, Tensor], Tensor]]] = {
     ),
     "modernbert": lambda language, states: language.decoder(language.head(states)),
 }
-# The same head in parts: its linear map, its norm, and the map onto the vocabulary. Its activation is GELU in all of
-# them.
+# `model_type` -> the parts of its head: linear layer, norm, and projection to the vocabulary. The activation is always
+# GELU.
 PARTS: Final[dict[str, tuple[str, str, str]]] = {
     **dict.fromkeys(("roberta", "xlm-roberta"), ("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder")),
     **dict.fromkeys(
@@ -41,16 +41,16 @@ DROPOUTS: Final = (
     *("hidden_dropout_prob", "attention_probs_dropout_prob"),
     *("dropout", "attention_dropout", "embedding_dropout", "mlp_dropout"),
 )
-ROBERTA: Final = ("roberta", "xlm-roberta")  # their positions are counted from behind the padding's id
-SIMPLE: Final = (*ROBERTA, "bert", "distilbert")  # attention reads the whole caption alike in all layers
+ROBERTA: Final = ("roberta", "xlm-roberta")  # their position ids begin after the padding's id
+SIMPLE: Final = (*ROBERTA, "bert", "distilbert")  # all layers attend to the whole caption
 
 
 def text_states(language: PreTrainedModel, token_ids: Tensor) -> Tensor:
     """Hidden states [B, L, D] of a language encoder for padded captions int64 [B, L]."""
     mask = padding_mask(token_ids, language.config.pad_token_id)
     if mask is not None and language.config.model_type in SIMPLE and language.config._attn_implementation == "sdpa":
-        # The form that attention takes in the end. Of any other transformers looks at the values, for which a GPU's
-        # host has to wait.
+        # The final form of the mask. For any other form transformers inspects the values, and the host waits for the
+        # GPU.
         mask = mask[:, None, None, :].expand(-1, -1, token_ids.shape[1], -1)
     states: Tensor = language.base_model(token_ids, attention_mask=mask).last_hidden_state
     return states
@@ -62,7 +62,7 @@ def word_logits(language: PreTrainedModel, states: Tensor) -> Tensor:
 
 
 def head_parts(language: PreTrainedModel) -> tuple[nn.Linear, nn.LayerNorm, nn.Linear]:
-    """The linear map, the norm and the map onto the vocabulary that its head is made of."""
+    """The linear layer, the norm and the projection to the vocabulary of the head."""
     dense, norm, decoder = (language.get_submodule(name) for name in PARTS[language.config.model_type])
     assert isinstance(dense, nn.Linear)
     assert isinstance(norm, nn.LayerNorm)
@@ -71,16 +71,16 @@ def head_parts(language: PreTrainedModel) -> tuple[nn.Linear, nn.LayerNorm, nn.L
 
 
 def encoder_layers(language: PreTrainedModel) -> Iterator[nn.Module]:
-    """Its repeated layers, the first one first."""
-    found = dict(language.base_model.named_modules())
-    yield from next(found[name] for name in LAYERS if name in found).children()
+    """Yields the repeated layers, the first one first."""
+    modules = dict(language.base_model.named_modules())
+    yield from next(modules[name] for name in LAYERS if name in modules).children()
 
 
 def text_encoder(config: Text, width: int, vocabulary: int, max_length: int, pad: int = PAD) -> PreTrainedModel:
-    """A language encoder with its language-model head: a pre-trained one, which has its own width, or a new one in
-    RoBERTa's form. `vocabulary`: how many tokens the tokeniser has; `pad`: which of them is padding.
+    """Returns a language encoder with its language-model head: a pre-trained one, which has its own width, or a new
+    RoBERTa model. `vocabulary`: the number of tokens of the tokeniser; `pad`: the id of padding.
 
-    Raises UserError where weights are missing or do not fit.
+    Raises UserError if weights are missing or do not fit.
     """
     if config.weights:
         return _fitted(read_text(config), config, vocabulary, max_length, pad)
@@ -104,17 +104,19 @@ def text_encoder(config: Text, width: int, vocabulary: int, max_length: int, pad
 
 
 def read_text(config: Text) -> PreTrainedModel:
-    """The first `layers` layers of a pre-trained encoder, with its head. Raises UserError where it is none of those
-    that are known, or lacks weights."""
+    """The first `layers` layers of a pre-trained encoder, with its head. Raises UserError if its type is unknown or
+    weights are missing."""
     where = str(config.weights)
-    asked = "`model.text.weights`"
+    option = "`model.text.weights`"
     try:
         form = AutoConfig.from_pretrained(os.path.expanduser(where))
         if form.model_type not in HEADS:
-            raise UserError(f"{asked}: `{where}` is of the kind `{form.model_type}`; known are {', '.join(HEADS)}.")
+            raise UserError(
+                f"{option}: `{where}` is of the type `{form.model_type}`; known types are {', '.join(HEADS)}."
+            )
         if form.num_hidden_layers < config.layers:
             raise UserError(
-                f"{asked}: `{where}` has {form.num_hidden_layers} layers, and `model.text.layers` asks for"
+                f"{option}: `{where}` has {form.num_hidden_layers} layers, and `model.text.layers` asks for"
                 f" {config.layers}."
             )
         form.num_hidden_layers = config.layers
@@ -125,14 +127,14 @@ def read_text(config: Text) -> PreTrainedModel:
             os.path.expanduser(where), config=form, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise UserError(f"{asked}: {unread('masked language model', where, error)}") from error
+        raise UserError(f"{option}: {unread('masked language model', where, error)}") from error
     if missing := sorted(report["missing_keys"]):
         raise UserError(
-            f"{asked}: `{where}` lacks {len(missing)} tensors, `{missing[0]}` among them; give a masked language model"
+            f"{option}: `{where}` lacks {len(missing)} tensors, `{missing[0]}` among them; use a masked language model"
             " with its language-model head."
         )
-    made: PreTrainedModel = language
-    return made
+    encoder: PreTrainedModel = language
+    return encoder
 
 
 def _fitted(language: PreTrainedModel, config: Text, vocabulary: int, max_length: int, pad: int) -> PreTrainedModel:
@@ -142,7 +144,7 @@ def _fitted(language: PreTrainedModel, config: Text, vocabulary: int, max_length
             f"`model.text.weights`: `{where}` knows {form.vocab_size} tokens and the tokeniser has {vocabulary}; set "
             "`data.tokeniser` to its own."
         )
-    if form.vocab_size > vocabulary:  # spare rows, which no token has
+    if form.vocab_size > vocabulary:  # spare rows without a token
         language.resize_token_embeddings(vocabulary)
     if form.pad_token_id != pad:
         raise UserError(

@@ -1,4 +1,4 @@
-"""METER's published checkpoints (Dou et al. 2022; github.com/zdou0830/METER), in this model's names."""
+"""Converts METER's published checkpoints (Dou et al. 2022; github.com/zdou0830/METER) to this model's names."""
 
 import pickle
 import re
@@ -14,7 +14,7 @@ from workbench.data.text import PAD, Vocabulary
 from workbench.errors import UserError
 from workbench.model.vilta import ViLTA
 
-# METER's names, in order of application -> ours. The two streams are named alike in both.
+# METER's names -> ours, in order of application. Both streams follow the same naming.
 RENAMES: Final = (
     (r"^cross_modal_text_transform\.", "text_projection."),
     (r"^cross_modal_image_transform\.", "image_adapter.0."),
@@ -35,7 +35,7 @@ RENAMES: Final = (
     (r"^mlm_score\.decoder\.", "mlm_decoder."),
     (r"^mlm_score\.bias$", "mlm_decoder.bias"),
 )
-# Heads of fine-tuned checkpoints, and what METER keeps but never uses.
+# Heads of fine-tuned checkpoints, and tensors that METER stores but never uses.
 UNUSED: Final = re.compile(
     r"(vqa|nlvr2|snli)_classifier\.|rank_output\.|text_transformer\.(pooler\.|embeddings\.position_ids)"
     r"|vit_model\.(?!visual\.)|.*_(accuracy|loss|vqa_score|scalar)\."
@@ -43,38 +43,38 @@ UNUSED: Final = re.compile(
 
 
 def from_meter(checkpoint: dict[str, Tensor], model: ViLTA) -> dict[str, Tensor]:
-    """METER's state dict (CLIP vision encoder) -> one for `model`, of the same sizes.
+    """Converts METER's state dict (CLIP vision encoder) to one for `model`, which has the same sizes.
 
-    Raises UserError where a tensor of the fusion, of the heads or of the vision encoder is missing or has another
-    shape, or where the checkpoint holds one that has no place. The language encoder's own head is not part of METER: it
-    stays as it is.
+    Raises UserError if a tensor of the fusion, the heads or the vision encoder is missing or has another shape, or if
+    the checkpoint contains one that the model lacks. The language encoder's own head is not part of METER and stays
+    unchanged.
     """
-    made: dict[str, Tensor] = {}
+    renamed: dict[str, Tensor] = {}
     vision: dict[str, Tensor] = {}
     for name, tensor in checkpoint.items():
         if name.startswith("vit_model.visual."):
             vision[name.removeprefix("vit_model.")] = tensor
         elif name == "token_type_embeddings.weight":
-            made["text_type"], made["image_type"] = tensor[0], tensor[1]
+            renamed["text_type"], renamed["image_type"] = tensor[0], tensor[1]
         elif not UNUSED.match(name):
-            made[_ours(name)] = tensor
+            renamed[_ours(name)] = tensor
     if vision:
         converted = checkpoint_filter_fn(vision, model.vision.backbone)
-        made |= {
+        renamed |= {
             f"vision.backbone.{name}": tensor for name, tensor in converted.items() if not name.startswith("head.")
         }
     wanted = {name: tensor.shape for name, tensor in model.state_dict().items() if not _stays(name)}
-    missing = sorted(wanted.keys() - made.keys())
-    surplus = sorted(made.keys() - wanted.keys())
-    other = sorted(name for name in wanted.keys() & made.keys() if wanted[name] != made[name].shape)
+    missing = sorted(wanted.keys() - renamed.keys())
+    surplus = sorted(renamed.keys() - wanted.keys())
+    other = sorted(name for name in wanted.keys() & renamed.keys() if wanted[name] != renamed[name].shape)
     for what, names in (
         ("lacks", missing),
-        ("holds, and the model has no place for,", surplus),
-        ("holds in another shape", other),
+        ("contains, but the model lacks,", surplus),
+        ("has with another shape", other),
     ):
         if names:
             raise UserError(f"This METER checkpoint {what} `{names[0]}` ({len(names)} such tensors in all).")
-    return {name: tensor.detach().to(torch.float32).clone() for name, tensor in made.items()}
+    return {name: tensor.detach().to(torch.float32).clone() for name, tensor in renamed.items()}
 
 
 def _ours(name: str) -> str:
@@ -90,24 +90,22 @@ def _stays(name: str) -> bool:
 
 
 def read_meter(path: Path) -> dict[str, Tensor]:
-    """The state dict of a METER checkpoint as PyTorch Lightning wrote it, or of a bare one. Nothing in it is
+    """The state dict of a METER checkpoint, as written by PyTorch Lightning or bare. Nothing in the file is
     executed."""
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         raise UserError(
-            f"{path} cannot be read as a checkpoint: it is damaged, or it holds other things than tensors and plain"
-            " values."
+            f"{path} cannot be read as a checkpoint: it is damaged, or it contains more than tensors and plain values."
         ) from error
     state = saved.get("state_dict", saved) if isinstance(saved, dict) else None
     if not isinstance(state, dict) or not any(name.startswith("cross_modal_text_layers.") for name in state):
-        raise UserError(f"{path} is no METER checkpoint: it has no `cross_modal_text_layers`.")
+        raise UserError(f"{path} is not a METER checkpoint: it has no `cross_modal_text_layers`.")
     return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
 
 
 def sized_like(checkpoint: dict[str, Tensor], preset: Settings) -> ViLTA:
-    """A model of `preset` with the checkpoint's image side, vocabulary and text length; its own weights are
-    random."""
+    """A model of `preset` with the checkpoint's image size, vocabulary and text length, and random weights."""
     try:
         words, positions = (
             len(checkpoint[f"text_transformer.embeddings.{name}_embeddings.weight"]) for name in ("word", "position")

@@ -1,7 +1,7 @@
-"""Encoders that come with the package: one safetensors file, which holds their tokeniser too, and a card that says what
-they are.
+"""The encoders in the package: a safetensors file, which also contains their tokeniser, and a card that describes
+them.
 
-Whoever loads them asks for the same model, words and world as they were trained for; anything else is refused in one
+They can only be loaded for the model, vocabulary and scenes that they were trained for; anything else is refused in one
 sentence.
 """
 
@@ -27,7 +27,7 @@ FOLDER: Final = Path(str(resources.files("workbench.model") / "pretrained"))
 NAME: Final = "tiny"
 MOST_BYTES: Final = 2_000_000
 TOKENISER: Final = "tokeniser"
-# What encoders do not depend on: how many scenes there are and which, and what is done with them in training.
+# Settings that encoders do not depend on: the choice and number of scenes, and their use in training.
 FREE: Final = {
     "train_pairs",
     "eval_pairs",
@@ -47,8 +47,8 @@ INSTEAD: Final = "set `warm_start.source: train`"
 
 @dataclass(frozen=True)
 class Shipped:
-    """`weights` of both encoders and of what aligns them, and of the fusion where trials are to start from it;
-    `digest`, the SHA-256 of their file."""
+    """`weights`: those of both encoders and of the projections that align them, and of the fusion if trials start from
+    it. `digest`: the SHA-256 of their file."""
 
     weights: dict[str, Tensor]
     tokeniser: Tokeniser
@@ -57,10 +57,10 @@ class Shipped:
 
 
 def made_for(settings: Settings) -> dict[str, Any]:
-    """What encoders are trained for, as plain JSON by dotted key; `world` names how scenes look and what is said of
-    them."""
+    """What the encoders are trained for, as plain JSON by dotted key; `world` identifies the look of scenes and the
+    words of captions."""
     model = settings.model.model_dump(mode="json", include=ENCODERS)
-    # Where the first weights came from, and whether they are trained further, is no matter of what the encoders are.
+    # The origin of the initial weights, and whether they are trained further, does not define the encoders.
     model["vision"] = {name: value for name, value in model["vision"].items() if name not in ("frozen", "pretrained")}
     world = key("world", scenes.VERSION, *(repr(words) for words in _words()))
     tree = {"model": model, "data": settings.data.model_dump(mode="json", exclude=FREE)}
@@ -78,7 +78,7 @@ def _words() -> list[Any]:
 
 
 def stored(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights as the file keeps them: float16, which is half the size."""
+    """The weights as stored in the file: float16, which halves the size."""
     return {
         name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous().cpu()
         for name, tensor in weights.items()
@@ -86,7 +86,7 @@ def stored(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def packed(weights: dict[str, Tensor], tokeniser: Tokeniser) -> bytes:
-    """The content of the file. Raises UserError where it would be larger than a package should carry."""
+    """The content of the file. Raises UserError if it would be too large for the package."""
     content = save(stored(weights), metadata={TOKENISER: tokeniser.inner.to_str()})
     if len(content) > MOST_BYTES:
         raise UserError(
@@ -97,12 +97,12 @@ def packed(weights: dict[str, Tensor], tokeniser: Tokeniser) -> bytes:
 
 
 def loaded(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of the file as a model takes them."""
+    """The weights of the file as a model needs them."""
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
 
 
 def write(folder: Path, weights: dict[str, Tensor], tokeniser: Tokeniser, card: dict[str, Any], text: str) -> str:
-    """Writes the file (the same bytes for the same weights), the card as JSON and as `text` for people; gives the
+    """Writes the file (the same bytes for the same weights), and the card as JSON and as `text` for people. Returns the
     file's SHA-256. Raises UserError as `packed`."""
     content = packed(weights, tokeniser)
     folder.mkdir(parents=True, exist_ok=True)
@@ -116,46 +116,46 @@ def write(folder: Path, weights: dict[str, Tensor], tokeniser: Tokeniser, card: 
 
 
 def read(settings: Settings, folder: Path = FOLDER) -> Shipped:
-    """The encoders of the package. Raises UserError where there are none, where they are damaged, or trained for
+    """Reads the encoders of the package. Raises UserError if there are none, or if they are damaged or were trained for
     something else."""
     file, about = folder / f"{NAME}.safetensors", folder / f"{NAME}.json"
-    asked = "`warm_start.source: package`"
+    option = "`warm_start.source: package`"
     if settings.data.source != "scenes" or settings.data.tokeniser:
-        raise UserError(f"{asked}: the package has encoders of rendered scenes and their words alone; {INSTEAD}.")
+        raise UserError(f"{option}: the package only has encoders for rendered scenes and their vocabulary; {INSTEAD}.")
     if not file.is_file() or not about.is_file():
-        raise UserError(f"{asked}: there are no encoders in {folder}; {INSTEAD}.")
+        raise UserError(f"{option}: there are no encoders in {folder}; {INSTEAD}.")
     try:
         card = json.loads(about.read_text(encoding="utf-8"))
         known, trained_for = str(card["sha256"]), dict(card["made_for"])
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{asked}: {about} is damaged; install the package anew, or {INSTEAD}.") from error
+        raise UserError(f"{option}: {about} is damaged; reinstall the package, or {INSTEAD}.") from error
     name, there, here = _first_difference(trained_for, made_for(settings))
     if name:
         what = "scenes of another version" if name == "world" else f"`{name}` {there} and not {here}"
-        raise UserError(f"{asked}: the encoders of the package were trained for {what}; {INSTEAD}.")
+        raise UserError(f"{option}: the encoders of the package were trained for {what}; {INSTEAD}.")
     fused = settings.warm_start.fused and bool(card.get("phases"))
     if fused:
         name, there, here = _first_difference(card.get("fusion", {}), fusion_made_for(settings))
         if name:
             raise UserError(
-                f"{asked}: the fusion of the package was trained for `{name}` {there} and not {here}; set"
+                f"{option}: the fusion of the package was trained for `{name}` {there} and not {here}; set"
                 " `warm_start.fused: false` to start from its encoders alone."
             )
     digest = file_digest(file)
     if digest != known:
-        raise UserError(f"{asked}: {file} is damaged, its SHA-256 is not that of its card; {INSTEAD}.")
+        raise UserError(f"{option}: {file} is damaged, its SHA-256 differs from that of its card; {INSTEAD}.")
     try:
         with safe_open(file, framework="pt") as opened:
             tokeniser = read_tokeniser(opened.metadata()[TOKENISER], settings.data.max_length)
             names = [name for name in opened.keys() if fused or name.startswith(OF_ENCODERS)]  # noqa: SIM118
             weights = loaded({name: opened.get_tensor(name) for name in names})
     except (SafetensorError, KeyError, TypeError) as error:
-        raise UserError(f"{asked}: {file} cannot be read ({error}); {INSTEAD}.") from error
+        raise UserError(f"{option}: {file} cannot be read ({error}); {INSTEAD}.") from error
     return Shipped(weights, tokeniser, digest, card)
 
 
 def _first_difference(there: dict[str, Any], here: dict[str, Any]) -> tuple[str, Any, Any]:
-    """The first key, by name, whose values differ, and both; an empty key where there is none."""
+    """The first key, by name, whose values differ, and both values; an empty key if there is none."""
     for name in sorted({*there, *here}):
         if there.get(name) != here.get(name):
             return name, there.get(name), here.get(name)

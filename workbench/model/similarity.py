@@ -1,4 +1,4 @@
-"""How well images and captions fit before the fusion."""
+"""The similarity of images and captions before the fusion."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from workbench.model.vilta import ViLTA
 
 
 def late_interaction(image: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
-    """Similarity of every image with every caption [B_image, B_text]: each word's best image token, averaged
+    """[B_image, B_text]: the similarity of every image with every caption, each word's best image token, averaged
     (FILIP, Yao et al. 2022, eq. 4). `image` [B, N, D] and `text` [B, L, D] of unit length, `text_mask` bool [B, L]."""
     scores = torch.einsum("ind,tld->itln", image, text).amax(dim=-1)
     weights = text_mask.to(scores.dtype)
@@ -34,9 +34,9 @@ def unfused_similarity(
     token_ids: Tensor,
     gather: Callable[[Tensor], Tensor] = lambda rows: rows,
 ) -> Tensor:
-    """[B_image, B_text]: ITC's similarity where it is trained, else the late interaction that the warm start trained.
-    `gather` puts the rows of all processes together; `token_ids` are the captions after it."""
+    """[B_image, B_text]: ITC's similarity if ITC is trained, else the late interaction that the warm start has trained.
+    `gather` concatenates the rows of all processes; `token_ids` are the captions after gathering."""
     if hasattr(model, "itc_image"):
-        image, text = (gather(made) for made in model.contrast_features(image_tokens, states))
+        image, text = (gather(features) for features in model.contrast_features(image_tokens, states))
         return image @ text.t()
     return aligned_similarity(model, gather(image_tokens), gather(states), token_ids)

@@ -15,8 +15,8 @@ from workbench.model.language import encoder_layers, head_parts, text_encoder, t
 
 
 class ViLTA(nn.Module):
-    """Every method takes and gives batches; `token_ids` int64 [B, L] is padded, masks are derived from it. `ordinary`
-    bool [V]: the tokens that are not special."""
+    """The model; all methods work on batches. `token_ids` int64 [B, L] is padded, and masks are derived from it.
+    `ordinary` bool [V]: the tokens that are not special."""
 
     ordinary: Tensor
 
@@ -36,9 +36,9 @@ class ViLTA(nn.Module):
         self.image_positions, self.image_pool = config.image_positions, config.image_pool
         self.text_pool = config.text_pool
         rows, columns = self.vision.grid if config.image_positions else (0, 0)
-        # A row and a column part, because relations such as `above` are about one of them alone.
-        # They start as ramps: what is left of what is then a difference, which a linear map can read.
-        # The device is named, because once transformers has loaded weights, `linspace` may ignore the device in force.
+        # Separate row and column parts, because relations such as `above` depend on one of them alone.
+        # They start as ramps: the relative position of two things is then a difference, which a linear map can compute.
+        # The device is explicit because `linspace` may ignore the default device once transformers has loaded weights.
         by_row, by_column = torch.randn(width), torch.randn(width)
         down = torch.linspace(-1, 1, rows, device=by_row.device)[:, None, None]
         across = torch.linspace(-1, 1, columns, device=by_row.device)[None, :, None]
@@ -58,11 +58,13 @@ class ViLTA(nn.Module):
                     module.apply(_initialise_as_bert)
 
         if itc is not None and itc.weight > 0:
-            self.itc_image, self.itc_text = (nn.Linear(of, itc.width) for of in (width, text_width))
-            self.itc_temperature = nn.Parameter(torch.tensor([itc.temperature]))  # FSDP2 shards no scalars
+            self.itc_image, self.itc_text = (nn.Linear(size, itc.width) for size in (width, text_width))
+            self.itc_temperature = nn.Parameter(
+                torch.tensor([itc.temperature])
+            )  # a vector, since FSDP2 cannot shard scalars
 
     def layers(self) -> Iterator[nn.Module]:
-        """The repeated layers of the encoders and the fusion: the units of sharding, recomputation and compilation."""
+        """Yields the repeated layers of encoders and fusion: the units of sharding, recomputation and compilation."""
         for name, module in self.vision.backbone.named_modules():
             if name.rpartition(".")[2] == "blocks":
                 yield from module.children()
@@ -70,40 +72,39 @@ class ViLTA(nn.Module):
         yield from cast(CoAttention | Merged, self.fusion).layers
 
     def contrast_features(self, image_tokens: Tensor, text_states: Tensor) -> tuple[Tensor, Tensor]:
-        """Image tokens [B, N, D] and text states [B, L, D] -> unit vectors [B, P] of images and of captions (ITC)."""
+        """Maps image tokens [B, N, D] and text states [B, L, D] to unit vectors [B, P] of images and captions (ITC)."""
         return F.normalize(self.itc_image(self._pool(image_tokens)), dim=-1), F.normalize(
             self.itc_text(text_states[:, 0]), dim=-1
         )
 
     @torch.no_grad()
     def copy_language_head(self) -> None:
-        """The fused MLM head becomes a copy of the language encoder's own, which has the same form."""
+        """Copies the language encoder's head, which has the same architecture, to the fused MLM head."""
         dense, norm, decoder = head_parts(self.language)
         for ours, theirs in ((self.mlm_head[0], dense), (self.mlm_head[2], norm), (self.mlm_decoder, decoder)):
             ours.load_state_dict({"bias": theirs.weight.new_zeros(len(theirs.weight))} | theirs.state_dict())
 
     def image_features(self, images: Tensor) -> Tensor:
-        """uint8 [B, 3, H, W] -> backbone features [B, N, C], before the adapter."""
+        """Maps uint8 [B, 3, H, W] to backbone features [B, N, C], before the adapter."""
         return self.vision(images)
 
     def adapt_image(self, features: Tensor) -> Tensor:
-        """Backbone features [B, N, C] -> image tokens [B, N, D], without positions."""
+        """Maps backbone features [B, N, C] to image tokens [B, N, D], without positions."""
         return self.image_adapter(features)
 
     def encode_text(self, token_ids: Tensor) -> Tensor:
-        """-> hidden states of the language encoder [B, L, D]."""
+        """The hidden states [B, L, D] of the language encoder."""
         return text_states(self.language, token_ids)
 
     def predict_words(self, text_states: Tensor) -> Tensor:
-        """The language encoder's own head: states [..., D] -> logits [..., V]; sees no image."""
+        """Logits [..., V] of the language encoder's own head for states [..., D], without the image."""
         return word_logits(self.language, text_states)
 
     def fuse(
         self, text_states: Tensor, image_tokens: Tensor, token_ids: Tensor, paired: Rows = ALL
     ) -> tuple[Tensor, Tensor]:
-        """-> fused text states [B, L, D], and of the pairs of the rows `paired` the pooled ones [P, 2 D] (tanh poolers
-        of the text and
-        of the image)."""
+        """Returns fused text states [B, L, D], and for the rows `paired` the pooled states [P, 2 D] (tanh poolers of
+        text and image)."""
         if self.image_positions:
             image_tokens = image_tokens + (self.row_positions + self.column_positions).flatten(0, 1)
         mask = padding_mask(token_ids, self.pad)
@@ -119,20 +120,20 @@ class ViLTA(nn.Module):
         return text, torch.cat([self.text_pooler(read), self.image_pooler(self._pool(image))], dim=-1)
 
     def _pool(self, image: Tensor) -> Tensor:
-        # A convolutional grid has no class token: the image side is pooled over its tokens.
+        # A convolutional grid has no class token, so its tokens are averaged.
         return image.mean(dim=1) if self.image_pool == "mean" else image[:, 0]
 
     def itm_logits(self, pooled: Tensor) -> Tensor:
-        """[B, 2]; column 1 says match."""
+        """Logits [B, 2]; column 1 means match."""
         return self.itm_head(pooled)
 
     def mlm_logits(self, fused_text: Tensor) -> Tensor:
-        """Fused states [..., D] -> logits [..., V]."""
+        """Logits [..., V] for fused states [..., D]."""
         return self.mlm_decoder(self.mlm_head(fused_text))
 
 
 def _mean(text: Tensor, mask: Tensor | None) -> Tensor:
-    """The mean of text states [B, L, D] over what `mask` bool [B, L] lets be read -> [B, D]."""
+    """The mean [B, D] of text states [B, L, D] over the tokens that `mask` bool [B, L] marks."""
     if mask is None:
         return text.mean(dim=1)
     kept = mask[..., None]
