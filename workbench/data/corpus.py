@@ -22,8 +22,8 @@ from workbench.errors import UserError
 from workbench.randomness import RowRandom, key
 
 SPLITS = ("train", "val", "test")
-CHUNK = 256  # scenes that a process renders at once
-FEW = 8  # chunks, for which it is not worth to start a process
+CHUNK = 256  # scenes per task of a process
+FEW = 8  # chunks that are not worth starting processes for
 
 
 @dataclass(frozen=True)
@@ -289,7 +289,7 @@ def _prepare_scenes(data: Data, target: Path) -> None:
         images = cache.new_array(target / f"{split}.npy", (count, 3, data.image_size, data.image_size))
         rows: list[dict[str, str]] = []
         starts = range(0, count, CHUNK)
-        workers = allowed_cores() if len(starts) > FEW else 1  # which others wait for
+        workers = allowed_cores() if len(starts) > FEW else 1  # others wait for them
         for chunk_images, chunk_rows in in_processes(partial(_render_chunk, data, split), starts, workers):
             images[len(rows) : len(rows) + len(chunk_rows)] = chunk_images
             rows += chunk_rows
