@@ -46,7 +46,7 @@ class Postgres:
 
     def __init__(self, programs: Path, home: Path) -> None:
         self.programs, self.home, self.port = programs, home, free_port()
-        self.user = {"user": "postgres"} if os.geteuid() == 0 else {}  # it refuses to run as root
+        self.user = "postgres" if os.geteuid() == 0 else None  # it refuses to run as root
         self.process: subprocess.Popen[bytes] | None = None
         self._let_in()
         self._run("initdb", "-D", home / "data", "-U", "wb", "-A", "trust", "-N").wait()
@@ -83,8 +83,8 @@ class Postgres:
 
     def _run(self, program: str, *arguments: object) -> "subprocess.Popen[bytes]":
         with open(self.home / "log", "ab") as log:
-            said = {"stdout": log, "stderr": log}
-            return subprocess.Popen([self.programs / program, *arguments], **said, **self.user)  # type: ignore[call-overload]
+            line = [str(self.programs / program), *map(str, arguments)]
+            return subprocess.Popen(line, stdout=log, stderr=log, user=self.user)
 
 
 @contextmanager

@@ -314,13 +314,9 @@ SHOTS: dict[str, Callable[[psutil.Process], None]] = {
 }
 
 
-def compare(calm: Path, stormy: str, ledger: object, cells: int) -> int:
+def compare(calm: Path, stormy: str, ledger: Any, cells: int) -> int:
     """How many values were compared."""
-    complete = Counter(
-        trial.user_attrs["cell_key"]
-        for trial in ledger.study.trials  # type: ignore[attr-defined]
-        if trial.state.name == "COMPLETE"
-    )
+    complete = Counter(trial.user_attrs["cell_key"] for trial in ledger.study.trials if trial.state.name == "COMPLETE")
     assert len(complete) == cells
     assert set(complete.values()) == {1}
     expected, _ = values(f"sqlite:///{calm / 'mlflow.db'}")

@@ -10,7 +10,8 @@ from click import Command, Group
 from typer.testing import CliRunner
 
 from workbench import __version__
-from workbench.cli import app, options
+from workbench.cli import options
+from workbench.cli.options import app
 
 
 def commands() -> dict[str, Command]:

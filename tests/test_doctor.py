@@ -7,8 +7,8 @@ import huggingface_hub
 import pytest
 from typer.testing import CliRunner
 
-from workbench.cli import app
 from workbench.cli.doctor import lacking_of
+from workbench.cli.options import app
 from workbench.config.load import load_experiment
 from workbench.config.schema import Settings
 from workbench.config.settings import apply

@@ -16,6 +16,7 @@ import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from functools import partial
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -860,7 +861,8 @@ def with_tls(tmp_path: Path) -> Iterator[tuple[str, str]]:
 
         for hello in (True, False):
             threading.Thread(target=show, args=(hello,), daemon=True).start()
-        yield tuple(f"https://127.0.0.1:{each.getsockname()[1]}" for each in (unsigned, gone))  # type: ignore[misc]
+        address = "https://127.0.0.1:{}".format
+        yield address(unsigned.getsockname()[1]), address(gone.getsockname()[1])
 
 
 @pytest.mark.parametrize("ask", [*ALL, through_urllib3])
@@ -878,7 +880,7 @@ def test_http_client() -> None:
 
     for answer, verdict in ((hangs_up, SERVER), (breaks_off, SERVER), (speaks_ssh, FAULT)):
         with http_stub(answer) as address:
-            check(caught(lambda address=address: ask(address)), verdict)  # type: ignore[misc]
+            check(caught(partial(ask, address)), verdict)
 
 
 def test_the_real_mlflow_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1046,8 +1048,8 @@ class Clock:
         return "done"
 
     def patience(self, **options: Any) -> Patience:
-        given = {"stopped": lambda: self.now > 3600, "chance": lambda: 0.5} | options
-        return Patience(self.say, clock=lambda: self.now, sleep=self.sleep, **given)  # type: ignore[arg-type]
+        given: dict[str, Any] = {"stopped": lambda: self.now > 3600, "chance": lambda: 0.5} | options
+        return Patience(self.say, clock=lambda: self.now, sleep=self.sleep, **given)
 
     def pauses(self) -> list[float]:
         return [round(after - before, 1) for before, after in zip(self.tried, self.tried[1:], strict=False)]
@@ -1064,15 +1066,19 @@ def test_pauses_grow_to_half_a_minute() -> None:
 
 
 def test_pauses_differ_between_workers_and_touch_no_seed() -> None:
-    seeded = (np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())  # type: ignore[index]
-    first = []
-    for _ in range(20):
+    def pauses() -> list[float]:
         time = Clock(refused(), None)
-        Patience(time.say, clock=lambda time=time: time.now, sleep=time.sleep)(time.action)  # type: ignore[misc]
-        first += time.pauses()
+        Patience(time.say, clock=lambda: time.now, sleep=time.sleep)(time.action)
+        return time.pauses()
+
+    def seeded() -> tuple[list[int], list[int]]:
+        return np.random.get_state(legacy=False)["state"]["key"].tolist(), torch.get_rng_state().tolist()
+
+    before = seeded()
+    first = [pause for _ in range(20) for pause in pauses()]
     assert all(0.7 <= pause <= 1.3 for pause in first)
     assert len(set(first)) > 1
-    assert seeded == (np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())  # type: ignore[index]
+    assert seeded() == before
 
 
 def test_a_wait_is_told_of_every_minute_and_what_can_be_done_once() -> None:
@@ -1149,7 +1155,7 @@ def test_every_wait_has_the_same_end_in_the_environment(monkeypatch: pytest.Monk
 def test_the_option_holds_for_workers_in_other_processes(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from typer.testing import CliRunner
 
-    from workbench.cli import app
+    from workbench.cli.options import app
 
     monkeypatch.setenv(GIVE_UP, "")  # so that it is put back at the end
     end = CliRunner().invoke(app, [command, "no-such-study", "--give-up-after", "2.5"])

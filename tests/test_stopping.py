@@ -78,10 +78,10 @@ def test_a_stopped_sweep_goes_on_and_ends_with_the_same_bits(
 ) -> None:
     home = yaml.parent
 
-    def phase(workspace: str, come: object, pause: float) -> Started:
+    def phase(workspace: str, come: Callable[[Path, str], bool], pause: float) -> Started:
         made = Phase(
             "", f"sweep {{yaml}} --workspace {{w}}/{workspace} --workers 1", come, ("warm_start.steps=40",), pause
-        )  # type: ignore[arg-type]
+        )
         return start(made, home / "w", yaml, home / "log")
 
     for come in moments:
@@ -115,9 +115,9 @@ def test_a_stopped_sweep_goes_on_and_ends_with_the_same_bits(
     ],
 )
 def test_a_sweep_that_is_killed_takes_its_workers_along(
-    arguments: str, come: object, sets: tuple[str, ...], yaml: Path
+    arguments: str, come: Callable[[Path, str], bool], sets: tuple[str, ...], yaml: Path
 ) -> None:
-    started = begun(Phase("killed", arguments, come, sets, 1.0), yaml)  # type: ignore[arg-type]
+    started = begun(Phase("killed", arguments, come, sets, 1.0), yaml)
     assert len(started.family()) >= 3
     started.outlived()
 

@@ -11,8 +11,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -373,7 +375,7 @@ def test_a_frozen_process_does_not_hold_off_others_for_ever(tmp_path: Path) -> N
         with subprocess.Popen(code, stdout=subprocess.PIPE, env=env) as holder:
             assert holder.stdout is not None
             assert holder.stdout.readline() == b"held\n"
-            started, said, within = time.monotonic(), [], []
+            started, said, within = time.monotonic(), list[str](), list[float]()
 
             def take() -> None:
                 with postgres_lock(server.address("studies"), "a test", said.append):
@@ -446,7 +448,7 @@ def test_a_copy_elsewhere_goes_on_and_leaves_the_first_place_alone(
     assert contents(old) == before
     with sqlite3.connect(new / "mlflow.db") as connection:
         recorded = [address for (address,) in connection.execute("SELECT artifact_uri FROM runs")]
-    assert {local_path(address).parent.parent for address in recorded} == {new / "artifacts"}  # type: ignore[union-attr]
+    assert {path and path.parent.parent for path in map(local_path, recorded)} == {new / "artifacts"}
 
 
 def test_a_renamed_workspace_writes_nothing_where_it_was(tmp_path: Path) -> None:
@@ -457,7 +459,9 @@ def test_a_renamed_workspace_writes_nothing_where_it_was(tmp_path: Path) -> None
     old.rename(new)
     moved = Tracker(Workspace(new).database_uri, new)  # as a reader, and a worker that joins, have it
     assert moved.attached(run_id, "experiment.json") == {"question": "first?"}
-    assert next(record for _, record in store_at(moved.uri).all_runs()).question == "first?"  # type: ignore[union-attr]
+    record = next(record for _, record in store_at(moved.uri).all_runs())
+    assert record is not None
+    assert record.question == "first?"
     moved.attach(run_id, {"question": "second?"}, "experiment.json")
     moved.attach_text(run_id, "why", "failure.txt")
     moved.attach_folder(run_id, tmp_path / "new" / "artifacts" / run_id / "artifacts", "copy")
@@ -605,7 +609,8 @@ def test_runs_from_before_sweeps_had_names_of_their_own_get_one(tmp_path: Path, 
     assert _run_of(ledger, tracker, experiment) == parent
     job = new_job("s", experiment, parent, tracker.uri, sweep=ledger.sweep())
     splits = SimpleNamespace(train=[], val=[], test=[], fingerprint="d")
-    assert start_run(tracker, job, cell, SimpleNamespace(corpus=splits, fingerprint="w")) == (trial, True)  # type: ignore[arg-type]
+    data: Any = SimpleNamespace(corpus=splits, fingerprint="w")
+    assert start_run(tracker, job, cell, data) == (trial, True)
     for run_id in (parent, trial):
         assert tracker.client.get_run(run_id).data.tags["sweep"] == ledger.sweep()
     assert Ledger.of_workspace(tmp_path, "s").sweep() == ledger.sweep()
@@ -700,6 +705,6 @@ def test_a_server_tells_of_what_was_deleted_as_a_database_does(tmp_path: Path) -
             store.members(run_id)
     tracker.client.delete_experiment(tracker.experiment_id())
     for store in stores:
-        for ask in (store.all_runs, lambda store=store: store.members(run_id)):
+        for ask in (store.all_runs, partial(store.members, run_id)):
             with pytest.raises(UserError, match="mlflow experiments restore --experiment-id 1"):
                 ask()

@@ -23,7 +23,7 @@ from analysis.report import write_report
 from analysis.runs import METRICS, Runs, list_runs, read_runs
 from analysis.topics import TOPICS
 from tests.analysis.toy import sweep_of, toy_store
-from workbench.cli import app
+from workbench.cli.options import app
 from workbench.errors import UserError
 from workbench.record import SweepRecord
 from workbench.tracking.runs import Tracker

@@ -1,3 +1,6 @@
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 import polars as pl
 import pytest
@@ -9,10 +12,10 @@ from tests.analysis.toy import toy_runs
 NAME = "objectives.mlm.temperature"
 
 
-def runs_of(levels: list[float], truth: object, noise: float, seeds: int = 8) -> Runs:
+def runs_of(levels: Sequence[Any], truth: Callable[[Any], float], noise: float, seeds: int = 8) -> Runs:
     rng = np.random.default_rng(0)
     arms = {f"temperature={level}": {NAME: level} for level in levels}
-    return toy_runs(arms, seeds, lambda at, _: float(truth(at[NAME]) + rng.normal(0, noise)))  # type: ignore[operator]
+    return toy_runs(arms, seeds, lambda at, _: float(truth(at[NAME]) + rng.normal(0, noise)))
 
 
 @pytest.mark.parametrize("levels", [[0.0, 0.25, 0.5, 0.75, 1.0], [0.25, 0.5, 1.0, 2.0, 4.0, 8.0]])
@@ -36,7 +39,7 @@ def test_the_curve_follows_the_truth_and_the_points_lie_on_it(levels: list[float
 
 def test_words_few_levels_and_single_seeds_have_no_curve() -> None:
     assert varied(runs_of([0.0, 1.0], lambda x: x, 0.1)) is None
-    words = runs_of(["none", "ema", "frozen_lm", "unigram"], lambda _: 0.5, 0.1)  # type: ignore[list-item]
+    words = runs_of(["none", "ema", "frozen_lm", "unigram"], lambda _: 0.5, 0.1)
     assert varied(words) is None
     alone = runs_of([0.0, 0.25, 0.5, 1.0], lambda x: x, 0.1, seeds=1)
     found = varied(alone)

@@ -1,6 +1,7 @@
 """Losses above chance, by hand."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -14,7 +15,7 @@ from tests.analysis.toy import toy_findings_runs
 from workbench.record import TrialTags
 
 
-def scored(arm: str, clean: float, *disturbed: float, seed: int = 0) -> list[dict]:
+def scored(arm: str, clean: float, *disturbed: float, seed: int = 0) -> list[dict[str, Any]]:
     values = {("clean", 0): clean} | {(f"kind{place}", 1): value for place, value in enumerate(disturbed)}
     return [{"arm": arm, "seed": seed, "kind": k, "severity": s, "value": v} for (k, s), v in values.items()]
 

@@ -11,7 +11,7 @@ from torchvision.transforms import v2
 
 from tests.benchmarks.figures import CPU, Figure, by_turns, figure, ratio
 from workbench.data.prepare import prepare_source
-from workbench.data.scenes import render, scenes
+from workbench.data.scenes import render, sample_scene
 from workbench.data.sources.detect import read_source
 from workbench.data.store import Images, Store
 
@@ -40,7 +40,7 @@ def measure(repeats: int, home: Path) -> list[Figure]:
 
 def rendered(repeats: int, home: Path) -> list[Figure]:
     """Scenes, and the same from a memory-mapped file as the cache has them."""
-    drawn = list(scenes(0, "train", SCENES, 3))
+    drawn = [sample_scene(0, "train", index) for index in range(SCENES)]
     np.save(home / "scenes.npy", np.stack([render(scene, 64) for scene in drawn]))
     stored = np.load(home / "scenes.npy", mmap_mode="r")
 

@@ -12,7 +12,8 @@ from workbench.config.load import load_experiment
 from workbench.config.schema import IRRELEVANT, LATER, Settings
 from workbench.config.settings import apply, as_recorded, telling
 from workbench.errors import UserError
-from workbench.sweep.grid import expand, settings_key
+from workbench.sweep.grid import expand
+from workbench.trial.cell import settings_key
 
 RATIO, TEMPERATURE = "objectives.itm.hard_ratio", "objectives.mlm.temperature"
 HEAD = "question: Does it?\n"

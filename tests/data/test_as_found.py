@@ -19,8 +19,9 @@ from workbench.data.corpus import load_corpus
 from workbench.data.folder import find_pairs, read_images
 from workbench.data.images import BrokenImage, decode
 from workbench.data.prepare import prepare_source
+from workbench.data.reading import Reading
 from workbench.data.report import describe
-from workbench.data.sources.detect import Reading, read_source
+from workbench.data.sources.detect import read_source
 from workbench.data.store import Store
 from workbench.errors import UserError
 from workbench.training.prepare import refuse_large_batches

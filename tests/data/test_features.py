@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from workbench.cli import app
+from workbench.cli.options import app
 from workbench.data import cache
 from workbench.data import features as features_module
 from workbench.data.features import (
@@ -32,6 +32,7 @@ from workbench.data.features import (
 )
 from workbench.errors import UserError
 from workbench.faults import DISK, diagnose
+from workbench.workspace import to_stderr
 
 ROWS = {"train": 23, "val": 5}
 LAYOUT = Layout((3, 2), ROWS, 8, "test_net")
@@ -132,7 +133,7 @@ def test_a_store_that_is_cut_short_is_mended_shard_by_shard(tmp_path: Path) -> N
     try:
         stored(tmp_path / "f", later)
     finally:
-        cache.hear(cache.to_stderr)
+        cache.hear(to_stderr)
     assert later.files == [FILES[1]]
     assert file.read_bytes() == whole
     assert len(said) == 1
@@ -318,6 +319,6 @@ def test_large_stores_are_announced(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     try:
         stored(tmp_path / "f")
     finally:
-        cache.hear(cache.to_stderr)
+        cache.hear(to_stderr)
     assert len(said) == 1
     assert "GB of stored features" in said[0]

@@ -1,7 +1,9 @@
 """Corpora whose images are stored as JPEG."""
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import torchvision
 from PIL import Image
 from typer.testing import CliRunner
 
-from workbench.cli import app
+from workbench.cli.options import app
 from workbench.data import prepare as prepare_module
 from workbench.data import store as store_module
 from workbench.data.jpeg import JpegShard, decode, decode_all, encode, shard_parts
@@ -44,9 +46,9 @@ def folder(home: Path, images: int, broken: tuple[int, ...] = ()) -> Path:
     return home
 
 
-def prepared(source: Path, home: Path, workers: int = 1, **options: object) -> Store:
-    given = {"stored": "jpeg"} | options
-    return prepare_source(read_source(source), home, SIDE, "crop", workers, lambda *_: None, **given)  # type: ignore[arg-type]
+def prepared(source: Path, home: Path, workers: int = 1, **options: Any) -> Store:
+    given: dict[str, Any] = {"stored": "jpeg"} | options
+    return prepare_source(read_source(source), home, SIDE, "crop", workers, lambda *_: None, **given)
 
 
 def pixels(store: Store) -> np.ndarray:
@@ -193,11 +195,11 @@ def test_a_gpu_is_given_the_jpegs_of_the_rows_in_turn(tmp_path: Path, monkeypatc
 def test_a_small_disk_is_told_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = folder(tmp_path / "in", 8)
     raw = 8 * 3 * SIDE**2
-    monkeypatch.setattr(prepare_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=raw // 2))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=raw // 2))
     with pytest.raises(UserError, match="take --store jpeg, a smaller --side, or --in-place"):
         prepared(source, tmp_path / "raw", stored="raw")
     assert prepared(source, tmp_path / "small").stored == "jpeg"
-    monkeypatch.setattr(prepare_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=raw // 5))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=raw // 5))
     with pytest.raises(UserError, match="make room, take a smaller --side"):
         prepared(source, tmp_path / "other", quality=90)
 

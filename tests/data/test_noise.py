@@ -75,7 +75,9 @@ def test_noise_reaches_the_trials_captions_and_neither_words_nor_encoders(
     assert (shared.corpus.val.texts(rows[:8], 0, 0) == prepared.corpus.val.texts(rows[:8], 0, 0)).all()
     said = shared.corpus.tokeniser.decode(disturbed[0].tolist()).split()
     assert len(said) > 2
-    words = set(shared.corpus.tokeniser.decode(shared.corpus.train.noise.words.tolist()).split())  # type: ignore[union-attr]
+    noise = shared.corpus.train.noise
+    assert noise is not None
+    words = set(shared.corpus.tokeniser.decode(noise.words.tolist()).split())
     assert {"red", "cat", "striped", "left"} <= words
     assert not {"a", "the", "of", "picture", "above"} & words
     assert with_noise(prepared.corpus, 0.0) is prepared.corpus

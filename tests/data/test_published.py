@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from workbench.cli import app
+from workbench.cli.options import app
 from workbench.data import prepare as prepare_module
 from workbench.data.images import BrokenImage, decode
 from workbench.data.prepare import prepare_source
@@ -25,14 +26,14 @@ LONG = "word " * 400
 RIGHT_TO_LEFT = "قطة حمراء 🐈 fun"
 
 
-def jpeg(path: Path, size: tuple[int, int] = (60, 40), mode: str = "RGB", **options: object) -> Path:
+def jpeg(path: Path, size: tuple[int, int] = (60, 40), mode: str = "RGB", **options: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, RED).convert(mode).save(path, "JPEG", **options)
     return path
 
 
-def prepared(path: Path, home: Path, **options: object) -> Store:
-    reading = read_source(path, **options)  # type: ignore[arg-type]
+def prepared(path: Path, home: Path, **options: Any) -> Store:
+    reading = read_source(path, **options)
     return prepare_source(reading, home, 32, "crop", 1, lambda *_: None)
 
 
@@ -131,8 +132,8 @@ def test_albefs_lists(tmp_path: Path) -> None:
     assert captions(store) == {"a/1.jpg": ("train", ["one", "eins"]), "a/2.jpg": ("train", ["two", "deux"])}
 
 
-def found_at(path: Path, **options: object) -> dict[str, Path]:
-    return {each.id: each.place.path for each in read_source(path, **options).found}  # type: ignore[arg-type]
+def found_at(path: Path, **options: Any) -> dict[str, Path]:
+    return {each.id: each.place.path for each in read_source(path, **options).found}
 
 
 def test_paths_of_the_authors_machine_are_matched_by_their_end(tmp_path: Path) -> None:
@@ -284,8 +285,8 @@ def downloaded(home: Path, shard: str, tar: bool = False) -> None:
     for place, error in enumerate((None, "HTTP Error 404: Not Found", None, None)):
         key = f"{shard}{place:04d}"
         status = "failed_to_download" if error else "failed_to_resize" if place == 3 else "success"
-        record = {"url": "https://some.where/x", "caption": f"of {key}", "key": key, "status": status}
-        record |= {"error_message": error, "width": 60}  # type: ignore[dict-item]
+        record: dict[str, Any] = {"url": "https://some.where/x", "caption": f"of {key}", "key": key, "status": status}
+        record |= {"error_message": error, "width": 60}
         rows.append(record)
         if status == "success":
             told = json.dumps(record).encode()
@@ -454,14 +455,14 @@ def test_img2dataset_tars_cut_in_half_and_climbing_out(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("escape*"))
 
 
-def png(image: Image.Image, **options: object) -> bytes:
+def png(image: Image.Image, **options: Any) -> bytes:
     out = io.BytesIO()
     image.save(out, "PNG", **options)
     return out.getvalue()
 
 
-def middle(data: bytes, **options: object) -> list[int]:
-    return decode(data, 16, **options)[:, 8, 8].astype(int).tolist()  # type: ignore[arg-type]
+def middle(data: bytes, **options: Any) -> list[int]:
+    return decode(data, 16, **options)[:, 8, 8].astype(int).tolist()
 
 
 def test_every_kind_of_pixel_becomes_upright_rgb(tmp_path: Path) -> None:
@@ -578,7 +579,12 @@ def test_a_stopped_preparation_goes_on_and_changed_work_begins_anew(
         prepared(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     written.clear()
-    monkeypatch.setattr(prepare_module, "write_shard", lambda shard: written.append(shard.number) or write(shard))
+
+    def noting(shard: prepare_module.Shard) -> int:
+        written.append(shard.number)
+        return write(shard)
+
+    monkeypatch.setattr(prepare_module, "write_shard", noting)
     store = prepared(source, tmp_path / "out")
     assert written == [2, 3]
     assert len(store.pairs) == 7

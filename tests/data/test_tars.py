@@ -8,6 +8,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -130,9 +131,9 @@ class Opens:
         self.counts: Counter[str] = Counter()
         real = open
 
-        def counting(file: object, *args: object, **options: object) -> object:
+        def counting(file: Any, *args: Any, **options: Any) -> IO[Any]:
             self.counts[Path(str(file)).name] += 1
-            return real(file, *args, **options)  # type: ignore[call-overload]
+            return real(file, *args, **options)
 
         for target in ("builtins.open", "io.open", "tarfile.bltn_open"):
             monkeypatch.setattr(target, counting)

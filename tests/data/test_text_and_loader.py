@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -7,7 +8,7 @@ from workbench.data.loader import Order
 from workbench.data.text import END, PAD, START, UNKNOWN, load_tokeniser, save_tokeniser, train_tokeniser
 
 
-def test_tokens_come_back_as_words_and_long_captions_are_cut(tmp_path) -> None:
+def test_tokens_come_back_as_words_and_long_captions_are_cut(tmp_path: Path) -> None:
     tokeniser = train_tokeniser(["a red anchor", "a small plane"] * 5, 300, 8)
     ids = tokeniser.encode(["A red plane", "a red anchor a red anchor a red anchor"])
     assert ids.shape == (2, 8)

@@ -1,4 +1,5 @@
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ class Squares:
         self.numbers, self.measured = numbers, list[int]()
 
     def parts(self) -> list[Part]:
-        return [Part(str(number), lambda number=number: self._square(number)) for number in self.numbers]  # type: ignore[misc]
+        return [Part(str(number), partial(self._square, number)) for number in self.numbers]
 
     def metrics(self, made: Mapping[str, PartResult]) -> Iterator[tuple[str, float]]:
         for name, square in made.items():

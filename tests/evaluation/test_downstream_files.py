@@ -17,7 +17,6 @@ from workbench.data.image_check import broken_images
 from workbench.data.text import train_tokeniser
 from workbench.errors import UserError
 from workbench.evaluation.contract import evaluate
-from workbench.evaluation.downstream import files
 from workbench.evaluation.downstream.files import read_task, soft_targets
 from workbench.evaluation.downstream.targets import Targets
 from workbench.evaluation.downstream.tasks import TASKS, TaskSplit, published
@@ -152,7 +151,7 @@ def test_files_are_read_once_for_several_trials_and_anew_when_they_change(
         loads.append(len(text))
         return json.JSONDecoder(**how).decode(text)
 
-    monkeypatch.setattr(files.json, "loads", loading)
+    monkeypatch.setattr(json, "loads", loading)
     sizes = [published("vqa", tmp_path, [tmp_path], side, "pad", None)["val"].images.side for side in (8, 16)]
     assert (sizes, len(loads)) == ([8, 16], 4)
     write_vqa(tmp_path, {"train": asked, "val": asked + asked})

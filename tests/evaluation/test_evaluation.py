@@ -23,6 +23,7 @@ from workbench.evaluation.matching import (
 from workbench.evaluation.noisy import NoisyCaptions
 from workbench.evaluation.robustness import Disturbances, Robustness
 from workbench.metrics import metric, outcomes
+from workbench.model.vilta import ViLTA
 from workbench.objectives.teachers import make_teachers
 from workbench.training.features import image_features
 from workbench.training.prepare import Prepared
@@ -83,7 +84,9 @@ def test_a_perfect_scorer_gets_all_and_a_random_one_chance(
     true = prepared.corpus.val.captions["caption"].to_list()
     decode = prepared.corpus.tokeniser.decode
 
-    def perfect(model, features, rows, token_ids, batch_size):  # type: ignore[no-untyped-def]
+    def perfect(
+        model: ViLTA, features: torch.Tensor, rows: np.ndarray, token_ids: np.ndarray, batch_size: int
+    ) -> np.ndarray:
         return np.array(
             [
                 1.0 if decode([t for t in ids if t > 4]) == true[row] else -1.0

@@ -1,7 +1,9 @@
 """The fusion against METER's formulas, built from transformers' own BERT layers; and METER's checkpoints by their
 names."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -172,7 +174,9 @@ def test_equal_weights_give_meters_features(meter: Meter) -> None:
         (lambda c: c.update({"something.weight": torch.zeros(3)}), "but the model lacks, `something.weight`"),
     ],
 )
-def test_a_checkpoint_that_does_not_fit_is_refused(meter: Meter, change, complaint: str) -> None:
+def test_a_checkpoint_that_does_not_fit_is_refused(
+    meter: Meter, change: Callable[[dict[str, Tensor]], object], complaint: str
+) -> None:
     model = new()
     checkpoint = checkpoint_of(meter, model)
     change(checkpoint)
@@ -225,9 +229,14 @@ def test_a_checkpoint_file_becomes_a_start(meter: Meter, tmp_path: Path) -> None
         ({"state_dict": {"a": torch.zeros(1)}}, "not a METER checkpoint"),
     ],
 )
-def test_what_is_no_meter_checkpoint_is_one_sentence(content, complaint: str, tmp_path: Path) -> None:
+def test_what_is_no_meter_checkpoint_is_one_sentence(
+    content: bytes | dict[str, Any], complaint: str, tmp_path: Path
+) -> None:
     path = tmp_path / "meter.ckpt"
-    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
     with pytest.raises(UserError, match=complaint):
         read_meter(path)
 

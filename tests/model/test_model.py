@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import timm
@@ -76,7 +78,7 @@ TAGS = [
 
 @pytest.mark.parametrize(("name", "options", "side", "prefix", "patches", "scale"), TAGS)
 def test_a_familys_tokens_and_colours_are_as_timm_has_them(
-    name: str, options: dict, side: int, prefix: int, patches: int, scale: tuple[list[float], list[float]]
+    name: str, options: dict[str, Any], side: int, prefix: int, patches: int, scale: tuple[list[float], list[float]]
 ) -> None:
     torch.manual_seed(0)
     encoder = VisionEncoder(Vision(name=name, tokens="final", stage=1, options=options), side).eval()

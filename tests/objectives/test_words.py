@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from workbench.config.schema import Itm, Settings
 from workbench.config.settings import apply
@@ -12,7 +13,7 @@ from workbench.data.masking import choose_positions, hide_tokens
 from workbench.data.text import MASK, PAD, SPECIAL, Vocabulary, trim
 from workbench.objectives.batch import BatchKey, draw_rewriting
 from workbench.objectives.matching import written_captions
-from workbench.objectives.teachers import make_teachers
+from workbench.objectives.teachers import language_logits, make_teachers
 from workbench.objectives.words import LEAST_DROP, entropies, salience, weights_of, word_weights
 from workbench.randomness import RowRandom, generator
 from workbench.training.prepare import Prepared
@@ -164,11 +165,10 @@ def test_every_round_writes_its_part_knowing_those_before(
     from workbench.objectives import matching
 
     read: list[torch.Tensor] = []
-    spoken = matching.language_logits
 
-    def heard(language: object, token_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def heard(language: PreTrainedModel, token_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         read.append(token_ids.clone())
-        return spoken(language, token_ids, positions)  # type: ignore[arg-type]
+        return language_logits(language, token_ids, positions)
 
     monkeypatch.setattr(matching, "language_logits", heard)
     hidden, written = rewritten(settings, prepared, 3)

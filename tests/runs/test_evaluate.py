@@ -12,10 +12,9 @@ from workbench.config.schema import Settings
 from workbench.config.settings import apply
 from workbench.errors import UserError
 from workbench.evaluation.downstream.targets import Targets
-from workbench.evaluation.downstream.tasks import TaskSplit
+from workbench.evaluation.downstream.tasks import TaskSplit, refuse_part
 from workbench.model.weights import with_own_ids
 from workbench.runs.evaluate import check_data, load_trained
-from workbench.runs.finetune import refuse_part
 from workbench.training.prepare import corpus_of
 from workbench.training.warm_start import new_model
 from workbench.trial.checkpoints import weights_of

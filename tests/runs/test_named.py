@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from workbench.cli import app
 from workbench.cli.named import run_in
+from workbench.cli.options import app
 from workbench.errors import UserError
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import ensure_store

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from optuna.storages import RDBStorage
 from sqlalchemy import text
 
 from tests.services import command, free_port, mlflow_server, postgres, until
 from tests.soak import YAML, Value, values
 from tests.test_end_to_end import inside
+from workbench.config.schema import Experiment
 from workbench.errors import UserError
 from workbench.trial.cell import Ending
 from workbench.trial.ledger import Ledger
@@ -82,7 +84,9 @@ def test_postgresql_an_mlflow_server_on_it_and_a_worker_that_joins(
         home = tmp_path / "work"
         with pytest.raises(UserError, match="use a separate database for the studies"):
             open_storage(runs, home)
-        with open_storage(studies, home).engine.connect() as connection:  # type: ignore[attr-defined]
+        storage = open_storage(studies, home)
+        assert isinstance(storage, RDBStorage)
+        with storage.engine.connect() as connection:
             (idle,) = connection.execute(text("SHOW idle_in_transaction_session_timeout")).one()
         assert idle == f"{IDLE_SECONDS}s"
         common = ["--workspace", str(home), "--storage", studies]
@@ -172,10 +176,10 @@ def proxy(tmp_path: Path) -> Iterator[str]:
     server.wait(timeout=30)
 
 
-def test_claims_through_the_grpc_proxy_are_exclusive(proxy: str, experiment: object, tmp_path: Path) -> None:
+def test_claims_through_the_grpc_proxy_are_exclusive(proxy: str, experiment: Experiment, tmp_path: Path) -> None:
     from workbench.sweep.grid import expand
 
-    cells = expand(experiment)  # type: ignore[arg-type]
+    cells = expand(experiment)
     taken: list[str] = []
 
     def work() -> None:

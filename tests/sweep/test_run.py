@@ -115,7 +115,7 @@ def test_the_run_of_a_sweep_holds_what_its_report_compares(
     monkeypatch.setattr(trial_run, "train", finish)
     monkeypatch.setattr(trial_run, "keep_weights", lambda _: None)
     outcome = swept(small, home, told)
-    metrics = Tracker(open_store(home), home).client.get_run(outcome.run_id).data.metrics
+    metrics = Tracker(ensure_store(home), home).client.get_run(outcome.run_id).data.metrics
     assert metrics == pytest.approx(
         {
             "mean/test/foil_accuracy/hard_ratio:0.0": 0.505,

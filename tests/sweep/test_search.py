@@ -57,7 +57,8 @@ def test_every_arm_has_the_same_budget_and_its_best_is_run_with_fresh_seeds(expe
         assert {cell.seed for cell in confirming} == set(range(searched.seeds.count))
         assert all(cell.values[RATE] == best[1][RATE] for cell in confirming)
         assert "search" not in confirming[0].label
-    assert all(cell.seed == searched.search.seed for cell in plan.cells if cell.searching is not None)  # type: ignore[union-attr]
+    assert searched.search is not None
+    assert all(cell.seed == searched.search.seed for cell in plan.cells if cell.searching is not None)
 
 
 def test_a_search_of_few_settings_plans_each_trial_once(experiment: Experiment) -> None:

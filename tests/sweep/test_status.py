@@ -89,7 +89,7 @@ def test_what_is_silent_elsewhere_is_found_out_by_a_second_look(
     ledger.study.set_user_attr(PROCESS, {"holder": dataclasses.asdict(ELSEWHERE), "beat": 3})
     assert listed(uri, tmp_path) == ("RUNNING", 2, 0)
     now = time.time()
-    monkeypatch.setattr(heartbeat.time, "time", lambda: now + heartbeat.LEASE + 1)
+    monkeypatch.setattr(time, "time", lambda: now + heartbeat.LEASE + 1)
     beating.storage.set_trial_user_attr(beating.trial_id, "beat", {"beat": 4, "step": 1, "steps": 2})
     assert listed(uri, tmp_path) == ("KILLED", 1, 0)
     assert counted(experiment, tmp_path) == {"running": 1, "finished": 0}
@@ -107,7 +107,7 @@ def test_sightings_are_kept_and_a_clock_that_jumps_back_accuses_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def look(beat: int, at: float) -> bool:
-        monkeypatch.setattr(heartbeat.time, "time", lambda: at)
+        monkeypatch.setattr(time, "time", lambda: at)
         sightings = Sightings(tmp_path)
         found = sightings.silent("s/1", beat)
         sightings.keep()

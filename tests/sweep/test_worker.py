@@ -18,6 +18,7 @@ from workbench.sweep.grid import expand
 from workbench.sweep.search import planned
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import ensure_store
+from workbench.training import pretrain
 from workbench.training.loop import Diverged
 from workbench.training.state import read
 from workbench.trial import run as trial_run
@@ -48,7 +49,7 @@ def test_a_trial_that_raises_is_retried_then_left_and_the_others_go_on(
     job: Job, place: WorkerSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attempts: list[str] = []
-    real = trial_run.train
+    real = pretrain.train
     first, second = expand(job.experiment)
 
     def train(settings: Any, *rest: Any) -> Any:
@@ -95,7 +96,7 @@ def test_the_clock_of_a_worker_does_not_count(
 def test_divergence_is_an_outcome_and_memory_halves_the_micro_batch(
     job: Job, place: WorkerSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, asked = trial_run.train, []
+    real, asked = pretrain.train, list[int]()
     first, second = expand(job.experiment)
 
     def train(settings: Any, *rest: Any) -> Any:

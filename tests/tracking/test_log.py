@@ -113,7 +113,7 @@ def test_a_resumed_trial_sends_what_its_predecessor_had_not_and_repeats_nothing(
 def test_an_outage_is_waited_out_and_a_lost_answer_doubles_nothing(
     tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_id, told, calls = start(tracker), [], []
+    run_id, told, calls = start(tracker), list[str](), list[int]()
     real = tracker.client.log_batch
 
     def flaky(*arguments: Any, **named: Any) -> None:

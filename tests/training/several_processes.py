@@ -6,6 +6,7 @@ torchrun --nproc-per-node 2 several_processes.py SETTINGS.json CACHE OUT
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ CONTRAST = {
     "objectives.itm.hard_ratio": 0.7,
 }
 FSDP = {"optimisation.sharding": "fsdp"}
-VARIANTS: dict[str, dict] = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "synthesized": {"objectives.mlm.soft_labels": "frozen_lm", "objectives.mlm.alpha": 0.5},
     "chosen words": {
         "objectives.itm.synthesis_words": "salient",

@@ -37,7 +37,9 @@ STEPS = [
 
 
 @pytest.mark.parametrize("change", STEPS, ids=lambda change: next(iter(change)))
-def test_a_step_makes_every_tensor_where_the_model_is(change: dict, settings: Settings, prepared: Prepared) -> None:
+def test_a_step_makes_every_tensor_where_the_model_is(
+    change: dict[str, Any], settings: Settings, prepared: Prepared
+) -> None:
     changed = apply(settings, {"objectives.itm.hard_ratio": 1.0} | change)
     model = starting_model(changed, 0, prepared)
     teachers = make_teachers(changed.objectives, model, prepared.corpus)

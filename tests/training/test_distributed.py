@@ -3,6 +3,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,8 @@ from workbench.errors import UserError
 from workbench.training.prepare import Prepared
 
 SCRIPT = Path(__file__).with_name("several_processes.py")
+Curves = dict[str, dict[str, Any]]  # processes -> variant -> metric at a step -> value; or a task's losses
+
 spec = importlib.util.spec_from_file_location("several_processes", SCRIPT)
 assert spec is not None
 assert spec.loader is not None
@@ -28,7 +31,7 @@ def base(settings: Settings) -> Settings:
 @pytest.fixture(scope="module")
 def curves(
     base: Settings, cache_dir: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> dict[str, dict]:
+) -> Curves:
     """The curves of one process, and of two of half the batch each, in the variants that are tested in this run; each
     of them also goes on from the other's checkpoint."""
     items = [item for item in request.session.items if isinstance(item, pytest.Function) and hasattr(item, "callspec")]
@@ -37,7 +40,7 @@ def curves(
     resumed = [name for name in several.RESUMED if name in variants]
     folder = tmp_path_factory.mktemp("two")
     (folder / "settings.json").write_text(base.model_dump_json())
-    one = {}
+    one: dict[str, Any] = {}
     for name in variants:
         one[name] = several.curve(several.variant(base, name, ALONE), cache_dir, folder / f"alone {name}.pt")
     for name in resumed:
@@ -77,18 +80,18 @@ def same(made: dict[str, float], expected: dict[str, float], from_step: int = 1)
     "name",
     [pytest.param(name, marks=pytest.mark.long if name in several.LONG else ()) for name in several.VARIANTS],
 )
-def test_two_processes_of_half_the_batch_follow_one_process_of_the_whole(curves: dict, name: str) -> None:
+def test_two_processes_of_half_the_batch_follow_one_process_of_the_whole(curves: Curves, name: str) -> None:
     same(curves["two"][name], curves["one"][name])
 
 
 @pytest.mark.parametrize("name", several.RESUMED)
-def test_a_checkpoint_of_one_world_size_goes_on_in_another(curves: dict, name: str) -> None:
+def test_a_checkpoint_of_one_world_size_goes_on_in_another(curves: Curves, name: str) -> None:
     same(curves["two"][f"{name} from one"], curves["one"][name], from_step=4)
     same(curves["one"][f"{name} from two"], curves["two"][name], from_step=4)
 
 
 @pytest.mark.parametrize("task", several.TUNED)
-def test_two_processes_fine_tune_as_one(curves: dict, task: str) -> None:
+def test_two_processes_fine_tune_as_one(curves: Curves, task: str) -> None:
     assert len(curves["one"][task]) >= 6
     assert curves["two"][task] == pytest.approx(curves["one"][task], rel=1e-4)
 

@@ -2,9 +2,10 @@
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from workbench.data import features as features_module
 from workbench.data.corpus import SPLITS, split_sizes
 from workbench.data.features import BLOCK, Features, Layout, open_of_one_file
 from workbench.data.loader import Order, StepImages, in_background
+from workbench.distributed import World
 from workbench.errors import UserError
 from workbench.model.encoders import VisionEncoder, feature_shape
 from workbench.sweep.disk import rooms
@@ -127,7 +129,12 @@ def test_features_that_fit_stay_in_memory(
 ) -> None:
     kept: list[Features] = []
     keep = module.on_gpu
-    monkeypatch.setattr(module, "on_gpu", lambda features, device: kept.append(features) or keep(features, device))
+
+    def keeping(features: Features, device: torch.device) -> torch.Tensor:
+        kept.append(features)
+        return keep(features, device)
+
+    monkeypatch.setattr(module, "on_gpu", keeping)
     needed = shards.features["train"].nbytes / module.RESIDENT
     monkeypatch.setattr(module, "free_memory", lambda _: int(needed) - 10)
     same(shards, settings)
@@ -159,11 +166,19 @@ def test_workers_that_are_asked_for_read_instead(
     prepared: Prepared, settings: Settings, monkeypatch: pytest.MonkeyPatch, workers: int | None, thread: bool
 ) -> None:
     asked: list[bool] = []
-    monkeypatch.setattr(batches_module, "read_features", lambda *_: asked.append(True) or iter([]))
-    monkeypatch.setattr(batches_module, "read_ahead", lambda *_: asked.append(False) or iter([]))
+
+    def reader(in_a_thread: bool) -> Callable[..., Iterator[Any]]:
+        def read(*_: object) -> Iterator[Any]:
+            asked.append(in_a_thread)
+            return iter([])
+
+        return read
+
+    monkeypatch.setattr(batches_module, "read_features", reader(True))
+    monkeypatch.setattr(batches_module, "read_ahead", reader(False))
     order = Order(((len(prepared.features["train"]), 1.0),), 8, seed=3)
     given = apply(settings, {"data.workers": workers})
-    batches_module.read_images(given, prepared, order, batches_module.World(0, 1), 0)
+    batches_module.read_images(given, prepared, order, World(0, 1), 0)
     assert asked == [thread]
 
 
@@ -179,7 +194,12 @@ def test_reading_in_the_background_keeps_order_raises_in_turn_and_ends() -> None
     with pytest.raises(ValueError, match="five"):
         next(made)
     started: list[int] = []
-    stopped = in_background(lambda step: started.append(step) or step, range(100), ahead=2)
+
+    def start(step: int) -> int:
+        started.append(step)
+        return step
+
+    stopped = in_background(start, range(100), ahead=2)
     assert next(stopped) == 0
     stopped.close()
     assert len(started) <= 4
@@ -224,7 +244,10 @@ def test_the_room_of_features_is_told_from_shapes(tmp_path: Path) -> None:
 
 def test_progress_counts_images_and_states_the_size(prepared: Prepared, settings: Settings, tmp_path: Path) -> None:
     told: list[tuple[int, int, dict[str, float]]] = []
-    tell: Callable[..., None] = lambda *each: told.append(each)  # noqa: E731
+
+    def tell(done: int, of: int, figures: dict[str, float]) -> None:
+        told.append((done, of, figures))
+
     stored_features(settings, prepared.corpus, prepared.weights, CPU, tmp_path / "f", tell)
     total = sum(len(getattr(prepared.corpus, split)) for split in SPLITS)
     assert {of for _, of, _ in told} == {total}

@@ -1,5 +1,6 @@
 """Foils of real captions in a trial: made once, measured on held-out pairs, and trained on where they are asked for."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -62,7 +63,7 @@ def real(settings: Settings, home: Path) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def few() -> object:
+def few() -> Iterator[None]:
     patch = pytest.MonkeyPatch()
     patch.setattr(training_foils_module, "LEAST", 4)
     patch.setattr("workbench.data.foils.symmetrical", partial(symmetrical, width=6.0))  # signs alone
@@ -71,7 +72,7 @@ def few() -> object:
 
 
 @pytest.fixture(scope="module")
-def made(real: Settings, home: Path, few: object) -> Prepared:
+def made(real: Settings, home: Path, few: None) -> Prepared:
     return prepare(real, home / "cache", lambda *_: None)
 
 

@@ -3,6 +3,7 @@ memory."""
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def on_gpu(prepared: Prepared) -> Prepared:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_trial_stopped_on_a_gpu_ends_with_the_same_bits(
-    settings: Settings, on_gpu: Prepared, tmp_path: Path, method: dict
+    settings: Settings, on_gpu: Prepared, tmp_path: Path, method: dict[str, Any]
 ) -> None:
     settings = apply(settings, LONGER | method)
     prepared = on_gpu if settings.model.vision.frozen else replace(on_gpu, features={})
@@ -61,7 +62,7 @@ def test_a_trial_stopped_on_a_gpu_ends_with_the_same_bits(
 
 @pytest.mark.parametrize("method", METHODS[:1])
 def test_the_losses_on_a_gpu_are_those_on_a_cpu(
-    settings: Settings, on_gpu: Prepared, tmp_path: Path, method: dict
+    settings: Settings, on_gpu: Prepared, tmp_path: Path, method: dict[str, Any]
 ) -> None:
     settings = apply(settings, LONGER | method | {"optimisation.precision": "float32"})
     there = course(settings, on_gpu, tmp_path / "gpu.pt")
@@ -83,7 +84,7 @@ def test_bfloat16_follows_float32(settings: Settings, on_gpu: Prepared, tmp_path
 
 
 @pytest.mark.parametrize("method", METHODS[::2])
-def test_a_step_does_not_wait_for_the_gpu(settings: Settings, on_gpu: Prepared, method: dict) -> None:
+def test_a_step_does_not_wait_for_the_gpu(settings: Settings, on_gpu: Prepared, method: dict[str, Any]) -> None:
     """Until its losses are read, so that the host always has the next kernels ready."""
     changed = apply(settings, {"objectives.itm.hard_ratio": 1.0} | method)
     model = starting_model(changed, 0, on_gpu)

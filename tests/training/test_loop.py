@@ -9,6 +9,7 @@ from tests.courses import run, steady
 from workbench.config.schema import Settings
 from workbench.config.settings import apply, dotted_keys
 from workbench.errors import UserError
+from workbench.evaluation import robustness
 from workbench.stop import Stopped
 from workbench.training import validation
 from workbench.training.batches import FoilTable
@@ -26,7 +27,7 @@ from workbench.training.schedule import rate
     ],
 )
 def test_a_stopped_and_resumed_trial_ends_with_the_same_bits(
-    settings: Settings, prepared: Prepared, tmp_path: Path, change: dict
+    settings: Settings, prepared: Prepared, tmp_path: Path, change: dict[str, Any]
 ) -> None:
     settings = apply(settings, {"model.fusion.dropout": 0.1} | change)
     whole, logged = run(settings, prepared, tmp_path / "whole.pt")
@@ -52,7 +53,7 @@ def test_no_split_is_measured_twice_and_the_end_is_about_the_test_split(
             measured.append((split, count))
             super().__init__(subject, split, count)
 
-    class Robustness(validation.Robustness):
+    class Robustness(robustness.Robustness):
         def __init__(self, model: Any, data: Any, *rest: Any, **more: Any) -> None:
             disturbed.append((data.pairs is prepared.corpus.test, len(data)))
             super().__init__(model, data, *rest, **more)
@@ -79,7 +80,7 @@ def test_disturbed_images_and_captions_are_made_once_for_all_trials_of_a_frozen_
     encoded: list[int] = []
     perturbed: list[int] = []
 
-    class Robustness(validation.Robustness):
+    class Robustness(robustness.Robustness):
         def _corrupted_features(self, kind: str, severity: int) -> torch.Tensor:
             encoded.append(severity)
             return super()._corrupted_features(kind, severity)
@@ -172,7 +173,7 @@ def test_another_seed_gives_other_numbers(settings: Settings, prepared: Prepared
 
 # The last key of each is the switch, those before it are what it needs.
 REFERENCES: dict[str, dict[str, float]] = {}  # most switches are compared with one and the same training
-SWITCHES: list[dict] = [
+SWITCHES: list[dict[str, Any]] = [
     {"objectives.mlm.soft_labels": "frozen_lm", "objectives.mlm.alpha": 0.9},
     {"objectives.mlm.soft_labels": "frozen_lm", "objectives.mlm.temperature": 4.0},
     {"objectives.itm.hard_ratio": 1.0},
@@ -255,7 +256,9 @@ def test_no_switch_of_the_method_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("change", SWITCHES, ids=lambda change: list(change)[-1])
-def test_every_switch_changes_the_result(settings: Settings, prepared: Prepared, tmp_path: Path, change: dict) -> None:
+def test_every_switch_changes_the_result(
+    settings: Settings, prepared: Prepared, tmp_path: Path, change: dict[str, Any]
+) -> None:
     small = {"evaluation.robustness_pairs": 0, "optimisation.steps": 3}
     *others, _ = change
     reference = small | {name: change[name] for name in others}

@@ -3,6 +3,7 @@
 import subprocess
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ def state(value: float) -> TrainState:
 
 @pytest.mark.parametrize("harm", ["flip", "cut", "empty"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, harm: str) -> None:
-    path, told = tmp_path / "x.pt", []
+    path, told = tmp_path / "x.pt", list[str]()
     save(state(1.0), path)
     save(state(2.0), path)
     back = state(0.0)
@@ -56,7 +57,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, harm:
 
 @pytest.mark.parametrize("made_from", ["data 1", "data 2", None])
 def test_nothing_goes_on_from_a_checkpoint_of_other_data(tmp_path: Path, made_from: str | None) -> None:
-    path, told = tmp_path / "x.pt", []
+    path, told = tmp_path / "x.pt", list[str]()
     kept = state(2.0)
     kept.made_from = made_from or ""
     save(kept, path)
@@ -80,7 +81,7 @@ def test_a_full_disk_is_waited_out_and_costs_no_checkpoint(tmp_path: Path) -> No
     if not small_disk(disk, "256k"):
         pytest.skip("filling up a disk needs the right to mount one")
     try:
-        path, told, left = disk / "x.pt", [], []
+        path, told, left = disk / "x.pt", list[str](), list[int]()
         save(state(1.0), path)
         ballast = disk / "ballast"
         with suppress(OSError), open(ballast, "wb", buffering=0) as file:
@@ -117,8 +118,8 @@ def test_a_loss_that_is_no_number_ends_the_trial(
 ) -> None:
     real = loop._add_up
 
-    def broken(*arguments: object) -> dict[str, float]:
-        parts = real(*arguments)  # type: ignore[arg-type]
+    def broken(*arguments: Any) -> dict[str, float]:
+        parts = real(*arguments)
         return parts | {"loss": float("nan")} if len(logged) else parts
 
     logged: list[int] = []
@@ -133,7 +134,7 @@ def test_a_trial_goes_on_from_a_damaged_checkpoint_to_the_same_bits(
 ) -> None:
     settings = apply(settings, {"optimisation.checkpoint_every": 2})
     whole = train(settings, 0, prepared, tmp_path / "whole.pt", Hooks(lambda *_: None, lambda *_: None))
-    seen, told = [0], []
+    seen, told = [0], list[str]()
     hooks = Hooks(lambda *_: None, lambda step, _: seen.__setitem__(0, step), lambda: seen[0] == 5, told.append)
     with pytest.raises(Stopped):
         train(settings, 0, prepared, tmp_path / "cut.pt", hooks)

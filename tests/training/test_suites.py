@@ -15,6 +15,7 @@ from tests.courses import run
 from workbench.config.load import load_experiment
 from workbench.config.schema import Settings
 from workbench.config.settings import apply, telling
+from workbench.data.images import decode
 from workbench.errors import UserError
 from workbench.evaluation.compositional import Reader, Suite, decoding, told_apart
 from workbench.evaluation.contract import evaluate
@@ -95,8 +96,12 @@ def test_scores_are_those_of_the_files_and_images_are_decoded_once(
 ) -> None:
     changed = apply(with_suites(settings, sugarcrepe=given(files)), {"model.vision.frozen": frozen})
     decoded: list[Path] = []
-    decode = suites.decode
-    monkeypatch.setattr(suites, "decode", lambda path, *rest: decoded.append(path) or decode(path, *rest))
+
+    def decoding_once(path: Path, *rest: Any) -> np.ndarray:
+        decoded.append(path)
+        return decode(path, *rest)
+
+    monkeypatch.setattr(suites, "decode", decoding_once)
     for _ in range(2):
         prepared = prepare(changed, cache_dir, lambda *_: None)
     assert len(decoded) == 6
@@ -104,7 +109,9 @@ def test_scores_are_those_of_the_files_and_images_are_decoded_once(
     assert suite.images.dtype == (np.float16 if frozen else np.uint8)
     model, tokeniser = starting_model(changed, 0, prepared).eval(), prepared.corpus.tokeniser
     made = evaluate(suites.compositional(suite, model, tokeniser, 8))
-    items = told_apart(read_items("sugarcrepe", changed.evaluation.suites.sugarcrepe), tokeniser)  # type: ignore[union-attr, arg-type]
+    assert changed.evaluation.suites is not None
+    assert changed.evaluation.suites.sugarcrepe is not None
+    items = told_apart(read_items("sugarcrepe", changed.evaluation.suites.sugarcrepe), tokeniser)
     look = decoding(model, settings.data.image_size, "pad")
     assert made == evaluate(Suite(Reader(model, tokeniser, 8, look), "sugarcrepe", items))
     # A changed image is another one.
@@ -163,7 +170,8 @@ def test_a_score_of_a_suite_may_be_the_question(tmp_path: Path, primary: str, mo
     made = load_experiment(tmp_path / "e.yaml")
     assert made.primary == primary
     assert made.settings.evaluation.suites is not None
-    assert made.settings.evaluation.suites.sugarcrepe.images == (str(Path("b").absolute()),)  # type: ignore[union-attr]
+    assert made.settings.evaluation.suites.sugarcrepe is not None
+    assert made.settings.evaluation.suites.sugarcrepe.images == (str(Path("b").absolute()),)
 
 
 def test_trials_of_earlier_versions_keep_their_names(settings: Settings) -> None:

@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from optuna.trial import TrialState
@@ -27,9 +28,8 @@ def claim(ledger: Ledger, cells: list[Cell], retries: int = 1, start: int = 0) -
     return ledger.claim(cells, retries, start, "me")
 
 
-def holder(**changes: object) -> Holder:
-    mine = Holder.me("me")
-    return Holder(**{"host": mine.host, "pid": mine.pid, "started": mine.started, "name": "me"} | changes)  # type: ignore[arg-type]
+def holder(**changes: Any) -> Holder:
+    return dataclasses.replace(Holder.me("me"), **changes)
 
 
 def sign(ledger: Ledger, trial_id: int, who: Holder, beat: int = 0, step: int = 0) -> None:
@@ -190,7 +190,7 @@ def test_a_silent_worker_elsewhere_loses_its_trial_after_a_lease(
     ours.beating.end()
     sign(ledger, ours.trial_id, holder(host="elsewhere"))
     clock = [100.0]
-    monkeypatch.setattr(heartbeat.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     assert claim(ledger, cells[:1]) is None
     clock[0] += heartbeat.LEASE - 1
     sign(ledger, ours.trial_id, holder(host="elsewhere"), beat=1)
@@ -211,13 +211,13 @@ def test_a_worker_that_was_frozen_asks_for_its_lease_before_it_writes_again(
     end_trial(ledger.storage, ours.trial_id, TrialState.FAIL, reason="its worker sent no more heartbeats")
     assert not ours.lost
     clock = time.monotonic() + heartbeat.LEASE + 1
-    monkeypatch.setattr(heartbeat.time, "monotonic", lambda: clock)
+    monkeypatch.setattr(time, "monotonic", lambda: clock)
     assert ours.lost
 
 
 def test_what_could_not_be_watched_has_not_been_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr(heartbeat.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     watch, there = Watch(), holder(host="elsewhere")
     assert not watch.lapsed(1, there, 5)
     watch.forget()

@@ -287,7 +287,7 @@ def _prepare_scenes(data: Data, target: Path) -> None:
     for split in SPLITS:
         count = data.train_pairs if split == "train" else data.eval_pairs
         images = cache.new_array(target / f"{split}.npy", (count, 3, data.image_size, data.image_size))
-        rows: list[dict[str, str]] = []
+        rows: list[dict[str, str | None]] = []
         starts = range(0, count, CHUNK)
         workers = allowed_cores() if len(starts) > FEW else 1  # others wait for them
         for chunk_images, chunk_rows in in_processes(partial(_render_chunk, data, split), starts, workers):
@@ -302,10 +302,11 @@ def _prepare_scenes(data: Data, target: Path) -> None:
     save_tokeniser(train_tokeniser(train_captions, data.vocabulary, data.max_length), target / "tokeniser.json")
 
 
-def _render_chunk(data: Data, split: str, first: int) -> tuple[np.ndarray, list[dict[str, str]]]:
+def _render_chunk(data: Data, split: str, first: int) -> tuple[np.ndarray, list[dict[str, str | None]]]:
     """Images uint8 [n, 3, S, S] of a split's scenes from the `first` on, at most `CHUNK` of them, and their texts."""
     count = data.train_pairs if split == "train" else data.eval_pairs
-    images, rows = [], []
+    images: list[np.ndarray] = []
+    rows: list[dict[str, str | None]] = []
     for index in range(first, min(first + CHUNK, count)):
         scene = scenes.sample_scene(data.seed, split, index, data.most_things)
         images.append(scenes.render(scene, data.image_size))

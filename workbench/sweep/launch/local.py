@@ -147,7 +147,7 @@ def in_workers(actions: Sequence[Callable[[], T]]) -> list[T]:
     try:
         for index, action in enumerate(actions):
             ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=_call, args=(theirs, action), daemon=False)
+            process: BaseProcess = context.Process(target=_call, args=(theirs, action), daemon=False)
             process.start()
             theirs.close()
             processes.append(process)
