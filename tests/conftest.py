@@ -18,8 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 # Files of real processes and servers, which wait for one another: they come first, so that neither of the two test
 # processes is left with one of them alone at the end.
 LONGEST = [
-    *("test_end_to_end", "test_workspace", "test_stopping", "test_launchers", "test_distributed", "test_faults"),
-    *("test_loop", "test_outage", "test_downstream", "test_stores"),
+    *("test_end_to_end", "test_first_use", "test_names", "test_moves", "test_deletions", "test_stopping"),
+    *("test_launchers", "test_distributed", "test_faults", "test_loop", "test_http", "test_postgresql"),
+    *("test_downstream", "test_stores"),
 ]
 
 # Rounding depends on the number of threads, and so do numbers that tests compare. Commands that tests start inherit it.
