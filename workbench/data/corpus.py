@@ -312,9 +312,12 @@ def _render_chunk(data: Data, split: str, first: int) -> tuple[np.ndarray, list[
         images.append(scenes.render(scene, data.image_size))
         description = scene_captions.describe(scene)
         rows.append(
-            {"caption": str(description), "paraphrase": scene_captions.paraphrase(scene, description)}
-            | dict.fromkeys(scene_captions.FOILS)
-            | scene_captions.foils(scene, description)
+            {
+                "caption": str(description),
+                "paraphrase": scene_captions.paraphrase(scene, description),
+                **dict.fromkeys(scene_captions.FOILS),
+                **scene_captions.foils(scene, description),
+            }
         )
     return np.stack(images), rows
 
