@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.services import postgres
 from tests.workspace.sweeps import ROOT
-from workbench.data.store import ensure_store as open_prepared
+from workbench.data.store import open_store as open_prepared
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import ensure_store, postgres_lock
 from workbench.workspace import Workspace
