@@ -32,7 +32,7 @@ MODULES = {
 }
 # (file, function) where a process begins, or what another library has changed in it is put back.
 ENTRIES = {
-    ("workbench/trial/torchrun.py", "_telling"),
+    ("workbench/trial/torchrun.py", "_recording"),
     ("workbench/trial/quiet.py", "quiet"),
     ("workbench/data/parallel.py", "_ignore_interrupt"),
     ("workbench/stop.py", "listen"),
