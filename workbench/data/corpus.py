@@ -23,7 +23,7 @@ from workbench.randomness import RowRandom, key
 
 SPLITS = ("train", "val", "test")
 CHUNK = 256  # scenes per task of a process
-FEW = 8  # chunks that are not worth starting processes for
+FEW = 32  # chunks that are not worth starting processes for, which takes seconds
 
 
 @dataclass(frozen=True)
