@@ -116,7 +116,7 @@ def test_too_little_memory_halves_the_micro_batch(experiment: Experiment, on_gpu
     hooks = Hooks(log=lambda *_: None, progress=lambda *_: None, say=said.append)
 
     def end(name: str) -> dict[str, str]:
-        return train_cell(cell, on_gpu, tmp_path / name, hooks, ALONE).remarks
+        return train_cell(cell, 0, on_gpu, tmp_path / name, hooks, ALONE).remarks
 
     torch.cuda.reset_peak_memory_stats()
     assert end("enough.pt") == {}
