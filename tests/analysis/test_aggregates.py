@@ -23,10 +23,10 @@ def scores() -> dict[str, np.ndarray]:
 
 
 def test_aggregates_are_those_of_rliable(scores: dict[str, np.ndarray]) -> None:
-    for each in scores.values():
-        assert aggregates.iqm(each) == pytest.approx(reference.aggregate_iqm(each), abs=1e-9)
-        assert aggregates.mean(each) == pytest.approx(reference.aggregate_mean(each), abs=1e-9)
-        assert aggregates.median(each) == pytest.approx(reference.aggregate_median(each), abs=1e-9)
+    for of_arm in scores.values():
+        assert aggregates.iqm(of_arm) == pytest.approx(reference.aggregate_iqm(of_arm), abs=1e-9)
+        assert aggregates.mean(of_arm) == pytest.approx(reference.aggregate_mean(of_arm), abs=1e-9)
+        assert aggregates.median(of_arm) == pytest.approx(reference.aggregate_median(of_arm), abs=1e-9)
     ours = aggregates.probability_of_improvement(scores["arm"], scores["base"])
     assert ours == pytest.approx(reference.probability_of_improvement(scores["arm"], scores["base"]), abs=1e-9)
     thresholds = np.linspace(0, 1, 21)
@@ -36,7 +36,7 @@ def test_aggregates_are_those_of_rliable(scores: dict[str, np.ndarray]) -> None:
 
 def test_intervals_are_those_of_rliable_where_there_is_one_kind(scores: dict[str, np.ndarray]) -> None:
     """Of one kind rliable draws whole seeds, too; ours are widened for few seeds."""
-    one = {name: np.repeat(each[:, :1], 40, axis=0) for name, each in scores.items()}
+    one = {name: np.repeat(of_arm[:, :1], 40, axis=0) for name, of_arm in scores.items()}
     _, theirs = library.get_interval_estimates(
         {"arm": one["arm"]}, lambda x: np.array([reference.aggregate_iqm(x)]), reps=4000,
         random_state=np.random.RandomState(1),
@@ -47,8 +47,8 @@ def test_intervals_are_those_of_rliable_where_there_is_one_kind(scores: dict[str
         {"x": (one["arm"], one["base"])}, reference.probability_of_improvement, reps=2000,
         random_state=np.random.RandomState(1),
     )  # fmt: skip
-    found = aggregates.improvement_interval(one["arm"], one["base"], 2000)
-    assert (found.low, found.high) == pytest.approx(tuple(np.ravel(theirs["x"])), abs=0.03)
+    interval = aggregates.improvement_interval(one["arm"], one["base"], 2000)
+    assert (interval.low, interval.high) == pytest.approx(tuple(np.ravel(theirs["x"])), abs=0.03)
 
 
 def test_the_middle_half_by_hand() -> None:
@@ -71,7 +71,7 @@ def test_tables_take_whole_seeds_only() -> None:
     ]
     runs = Runs("r", "r", SweepRecord(baseline_arm="base"), trials, pl.DataFrame(rows, schema=METRICS, orient="row"))
     arrays = aggregates.score_arrays(runs, runs.names("val/foil/"))
-    assert {arm: each.shape for arm, each in arrays.items()} == {"base": (3, 2), "arm": (2, 2)}
+    assert {arm: array.shape for arm, array in arrays.items()} == {"base": (3, 2), "arm": (2, 2)}
     table = aggregates.aggregate_table(arrays, "base")
     assert table.filter(aggregate="probability of improvement", arm="arm")["value"].item() == 1.0
     assert table.filter(aggregate="IQM", arm="base")["value"].item() == pytest.approx(0.51)
@@ -92,12 +92,12 @@ def test_kinds_that_every_arm_guesses_are_shown_apart_and_do_not_enter_the_mean(
     section = aggregates.section(runs)
     assert section is not None
     assert "left out, since at chance in every arm: swap arguments" in section.lead[0]
-    found = section.frames["aggregates"].filter(aggregate="mean", arm=runs.baseline)["value"].item()
+    shown = section.frames["aggregates"].filter(aggregate="mean", arm=runs.baseline)["value"].item()
     kept = [
-        runs.final(f"compositional/scenes/{kind}").filter(arm=runs.baseline)["value"].mean()
+        runs.final(f"compositional/scenes/{kind}").filter(arm=runs.baseline)["value"].to_numpy().mean()
         for kind in ("replace_colour", "replace_object")
     ]
-    assert found == pytest.approx(np.mean(kept))
+    assert shown == pytest.approx(np.mean(kept))
 
 
 def test_a_kind_is_not_called_guessed_for_want_of_seeds() -> None:

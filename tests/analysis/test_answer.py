@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -23,7 +24,7 @@ NOISE = np.array([0.004, -0.003, 0.002, -0.004, 0.001, 0.003, -0.002, -0.001])
 BASE = 0.75 + 0.01 * np.arange(8) / 8
 
 
-def swept(shifts: dict[float, float | None], seeds: int = 8, noise: float = 1.0, **about: object) -> Runs:
+def swept(shifts: dict[float, float | None], seeds: int = 8, noise: float = 1.0, **about: Any) -> Runs:
     """One factor; each level's values are the baseline's with a shift and some noise; None: all trials diverged."""
     rows: dict[str, list[float | str | None]] = {"hard_ratio=0.0": list(BASE[:seeds])}
     for level, shift in shifts.items():
@@ -65,7 +66,7 @@ def test_the_answer_is_one_sentence() -> None:
         ),
     ],
 )
-def test_each_verdict_in_words(shifts: dict[float, float | None], about: dict[str, object], wanted: str) -> None:
+def test_each_verdict_in_words(shifts: dict[float, float | None], about: dict[str, Any], wanted: str) -> None:
     assert said(swept(shifts, **about)) == wanted
 
 
@@ -149,8 +150,8 @@ def test_a_family_is_what_is_compared_at_once() -> None:
         [
             runs.metrics,
             *(
-                runs.metrics.with_columns(metric=pl.lit(f"val/m{k}"), value=pl.Series(each))
-                for k, each in enumerate(noise)
+                runs.metrics.with_columns(metric=pl.lit(f"val/m{k}"), value=pl.Series(values_of_metric))
+                for k, values_of_metric in enumerate(noise)
             ),
         ]
     )

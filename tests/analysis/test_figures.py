@@ -31,13 +31,13 @@ def drawn(axis: Axes) -> dict[str, Any]:
         numbers += [np.asarray(path.vertices, dtype=float) for path in collection.get_paths()]
         numbers.append(np.asarray(collection.get_offsets(), dtype=float))
     numbers += [np.array([bar.get_x(), bar.get_y(), bar.get_width(), bar.get_height()]) for bar in axis.patches]  # type: ignore[attr-defined]
-    numbers += [np.ma.getdata(image.get_array()) for image in axis.images]
-    text = ";".join(" ".join(f"{value:.4g}" for value in np.ravel(each)) for each in numbers).replace("-0 ", "0 ")
+    numbers += [np.ma.getdata(np.ma.asarray(image.get_array())) for image in axis.images]
+    text = ";".join(" ".join(f"{value:.4g}" for value in np.ravel(part)) for part in numbers).replace("-0 ", "0 ")
     return {
         "title": axis.get_title(loc="left"),
         "x": axis.get_xlabel(),
         "y": axis.get_ylabel(),
-        "texts": [each.get_text() for each in axis.texts],
+        "texts": [part.get_text() for part in axis.texts],
         "parts": [len(axis.lines), len(axis.collections), len(axis.patches), len(axis.images)],
         "data": hashlib.sha256(text.encode()).hexdigest()[:16],
     }

@@ -4,6 +4,8 @@
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +30,7 @@ def error(share: float, count: int) -> float:
 
 
 def values(rng: np.random.Generator, shape: tuple[int, ...], kind: str = NORMAL) -> np.ndarray:
-    draw = {
+    draw: dict[str, Callable[..., Any]] = {
         NORMAL: rng.normal,
         T3: lambda size: rng.standard_t(3, size),
         EXPONENTIAL: lambda size: rng.exponential(size=size),
@@ -59,16 +61,16 @@ def test_without_effects_an_arm_is_claimed_in_at_most_five_per_cent(seeds: int, 
     held = []
     for draw in range(DRAWS):
         differences = null_differences(rng, seeds, arms, (NORMAL, T3, EXPONENTIAL)[draw % 3])
-        made = judge(differences)
-        claimed["clean"].append(bool((made.adjusted <= LEVEL).any()))
-        held.append(bool(((made.low <= 0) & (made.high >= 0)).all()))
+        judged = judge(differences)
+        claimed["clean"].append(bool((judged.adjusted <= LEVEL).any()))
+        held.append(bool(((judged.low <= 0) & (judged.high >= 0)).all()))
         claimed["troubled"].append(bool((judge(*troubled(rng, differences)).adjusted <= LEVEL).any()))
     print(
         f"{seeds} seeds, {arms} arms: error {np.mean(claimed['clean']):.3f}, with trouble"
         f" {np.mean(claimed['troubled']):.3f}, coverage {np.mean(held):.3f}"
     )
-    for each in claimed.values():
-        assert np.mean(each) <= LEVEL + error(LEVEL, DRAWS)
+    for claims in claimed.values():
+        assert np.mean(claims) <= LEVEL + error(LEVEL, DRAWS)
     assert np.mean(held) >= 0.95 - error(0.05, DRAWS)
 
 
@@ -78,8 +80,8 @@ def test_simultaneous_intervals_hold_all_truths_as_often_as_they_say(seeds: int)
     held = []
     for _ in range(2 * DRAWS):
         truth = np.array([0.0, 1.5, -1.0, 0.0])
-        made = judge(null_differences(rng, seeds, 4, NORMAL) + truth)
-        held.append(bool(((made.low <= truth) & (made.high >= truth)).all()))
+        judged = judge(null_differences(rng, seeds, 4, NORMAL) + truth)
+        held.append(bool(((judged.low <= truth) & (judged.high >= truth)).all()))
     print(f"{seeds} seeds, 4 arms of which 2 differ: coverage {np.mean(held):.3f}")
     assert 0.93 - error(0.05, 2 * DRAWS) / 3 <= np.mean(held) <= 0.97 + error(0.05, 2 * DRAWS) / 3
 
@@ -89,14 +91,14 @@ def test_six_seeds_can_reach_a_verdict_with_four_arms(seeds: int, wanted: float)
     """An effect of 1.5 standard deviations of the differences in one of four arms; Holm's adjustment has 0, 0 and
     .56."""
     rng = np.random.default_rng(seeds)
-    found = []
+    claimed = []
     for _ in range(4 * DRAWS):
         differences = null_differences(rng, seeds, 4, NORMAL) / math.sqrt(2)
         differences[:, 0] += 1.5
-        found.append(judge(differences).adjusted[0] <= LEVEL)
-    print(f"{seeds} seeds: power {np.mean(found):.3f}")
-    assert np.mean(found) >= wanted - error(wanted, 4 * DRAWS)
-    assert power(1.5, seeds, 4) == pytest.approx(np.mean(found), abs=0.09)
+        claimed.append(judge(differences).adjusted[0] <= LEVEL)
+    print(f"{seeds} seeds: power {np.mean(claimed):.3f}")
+    assert np.mean(claimed) >= wanted - error(wanted, 4 * DRAWS)
+    assert power(1.5, seeds, 4) == pytest.approx(np.mean(claimed), abs=0.09)
 
 
 def test_true_nulls_beside_true_effects_are_claimed_in_at_most_five_per_cent() -> None:
@@ -172,8 +174,8 @@ def test_aggregates_hold_the_truth_where_one_run_scores_all_kinds() -> None:
     held = []
     for _ in range(DRAWS):
         scores = 0.7 + 0.05 * (math.sqrt(0.8) * rng.normal(size=(8, 1)) + math.sqrt(0.2) * rng.normal(size=(8, 8)))
-        made = seed_interval(scores, mean, 500)
-        held.append(made.low <= 0.7 <= made.high)
+        interval = seed_interval(scores, mean, 500)
+        held.append(interval.low <= 0.7 <= interval.high)
     print(f"coverage of aggregates {np.mean(held):.3f}")
     assert np.mean(held) >= 0.95 - error(0.05, DRAWS)
 
@@ -185,8 +187,8 @@ def test_a_section_without_any_effect_has_a_bold_row_in_at_most_five_per_cent() 
     bold = []
     for _ in range(DRAWS):
         common = rng.normal(size=(8, 5, 1))
-        made = 0.7 * common + rng.normal(size=(8, 5, 20))
-        differences = (made[:, 1:] - made[:, :1]).reshape(8, -1)
+        scores = 0.7 * common + rng.normal(size=(8, 5, 20))
+        differences = (scores[:, 1:] - scores[:, :1]).reshape(8, -1)
         bold.append(bool((judge(differences).adjusted <= LEVEL).any()))
     print(f"pages with a bold row {np.mean(bold):.3f}")
     assert np.mean(bold) <= LEVEL + error(LEVEL, DRAWS)
@@ -194,8 +196,8 @@ def test_a_section_without_any_effect_has_a_bold_row_in_at_most_five_per_cent() 
 
 def test_intervals_of_one_arm_hold_the_truth_as_often_as_they_say() -> None:
     rng = np.random.default_rng(0)
-    made = [mean_interval(sample) for sample in rng.normal(0.3, 1.0, size=(1500, 8))]
-    assert np.mean([each.low <= 0.3 <= each.high for each in made]) == pytest.approx(0.95, abs=0.02)
+    intervals = [mean_interval(sample) for sample in rng.normal(0.3, 1.0, size=(1500, 8))]
+    assert np.mean([interval.low <= 0.3 <= interval.high for interval in intervals]) == pytest.approx(0.95, abs=0.02)
 
 
 def test_one_arm_never_changes_what_is_said_of_another() -> None:

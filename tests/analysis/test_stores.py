@@ -77,16 +77,16 @@ def trials(store: Store, run_id: str) -> dict[str, str]:
 
 
 def test_members_are_a_sweeps_trials_with_their_tags_and_its_record(store: Store, toy: tuple[str, str]) -> None:
-    found = store.members(toy[1])
-    assert (found.name, found.record, found.children) == ("toy", toy_experiment(2), True)
-    assert [run.name for run in found.runs][:2] == [f"{arm} · seed 0" for arm in ARMS]
-    assert [run.started for run in found.runs] == sorted(run.started for run in found.runs)
-    assert {run.status for run in found.runs} == {"FINISHED", "FAILED"}
+    members = store.members(toy[1])
+    assert (members.name, members.record, members.children) == ("toy", toy_experiment(2), True)
+    assert [run.name for run in members.runs][:2] == [f"{arm} · seed 0" for arm in ARMS]
+    assert [run.started for run in members.runs] == sorted(run.started for run in members.runs)
+    assert {run.status for run in members.runs} == {"FINISHED", "FAILED"}
     written = toy_tags(ARMS[0], 0).written()
-    assert written.items() <= found.runs[0].tags.items()
-    alone = store.members(found.runs[0].run_id)
-    assert (alone.runs, alone.record, alone.children) == (found.runs[:1], None, False)
-    assert alone.experiment_id == found.experiment_id
+    assert written.items() <= members.runs[0].tags.items()
+    alone = store.members(members.runs[0].run_id)
+    assert (alone.runs, alone.record, alone.children) == (members.runs[:1], None, False)
+    assert alone.experiment_id == members.experiment_id
 
 
 def test_values_are_what_was_logged_but_for_the_machines(store: Store, toy: tuple[str, str]) -> None:
@@ -115,8 +115,8 @@ def test_params_and_last_values(store: Store, toy: tuple[str, str]) -> None:
 def test_artifacts_that_are_missing_are_left_out(store: Store, toy: tuple[str, str]) -> None:
     ids = trials(store, toy[1])
     chosen = ids[f"{ARMS[1]} · seed 0"]
-    found = store.artifacts([ids["gone"], chosen], EXAMPLES)
-    assert {run: json.loads(held) for run, held in found.items()} == {chosen: toy_examples(ARMS[1], 0)}
+    attached = store.artifacts([ids["gone"], chosen], EXAMPLES)
+    assert {run: json.loads(held) for run, held in attached.items()} == {chosen: toy_examples(ARMS[1], 0)}
     assert store.artifacts([toy[1]], "none.json") == {}
 
 
@@ -198,9 +198,13 @@ def test_what_version_1_wrote_is_read(tmp_path: Path) -> None:
     told = toy_experiment(2).model_dump(mode="json", exclude={"version", "margin", "name", "smoke"})
     cells = {"c0": ARMS[0], "c1": ARMS[1], "c2": ARMS[1]}
     tracker.attach(parent, told | {"cells": cells, "factors": {}, "baseline": {}}, FILE)
-    each = [("c0", ARMS[0], "trial", {}), ("c1", "before a new name", "trial", {}), ("left", ARMS[0], "trial", {})]
-    each += [("c2", ARMS[1], "trial", {"diverged_at": "5"}), ("s1", f"{ARMS[0]} · search 1", "search", {})]
-    for place, (config, cell, kind, remarks) in enumerate(each):
+    trials: list[tuple[str, str, str, dict[str, str]]] = [
+        ("c0", ARMS[0], "trial", {}),
+        ("c1", "before a new name", "trial", {}),
+        ("left", ARMS[0], "trial", {}),
+    ]
+    trials += [("c2", ARMS[1], "trial", {"diverged_at": "5"}), ("s1", f"{ARMS[0]} · search 1", "search", {})]
+    for place, (config, cell, kind, remarks) in enumerate(trials):
         tags = {"study": "old", "seed": str(place), "config_hash": config, "cell": cell, "kind": kind}
         run_id, _ = tracker.start(f"{cell} {place}", tags, {}, {}, parent)
         tracker.log(run_id, {"val/foil_accuracy": place / 10}, 5)

@@ -1,6 +1,7 @@
 """Foils of captions by rules, and their balance by scores that see no image."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
@@ -192,7 +193,7 @@ def test_counts_tell_likely_texts_and_words_that_go_together() -> None:
     assert sum(chances) == pytest.approx(1.0)
 
 
-def length(texts: list[str]) -> np.ndarray:
+def length(texts: Sequence[str]) -> np.ndarray:
     """What is short is likely; letters break ties."""
     return np.array([[-0.1 * len(text) - 0.01 * sum(map(ord, text))] for text in texts])
 
@@ -208,7 +209,7 @@ def test_foils_are_one_frame_and_the_same_again(nouns: Nouns) -> None:
     other = make_foils(captions, nouns, length, 4)
     assert not frame.equals(other)
     for kind in frame.columns:
-        kept = pl.DataFrame({"caption": [each.text for each in captions], "foil": frame[kind]}).drop_nulls()
+        kept = pl.DataFrame({"caption": [captioned.text for captioned in captions], "foil": frame[kind]}).drop_nulls()
         gaps = length(kept["caption"].to_list()) - length(kept["foil"].to_list())
         assert (gaps > 0).sum() == (gaps < 0).sum()
     assert frame["replace_noun"].drop_nulls().len() > 4
@@ -220,7 +221,7 @@ def test_few_candidates_are_scored_and_which_depends_on_the_caption(
     monkeypatch.setattr("workbench.data.foils.MOST", 2)
     asked: list[str] = []
 
-    def score(texts: list[str]) -> np.ndarray:
+    def score(texts: Sequence[str]) -> np.ndarray:
         asked.extend(texts)
         return length(texts)
 
@@ -231,7 +232,7 @@ def test_few_candidates_are_scored_and_which_depends_on_the_caption(
 
 
 def test_captions_without_candidates_are_not_scored(nouns: Nouns) -> None:
-    def score(texts: list[str]) -> np.ndarray:
+    def score(texts: Sequence[str]) -> np.ndarray:
         raise AssertionError(texts)
 
     frame = make_foils([Captioned("nothing here", ("nothing here",)), Captioned("", ("",))], nouns, score, 0)

@@ -99,6 +99,7 @@ def test_broken_images_are_left_out_and_the_others_go_on(folder: Path, tmp_path:
         assert len(after) == len(after.images) == len(left)
         # Each of the captions stands beside two images.
         assert sorted(captions) == sorted(left + [caption for caption in gone if caption in captions])
+        assert isinstance(after.images, np.ndarray)
         blue += [caption for caption, seen in zip(left, after.images, strict=True) if seen[2].mean() > seen[0].mean()]
     assert blue == ["A picture of thing 10."]  # each image still has its own caption
     arrays, tables = ({f"{split}.{form}" for split in ("train", "val", "test")} for form in ("npy", "parquet"))

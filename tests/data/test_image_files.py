@@ -1,5 +1,6 @@
 """Where images are found: documented layouts, paths of another machine, and names that several files have."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -32,9 +33,9 @@ def test_an_image_is_found_by_its_place_then_by_the_end_of_its_path(
     tmp_path: Path, there: list[str], names: list[str], found: str
 ) -> None:
     touch(tmp_path, *there)
-    made = ImageFolders.of([tmp_path]).find(*names)
-    assert made == tmp_path / found
-    assert made.exists() == (found in there)
+    path = ImageFolders.of([tmp_path]).find(*names)
+    assert path == tmp_path / found
+    assert path.exists() == (found in there)
 
 
 def test_several_folders_are_looked_through_in_their_order(tmp_path: Path) -> None:
@@ -47,11 +48,14 @@ def test_several_folders_are_looked_through_in_their_order(tmp_path: Path) -> No
 
 def test_a_folder_of_many_images_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path, *(f"val2014/{k}.jpg" for k in range(50)))
-    import os
-
     listed: list[str] = []
     real = os.listdir
-    monkeypatch.setattr(os, "listdir", lambda folder: [listed.append(str(folder)), real(folder)][1])
+
+    def noting(folder: Path) -> list[str]:
+        listed.append(str(folder))
+        return real(folder)
+
+    monkeypatch.setattr(os, "listdir", noting)
     folders = ImageFolders.of([tmp_path])
     assert all(folders.find(f"val2014/{k}.jpg", f"{k}.jpg").exists() for k in range(50))
     assert len(listed) == 1

@@ -53,8 +53,8 @@ def write(path: Path, data: bytes) -> Path:
     return path
 
 
-def prepared(path: Path, home: Path, **options: bool) -> Store:
-    return prepare_source(read_source(path), home, 16, "crop", 1, lambda *_: None, **options)
+def prepared(path: Path, home: Path, in_place: bool = False) -> Store:
+    return prepare_source(read_source(path), home, 16, "crop", 1, lambda *_: None, in_place=in_place)
 
 
 def shades(store: Store) -> dict[str, int]:
@@ -65,10 +65,10 @@ def shades(store: Store) -> dict[str, int]:
 def test_tars_of_subfolders_are_read(tmp_path: Path) -> None:
     for name in ("b/00000.tar", "a/deep/00000.tar", "__MACOSX/00000.tar", "a/._x.tar"):
         write(tmp_path / name, tar_bytes(2))
-    found = read_source(tmp_path).found
-    assert [each.id for each in found] == [f"{name}/000{k}" for name in ("a/deep/00000", "b/00000") for k in (0, 1)]
+    pairs = read_source(tmp_path).found
+    assert [pair.id for pair in pairs] == [f"{name}/000{k}" for name in ("a/deep/00000", "b/00000") for k in (0, 1)]
     write(tmp_path / "z.tar", tar_bytes(1))
-    assert [each.id for each in read_source(tmp_path).found][-1] == "z/0000"
+    assert [pair.id for pair in read_source(tmp_path).found][-1] == "z/0000"
     assert len(prepared(tmp_path, tmp_path / "out").pairs) == 5
 
 
@@ -77,9 +77,9 @@ def test_a_tar_deep_below_leaves_other_forms_as_they_are(tmp_path: Path) -> None
     write(tmp_path / "all.tar.gz", gzip.compress(tar_bytes(2)))
     write(tmp_path / "a.png", shade(1))
     write(tmp_path / "a.txt", b"one")
-    assert [each.id for each in read_source(tmp_path).found] == ["a.png"]
+    assert [pair.id for pair in read_source(tmp_path).found] == ["a.png"]
     write(tmp_path / "captions.csv", b"file,caption\na.png,of the table\n")
-    assert [each.captions for each in read_source(tmp_path).found] == [("of the table",)]
+    assert [pair.captions for pair in read_source(tmp_path).found] == [("of the table",)]
 
 
 @pytest.mark.parametrize("suffix", PACKERS)
@@ -167,7 +167,7 @@ def test_images_that_are_listed_in_another_order_are_read_as_they_lie(
     opens = Opens(monkeypatch)
     store = prepare_source(reading, tmp_path / "out", 16, "crop", 1, lambda *_: None)
     assert {name: opens.counts[name] for name in ("a.tar", "b.tar")} == {"a.tar": 1, "b.tar": 1}
-    assert list(shades(store)) == [each.id for each in mixed]
+    assert list(shades(store)) == [pair.id for pair in mixed]
     assert all(shade == int(id[-4:]) for id, shade in shades(store).items())
 
 

@@ -29,14 +29,14 @@ def test_an_evaluation_that_was_stopped_measures_what_is_left(tmp_path: Path) ->
     squares = Squares([1, 2, 3, 4])
     shown: list[tuple[int, int]] = []
     with pytest.raises(Stopped):
-        evaluate(squares, Kept.of(file), lambda: len(squares.measured) == 2, lambda *at: shown.append(at))
+        evaluate(squares, Kept.of(file), lambda: len(squares.measured) == 2, lambda done, of: shown.append((done, of)))
     assert shown == [(1, 4), (2, 4)]
     assert [part.name for part in left(squares, Kept.of(file))] == ["3", "4"]
     again = Squares([1, 2, 3, 4])
-    made = evaluate(again, Kept.of(file))
+    scores = evaluate(again, Kept.of(file))
     assert again.measured == [3, 4]
-    assert made == evaluate(Squares([1, 2, 3, 4]))
-    assert list(made) == ["square/1", "square/2", "square/3", "square/4"]
+    assert scores == evaluate(Squares([1, 2, 3, 4]))
+    assert list(scores) == ["square/1", "square/2", "square/3", "square/4"]
 
 
 def test_a_line_that_was_cut_short_is_measured_anew(tmp_path: Path) -> None:
@@ -57,5 +57,5 @@ def test_several_evaluations_keep_parts_of_one_name_apart() -> None:
             for name, value in super().metrics(made):
                 yield f"double/{name}", 2 * value
 
-    made = evaluate(Several({"a": Squares([3]), "a: b": Doubled([3])}))
-    assert made == {"square/3": pytest.approx(0.9), "double/square/3": pytest.approx(1.8)}
+    scores = evaluate(Several({"a": Squares([3]), "a: b": Doubled([3])}))
+    assert scores == pytest.approx({"square/3": 0.9, "double/square/3": 1.8})

@@ -88,13 +88,13 @@ def test_sparse_targets_are_those_that_dense_ones_would_be() -> None:
     rng = np.random.default_rng(0)
     dense = np.where(rng.random((50, 7)) < 0.3, rng.random((50, 7)), 0).astype(np.float32)
     dense[[0, 10, 49]] = 0
-    made = Targets.of(([(c, float(row[c])) for c in np.flatnonzero(row)] for row in dense), 7)
+    sparse = Targets.of(([(int(c), float(row[c])) for c in np.flatnonzero(row)] for row in dense), 7)
     rows = np.array([3, 3, 0, 49, 10, 20])
-    assert len(made) == 50
-    assert np.array_equal(made.dense(rows), dense[rows])
-    assert np.array_equal(made.dense(rows[:0]), dense[:0])
-    assert np.array_equal(made.take(rows).dense(np.arange(6)), dense[rows])
-    assert made.totals() == pytest.approx(dense.sum(axis=0))
+    assert len(sparse) == 50
+    assert np.array_equal(sparse.dense(rows), dense[rows])
+    assert np.array_equal(sparse.dense(rows[:0]), dense[:0])
+    assert np.array_equal(sparse.take(rows).dense(np.arange(6)), dense[rows])
+    assert sparse.totals() == pytest.approx(dense.sum(axis=0))
     empty = Targets.of([], 7)
     assert (len(empty), empty.dense(np.arange(0)).shape, empty.totals().tolist()) == (0, (0, 7), [0.0] * 7)
 
@@ -104,12 +104,12 @@ def test_the_targets_of_all_questions_are_the_scores_of_each() -> None:
     classes = ["2", "dog", "", "don't know"]
     pool = np.array(["two", "2", "a dog", "Dog!", "the", "", "dont know", "cat", "a cat"], dtype=object)
     given = [[str(text) for text in rng.choice(pool, int(rng.integers(0, 11)))] for _ in range(300)]
-    made = soft_targets(given, classes).dense(np.arange(len(given)))
+    targets = soft_targets(given, classes).dense(np.arange(len(given)))
     counts = [Counter(map(plain, answers)) for answers in given]
     scores = {0: 0.0, 1: 0.3, 2: 0.6, 3: 0.9}
     expected = [[scores.get(count[name], 1.0) for name in classes] for count in counts]
-    assert made == pytest.approx(np.array(expected, np.float32))
-    assert len(np.unique(made)) == 5
+    assert targets == pytest.approx(np.array(expected, np.float32))
+    assert len(np.unique(targets)) == 5
     assert soft_targets([], classes).dense(np.arange(0)).shape == (0, 4)
 
 
@@ -118,9 +118,9 @@ def test_the_vocabulary_counts_the_files_most_common_answers_of_train_and_val(tm
     tied = ("colour?", ["red"] * 4 + ["Blue."] * 6, "blue")
     rare = ("colour?", ["green"] * 10, "green")
     write_vqa(tmp_path, {"train": [tied] * 5 + [rare] * 8, "val": [tied] * 4})
-    made = read("vqa", tmp_path)
-    assert [split.classes for split in made.values()] == [["blue"], ["blue"]]
-    assert targets_of(made["train"])[:6] == [[1.0]] * 5 + [[0.0]]
+    splits = read("vqa", tmp_path)
+    assert [split.classes for split in splits.values()] == [["blue"], ["blue"]]
+    assert targets_of(splits["train"])[:6] == [[1.0]] * 5 + [[0.0]]
     write_vqa(tmp_path, {"train": [tied] * 5 + [rare] * 8, "val": [tied] * 3})
     with pytest.raises(UserError, match="none is the most common one of 9 questions"):
         read("vqa", tmp_path)
@@ -172,9 +172,9 @@ def test_the_test_splits_that_are_there_are_read(tmp_path: Path) -> None:
     # A test split without any of its images does not keep the others from being used.
     for path in (tmp_path / "n" / "test1").glob("*"):
         path.unlink()
-    made = read("nlvr2", tmp_path / "n")
-    assert (len(made["test"]), list(made["test"].missing)) == (0, ["test1-0-0-0", "test1-1-0-1"])
-    assert len(made["train"]) == 1
+    splits = read("nlvr2", tmp_path / "n")
+    assert (len(splits["test"]), list(splits["test"].missing)) == (0, ["test1-0-0-0", "test1-1-0-1"])
+    assert len(splits["train"]) == 1
 
 
 @pytest.mark.parametrize(("number", "end"), [("Flickr30K_ID", ""), ("Flikr30kID", ".jpg"), ("Flikr30kID", "")])
@@ -200,13 +200,13 @@ def test_examples_with_a_broken_image_are_left_out_and_named(tmp_path: Path) -> 
     dead = tmp_path / "images" / "train" / "4" / "train-0-0-img1.png"
     dead.write_text("<html>404</html>")
     (tmp_path / "dev" / "dev-1-0-img0.png").unlink()
-    made = read("nlvr2", tmp_path)
-    assert made["train"].ids == ["train-1-0-1"]
-    assert set(made["train"].missing) == {"train-0-0-0", "train-0-0-2"}
-    assert made["train"].missing["train-0-0-0"].startswith(f"{dead}: ")
-    assert made["val"].missing == {"dev-1-0-1": f"{tmp_path / 'dev' / 'dev-1-0-img0.png'} is missing"}
-    assert targets_of(made["train"]) == [[1.0, 0.0]]
-    before = made["train"].digest
+    splits = read("nlvr2", tmp_path)
+    assert splits["train"].ids == ["train-1-0-1"]
+    assert set(splits["train"].missing) == {"train-0-0-0", "train-0-0-2"}
+    assert splits["train"].missing["train-0-0-0"].startswith(f"{dead}: ")
+    assert splits["val"].missing == {"dev-1-0-1": f"{tmp_path / 'dev' / 'dev-1-0-img0.png'} is missing"}
+    assert targets_of(splits["train"]) == [[1.0, 0.0]]
+    before = splits["train"].digest
     image(dead)
     assert read("nlvr2", tmp_path)["train"].digest != before
     dead.write_text("broken since")
@@ -221,8 +221,8 @@ def test_images_lie_below_any_of_several_folders(tmp_path: Path) -> None:
     write_vqa(home, {"train": asked, "val": asked})
     (far / "coco").mkdir(parents=True)
     (home / "val2014").rename(far / "coco" / "val2014")
-    made = published("vqa", home, [home, far], 8, "pad", None, broken_images)
-    assert (len(made["train"]), len(made["val"])) == (9, 9)
+    splits = published("vqa", home, [home, far], 8, "pad", None, broken_images)
+    assert (len(splits["train"]), len(splits["val"])) == (9, 9)
     with pytest.raises(UserError, match="none of the 9 examples has its images"):
         published("vqa", home, [home], 8, "pad", None)
     with pytest.raises(UserError, match=r"--images: there is no folder .*nowhere"):
@@ -239,7 +239,7 @@ class Scorer(FineTuned):
 
     def forward(self, images: list[Tensor], token_ids: Tensor) -> Tensor:
         assert token_ids.shape[1] >= 2
-        assert all(len(each) == len(token_ids) for each in images)
+        assert all(len(of_caption) == len(token_ids) for of_caption in images)
         self.done += len(token_ids)
         return self.logits[self.done - len(token_ids) : self.done]
 
@@ -293,11 +293,11 @@ def test_a_perfect_scorer_is_always_right_and_one_that_guesses_is_at_chance(task
 def test_vqa_is_scored_by_both_versions(tmp_path: Path) -> None:
     write_miniature("vqa", tmp_path / "home")
     split = read("vqa", tmp_path / "home")["val"]
-    made = score("vqa", split, split.targets.dense(np.arange(len(split))).argmax(axis=1))
-    assert made["answers"] == len(split.classes) == 5
+    scores = score("vqa", split, split.targets.dense(np.arange(len(split))).argmax(axis=1))
+    assert scores["answers"] == len(split.classes) == 5
     # In 2017 neither `two`, nor `The dog` or `dont know`, matched an answer whose form is normal; of each tie the first
     # is picked.
-    assert made["accuracy_2017"] < made["accuracy"]
+    assert scores["accuracy_2017"] < scores["accuracy"]
 
 
 def test_a_task_is_told_from_its_folder(tmp_path: Path) -> None:

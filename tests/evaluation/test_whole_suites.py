@@ -60,18 +60,18 @@ def test_no_word_order_is_the_captions_own(caption: str, tmp_path: Path) -> None
     ["dog", "", "a dog", "the cat is on it", "a big dog", "dog dog dog", "it is on the dog"],
 )
 def test_a_caption_without_another_order_is_left_out_and_counted(caption: str, tmp_path: Path) -> None:
-    made = orders(tmp_path, [caption, "a small dog runs over the big green hill"])
-    assert [e.id for e in made.identical] == ["coco_order/0/0"]
-    assert [e.id for e in made.examples] == ["coco_order/0/1"]
+    items = orders(tmp_path, [caption, "a small dog runs over the big green hill"])
+    assert [e.id for e in items.identical] == ["coco_order/0/0"]
+    assert [e.id for e in items.examples] == ["coco_order/0/1"]
 
 
 def test_orders_of_many_short_captions_with_repeated_words_never_tie() -> None:
     rng = np.random.default_rng(3)
     words = ["a", "the", "on", "and", "dog", "cat", "red", "running", "man"]
-    made = [" ".join(rng.choice(words, int(rng.integers(1, 9)))) for _ in range(3000)]
-    with_orders = [(caption, found) for caption in made if (found := shuffles(caption)) is not None]
+    captions = [" ".join(rng.choice(words, int(rng.integers(1, 9)))) for _ in range(3000)]
+    with_orders = [(caption, shuffled) for caption in captions if (shuffled := shuffles(caption)) is not None]
     assert len(with_orders) > 1000
-    assert all(caption not in found for caption, found in with_orders)
+    assert all(caption not in shuffled for caption, shuffled in with_orders)
 
 
 def test_captions_after_the_fifth_are_kept(tmp_path: Path) -> None:
@@ -91,12 +91,12 @@ def test_spacy_shuffles_nouns_among_nouns_and_adjectives_among_adjectives(monkey
 
     monkeypatch.setattr(taggers, "_spacy", lambda: parse)
     caption = "the big dog and the red cat on the small hill"
-    made = shuffles(caption, "spacy")
-    assert made is not None
-    content = made[0].split()
+    shuffled = shuffles(caption, "spacy")
+    assert shuffled is not None
+    content = shuffled[0].split()
     assert sorted(content[place] for place in (2, 6, 10)) == ["cat", "dog", "hill"]
     assert sorted(content[place] for place in (1, 5, 9)) == ["big", "red", "small"]
-    others = made[1].split()
+    others = shuffled[1].split()
     assert [others[place] for place in (1, 2, 5, 6, 9, 10)] == ["big", "dog", "red", "cat", "small", "hill"]
 
 
@@ -131,10 +131,10 @@ def test_items_with_equal_captions_are_left_out_of_every_suite(suite: str, tmp_p
     name, content, count = DOUBLES[suite]
     WRITERS[suite](tmp_path, 30)
     write(tmp_path, name, content)
-    made = read(suite, tmp_path)
-    assert len(made.identical) == count
-    counts = count_items(made, {e.id for e in made.examples})
-    assert counts[made.identical[0].kind].identical == count
+    items = read(suite, tmp_path)
+    assert len(items.identical) == count
+    counts = count_items(items, {e.id for e in items.examples})
+    assert counts[items.identical[0].kind].identical == count
 
 
 def test_a_winoground_pair_with_one_caption_is_left_out_whole(tmp_path: Path) -> None:
@@ -142,9 +142,9 @@ def test_a_winoground_pair_with_one_caption_is_left_out_whole(tmp_path: Path) ->
     double = {"id": 9, "image_0": "a", "image_1": "b", "caption_0": "same", "caption_1": "same"}
     with open(tmp_path / "examples.jsonl", "a") as file:
         file.write(json.dumps(double) + "\n")
-    made = read("winoground", tmp_path)
-    assert [e.group for e in made.identical] == ["9", "9"]
-    counts = count_items(made, {e.id for e in made.examples} - {"0/1"})
+    items = read("winoground", tmp_path)
+    assert [e.group for e in items.identical] == ["9", "9"]
+    counts = count_items(items, {e.id for e in items.examples} - {"0/1"})
     assert (counts["group"].items, counts["group"].missing, counts["group"].identical) == (2, 1, 1)
 
 
@@ -180,8 +180,8 @@ def test_on_what_is_left_a_perfect_scorer_is_always_right_and_a_random_one_at_ch
         write(tmp_path, "replace_rel.json", items)
     if suite == "aro":
         aro(tmp_path, 800)
-        texts = ["dog", "", "a dog a dog a dog", "the cat the cat"] + ["a big red dog on the small hill"] * 196
-        write(tmp_path, "coco_karpathy_test.json", [{"image": "1.jpg", "caption": texts}])
+        captions = ["dog", "", "a dog a dog a dog", "the cat the cat"] + ["a big red dog on the small hill"] * 196
+        write(tmp_path, "coco_karpathy_test.json", [{"image": "1.jpg", "caption": captions}])
     items_read = told_apart(read(suite, tmp_path), prepared.corpus.tokeniser)
     encode = prepared.corpus.tokeniser.encode
     knowing, blind = {}, {}
@@ -228,14 +228,14 @@ def crepe(folder: Path, there: int, of: int) -> Path:
 
 def test_a_part_of_a_suite_does_not_pass_for_the_suite(tmp_path: Path, trained: Trained) -> None:
     images = crepe(tmp_path, 20, 100)
-    made = measured(trained, tmp_path, images)
-    assert made.partial is not None
-    assert "add_att 20 of 100, swap_obj 20 of 100" in made.partial
-    assert f"{images}/val2017/" in made.partial
-    assert "val2017/<id>.jpg" in made.partial
-    assert made.metrics["suite_items/sugarcrepe/add_att"] == 20
-    assert made.metrics["suite_missing/sugarcrepe/add_att"] == 80
-    assert any("add_obj.json" in note and "not measured" in note for note in made.notes)
+    result = measured(trained, tmp_path, images)
+    assert result.partial is not None
+    assert "add_att 20 of 100, swap_obj 20 of 100" in result.partial
+    assert f"{images}/val2017/" in result.partial
+    assert "val2017/<id>.jpg" in result.partial
+    assert result.metrics["suite_items/sugarcrepe/add_att"] == 20
+    assert result.metrics["suite_missing/sugarcrepe/add_att"] == 80
+    assert any("add_obj.json" in note and "not measured" in note for note in result.notes)
     for k in range(20, 100):
         Image.fromarray(NOISE).save(images / f"{k}.jpg")
     whole = measured(trained, tmp_path, images)
@@ -249,9 +249,9 @@ def test_a_hundredth_may_be_missing(tmp_path: Path, trained: Trained) -> None:
 
 
 def test_the_first_items_alone_have_a_name_of_their_own(tmp_path: Path, trained: Trained) -> None:
-    made = measured(trained, tmp_path, crepe(tmp_path, 10, 10), Protocol(limit=4))
-    assert made.metrics["suite_items/sugarcrepe-first-4/add_att"] == 4
-    assert not any("/sugarcrepe/" in name for name in made.metrics)
+    result = measured(trained, tmp_path, crepe(tmp_path, 10, 10), Protocol(limit=4))
+    assert result.metrics["suite_items/sugarcrepe-first-4/add_att"] == 4
+    assert not any("/sugarcrepe/" in name for name in result.metrics)
     assert metric("compositional/sugarcrepe-first-4/add_att").title == "sugarcrepe, add att (first 4)"
     assert metric("compositional/aro-first-4/coco_order").chance == 0.2
 
@@ -352,8 +352,8 @@ def test_images_are_found_in_the_layout_that_each_suite_documents(
     (root / image).touch()
     (tmp_path / "other").mkdir()
     folders = ImageFolders.of([tmp_path / "other", root])
-    made = read_suite(suite, tmp_path / "annotations", folders)
-    assert [e.image for e in [*made.examples, *made.identical]] == [root / image]
+    items = read_suite(suite, tmp_path / "annotations", folders)
+    assert [e.image for e in [*items.examples, *items.identical]] == [root / image]
 
 
 @pytest.mark.parametrize(

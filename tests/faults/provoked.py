@@ -47,12 +47,12 @@ def caught(action: Callable[[], object]) -> Exception:
 
 
 def check(error: BaseException, verdict: str | None) -> None:
-    found = outage(error)
-    as_expected = found is None if verdict is None else found is not None and found.startswith(verdict)
-    assert as_expected, f"{found}: {error!r}"
+    waited_for = outage(error)
+    as_expected = waited_for is None if verdict is None else waited_for is not None and waited_for.startswith(verdict)
+    assert as_expected, f"{waited_for}: {error!r}"
 
 
-def cases(*table: Case) -> Any:
+def cases(*table: Case) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(
         ("provoke", "verdict"), [pytest.param(provoke, verdict, id=name) for name, provoke, verdict in table]
     )

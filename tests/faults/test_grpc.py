@@ -100,12 +100,9 @@ def test_grpc_codes_that_a_server_gives(grpc: Any, code: str, verdict: str | Non
     def refuse(_: bytes, context: Any) -> None:
         context.abort(grpc.StatusCode[code], "so it is")
 
-    class Handler(grpc.GenericRpcHandler):
-        def service(self, _: object) -> Any:
-            return grpc.unary_unary_rpc_method_handler(refuse)
-
     server = grpc.server(ThreadPoolExecutor(1))
-    server.add_generic_rpc_handlers((Handler(),))
+    refusing = {"b": grpc.unary_unary_rpc_method_handler(refuse)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("a", refusing),))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:

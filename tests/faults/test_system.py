@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -23,6 +24,8 @@ from workbench.errors import UserError
 from workbench.faults import DISK, GROWN, MOUNT, SERVER
 from workbench.outage import Patience
 from workbench.training import state
+
+UNSIZED: Any = 1  # of which the length is asked, a bug that a type checker would find
 
 
 def write(path: Path | str, size: int = 1 << 20) -> None:
@@ -106,8 +109,8 @@ for number, action in enumerate([
 def test_the_limit_on_the_size_of_files(tmp_path: Path) -> None:
     code = LIMITED.format(root=str(Path(__file__).resolve().parents[2]), folder=str(tmp_path))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    found = [line.partition(" (")[0] for line in done.stdout.splitlines()]
-    assert found == [GROWN, GROWN, DISK, DISK], done.stderr
+    verdicts = [line.partition(" (")[0] for line in done.stdout.splitlines()]
+    assert verdicts == [GROWN, GROWN, DISK, DISK], done.stderr
 
 
 def as_nobody(action: Callable[[], object]) -> None:
@@ -172,9 +175,9 @@ def a_bug_while_an_outage_is_handled(bug: Callable[[], object]) -> None:
     ("ESTALE", lambda _: raised(OSError(errno.ESTALE, "Stale file handle", "/nfs/x")), MOUNT),
     ("ETIMEDOUT of a file", lambda _: raised(OSError(errno.ETIMEDOUT, "timed out", "/nfs/x")), MOUNT),
     ("EDQUOT", lambda _: raised(OSError(errno.EDQUOT, "Disk quota exceeded", "x")), DISK),
-    ("a lookup's bug", lambda _: a_bug_while_an_outage_is_handled(lambda: {}["x"]), FAULT),
+    ("a lookup's bug", lambda _: a_bug_while_an_outage_is_handled(lambda: dict[str, int]()["x"]), FAULT),
     ("a division's bug", lambda _: a_bug_while_an_outage_is_handled(lambda: 1 / 0), FAULT),
-    ("a type's bug", lambda _: a_bug_while_an_outage_is_handled(lambda: len(1)), FAULT),
+    ("a type's bug", lambda _: a_bug_while_an_outage_is_handled(lambda: len(UNSIZED)), FAULT),
     ("words of a full disk in a bug", lambda _: raised(KeyError("No space left on device (os error 28)")), FAULT),
     ("words of an outage in a bug", lambda _: raised(ValueError("Connection refused: database is locked")), FAULT),
 )

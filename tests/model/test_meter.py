@@ -60,7 +60,7 @@ class Meter(nn.Module):
         self.cross_modal_text_pooler = nn.ModuleDict({"dense": nn.Linear(WIDTH, WIDTH)})
         self.cross_modal_image_pooler = nn.ModuleDict({"dense": nn.Linear(WIDTH, WIDTH)})
         self.itm_score = nn.ModuleDict({"fc": nn.Linear(2 * WIDTH, 2)})
-        self.mlm_score = nn.Module()
+        self.mlm_score: Any = nn.Module()
         self.mlm_score.transform = BertPredictionHeadTransform(cross)
         self.mlm_score.decoder = nn.Linear(WIDTH, VOCABULARY, bias=False)
         self.mlm_score.bias = nn.Parameter(torch.randn(VOCABULARY))
@@ -113,11 +113,11 @@ def clip_names(vision: nn.Module) -> dict[str, Tensor]:
 @pytest.fixture(scope="module")
 def meter() -> Meter:
     torch.manual_seed(0)
-    made = Meter().eval()
+    model = Meter().eval()
     with torch.no_grad():
-        for parameter in made.parameters():
+        for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    return made
+    return model
 
 
 def new(config: Model = MODEL) -> ViLTA:

@@ -44,11 +44,11 @@ def test_a_caption_of_one_word_still_loses_it() -> None:
 def test_a_written_word_is_never_special_never_the_original_never_banned() -> None:
     vocabulary = 12
     original = torch.tensor([[0, 6, 7, 2]] * 3000)
-    places = torch.tensor([[False, True, True, False]] * 3000).nonzero(as_tuple=True)
+    rows, columns = torch.tensor([[False, True, True, False]] * 3000).nonzero(as_tuple=True)
     banned = torch.arange(vocabulary)[:, None].repeat(1, 2)
     banned[6, 1], banned[7, 1] = 8, 9
     draws = torch.rand(6000, generator=torch.Generator().manual_seed(0))
-    written = synthesize(torch.zeros(6000, vocabulary), original, places, 1.0, banned, torch.arange(5), draws)
+    written = synthesize(torch.zeros(6000, vocabulary), original, (rows, columns), 1.0, banned, torch.arange(5), draws)
     assert (written[:, [0, 3]] == original[:, [0, 3]]).all()
     assert set(written[:, 1].tolist()) == set(range(len(SPECIAL), vocabulary)) - {6, 8}
     assert set(written[:, 2].tolist()) == set(range(len(SPECIAL), vocabulary)) - {7, 9}
@@ -127,12 +127,12 @@ def test_a_larger_ratio_turns_more_of_the_same_negatives_into_hard_ones(
     for ratio in (0.25, 0.5, 1.0):
         changed = apply(settings, {"objectives.itm.hard_ratio": ratio})
         teachers = teachers_of(changed, prepared, model)
-        made = match_batch(model, features, part_of(changed, prepared), changed.objectives, teachers, ALONE)
-        own = made.image_rows[:8]
-        changed_text = (made.token_ids[8:] != token_ids[own]).any(dim=1)
-        assert made.is_match.tolist() == [True] * 8 + [False] * 8
-        assert (made.token_ids[:8] == token_ids[own]).all()
-        assert ((made.image_rows[8:] == own) == changed_text).all()
+        matched = match_batch(model, features, part_of(changed, prepared), changed.objectives, teachers, ALONE)
+        own = matched.image_rows[:8]
+        changed_text = (matched.token_ids[8:] != token_ids[own]).any(dim=1)
+        assert matched.is_match.tolist() == [True] * 8 + [False] * 8
+        assert (matched.token_ids[:8] == token_ids[own]).all()
+        assert ((matched.image_rows[8:] == own) == changed_text).all()
         hard_rows[ratio] = set(own[changed_text].tolist())
         assert len(hard_rows[ratio]) == round(8 * ratio)
     assert hard_rows[0.25] < hard_rows[0.5] < hard_rows[1.0]
@@ -145,8 +145,8 @@ def test_a_foil_that_is_the_caption_itself_leaves_the_loss(
     model = new_model(changed, prepared.corpus, 0).eval()
     same = part_of(changed, prepared, prepared.corpus.train.token_ids[:16])
     teachers = teachers_of(changed, prepared, model)
-    made = match_batch(model, features, same, changed.objectives, teachers, ALONE)
-    assert made.valid.tolist() == [True] * 8 + [False] * 8
+    matched = match_batch(model, features, same, changed.objectives, teachers, ALONE)
+    assert matched.valid.tolist() == [True] * 8 + [False] * 8
 
 
 def rewritten(settings: Settings, prepared: Prepared, **itm: object) -> tuple[np.ndarray, np.ndarray]:
@@ -231,7 +231,8 @@ def test_the_momentum_model_follows_by_hand_computed_averages(settings: Settings
 def test_soft_labels_are_what_their_kind_says(settings: Settings, prepared: Prepared, features: torch.Tensor) -> None:
     made = {}
     token_ids = torch.from_numpy(trim(prepared.corpus.train.token_ids[:16], PAD))
-    places = (token_ids > 4).nonzero(as_tuple=True)
+    rows, columns = (token_ids > 4).nonzero(as_tuple=True)
+    places = (rows, columns)
     for kind in ("frozen_lm", "ema", "smoothing", "unigram"):
         changed = apply(settings, {"objectives.mlm.soft_labels": kind})
         model = new_model(changed, prepared.corpus, 0)
@@ -281,13 +282,13 @@ def test_in_batch_hard_negatives_are_wrong_captions_and_wrong_images_by_turns(
     model = new_model(changed, prepared.corpus, 0).eval()
     teachers = teachers_of(changed, prepared, model)
     token_ids = torch.from_numpy(trim(prepared.corpus.train.token_ids[:16], PAD))
-    made = match_batch(model, features, part_of(changed, prepared), changed.objectives, teachers, ALONE)
-    own, false_rows, false_text = made.image_rows[:8], made.image_rows[8:], made.token_ids[8:]
+    matched = match_batch(model, features, part_of(changed, prepared), changed.objectives, teachers, ALONE)
+    own, false_rows, false_text = matched.image_rows[:8], matched.image_rows[8:], matched.token_ids[8:]
     assert (false_rows[::2] == own[::2]).all()
     assert (false_text[::2] != token_ids[own[::2]]).any(dim=1).all()
     assert (false_rows[1::2] != own[1::2]).all()
     assert (false_text[1::2] == token_ids[own[1::2]]).all()
-    assert made.valid.all()
+    assert matched.valid.all()
 
 
 def test_alpha_rises_over_its_ramp() -> None:

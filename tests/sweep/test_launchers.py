@@ -40,10 +40,10 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 
 def results(database: str) -> Value:
-    found, counts = values(database)
+    logged, counts = values(database)
     assert set(counts.values()) == {1}
-    assert len({cell for cell, *_ in found}) == CELLS
-    return {at: value for at, value in found.items() if not at[1].startswith(("seconds", "perf/"))}
+    assert len({cell for cell, *_ in logged}) == CELLS
+    return {at: value for at, value in logged.items() if not at[1].startswith(("seconds", "perf/"))}
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +68,9 @@ def started() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     yield start
     for process in processes:
         with suppress(psutil.NoSuchProcess):
-            for each in [*psutil.Process(process.pid).children(recursive=True), process]:
-                each.kill()
+            for member in psutil.Process(process.pid).children(recursive=True):
+                member.kill()
+            process.kill()
         process.communicate()
 
 
@@ -97,12 +98,12 @@ def test_postgresql_an_mlflow_server_on_it_and_a_worker_that_joins(
         joining = started("worker", "six", "--workers", "1", *common, env=env)
         # The sweep's own workers wait until the one that joins has done something, however late it has come.
         until(lambda: bool(ledger.endings()), 180)
-        own = [each for server in psutil.Process(sweep.pid).children() for each in server.children()]
-        for each in own:
-            each.suspend()
-        until(lambda: bool(_holders(ledger) - {each.pid for each in own}) or joining.poll() is not None, 180)
-        for each in own:
-            each.resume()
+        own = [worker for server in psutil.Process(sweep.pid).children() for worker in server.children()]
+        for worker in own:
+            worker.suspend()
+        until(lambda: bool(_holders(ledger) - {worker.pid for worker in own}) or joining.poll() is not None, 180)
+        for worker in own:
+            worker.resume()
         joined, _ = joining.communicate(timeout=120)
         assert joining.returncode == 0
         assert "finished hard_ratio" in joined
@@ -214,8 +215,8 @@ def test_a_limit_in_hours_holds_for_every_worker_and_the_sweep_goes_on_without_i
     first = run(*arguments, "--max-hours", "0")
     assert first.returncode == 0, first.stderr
     assert "3 of 6 trials are left: `--max-hours 0` leaves no time for another block of seeds." in first.stderr
-    found, _ = values(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    assert len({cell for cell, *_ in found}) == CELLS // 2
+    logged, _ = values(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert len({cell for cell, *_ in logged}) == CELLS // 2
     assert (tmp_path / "reports" / "six" / "report.html").exists()
     again = run(*arguments)
     assert again.returncode == 0, again.stderr

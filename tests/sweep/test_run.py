@@ -130,8 +130,10 @@ def test_the_run_of_a_sweep_holds_what_its_report_compares(
 
 def test_what_a_worker_is_asked_raises_here_what_it_raises_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "PRELOADED", [])
-    local.in_a_worker(partial(os.path.exists, "nowhere"))
+    looks: Callable[[], Any] = partial(os.path.exists, "nowhere")
+    raises: Callable[[], Any] = partial(read_preset, "vast")
+    local.in_a_worker(looks)
     with pytest.raises(UserError, match="there is no preset `vast`"):
-        local.in_a_worker(partial(read_preset, "vast"))
+        local.in_a_worker(raises)
     with pytest.raises(RuntimeError, match="exit code 3"):
         local.in_a_worker(partial(os._exit, 3))

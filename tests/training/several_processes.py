@@ -117,14 +117,16 @@ def main() -> None:
         assert all(isinstance(parameter, DTensor) for parameter in spread.parameters())
         copied = spread_over(ViLTA(base.model, 64, Vocabulary.plain(100), 16), "ddp", world)
         assert isinstance(copied, DistributedDataParallel)
-        made = {name: curve(variant(base, name, world), cache, out / f"{name}.pt", world) for name in variants}
+        curves: dict[str, Any] = {
+            name: curve(variant(base, name, world), cache, out / f"{name}.pt", world) for name in variants
+        }
         for name in (name for name in RESUMED if name in variants):
             settings = variant(base, name, world)
             curve(settings, cache, out / f"{name} from two.pt", world, stop_at=3)
-            made[f"{name} from one"] = curve(settings, cache, out / f"{name} from one.pt", world)
-        made |= {task: tuned(base, cache, out / f"{task}.pt", task, world) for task in TUNED}
+            curves[f"{name} from one"] = curve(settings, cache, out / f"{name} from one.pt", world)
+        curves |= {task: tuned(base, cache, out / f"{task}.pt", task, world) for task in TUNED}
         if world.rank == 0:
-            (out / "curves.json").write_text(json.dumps(made))
+            (out / "curves.json").write_text(json.dumps(curves))
 
 
 if __name__ == "__main__":

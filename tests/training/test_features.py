@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,11 +39,11 @@ def one_array(prepared: Prepared, settings: Settings, split: str) -> np.ndarray:
     model.load_state_dict(prepared.weights, strict=False)
     model.eval()
     pairs = getattr(prepared.corpus, split)
-    made = np.empty((len(pairs), model.vision.tokens, model.vision.channels), np.float16)
+    array = np.empty((len(pairs), model.vision.tokens, model.vision.channels), np.float16)
     for start in range(0, len(pairs), 512):
         images = pairs.images[start : start + 512]
-        made[start : start + len(images)] = image_features(model, images, CPU).numpy()
-    return made
+        array[start : start + len(images)] = image_features(model, images, CPU).numpy()
+    return array
 
 
 def losses(settings: Settings, prepared: Prepared, checkpoint: Path) -> list[tuple[int, float]]:
@@ -63,9 +63,9 @@ def shards(prepared: Prepared, settings: Settings, tmp_path: Path, monkeypatch: 
     """The same features in several shards."""
     monkeypatch.setattr(features_module, "SHARD", 1)
     monkeypatch.setattr(features_module, "BLOCK", 64)
-    made = stored_features(settings, prepared.corpus, prepared.weights, CPU, tmp_path / "shards", lambda *_: None)
-    assert len(made["train"].files) > 2
-    return replace(prepared, features=made)
+    features = stored_features(settings, prepared.corpus, prepared.weights, CPU, tmp_path / "shards", lambda *_: None)
+    assert len(features["train"].files) > 2
+    return replace(prepared, features=features)
 
 
 def test_shards_hold_what_one_file_held_and_train_alike(
@@ -92,8 +92,8 @@ def test_an_old_store_is_opened_without_a_model(
     for split in SPLITS:
         np.save(tmp_path / f"{split}.npy", prepared.features[split][:])
     monkeypatch.setattr(module, "new_model", None)
-    made = stored_features(settings, prepared.corpus, {}, CPU, tmp_path, lambda *_: None)
-    assert (made["val"][:] == prepared.features["val"][:]).all()
+    features = stored_features(settings, prepared.corpus, {}, CPU, tmp_path, lambda *_: None)
+    assert (features["val"][:] == prepared.features["val"][:]).all()
 
 
 def test_shards_end_where_encoded_batches_do(prepared: Prepared) -> None:
@@ -189,10 +189,10 @@ def test_reading_in_the_background_keeps_order_raises_in_turn_and_ends() -> None
         return step
 
     others = set(threading.enumerate())  # those of trials of other tests
-    made = in_background(read, range(9))
-    assert [next(made) for _ in range(5)] == [0, 1, 2, 3, 4]
+    steps = in_background(read, range(9))
+    assert [next(steps) for _ in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(ValueError, match="five"):
-        next(made)
+        next(steps)
     started: list[int] = []
 
     def start(step: int) -> int:
@@ -200,6 +200,7 @@ def test_reading_in_the_background_keeps_order_raises_in_turn_and_ends() -> None
         return step
 
     stopped = in_background(start, range(100), ahead=2)
+    assert isinstance(stopped, Generator)
     assert next(stopped) == 0
     stopped.close()
     assert len(started) <= 4
@@ -214,8 +215,8 @@ def test_reading_in_the_background_keeps_order_raises_in_turn_and_ends() -> None
     [(Vision(), 64), (Vision(name="test_vit", tokens="final", stage=3, pretrained=True), 160)],
 )
 def test_shapes_are_known_without_weights(vision: Vision, size: int) -> None:
-    made = VisionEncoder(vision.model_copy(update={"pretrained": False}), size)
-    assert feature_shape(vision, size) == (made.tokens, made.channels)
+    encoder = VisionEncoder(vision.model_copy(update={"pretrained": False}), size)
+    assert feature_shape(vision, size) == (encoder.tokens, encoder.channels)
 
 
 def test_shapes_of_an_encoder_that_does_not_exist_are_refused() -> None:

@@ -1,6 +1,7 @@
 """The fused start: language encoder and fusion trained on masked and replaced words before any trial."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from workbench.config.schema import Phase, Settings
 from workbench.config.settings import apply
 from workbench.data import lexicon
 from workbench.errors import UserError
-from workbench.model.fusion import Rows
+from workbench.model.fusion import ALL, Rows
 from workbench.stop import Stopped
 from workbench.training.fused_start import Detecting, Words, fused_start, phase_losses, phase_steps
 from workbench.training.loop import Hooks
@@ -21,7 +22,7 @@ from workbench.training.warm_start import new_model, phase_names, start_fingerpr
 from workbench.trial.inputs import Inputs
 
 CPU = torch.device("cpu")
-PHASES = [
+PHASES: list[dict[str, Any]] = [
     {"steps": 3, "words": "relations", "batch_size": 16},
     {"steps": 4, "replaced": 0.5, "batch_size": 16},
 ]
@@ -71,10 +72,10 @@ def test_it_trains_language_and_fusion_and_leaves_vision_and_matching(
 
 def test_trials_start_from_it_unless_they_are_told_not_to(phased: Settings, tmp_path: Path) -> None:
     without = apply(phased, {"warm_start.fused": False})
-    fused, alone = (prepare(each, tmp_path, lambda *_: None) for each in (phased, without))
+    fused, alone = (prepare(variant, tmp_path, lambda *_: None) for variant in (phased, without))
     assert fused.fingerprint != alone.fingerprint
     assert fused.fingerprint == start_fingerprint(phased, fused.corpus.fingerprint)
-    ours, other = (starting_model(each, 1, made) for each, made in ((phased, fused), (without, alone)))
+    ours, other = (starting_model(variant, 1, data) for variant, data in ((phased, fused), (without, alone)))
     assert torch.equal(ours.mlm_decoder.weight, fused.weights["mlm_decoder.weight"])
     assert not torch.equal(ours.mlm_decoder.weight, other.mlm_decoder.weight)
     assert torch.equal(ours.itm_head.weight, other.itm_head.weight)
@@ -118,9 +119,11 @@ class Seen:
         self.ids = prepared.corpus.train.texts(rows, 0, 0).astype(np.int64)
         fuse = model.fuse
 
-        def heard(states: Tensor, image: Tensor, token_ids: Tensor, paired: Rows) -> tuple[Tensor, Tensor]:
+        def heard(
+            text_states: Tensor, image_tokens: Tensor, token_ids: Tensor, paired: Rows = ALL
+        ) -> tuple[Tensor, Tensor]:
             self.read = token_ids.numpy()
-            return fuse(states, image, token_ids, paired)
+            return fuse(text_states, image_tokens, token_ids, paired)
 
         model.fuse = heard  # type: ignore[method-assign]
         features = torch.from_numpy(np.array(prepared.features["train"][rows])).float()

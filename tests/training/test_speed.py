@@ -1,8 +1,8 @@
 """What only saves time or memory leaves the numbers as they are, and does happen."""
 
-from collections.abc import Iterator
 from functools import partialmethod
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ Shapes = list[tuple[int, int]]
 
 
 @pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Shapes]]:
+def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, Shapes]:
     """The shapes [rows, tokens] of what the encoder and the fusion's layers have read with gradients on."""
     read: dict[str, Shapes] = {"captions": [], "fused": []}
     encode, fuse = ViLTA.encode_text, CrossLayer.forward
@@ -30,7 +30,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Shapes]]:
             read["captions"].append((token_ids.shape[0], token_ids.shape[1]))
         return encode(self, token_ids)
 
-    def fused(self: CrossLayer, x: torch.Tensor, *others: torch.Tensor | None) -> torch.Tensor:
+    def fused(self: CrossLayer, x: torch.Tensor, *others: Any) -> torch.Tensor:
         if torch.is_grad_enabled():
             read["fused"].append((x.shape[0], x.shape[1]))
         return fuse(self, x, *others)
@@ -40,9 +40,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Shapes]]:
     return read
 
 
-def losses_of(
-    settings: Settings, prepared: Prepared, path: Path, dropout: float = 0.0, **changes: object
-) -> list[float]:
+def losses_of(settings: Settings, prepared: Prepared, path: Path, dropout: float = 0.0, **changes: Any) -> list[float]:
     small = {"evaluation.every": 4, "evaluation.robustness_pairs": 0, "optimisation.steps": 4}
     settings = apply(settings, small | {"model.fusion.dropout": dropout})
     curve: list[float] = []
@@ -88,7 +86,7 @@ def test_the_numbers_stay_but_for_rounding(
     settings: Settings,
     prepared: Prepared,
     tmp_path: Path,
-    change: dict[str, object],
+    change: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # The tracing is what can break; generating code would only take half a minute.

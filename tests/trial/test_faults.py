@@ -44,7 +44,7 @@ class Trial:
             "s", experiment.model_copy(update={"settings": settings}), None, ensure_store(home), processes=2
         )
         self.place = WorkerSpec(home, None, "w")
-        claimed = Ledger.of_workspace(home, "s").claim(expand(self.job.experiment), 0, 0.0, "w")
+        claimed = Ledger.of_workspace(home, "s").claim(expand(self.job.experiment), 0, 0, "w")
         assert claimed
         self.lease: Owned = claimed
         self.stop, self.events = Stop(), list[Event]()
@@ -97,7 +97,7 @@ def test_what_one_process_meets_alone_ends_all_and_is_what_is_said(
     with pytest.raises(error, match=said) as raised:
         trial.run()
     assert time.monotonic() - float((trial.place.workspace / "when").read_text()) < SOON
-    assert not [each for each in psutil.Process().children() if "spawn_main" in " ".join(each.cmdline())]
+    assert not [process for process in psutil.Process().children() if "spawn_main" in " ".join(process.cmdline())]
     if error is MemberFailed and fault != "0 preparing":
         assert trial.status() == ("FAILED", str(raised.value))
     if error is Stopped:
@@ -141,9 +141,9 @@ def test_processes_that_wait_for_one_that_hangs_end_with_the_trial(
         elif how == "lost":
             trial.lease.beating.lost.set()
         else:
-            for each in psutil.Process().children():
-                if "spawn_main" in " ".join(each.cmdline()):
-                    each.send_signal(signal.SIGKILL)
+            for process in psutil.Process().children():
+                if "spawn_main" in " ".join(process.cmdline()):
+                    process.send_signal(signal.SIGKILL)
 
     threading.Thread(target=ask, daemon=True).start()
     with pytest.raises({"stopped": Stopped, "lost": LeaseLost, "killed": MemberFailed}[how]):

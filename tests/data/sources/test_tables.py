@@ -1,6 +1,7 @@
 """Tables of files and their captions."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -31,10 +32,11 @@ def test_tables(tmp_path: Path, form: str) -> None:
     jpeg(tmp_path / "1.jpg")
     frame = pl.DataFrame({"image": ["1.jpg", "1.jpg", None], "text": ["one, a", "two", "x"], "split": ["val"] * 3})
     path = tmp_path / f"captions.{form}"
-    {
+    write: dict[str, Callable[[Path], object]] = {
         "csv": frame.write_csv,
         "tsv": lambda to: frame.write_csv(to, separator="\t"),
         "jsonl": frame.write_ndjson,
         "parquet": frame.write_parquet,
-    }[form](path)
+    }
+    write[form](path)
     assert captions(prepared(path, tmp_path / "out")) == {"1.jpg": ("val", ["one, a", "two"])}
