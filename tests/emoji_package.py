@@ -18,10 +18,10 @@ HOURS = ("ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN")
 
 def entry(name: str, short: str, subcategory: str, variations: tuple[str, ...] = (), **more: Any) -> dict[str, Any]:
     image = short.replace(" ", "-")
-    made = {"name": name, "short_name": short, "image": f"{image}.png", "subcategory": subcategory, **more}
+    fields = {"name": name, "short_name": short, "image": f"{image}.png", "subcategory": subcategory, **more}
     if variations:
-        made["skin_variations"] = {tone: {"image": f"{image}-{tone.lower()}.png"} for tone in variations}
-    return made
+        fields["skin_variations"] = {tone: {"image": f"{image}-{tone.lower()}.png"} for tone in variations}
+    return fields
 
 
 def entries() -> list[dict[str, Any]]:
@@ -68,8 +68,8 @@ def write_package(home: Path, style: str, without: tuple[str, ...] = ()) -> Path
     images = package / "img" / style / "64"
     images.mkdir(parents=True)
     (package / "emoji.json").write_text(json.dumps(entries()), encoding="utf-8")
-    for each in entries():
-        for image in [each["image"], *(drawn["image"] for drawn in each.get("skin_variations", {}).values())]:
+    for fields in entries():
+        for image in [fields["image"], *(drawn["image"] for drawn in fields.get("skin_variations", {}).values())]:
             if image not in without:
                 same = "twin.png" if image == "other-twin.png" else image
                 pixels = generator("emoji", style, same).integers(0, 255, (8, 8, 4), dtype=np.uint8)

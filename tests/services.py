@@ -28,16 +28,16 @@ def free_port() -> int:
     """A port that nobody listens on, from below those that the system gives to clients: a server that is stopped and
     started again would find one of these taken by whoever has tried to reach it meanwhile."""
     for port in random.SystemRandom().sample(range(20_000, 32_000), 50):
-        with socket.socket() as found, suppress(OSError):
-            found.bind(("127.0.0.1", port))
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
             return port
     raise RuntimeError("no port is free between 20000 and 32000")
 
 
 def postgres_programs() -> Path | None:
     """The folder of initdb and postgres, which Debian keeps out of the PATH."""
-    if found := shutil.which("initdb"):
-        return Path(found).resolve().parent
+    if initdb := shutil.which("initdb"):
+        return Path(initdb).resolve().parent
     return next((path.parent for path in sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))), None)
 
 

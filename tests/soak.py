@@ -99,7 +99,7 @@ class Sweep:
         assert self.process is not None
         if "ray" in self.arguments:
             named = psutil.process_iter(["cmdline"])
-            return [each for each in named if "ray::Worker.run" in " ".join(each.info["cmdline"] or [])]
+            return [process for process in named if "ray::Worker.run" in " ".join(process.info["cmdline"] or [])]
         try:
             children = psutil.Process(self.process.pid).children()
             return [worker for server in children for worker in server.children()]
@@ -182,7 +182,7 @@ def soak(
     rng, fired, began = random.Random(seed), Fired(), time.monotonic()
     sweep = Sweep(yaml, stormy, log, field.more, MLFLOW_TRACKING_URI=field.cutter.uri)
     left = field.faults()
-    each = 10 * seeds * 0.8 / len(left)
+    cells_per_fault = 10 * seeds * 0.8 / len(left)
     sweep.start()
     fired.starts = 1
     ledger = Ledger(open_storage(field.storage, stormy), "soak")
@@ -198,7 +198,7 @@ def soak(
             fired.starts += 1
             next_shot = time.monotonic() + 5 + pause
         ended = len(patiently_read(ledger))
-        if left and ended >= (len(field.faults()) - len(left) + 1) * each:
+        if left and ended >= (len(field.faults()) - len(left) + 1) * cells_per_fault:
             fault = left.pop(0)
             fired.faults[fault] += 1
             if fault == "stop":
@@ -226,8 +226,8 @@ def patiently_read(ledger: Any) -> dict[str, Any]:
     """The endings, as soon as their database is there again."""
     from workbench.outage import Patience
 
-    made: dict[str, Any] = Patience(lambda _: None)(ledger.endings)
-    return made
+    endings: dict[str, Any] = Patience(lambda _: None)(ledger.endings)
+    return endings
 
 
 def at_work(ledger: Any) -> set[int]:
@@ -320,18 +320,20 @@ def compare(calm: Path, stormy: str, ledger: Any, cells: int) -> int:
     assert len(complete) == cells
     assert set(complete.values()) == {1}
     expected, _ = values(f"sqlite:///{calm / 'mlflow.db'}")
-    found, counts = values(stormy)
-    assert {cell for cell, *_ in found} == set(complete)
-    assert set(found) == set(expected), f"missing {set(expected) - set(found)}, more {set(found) - set(expected)}"
+    stormy_values, counts = values(stormy)
+    assert {cell for cell, *_ in stormy_values} == set(complete)
+    assert set(stormy_values) == set(expected), (
+        f"missing {set(expected) - set(stormy_values)}, more {set(stormy_values) - set(expected)}"
+    )
     doubled = {key: count for key, count in counts.items() if count > 1}
     assert not doubled, doubled
     changed = {
         key: (expected[key], value)
-        for key, value in found.items()
+        for key, value in stormy_values.items()
         if value != expected[key] and not key[1].startswith(("seconds", "perf/"))
     }
     assert not changed, changed
-    return len(found)
+    return len(stormy_values)
 
 
 def _fill(disk: Path, seconds: float = 6) -> float:
@@ -354,8 +356,8 @@ def _fill(disk: Path, seconds: float = 6) -> float:
 def small_disk(folder: Path, size: str = "600m") -> bool:
     """Whether a disk of its own is now at `folder`; only root may mount one."""
     folder.mkdir(parents=True, exist_ok=True)
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True)
-    return made.returncode == 0
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True)
+    return mounted.returncode == 0
 
 
 @contextmanager

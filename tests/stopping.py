@@ -78,9 +78,9 @@ class Started:
         """Seconds from the first signal until the command has ended. What it has started is gone within 15 seconds
         more."""
         family, began = self.family(), time.monotonic()
-        for each in signals:
+        for number in signals:
             with suppress(ProcessLookupError):
-                (os.killpg if group else os.kill)(self.process.pid, each)
+                (os.killpg if group else os.kill)(self.process.pid, number)
             time.sleep(0.25 if len(signals) > 1 else 0)
         try:
             self.process.wait(30)
@@ -97,15 +97,15 @@ class Started:
         self.process.kill()
         try:
             _, left = psutil.wait_procs(family, timeout=15)
-            assert not left, [each.cmdline() for each in left]
+            assert not left, [process.cmdline() for process in left]
         finally:
             self.kill(family)
         return time.monotonic() - began
 
     def kill(self, family: list[psutil.Process] | None = None) -> None:
-        for each in self.family() if family is None else family:
+        for process in self.family() if family is None else family:
             with suppress(psutil.NoSuchProcess):
-                each.kill()
+                process.kill()
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
@@ -187,7 +187,7 @@ def started_at(workspace: Path) -> float:
 def start(phase: Phase, workspace: Path, yaml: Path, log: Path, **named: str) -> Started:
     """`wb`, come to that phase."""
     words = phase.arguments.format(yaml=yaml, w=workspace, **named).split()
-    sets = [word for each in phase.sets for word in ("--set", each)]
+    sets = [word for setting in phase.sets for word in ("--set", setting)]
     (workspace / "begun").touch()
     started = Started([*words, *sets], log, phase.env)
     try:

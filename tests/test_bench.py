@@ -34,11 +34,11 @@ def test_a_figure_is_printed_with_median_and_range_in_columns() -> None:
 
 def test_figures_are_written_as_json_with_what_they_were_measured_on(tmp_path: Path) -> None:
     write(tmp_path / "f.json", about(3), {"part": [Figure("a step", "ms", (30.0, 10.0, 20.0), "n")]})
-    made = json.loads((tmp_path / "f.json").read_text())
-    assert made["repeats"] == 3
-    assert made["device"]
-    assert {"torch", "commit", "date"} < set(made)
-    assert made["figures"]["part"] == [
+    written = json.loads((tmp_path / "f.json").read_text())
+    assert written["repeats"] == 3
+    assert written["device"]
+    assert {"torch", "commit", "date"} < set(written)
+    assert written["figures"]["part"] == [
         {"name": "a step", "unit": "ms", "values": [30.0, 10.0, 20.0], "note": "n", "median": 20.0}
     ]
 
@@ -48,7 +48,7 @@ def test_an_exponent_is_found_in_made_up_data() -> None:
     assert exponent(sizes, [3.0 * size**1.5 for size in sizes]) == pytest.approx(1.5)
     assert exponent(sizes, [7.0, 7.0, 7.0]) == pytest.approx(0.0)
     *points, fitted = curve("t", "s", {size: [2.0 * size, size**0.5] for size in sizes}, "runs")
-    assert [each.name for each in points] == ["t, 10 runs", "t, 100 runs", "t, 1,000 runs"]
+    assert [figure.name for figure in points] == ["t, 10 runs", "t, 100 runs", "t, 1,000 runs"]
     assert fitted.values == pytest.approx((1.0, 0.5))
 
 
@@ -70,9 +70,9 @@ def test_each_part_is_there(name: str) -> None:
 
 def test_the_training_step_is_measured(tmp_path: Path) -> None:
     variants = {name: how for name, how in training.VARIANTS.items() if name != "`compile` / without"}
-    made = training.measure(1, tmp_path, apply(BASE, SMALLEST), variants, steps=1)
-    assert len(made) == 1 + len(variants)
-    assert all(value > 0 for each in made for value in each.values)
+    figures = training.measure(1, tmp_path, apply(BASE, SMALLEST), variants, steps=1)
+    assert len(figures) == 1 + len(variants)
+    assert all(value > 0 for figure in figures for value in figure.values)
 
 
 def test_the_roofline_is_measured(tmp_path: Path) -> None:

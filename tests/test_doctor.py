@@ -47,9 +47,9 @@ def test_what_cannot_be_read_ends_with_1(tmp_path: Path) -> None:
 def test_an_experiment_lacks_nothing_or_each_thing_is_named_once(settings: Settings, tmp_path: Path) -> None:
     assert lacking_of([settings, settings], tmp_path) == []
     experiment = load_experiment(ROOT / "experiments" / "flickr30k_itm.yaml")
-    found = lacking_of([make_cell(experiment, arm, 0).settings for arm in experiment.arms], tmp_path)
-    assert len(found) == 4
-    for name, sentence in zip(("tokeniser", "model.text", "model.vision", "flickr30k"), found, strict=True):
+    lacking = lacking_of([make_cell(experiment, arm, 0).settings for arm in experiment.arms], tmp_path)
+    assert len(lacking) == 4
+    for name, sentence in zip(("tokeniser", "model.text", "model.vision", "flickr30k"), lacking, strict=True):
         assert name in sentence
-    assert "hf download" in found[0]
+    assert "hf download" in lacking[0]
     assert lacking_of([apply(settings, {"model.vision.weights": "/nowhere.pth"})], tmp_path)

@@ -45,15 +45,15 @@ PROCESS_WIDE = {"signal.signal", "signal.set_wakeup_fd", "os._exit", "warnings.s
 
 def imports(path: Path) -> set[str]:
     """Every module that a file imports, at its top, in a function or for types alone."""
-    found = set()
+    modules = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.module, f"{path}: a relative import"
             inner = {f"{node.module}.{alias.name}" for alias in node.names} & set(MODULES)
-            found |= inner or {node.module}
-    return found
+            modules |= inner or {node.module}
+    return modules
 
 
 @pytest.mark.parametrize("room", MAY)
@@ -93,9 +93,11 @@ def test_no_function_takes_more_than_six_parameters(room: str) -> None:
     for path in (ROOT / "workbench" / room).rglob("*.py"):
         for function in functions(ast.parse(path.read_text(encoding="utf-8"))):
             given = function.args
-            named = [each.arg for each in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
-            more = [each.arg for each in (given.vararg, given.kwarg) if each]
-            assert len([each for each in named + more if each not in ("self", "cls")]) <= 6, f"{path}: {function.name}"
+            named = [parameter.arg for parameter in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
+            more = [parameter.arg for parameter in (given.vararg, given.kwarg) if parameter]
+            assert len([parameter for parameter in named + more if parameter not in ("self", "cls")]) <= 6, (
+                f"{path}: {function.name}"
+            )
 
 
 def process_wide(path: Path) -> Iterator[tuple[str, str]]:
@@ -119,13 +121,13 @@ def process_wide(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def test_only_entry_points_change_a_whole_process() -> None:
-    found = {
+    changing = {
         (str(path.relative_to(ROOT)), function, called)
         for path in (ROOT / "workbench").rglob("*.py")
         for function, called in process_wide(path)
         if path.parent.name != "cli"
     }
-    assert {(path, function) for path, function, _ in found} == ENTRIES, found
+    assert {(path, function) for path, function, _ in changing} == ENTRIES, changing
 
 
 def test_analysis_never_loads_torch_or_the_workbench_rooms() -> None:

@@ -79,10 +79,10 @@ def test_a_stopped_sweep_goes_on_and_ends_with_the_same_bits(
     home = yaml.parent
 
     def phase(workspace: str, come: Callable[[Path, str], bool], pause: float) -> Started:
-        made = Phase(
+        asked = Phase(
             "", f"sweep {{yaml}} --workspace {{w}}/{workspace} --workers 1", come, ("warm_start.steps=40",), pause
         )
-        return start(made, home / "w", yaml, home / "log")
+        return start(asked, home / "w", yaml, home / "log")
 
     for come in moments:
         started = phase("cut", come, 0.0)
@@ -128,7 +128,7 @@ def test_a_suspended_sweep_is_not_mistaken_for_a_dead_one(yaml: Path) -> None:
     family = started.family()
     started.process.send_signal(signal.SIGSTOP)
     time.sleep(3)
-    assert all(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in family)
+    assert all(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in family)
     started.process.send_signal(signal.SIGCONT)
     time.sleep(0.5)
     assert started.process.poll() is None

@@ -136,7 +136,7 @@ def built(drawn: Drawn) -> Runs:
 def texts(section: Section) -> Iterator[str]:
     yield from (*section.lead, *section.points, *section.warnings, *section.notes)
     for table in section.tables:
-        yield from (each for each in (table.caption, table.note, *table.heads) if each)
+        yield from (text for text in (table.caption, table.note, *table.heads) if text)
         for row in table.rows:
             yield from (cell.text if isinstance(cell, Cell) else cell for cell in row.cells)
 
@@ -147,8 +147,8 @@ def test_sentences_follow_from_the_tables(drawn: Drawn) -> None:
     runs = built(drawn)
     if runs.trials.is_empty():
         return
-    found = {section.name: section for section in topics.sections(with_summaries(runs))}
-    for section in found.values():
+    by_name = {section.name: section for section in topics.sections(with_summaries(runs))}
+    for section in by_name.values():
         for text in texts(section):
             assert not ODD.search(text), (section.name, text)
         assert all(
@@ -156,15 +156,15 @@ def test_sentences_follow_from_the_tables(drawn: Drawn) -> None:
         )
         for table in section.tables:
             assert all(len(row.cells) == len(table.heads) for row in table.rows), (section.name, table.caption)
-    check_answer(found["answer"], runs)
+    check_answer(by_name["answer"], runs)
     for name in ("answer", "metrics", "robustness", "calibration"):
-        if name in found:
-            for frame in found[name].frames.values():
+        if name in by_name:
+            for frame in by_name[name].frames.values():
                 check_frame(frame)
-    if "convergence" in found and "convergence" in found["convergence"].frames:
-        check_convergence(found["convergence"])
-    if "robustness" in found:
-        check_robustness(found["robustness"], runs)
+    if "convergence" in by_name and "convergence" in by_name["convergence"].frames:
+        check_convergence(by_name["convergence"])
+    if "robustness" in by_name:
+        check_robustness(by_name["robustness"], runs)
 
 
 def check_frame(frame: pl.DataFrame) -> None:

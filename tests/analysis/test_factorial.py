@@ -27,16 +27,16 @@ def values() -> dict[tuple[str, float], list[float]]:
 
 
 def test_effects_by_hand(values: dict[tuple[str, float], list[float]]) -> None:
-    found = {row["effect"]: row for row in effects(runs_of(values), "val/itm_auc").iter_rows(named=True)}
+    by_effect = {row["effect"]: row for row in effects(runs_of(values), "val/itm_auc").iter_rows(named=True)}
     a, b, c, d = (np.array(values[cell]) for cell in values)
-    assert found["soft labels=frozen"]["difference"] == pytest.approx(np.mean((c + d - a - b) / 2))
-    assert found["hard ratio=1.0"]["difference"] == pytest.approx(np.mean((b + d - a - c) / 2))
-    both = found.get("hard ratio=1.0 × soft labels=frozen")
-    both = both or found["soft labels=frozen × hard ratio=1.0"]
+    assert by_effect["soft labels=frozen"]["difference"] == pytest.approx(np.mean((c + d - a - b) / 2))
+    assert by_effect["hard ratio=1.0"]["difference"] == pytest.approx(np.mean((b + d - a - c) / 2))
+    both = by_effect.get("hard ratio=1.0 × soft labels=frozen")
+    both = both or by_effect["soft labels=frozen × hard ratio=1.0"]
     assert both["difference"] == pytest.approx(np.mean(d - b - c + a))
     assert both["low"] < both["difference"] < both["high"]
     assert both["p"] == pytest.approx(2 / 64)
-    assert found["hard ratio=1.0"]["p_adjusted"] == pytest.approx(2 / 64)
+    assert by_effect["hard ratio=1.0"]["p_adjusted"] == pytest.approx(2 / 64)
 
 
 def test_estimates_are_those_of_a_mixed_model(values: dict[tuple[str, float], list[float]]) -> None:
@@ -50,11 +50,13 @@ def test_estimates_are_those_of_a_mixed_model(values: dict[tuple[str, float], li
     ]
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     model = smf.mixedlm("y ~ soft * ratio", columns, groups=np.array(columns["seed"])).fit()
-    found = effects(runs, "val/itm_auc")
-    ours = dict(zip(found["effect"], found["difference"], strict=True))
+    estimates = effects(runs, "val/itm_auc")
+    ours = dict(zip(estimates["effect"], estimates["difference"], strict=True))
     assert ours["soft labels=frozen"] == pytest.approx(model.params["soft"], abs=1e-6)
     assert ours["hard ratio=1.0"] == pytest.approx(model.params["ratio"], abs=1e-6)
-    assert found.filter(kind="interaction")["difference"].item() == pytest.approx(model.params["soft:ratio"], abs=1e-6)
+    assert estimates.filter(kind="interaction")["difference"].item() == pytest.approx(
+        model.params["soft:ratio"], abs=1e-6
+    )
 
 
 def test_a_grid_with_a_hole_has_no_effects(values: dict[tuple[str, float], list[float]]) -> None:

@@ -52,8 +52,10 @@ CASES: list[tuple[str, list[dict[str, str]], list[str]]] = [
 def test_trials_that_ask_for_the_same_were_made_from_the_same(
     name: str, made: list[dict[str, str]], said: list[str]
 ) -> None:
-    found = mixtures(runs_of(name, [1, 2], made))
-    assert [each.removeprefix("The trials were not all made from the same ").split(". ")[0] for each in found] == said
+    sentences = mixtures(runs_of(name, [1, 2], made))
+    assert [
+        sentence.removeprefix("The trials were not all made from the same ").split(". ")[0] for sentence in sentences
+    ] == said
 
 
 def test_settings_that_a_search_has_chosen_ask_for_their_own() -> None:
@@ -90,10 +92,10 @@ def test_sweeps_that_are_compared_were_made_from_the_same(
     one = replace(runs_of(RATIO, [1, 2], [OLD] * 4), run_id="1", name="toy one")
     two = replace(runs_of(RATIO, levels, made), run_id="2", name="toy two")
     two = replace(two, record=two.record.model_copy(update={"settings": settings}))
-    found = mixtures(one, two)
-    assert [each.removeprefix("The trials were not all made from the same ").split(". ")[0] for each in found] == (
-        [said] if said else []
-    )
+    sentences = mixtures(one, two)
+    assert [
+        sentence.removeprefix("The trials were not all made from the same ").split(". ")[0] for sentence in sentences
+    ] == ([said] if said else [])
 
 
 def test_a_mixture_stands_at_the_head_of_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ def test_the_page_opens_sorts_and_follows_links_without_errors_or_network(page: 
         assert again == means[::-1]
         order, differences = shown.run(SORT % (4, 4))
         assert differences[-1] == "–"  # the baseline has none
-        values = [float_of(each) for each in differences[:-1]]
+        values = [float_of(difference) for difference in differences[:-1]]
         assert values == sorted(values)
 
         inside = shown.run("document.querySelector('a[href^=\"#run-\"]').click(), location.hash")

@@ -327,9 +327,9 @@ def test_time_can_be_seconds(store: tuple[str, str, Tracker], tmp_path: Path) ->
     ],
 )
 def test_what_a_report_cannot_be_asked_is_said_in_a_sentence(given: list[str], said: str) -> None:
-    found = CliRunner().invoke(app, ["report", *given])
-    assert isinstance(found.exception, UserError)
-    assert said in str(found.exception)
+    ended = CliRunner().invoke(app, ["report", *given])
+    assert isinstance(ended.exception, UserError)
+    assert said in str(ended.exception)
 
 
 @pytest.mark.usefixtures("svg_alone")
@@ -337,8 +337,8 @@ def test_sweeps_are_compared_from_the_command_line(tmp_path: Path) -> None:
     uri, one = toy_store(tmp_path, arms=2, seeds=3)
     other = toy_store(tmp_path, arms=3, seeds=2, name="later")[1]
     assert uri == f"sqlite:///{tmp_path / 'mlflow.db'}"
-    found = CliRunner().invoke(app, ["report", "--compare", one, other, "--workspace", str(tmp_path)])
-    assert found.exit_code == 0, found.output
+    ended = CliRunner().invoke(app, ["report", "--compare", one, other, "--workspace", str(tmp_path)])
+    assert ended.exit_code == 0, ended.output
     page = (tmp_path / "reports" / f"{one[:8]}-{other[:8]}" / "report.html").read_text(encoding="utf-8")
     assert "toy: hard_ratio=0.5" in page
     assert "later: hard_ratio=0.667" in page

@@ -24,10 +24,10 @@ def test_the_curve_follows_the_truth_and_the_points_lie_on_it(levels: list[float
         return 0.8 - 0.1 * (np.log(level) if min(levels) > 0 else level - 0.4) ** 2
 
     runs = runs_of(levels, truth, 0.01)
-    found = varied(runs)
-    assert found is not None
-    assert found[0] == NAME
-    table = points(runs, "val/itm_auc", found[1])
+    setting = varied(runs)
+    assert setting is not None
+    assert setting[0] == NAME
+    table = points(runs, "val/itm_auc", setting[1])
     assert table["level"].to_list() == levels
     fitted = curve(table)
     assert all(abs(row["fit"] - truth(row["level"])) < 0.03 for row in fitted.iter_rows(named=True))
@@ -42,18 +42,18 @@ def test_words_few_levels_and_single_seeds_have_no_curve() -> None:
     words = runs_of(["none", "ema", "frozen_lm", "unigram"], lambda _: 0.5, 0.1)
     assert varied(words) is None
     alone = runs_of([0.0, 0.25, 0.5, 1.0], lambda x: x, 0.1, seeds=1)
-    found = varied(alone)
-    assert found is not None
-    assert curve(points(alone, "val/itm_auc", found[1])).is_empty()
+    setting = varied(alone)
+    assert setting is not None
+    assert curve(points(alone, "val/itm_auc", setting[1])).is_empty()
 
 
 def test_a_trend_is_one_test_over_all_levels() -> None:
     """Least squares within each seed; over wide levels per factor of ten."""
     levels = [0.0, 0.25, 0.5, 1.0]
     falling = runs_of(levels, lambda x: 0.8 - 0.1 * x, 0.005)
-    found = trend(falling, "val/itm_auc", {f"temperature={level}": level for level in levels})
-    assert found.difference.mean == pytest.approx(-0.1, abs=0.01)
-    assert found.p == 2 / 2**8
+    fitted = trend(falling, "val/itm_auc", {f"temperature={level}": level for level in levels})
+    assert fitted.difference.mean == pytest.approx(-0.1, abs=0.01)
+    assert fitted.p == 2 / 2**8
     slopes = [
         np.polyfit(
             levels,
@@ -65,17 +65,17 @@ def test_a_trend_is_one_test_over_all_levels() -> None:
         )[0]
         for seed in range(8)
     ]
-    assert found.difference.mean == pytest.approx(np.mean(slopes))
+    assert fitted.difference.mean == pytest.approx(np.mean(slopes))
     assert "falls with temperature" in trend_sentence(
-        found, "val/itm_auc", NAME, {str(level): level for level in levels}
+        fitted, "val/itm_auc", NAME, {str(level): level for level in levels}
     )
     flat = runs_of(levels, lambda x: 0.8, 0.05)
     told = section(flat)
     assert told is not None
     assert "is undecided" in told.lead[0]
     wide = runs_of([0.1, 1.0, 10.0], lambda x: 0.5 + 0.05 * np.log10(x), 0.001)
-    found = trend(wide, "val/itm_auc", {f"temperature={level}": level for level in (0.1, 1.0, 10.0)})
-    assert found.difference.mean == pytest.approx(0.1, abs=0.002)  # two factors of ten
+    fitted = trend(wide, "val/itm_auc", {f"temperature={level}": level for level in (0.1, 1.0, 10.0)})
+    assert fitted.difference.mean == pytest.approx(0.1, abs=0.002)  # two factors of ten
     few = runs_of(levels, lambda x: x, 0.01, seeds=3)
     told = section(few)
     assert told is not None

@@ -61,9 +61,9 @@ def test_an_interval_ends_where_the_quantity_does() -> None:
 
 def test_the_interval_of_a_ratio_is_about_the_ratio() -> None:
     shares, right = np.array([0.3, 0.5, 0.1, 0.4]), np.array([0.9, 0.6, 0.2, 0.7])
-    made = ratio_interval(shares * right, shares, (0.0, 1.0))
-    assert made.mean == pytest.approx((shares * right).sum() / shares.sum())
-    assert made.low < made.mean < made.high
+    interval = ratio_interval(shares * right, shares, (0.0, 1.0))
+    assert interval.mean == pytest.approx((shares * right).sum() / shares.sum())
+    assert interval.low < interval.mean < interval.high
     equal = ratio_interval(right * 0.25, np.full(4, 0.25), (-math.inf, math.inf))
     plain = mean_interval(right)
     assert (equal.low, equal.high) == pytest.approx((plain.low, plain.high))
@@ -88,17 +88,17 @@ def test_the_step_down_test_by_hand() -> None:
     for place, column in enumerate(order):
         last = max(last, float(np.mean(t[:, order[place:]].max(axis=1) >= t[0, column] - 1e-12)))
         wanted[column] = last
-    made = judge(d)
-    assert made.adjusted == pytest.approx(wanted)
+    judged = judge(d)
+    assert judged.adjusted == pytest.approx(wanted)
     alone = [paired_contrast(d[:, column], np.zeros(6)).p for column in range(3)]
-    assert made.p == pytest.approx(alone)
-    assert (made.adjusted >= made.p - 1e-12).all()
+    assert judged.p == pytest.approx(alone)
+    assert (judged.adjusted >= judged.p - 1e-12).all()
 
 
 def test_a_single_contrast_is_not_adjusted() -> None:
     d = np.random.default_rng(1).normal(0.5, 1.0, (9, 1))
-    made = judge(d)
-    assert made.adjusted[0] == made.p[0] == pytest.approx(paired_contrast(d[:, 0], np.zeros(9)).p)
+    judged = judge(d)
+    assert judged.adjusted[0] == judged.p[0] == pytest.approx(paired_contrast(d[:, 0], np.zeros(9)).p)
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -107,8 +107,8 @@ def test_an_interval_holds_zero_exactly_where_the_test_does_not_reject_it(seed: 
     d = rng.normal(size=(int(rng.integers(6, 11)), 4)) + rng.normal(0, 1.2, 4)
     if seed % 2:
         d[rng.random(d.shape) < 0.2] = NAN
-    made = judge(d)
-    for adjusted, low, high in zip(made.adjusted, made.low, made.high, strict=True):
+    judged = judge(d)
+    for adjusted, low, high in zip(judged.adjusted, judged.low, judged.high, strict=True):
         if not math.isnan(adjusted):
             assert (low < 0 < high) == (adjusted > LEVEL)
 
@@ -117,19 +117,19 @@ def test_too_few_seeds_have_no_adjusted_p_and_do_not_count_among_the_others() ->
     rng = np.random.default_rng(2)
     d = rng.normal(0.8, 1.0, (8, 3))
     d[3:, 2] = NAN
-    made, without = judge(d), judge(d[:, :2])
-    assert math.isnan(made.adjusted[2])
-    assert made.adjusted[:2] == pytest.approx(without.adjusted)
-    assert made.seeds.tolist() == [8, 8, 3]
-    assert made.low[2] < np.nanmean(d[:, 2]) < made.high[2]
+    judged, without = judge(d), judge(d[:, :2])
+    assert math.isnan(judged.adjusted[2])
+    assert judged.adjusted[:2] == pytest.approx(without.adjusted)
+    assert judged.seeds.tolist() == [8, 8, 3]
+    assert judged.low[2] < np.nanmean(d[:, 2]) < judged.high[2]
 
 
 def test_contrasts_with_unequal_seeds_are_compared_on_one_scale() -> None:
     rng = np.random.default_rng(3)
     d = np.stack([rng.normal(0, 1, 12), np.concatenate([rng.normal(3, 0.3, 6), np.full(6, NAN)])], axis=1)
-    made = judge(d)
-    assert made.p[1] == pytest.approx(2 / 64)
-    assert made.p[1] <= made.adjusted[1] <= 0.06
+    judged = judge(d)
+    assert judged.p[1] == pytest.approx(2 / 64)
+    assert judged.p[1] <= judged.adjusted[1] <= 0.06
 
 
 def test_the_reference_for_few_seeds_is_students_and_dunnetts() -> None:
@@ -138,8 +138,8 @@ def test_the_reference_for_few_seeds_is_students_and_dunnetts() -> None:
 
 
 def test_equal_differences_of_few_seeds_have_no_interval() -> None:
-    made = judge(np.full((3, 1), 0.25))
-    assert math.isnan(made.low[0])
+    judged = judge(np.full((3, 1), 0.25))
+    assert math.isnan(judged.low[0])
 
 
 def test_worst_ranks_by_hand() -> None:

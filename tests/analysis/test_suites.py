@@ -51,7 +51,7 @@ SUGARCREPE = {
 
 def test_a_score_of_a_part_is_marked_in_table_and_figure() -> None:
     runs = with_suite(SUGARCREPE)
-    section = next(each for each in sections(runs) if each.name == "suite_sugarcrepe")
+    section = next(candidate for candidate in sections(runs) if candidate.name == "suite_sugarcrepe")
     (table,) = section.tables
     assert table.heads[1] == "items"
     assert [row.cells[1] for row in table.rows] == ["201 of 692 †", "242 of 245"]
@@ -63,7 +63,7 @@ def test_a_score_of_a_part_is_marked_in_table_and_figure() -> None:
 
 
 def test_embedded_foils_have_no_column_of_items() -> None:
-    section = next(each for each in sections(with_suite({})) if each.name == "suite_scenes")
+    section = next(candidate for candidate in sections(with_suite({})) if candidate.name == "suite_scenes")
     assert "items" not in section.tables[0].heads
     assert section.frames["suite_scenes"]["items"].is_null().all()
 
@@ -90,7 +90,7 @@ def test_what_is_guessed_depends_on_the_suites_own_chance(score: float, guessed:
 
 def test_a_part_of_a_suite_is_named_as_one() -> None:
     runs = with_suite({name.replace("sugarcrepe", "sugarcrepe-first-100"): value for name, value in SUGARCREPE.items()})
-    section = next(each for each in sections(runs) if each.name == "suite_sugarcrepe-first-100")
+    section = next(candidate for candidate in sections(runs) if candidate.name == "suite_sugarcrepe-first-100")
     assert section.title == "Sugarcrepe (first 100)"
 
 

@@ -55,10 +55,10 @@ def test_the_setting_that_decides_is_found(runs: Runs) -> None:
     shares = dict(found.select("setting", "importance").iter_rows())
     assert shares["optimisation.learning_rate"] > 0.8 > shares["optimisation.clip"]
     assert sum(shares.values()) == pytest.approx(1.0)
-    made = section(runs)
-    assert made is not None
-    assert [plot.name for plot in made.plots] == ["importances"]
-    assert "validation" in made.split
+    tuning = section(runs)
+    assert tuning is not None
+    assert [plot.name for plot in tuning.plots] == ["importances"]
+    assert "validation" in tuning.split
 
 
 def test_where_nothing_was_tuned_there_is_none(runs: Runs) -> None:

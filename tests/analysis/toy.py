@@ -22,9 +22,9 @@ from workbench.tracking.store import ensure_store
 
 def toy_runs(arms: dict[str, dict[str, Any]], seeds: int, value: Callable[[dict[str, Any], int], float]) -> Runs:
     """A sweep whose arms have these factor levels, the baseline first; val/itm_auc ends at `value(levels, seed)`."""
-    each = [(arm, levels, seed) for arm, levels in arms.items() for seed in range(seeds)]
-    trials = [(f"{arm}{seed}", "n", "FINISHED", arm, seed, "finished") for arm, _, seed in each]
-    rows = [(f"{arm}{seed}", "val/itm_auc", 9, value(levels, seed)) for arm, levels, seed in each]
+    cells = [(arm, levels, seed) for arm, levels in arms.items() for seed in range(seeds)]
+    trials = [(f"{arm}{seed}", "n", "FINISHED", arm, seed, "finished") for arm, _, seed in cells]
+    rows = [(f"{arm}{seed}", "val/itm_auc", 9, value(levels, seed)) for arm, levels, seed in cells]
     about = SweepRecord(arms=list(arms), baseline_arm=next(iter(arms)), arm_values=arms)
     frames = pl.DataFrame(trials, schema=TRIALS, orient="row"), pl.DataFrame(rows, schema=METRICS, orient="row")
     return Runs("r", "r", about, *frames)
@@ -33,12 +33,12 @@ def toy_runs(arms: dict[str, dict[str, Any]], seeds: int, value: Callable[[dict[
 def sweep_of(values: dict[str, list[float | str | None]], metric: str = "val/itm_auc", **about: Any) -> Runs:
     """A sweep with these final values per arm and seed, the baseline first; None: the trial is missing, "diverged": it
     diverged."""
-    each = [(arm, seed, value) for arm, row in values.items() for seed, value in enumerate(row) if value is not None]
+    cells = [(arm, seed, value) for arm, row in values.items() for seed, value in enumerate(row) if value is not None]
     trials = [
         (f"{arm}{seed}", "n", "FINISHED", arm, seed, "diverged" if value == "diverged" else "finished")
-        for arm, seed, value in each
+        for arm, seed, value in cells
     ]
-    rows = [(f"{arm}{seed}", metric, 9, value) for arm, seed, value in each if not isinstance(value, str)]
+    rows = [(f"{arm}{seed}", metric, 9, value) for arm, seed, value in cells if not isinstance(value, str)]
     record = SweepRecord.model_validate(
         {"arms": list(values), "baseline_arm": next(iter(values)), "primary": metric} | about
     )
@@ -49,14 +49,14 @@ def sweep_of(values: dict[str, list[float | str | None]], metric: str = "val/itm
 def curves_of(curves: dict[str, list[Any]], at: Any, target: float | str, diverged: tuple[str, ...] = ()) -> Runs:
     """A sweep whose trials have these curves of val/itm_auc, evaluated `at` steps; `diverged` names trials as arm and
     seed, `fast3`. A curve that is shorter ends earlier."""
-    each = [(arm, seed, curve) for arm, rows in curves.items() for seed, curve in enumerate(rows)]
+    cells = [(arm, seed, curve) for arm, rows in curves.items() for seed, curve in enumerate(rows)]
     trials = [
         (f"{arm}{seed}", "n", "FINISHED", arm, seed, "diverged" if f"{arm}{seed}" in diverged else "finished")
-        for arm, seed, _ in each
+        for arm, seed, _ in cells
     ]
     rows = [
         (f"{arm}{seed}", "val/itm_auc", int(step), float(value))
-        for arm, seed, curve in each
+        for arm, seed, curve in cells
         for step, value in zip(at, curve, strict=False)
     ]
     record = SweepRecord.model_validate(

@@ -48,9 +48,9 @@ def main() -> None:
     quiet()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    made = about(given.repeats)
+    machine = about(given.repeats)
     figures: dict[str, list[Figure]] = {}
-    print(", ".join(f"{name} {value}" for name, value in made.items()))
+    print(", ".join(f"{name} {value}" for name, value in machine.items()))
     for name in given.only:
         began = time.perf_counter()
         try:
@@ -62,7 +62,7 @@ def main() -> None:
             continue
         print(f"\n{name}: {title} ({time.perf_counter() - began:.0f} s)", *told(figures[name]), sep="\n  ", flush=True)
         if given.json:
-            write(given.json, made, figures)
+            write(given.json, machine, figures)
     sys.exit(len(figures) < len(given.only))
 
 

@@ -78,15 +78,15 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
 
 def curve(name: str, unit: str, points: Mapping[int, Iterable[float]], of: str, note: str = "") -> list[Figure]:
     """A figure for each size of what is `of`, and the exponent with which the values grow, fitted in each repeat."""
-    values = {size: tuple(map(float, each)) for size, each in points.items()}
-    exponents = [exponent(list(values), each) for each in zip(*values.values(), strict=True)]
-    made = [Figure(f"{name}, {size:,g} {of}", unit, each, note) for size, each in values.items()]
-    return [*made, figure(f"{name}: exponent over {of}", "", exponents, "of a line through the logarithms")]
+    values = {size: tuple(map(float, seconds)) for size, seconds in points.items()}
+    exponents = [exponent(list(values), seconds) for seconds in zip(*values.values(), strict=True)]
+    figures = [Figure(f"{name}, {size:,g} {of}", unit, seconds, note) for size, seconds in values.items()]
+    return [*figures, figure(f"{name}: exponent over {of}", "", exponents, "of a line through the logarithms")]
 
 
 def told(figures: Sequence[Figure]) -> list[str]:
     """A line a figure: name, median, range, unit, note; in columns."""
-    rows = [(each.name, _short(each.median), _range(each), each.unit, each.note) for each in figures]
+    rows = [(figure.name, _short(figure.median), _range(figure), figure.unit, figure.note) for figure in figures]
     name, median, spread, unit = (max((len(row[column]) for row in rows), default=0) for column in range(4))
     return [
         f"{row[0]:<{name}}  {row[1]:>{median}}  {row[2]:<{spread}}  {row[3]:<{unit}}  {row[4]}".rstrip() for row in rows
@@ -129,5 +129,5 @@ def about(repeats: int) -> dict[str, Any]:
 
 def write(file: Path, made: dict[str, Any], figures: Mapping[str, Sequence[Figure]]) -> None:
     """`made`, as `about` says it, and the figures of each part, as JSON."""
-    parts = {part: [asdict(each) | {"median": each.median} for each in them] for part, them in figures.items()}
+    parts = {part: [asdict(figure) | {"median": figure.median} for figure in them] for part, them in figures.items()}
     file.write_text(json.dumps(made | {"figures": parts}, indent=1) + "\n")

@@ -40,18 +40,18 @@ Pairs = list[tuple[str, str]]  # a caption and its foil
 
 def read(file: Path) -> list[list[str]]:
     """The captions of each image, in an order that the file does not tell."""
-    found: dict[str, list[str]] = defaultdict(list)
+    captions: dict[str, list[str]] = defaultdict(list)
     text = file.read_text(encoding="utf-8")
     if file.suffix == ".json":
         for row in sorted(json.loads(text)["annotations"], key=lambda row: row["id"]):
-            found[f"{row['image_id']:012d}"].append(" ".join(row["caption"].split()))
+            captions[f"{row['image_id']:012d}"].append(" ".join(row["caption"].split()))
     else:
         for line in text.splitlines():
             name, _, caption = line.partition("\t")
-            found[name.partition("#")[0]].append(" ".join(caption.split()))
-    names = sorted(found)
+            captions[name.partition("#")[0]].append(" ".join(caption.split()))
+    names = sorted(captions)
     random.Random(0).shuffle(names)
-    return [found[name] for name in names]
+    return [captions[name] for name in names]
 
 
 def language_of(captions: Sequence[str], steps: int, keep: Path | None) -> tuple[RobertaForMaskedLM, Tokeniser]:

@@ -106,12 +106,12 @@ def step_of(
         key = BatchKey(np.arange(batch), 0, step=number)
         part = draw_batch(token_ids, None, settings.objectives, vocabulary, key).part()
         with precision(device, settings.optimisation.precision):
-            made = losses(model, images, part, settings.objectives, teachers, settings.objectives.mlm.alpha)
+            parts = losses(model, images, part, settings.objectives, teachers, settings.objectives.mlm.alpha)
         optimiser.zero_grad(set_to_none=True)
-        made["loss"].backward()
+        parts["loss"].backward()
         nn.utils.clip_grad_norm_(model.parameters(), settings.optimisation.clip)
         optimiser.step()
-        return made["loss"].detach()
+        return parts["loss"].detach()
 
     return step
 

@@ -270,12 +270,12 @@ def speeds(
 def rows_of(speeds: dict[str, np.ndarray]) -> list[Row]:
     """A row a variant, from the `speeds` of a form."""
     rates = list(speeds.values())
-    made = []
+    rows = []
     for title, speed, before in zip(speeds, rates, [rates[0], *rates], strict=False):
         ratios = speed / rates[0]
         figures = (np.median(speed), np.median(ratios), ratios.min(), ratios.max(), np.median(speed / before))
-        made.append(Row(title, *map(float, figures)))
-    return made
+        rows.append(Row(title, *map(float, figures)))
+    return rows
 
 
 def report(

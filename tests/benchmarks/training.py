@@ -53,7 +53,7 @@ def train_step(settings: Settings, prepared: Prepared) -> Callable[[], None]:
         epoch, rows = order.at(number)
         key = BatchKey(rows, 0, epoch, number)
         batch = training_batch(settings, prepared, teachers, None, key, lambda _: Weights())
-        made = losses(
+        parts = losses(
             model,
             on_device(settings, prepared, read, key, slice(None)),
             batch.part(),
@@ -63,7 +63,7 @@ def train_step(settings: Settings, prepared: Prepared) -> Callable[[], None]:
             length_buckets=settings.optimisation.length_buckets,
         )
         optimiser.zero_grad(set_to_none=True)
-        made["loss"].backward()
+        parts["loss"].backward()
         optimiser.step()
 
     return step

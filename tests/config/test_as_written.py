@@ -115,10 +115,10 @@ def test_levels_are_what_the_settings_make_of_them(tmp_path: Path) -> None:
         f"where: [{{if: {{{RATIO}: '0.5'}}, then: {{{TEMPERATURE}: 2.0000000000000004}}}}]\n"
         f"baseline: {{{RATIO}: .5, {TEMPERATURE}: 2}}\n"
     )
-    made = load_experiment(written(tmp_path, text))
-    assert made.factors == {RATIO: [1.0, 0.5], TEMPERATURE: [1.0, 2.0]}
-    assert made.baseline == {RATIO: 0.5, TEMPERATURE: 2.0}
-    assert [cell.label for cell in expand(made)[:3]] == [
+    experiment = load_experiment(written(tmp_path, text))
+    assert experiment.factors == {RATIO: [1.0, 0.5], TEMPERATURE: [1.0, 2.0]}
+    assert experiment.baseline == {RATIO: 0.5, TEMPERATURE: 2.0}
+    assert [cell.label for cell in expand(experiment)[:3]] == [
         f"hard_ratio={ratio}, mlm.temperature={temperature}"
         for ratio, temperature in ((0.5, 2.0), (1.0, 1.0), (1.0, 2.0))
     ]
@@ -130,8 +130,8 @@ def test_equal_settings_have_equal_hashes(tmp_path: Path) -> None:
         "optimisation.learning_rate: '0.001'\n  model.vision.options.b: 2\n  model.vision.options.a: 1\n"
         "  data.caption_noise: -0.0",
     ]
-    made = [load_experiment(written(tmp_path, f"fixed:\n  {text}\n")).settings for text in spellings]
-    assert settings_key(made[0]) == settings_key(made[1])
+    settings = [load_experiment(written(tmp_path, f"fixed:\n  {text}\n")).settings for text in spellings]
+    assert settings_key(settings[0]) == settings_key(settings[1])
 
 
 def test_a_setting_that_came_later_leaves_the_hash_of_what_was_before_it() -> None:
@@ -204,11 +204,11 @@ def test_an_override_given_twice_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["1e-4", "1E-4", "0.0001", ".0001", "1_0e-5", "'1e-4'"])
 def test_numbers_are_read_as_people_mean_them(tmp_path: Path, text: str) -> None:
-    made = load_experiment(
+    experiment = load_experiment(
         written(tmp_path, f"fixed: {{optimisation.learning_rate: {text}, optimisation.steps: 1e2}}\n")
     )
-    assert made.settings.optimisation.learning_rate == 1e-4
-    assert made.settings.optimisation.steps == 100
+    assert experiment.settings.optimisation.learning_rate == 1e-4
+    assert experiment.settings.optimisation.steps == 100
     assert load_experiment(written(tmp_path, "seeds: {first: 010}\nmargin: 2e-2\n")).seeds.first == 10
 
 
@@ -292,13 +292,13 @@ def test_the_line_is_that_of_the_place_and_not_of_another_with_the_same_key(tmp_
 
 def test_long_questions_and_strange_names(tmp_path: Path) -> None:
     question = 'question: "' + 'What\'s it \\"for\\" 🙂? ' * 250 + '"\n'
-    made = [
+    experiments = [
         load_experiment(written(tmp_path, question.encode(), name))
         for name in ("what's 🙂.yaml", "what's 🐈.yaml", "-x.yaml", "..y.yaml", f"{'z' * 240}.yaml", "é ü.yaml")
     ]
-    assert len(made[0].question) > 4500
-    assert "🙂" in made[0].question
-    names = [each.name for each in made]
+    assert len(experiments[0].question) > 4500
+    assert "🙂" in experiments[0].question
+    names = [experiment.name for experiment in experiments]
     assert len(set(names)) == len(names)
     assert names[0].startswith("what_s _-")  # a name is also that of folders, and stands in quotes in a search
     assert names[-1] == "é ü"

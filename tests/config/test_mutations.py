@@ -40,11 +40,11 @@ anything = st.one_of(
 
 def places(tree: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """The path of everything in the document."""
-    found = [at] if at else []
+    paths = [at] if at else []
     items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
     for name, value in items:
-        found += places(value, (*at, name))
-    return found
+        paths += places(value, (*at, name))
+    return paths
 
 
 @st.composite
@@ -89,7 +89,7 @@ def test_a_changed_yaml_is_refused_by_its_key_or_means_what_it_says(
     path = tmp_path / "case.yaml"
     path.write_text(yaml.safe_dump(document))
     try:
-        made = load_experiment(path)
+        experiment = load_experiment(path)
     except UserError as error:
         told = str(error)
         assert told.count("\n") == 0
@@ -99,7 +99,7 @@ def test_a_changed_yaml_is_refused_by_its_key_or_means_what_it_says(
         assert any(name and f"{name}" in told for name in (*touched, *tops)), (told, touched)
         assert "`" in told or "mapping" in told, told
         return
-    again = Experiment.model_validate_json(made.model_dump_json())
-    assert again == made
-    assert [cell.key for cell in expand(again)] == [cell.key for cell in expand(made)]
-    assert len({cell.key for cell in expand(made)}) == len(made.arms) * made.seeds.count
+    again = Experiment.model_validate_json(experiment.model_dump_json())
+    assert again == experiment
+    assert [cell.key for cell in expand(again)] == [cell.key for cell in expand(experiment)]
+    assert len({cell.key for cell in expand(experiment)}) == len(experiment.arms) * experiment.seeds.count

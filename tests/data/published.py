@@ -35,7 +35,7 @@ def reasons(store: Store) -> dict[str, str]:
 
 
 def found_at(path: Path, **options: Any) -> dict[str, Path]:
-    return {each.id: each.place.path for each in read_source(path, **options).found}
+    return {pair.id: pair.place.path for pair in read_source(path, **options).found}
 
 
 def tar_of(path: Path, members: list[tuple[str, bytes]]) -> Path:

@@ -42,7 +42,7 @@ def store_of(reading: Reading, home: Path) -> Store:
 
 
 def read(path: Path) -> list[tuple[str, tuple[str, ...], str]]:
-    return [(each.id, each.captions, each.split) for each in read_source(path).found]
+    return [(pair.id, pair.captions, pair.split) for pair in read_source(path).found]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_wrong_row_is_listed_and_the_others_go_on(tmp_path: Path) -> None:
         image(tmp_path / f"{name}.png")
     (tmp_path / "captions.csv").write_text("file,caption\na.png,one\nb.png,two, three\n,four\n007.png,007\nc.png,\n")
     reading = read_source(tmp_path)
-    assert [(each.id, each.captions) for each in reading.found] == [("a.png", ("one",)), ("007.png", ("007",))]
+    assert [(pair.id, pair.captions) for pair in reading.found] == [("a.png", ("one",)), ("007.png", ("007",))]
     told = dict(reading.broken)
     assert told["captions.csv, line 3"].startswith("it has 3 columns instead of 2; put captions")
     assert told["captions.csv: four"] == "it names no file"
@@ -101,7 +101,7 @@ def test_a_wrong_row_is_listed_and_the_others_go_on(tmp_path: Path) -> None:
     ]
     (tmp_path / "captions.jsonl").write_text("\n".join(lines))
     reading = read_source(tmp_path)
-    assert [(each.id, each.captions) for each in reading.found] == [("a.png", ("one", "two"))]
+    assert [(pair.id, pair.captions) for pair in reading.found] == [("a.png", ("one", "two"))]
     assert [what for what, _ in reading.broken] == [
         "captions.jsonl: None",
         "captions.jsonl, line 3",
@@ -137,7 +137,7 @@ def test_between_tabs_quotes_are_read_so_that_the_columns_agree(
 ) -> None:
     (tmp_path / "captions.tsv").write_text(f"file\tcaption\n{rows}")
     reading = read_source(tmp_path)
-    assert {each.id: each.captions[0] for each in reading.found} == told
+    assert {pair.id: pair.captions[0] for pair in reading.found} == told
     assert len(reading.broken) == rows.count("wrong")
 
 
@@ -240,7 +240,7 @@ def test_names_that_are_no_text_are_listed(tmp_path: Path) -> None:
     for suffix in ("png", "txt"):
         os.link(tmp_path / f"a.{suffix}", os.path.join(os.fsencode(tmp_path), b"caf\xe9." + suffix.encode()))
     reading = read_source(tmp_path)
-    assert [each.id for each in reading.found] == ["a.png"]
+    assert [pair.id for pair in reading.found] == ["a.png"]
     assert reading.broken == [("caf?.png", "its name is not UTF-8 text; rename it")]
     assert len(store_of(reading, tmp_path / "out").pairs) == 1
     (tmp_path / "x.json").write_text('[{"image": "a.png", "caption": "half a cat \\ud83d"}]')
@@ -324,8 +324,8 @@ def halves() -> Image.Image:
 
 def corners(data: bytes) -> tuple[list[int], list[int]]:
     """The pixels near the top left and the bottom right."""
-    made = decode(data, 16, "squash").astype(int)
-    return made[:, 2, 2].tolist(), made[:, 13, 13].tolist()
+    pixels = decode(data, 16, "squash").astype(int)
+    return pixels[:, 2, 2].tolist(), pixels[:, 13, 13].tolist()
 
 
 FRAMES = [Image.new("RGB", (40, 40), colour) for colour in (RED, (0, 255, 0), BLUE)]
@@ -427,9 +427,9 @@ def test_wrong_words_about_an_image_do_not_spoil_it(data: bytes) -> None:
 def test_a_resolution_of_a_wrong_kind_beside_a_turn(tmp_path: Path) -> None:
     """PIL writes the whole EXIF anew when it turns an image, and fails at what it could not have read."""
     data = tagged((0x0112, 3, 1, b"\6\0\0\0"), (0x011A, 2, 4, b"abc\0"))
-    made = decode(data, 16, "squash").astype(int)
-    assert np.abs(made[:, 2, 2] - RED).max() < 12
-    assert np.abs(made[:, 13, 2] - BLUE).max() < 12
+    pixels = decode(data, 16, "squash").astype(int)
+    assert np.abs(pixels[:, 2, 2] - RED).max() < 12
+    assert np.abs(pixels[:, 13, 2] - BLUE).max() < 12
 
 
 BROKEN = {

@@ -40,11 +40,11 @@ def store(reading: Reading, tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def by_id(reading: Reading) -> dict[str, Found]:
-    return {found.id: found for found in reading.found}
+    return {pair.id: pair for pair in reading.found}
 
 
 def test_names_and_variations_become_english(reading: Reading) -> None:
-    found = by_id(reading)
+    pairs = by_id(reading)
     told = {
         "potter.png": "potter with yellow skin",
         "woman-potter-1f3ff.png": "woman potter with dark skin",
@@ -56,20 +56,20 @@ def test_names_and_variations_become_english(reading: Reading) -> None:
         "red_heart.png": "red heart",
         "teapot.png": "teapot with lid",
     }
-    assert {image: found[f"round/{image}"].captions[0] for image in told} == told
+    assert {image: pairs[f"round/{image}"].captions[0] for image in told} == told
 
 
 def test_what_cannot_show_its_caption_is_left_out_with_its_reason(reading: Reading) -> None:
-    found, broken = by_id(reading), dict(reading.broken)
+    pairs, broken = by_id(reading), dict(reading.broken)
     assert broken["round/old-mug.png"] == "another emoji has taken its place"
     assert broken["round/spare.png"] == "it is a part of other emoji"
     assert {id for id, why in broken.items() if why == "the same image stands for several captions"} == {
         f"{style}/{image}" for style in ("round", "square") for image in ("twin.png", "other-twin.png")
     }
-    assert not {*broken} & {*found}
+    assert not {*broken} & {*pairs}
     # What a style does not have is neither found nor broken.
-    assert "square/potter.png" not in {*broken, *found}
-    assert "round/potter.png" in found
+    assert "square/potter.png" not in {*broken, *pairs}
+    assert "round/potter.png" in pairs
 
 
 def test_a_packed_and_an_unpacked_package_are_the_same(packages: Path, tmp_path: Path) -> None:
@@ -77,15 +77,15 @@ def test_a_packed_and_an_unpacked_package_are_the_same(packages: Path, tmp_path:
     tgz = pack(packages / "emoji-datasource-round", tmp_path / "emoji-datasource-round-1.0.0.tgz")
     for source in (tgz, tmp_path, packages / "emoji-datasource-round" / "emoji.json"):
         packed = read_source(source)
-        assert {id: (each.captions, each.split, each.foils) for id, each in by_id(packed).items()} == {
-            id: (each.captions, each.split, each.foils) for id, each in by_id(unpacked).items()
+        assert {id: (pair.captions, pair.split, pair.foils) for id, pair in by_id(packed).items()} == {
+            id: (pair.captions, pair.split, pair.foils) for id, pair in by_id(unpacked).items()
         }
     with tarfile.open(tgz) as archive:
         archive.extractall(tmp_path / "out", filter="data")
     assert len(read_source(tmp_path / "out" / "package").found) == len(unpacked.found)
-    made = prepare_source(read_source(tgz), tmp_path / "store", 8, "pad", 1, lambda *_: None)
+    store = prepare_source(read_source(tgz), tmp_path / "store", 8, "pad", 1, lambda *_: None)
     plain = prepare_source(unpacked, tmp_path / "plain", 8, "pad", 1, lambda *_: None)
-    assert (np.load(made.home / "pictures-00000.npy") == np.load(plain.home / "pictures-00000.npy")).all()
+    assert (np.load(store.home / "pictures-00000.npy") == np.load(plain.home / "pictures-00000.npy")).all()
 
 
 def test_held_out_captions_are_new_and_made_of_known_words(reading: Reading) -> None:
@@ -109,12 +109,12 @@ def test_a_style_alone_has_the_same_splits_and_foils(reading: Reading, packages:
     together = by_id(reading)
     alone = read_source(packages / "emoji-datasource-square").found
     assert alone
-    assert all(together[each.id] == each for each in alone)
+    assert all(together[pair.id] == pair for pair in alone)
 
 
 def test_a_foil_says_one_thing_otherwise(reading: Reading) -> None:
-    found = by_id(reading)
-    foils = {image: dict(found[f"round/{image}"].foils) for image in ("woman-potter-1f3ff.png", "red_heart.png")}
+    pairs = by_id(reading)
+    foils = {image: dict(pairs[f"round/{image}"].foils) for image in ("woman-potter-1f3ff.png", "red_heart.png")}
     potter = foils["woman-potter-1f3ff.png"]
     assert {*potter} == {"gender", "role", "skin_tone"}
     assert potter["gender"] == "man potter with dark skin"
@@ -122,25 +122,25 @@ def test_a_foil_says_one_thing_otherwise(reading: Reading) -> None:
     assert potter["skin_tone"].startswith("woman potter with ")
     assert potter["skin_tone"] != "woman potter with dark skin"
     assert {*foils["red_heart.png"]} == {"colour", "object"}
-    stride = dict(found["round/man-striding.png"].foils)
+    stride = dict(pairs["round/man-striding.png"].foils)
     assert stride["direction"] == "man striding with yellow skin, facing right"
-    clock = dict(found["round/clock-two-thirty.png"].foils)
+    clock = dict(pairs["round/clock-two-thirty.png"].foils)
     assert clock["number"].startswith("clock face showing ")
-    couple = dict(found["round/woman-kiss-man-1f3fb-1f3fe.png"].foils)
+    couple = dict(pairs["round/woman-kiss-man-1f3fb-1f3fe.png"].foils)
     assert couple["swap"] == "woman with brown skin left of man with pale skin, kissing"
-    assert "swap" not in dict(found["round/woman-kiss-man-1f3fb-1f3fb.png"].foils)
+    assert "swap" not in dict(pairs["round/woman-kiss-man-1f3fb-1f3fb.png"].foils)
     # No man of the trade is told apart from the trade itself.
-    assert "gender" not in dict(found["round/potter.png"].foils)
+    assert "gender" not in dict(pairs["round/potter.png"].foils)
 
 
 def test_every_foil_is_the_caption_of_another_image(reading: Reading) -> None:
     """So the words of a foil give nothing away, and no image has a foil as its own caption."""
-    captions = {each.captions[0] for each in reading.found}
-    foils = [(each, text) for each in reading.found for _, text in each.foils]
+    captions = {pair.captions[0] for pair in reading.found}
+    foils = [(pair, text) for pair in reading.found for _, text in pair.foils]
     assert len(foils) > 500
-    assert all(text in captions and text != each.captions[0] for each, text in foils)
-    split_of = {each.captions[0]: each.split for each in reading.found}
-    held = [(each.split, split_of[text]) for each, text in foils if each.split != "train"]
+    assert all(text in captions and text != pair.captions[0] for pair, text in foils)
+    split_of = {pair.captions[0]: pair.split for pair in reading.found}
+    held = [(pair.split, split_of[text]) for pair, text in foils if pair.split != "train"]
     assert np.mean([own == other for own, other in held]) > 0.7
 
 

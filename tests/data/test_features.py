@@ -70,19 +70,19 @@ def stored(home: Path, maker: Maker | None = None) -> dict[str, Features]:
 
 
 def test_features_read_as_they_were_made(tmp_path: Path) -> None:
-    made = stored(tmp_path / "f")
+    features = stored(tmp_path / "f")
     rows = np.array([22, 0, 9, 9, 15])
-    assert made["train"].shape == (23, 3, 2)
-    assert len(made["val"]) == 5
+    assert features["train"].shape == (23, 3, 2)
+    assert len(features["val"]) == 5
     for split, count in ROWS.items():
         whole = numbers(split, range(count)).astype(np.float16)
-        assert (made[split][:] == whole).all()
-        assert made[split][1:4].dtype == np.float16
-        assert (made[split][1:4] == whole[1:4]).all()
-        assert (made[split][3] == whole[3]).all()
-    assert (made["train"][rows] == numbers("train", range(23)).astype(np.float16)[rows]).all()
-    assert made["train"][np.zeros(0, np.int64)].shape == (0, 3, 2)
-    assert made["train"].nbytes == 23 * 6 * 2
+        assert (features[split][:] == whole).all()
+        assert features[split][1:4].dtype == np.float16
+        assert (features[split][1:4] == whole[1:4]).all()
+        assert (features[split][3] == whole[3]).all()
+    assert (features["train"][rows] == numbers("train", range(23)).astype(np.float16)[rows]).all()
+    assert features["train"][np.zeros(0, np.int64)].shape == (0, 3, 2)
+    assert features["train"].nbytes == 23 * 6 * 2
 
 
 @pytest.mark.parametrize("row", [-1, 23])
@@ -113,12 +113,12 @@ def test_a_stopped_store_goes_on_with_the_shards_that_are_missing(tmp_path: Path
     assert [shard.file for shard in missing(tmp_path / "f", LAYOUT)] == FILES[whole:]
     counted: list[int] = []
     later = Maker()
-    made = open_features(tmp_path / "f", LAYOUT, later, lambda done, *_: counted.append(done))
+    features = open_features(tmp_path / "f", LAYOUT, later, lambda done, *_: counted.append(done))
     assert later.files == FILES[whole:]
     assert counted[0] == min(8 * whole, 23)
     assert counted == sorted(counted)
     assert counted[-1] == 28
-    assert (made["train"][:] == numbers("train", range(23)).astype(np.float16)).all()
+    assert (features["train"][:] == numbers("train", range(23)).astype(np.float16)).all()
     assert not list((tmp_path / "f").glob("*.half"))
 
 
@@ -166,16 +166,16 @@ def test_a_damaged_shard_is_named_removed_and_alone_made_anew(tmp_path: Path) ->
 
 @pytest.mark.parametrize("content", [None, b"", b"\x93NUMPY", b"x" * 500])
 def test_a_file_that_cannot_be_mapped_is_one_sentence(tmp_path: Path, content: bytes | None) -> None:
-    made = stored(tmp_path / "f")["val"]
+    features = stored(tmp_path / "f")["val"]
     file = tmp_path / "f" / FILES[3]
     file.unlink()
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(UserError, match=f"{FILES[3]}: missing or damaged; `wb data features --verify"):
-        made[0]
+        features[0]
     np.save(file, np.zeros((5, 2, 2), np.float16))
     with pytest.raises(UserError, match="missing or damaged"):
-        made[0]
+        features[0]
 
 
 def test_without_stored_features_that_is_said(tmp_path: Path) -> None:
@@ -189,9 +189,9 @@ def test_a_damaged_manifest_is_no_manifest(tmp_path: Path, content: str) -> None
     (home / "store.json").write_text(content)
     assert Layout.read(home) is None
     later = Maker()
-    made = stored(home, later)
+    features = stored(home, later)
     assert later.files == FILES
-    assert (made["val"][:] == numbers("val", range(5)).astype(np.float16)).all()
+    assert (features["val"][:] == numbers("val", range(5)).astype(np.float16)).all()
 
 
 def test_a_small_disk_is_told_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,9 +215,9 @@ def test_a_disk_that_fills_up_in_the_middle_is_an_outage(tmp_path: Path, monkeyp
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
     with pytest.raises(OSError, match="GB more are needed") as still:
         stored(tmp_path / "f")
-    found = diagnose(still.value)
-    assert found is not None
-    assert found.what.startswith(DISK)
+    outage = diagnose(still.value)
+    assert outage is not None
+    assert outage.what.startswith(DISK)
     monkeypatch.undo()
     later = Maker()
     stored(tmp_path / "f", later)

@@ -45,12 +45,12 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_missing_and_broken_images_are_named_with_their_reason(tmp_path: Path) -> None:
     good = [whole(tmp_path / f"{k}.png") for k in range(3)]
     dead, half, gone = page(tmp_path / "dead.png"), cut_short(tmp_path / "half.jpg"), tmp_path / "gone.png"
-    found = broken_images([*good, dead, half, gone, gone])
-    assert set(found) == {dead, half, gone}
-    assert found[gone] == f"{gone} is missing"
-    assert found[dead].startswith(f"{dead}: ")
-    assert "no known kind" in found[dead]
-    assert "cannot be read" in found[half]
+    broken = broken_images([*good, dead, half, gone, gone])
+    assert set(broken) == {dead, half, gone}
+    assert broken[gone] == f"{gone} is missing"
+    assert broken[dead].startswith(f"{dead}: ")
+    assert "no known kind" in broken[dead]
+    assert "cannot be read" in broken[half]
 
 
 @pytest.mark.parametrize("quality", [5, 75, 100])

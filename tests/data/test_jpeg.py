@@ -158,8 +158,8 @@ def test_a_jpeg_of_another_size_is_refused_before_it_is_decoded(side: int) -> No
 
 def test_the_processor_decodes_where_no_gpu_does(monkeypatch: pytest.MonkeyPatch) -> None:
     blobs = [encode(smooth(seed), 95) for seed in range(3)]
-    made = decode_all(blobs, SIDE, torch.device("cpu"))
-    assert (made.numpy() == np.stack([decode(blob, SIDE) for blob in blobs])).all()
+    decoded = decode_all(blobs, SIDE, torch.device("cpu"))
+    assert (decoded.numpy() == np.stack([decode(blob, SIDE) for blob in blobs])).all()
     asked: list[torch.device] = []
 
     def on_gpu(encoded: list[torch.Tensor], mode: object, device: torch.device) -> list[torch.Tensor]:
@@ -167,7 +167,7 @@ def test_the_processor_decodes_where_no_gpu_does(monkeypatch: pytest.MonkeyPatch
         return [torch.from_numpy(decode(one.numpy().tobytes(), SIDE).copy()) for one in encoded]
 
     monkeypatch.setattr(torchvision.io, "decode_jpeg", on_gpu)
-    assert (decode_all(blobs, SIDE, torch.device("cuda")) == made).all()
+    assert (decode_all(blobs, SIDE, torch.device("cuda")) == decoded).all()
     assert asked == [torch.device("cuda")]
 
 
@@ -207,10 +207,10 @@ def test_a_small_disk_is_told_beforehand(tmp_path: Path, monkeypatch: pytest.Mon
 def test_the_command_tells_what_it_stored(tmp_path: Path) -> None:
     source, run = folder(tmp_path / "in", 4), CliRunner().invoke
     given = ["data", "prepare", "some", "--from", str(source), "--workspace", str(tmp_path), "--side", str(SIDE)]
-    made = run(app, [*given, "--workers", "1", "--store", "jpeg", "--quality", "90"])
-    assert made.exit_code == 0, made.output
-    assert "JPEG of quality 90" in made.stdout
-    assert "kB per image" in made.stdout
+    prepared = run(app, [*given, "--workers", "1", "--store", "jpeg", "--quality", "90"])
+    assert prepared.exit_code == 0, prepared.output
+    assert "JPEG of quality 90" in prepared.stdout
+    assert "kB per image" in prepared.stdout
     listed = run(app, ["data", "list", "--verify", "--workspace", str(tmp_path)])
     assert "crop   jpeg 0 left out" in listed.stdout
     assert listed.exit_code == 0

@@ -138,20 +138,20 @@ def test_views_are_keyed_by_pair_and_epoch() -> None:
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (6, 3, 40, 40), dtype=np.uint8))
     rows = np.arange(6) + 100
     for kind in ("crop", "rand_augment"):
-        made = augment(images, kind, 32, rows, 0, 1)
-        assert made.shape == (6, 3, 32, 32)
-        assert made.dtype == torch.uint8
-        assert torch.equal(made[[4, 1]], augment(images[[4, 1]], kind, 32, rows[[4, 1]], 0, 1))
-        assert not torch.equal(made, augment(images, kind, 32, rows, 0, 2))
-        assert not torch.equal(made, augment(images, kind, 32, rows, 1, 1))
+        views = augment(images, kind, 32, rows, 0, 1)
+        assert views.shape == (6, 3, 32, 32)
+        assert views.dtype == torch.uint8
+        assert torch.equal(views[[4, 1]], augment(images[[4, 1]], kind, 32, rows[[4, 1]], 0, 1))
+        assert not torch.equal(views, augment(images, kind, 32, rows, 0, 2))
+        assert not torch.equal(views, augment(images, kind, 32, rows, 1, 1))
     assert torch.equal(augment(images, "none", 32, rows, 0, 1), resize(images, 32))
 
 
 def test_a_crop_keeps_left_left_and_at_least_half() -> None:
     ramp = torch.arange(64, dtype=torch.uint8).repeat(64, 1)[None, None].repeat(200, 3, 1, 1)
-    made = augment(ramp, "crop", 64, np.arange(200), 0, 0)[:, 0].float()
-    assert (made[:, :, -1] > made[:, :, 0]).all()
-    across = (made[:, 32, -1] - made[:, 32, 0]) / 63
+    views = augment(ramp, "crop", 64, np.arange(200), 0, 0)[:, 0].float()
+    assert (views[:, :, -1] > views[:, :, 0]).all()
+    across = (views[:, 32, -1] - views[:, 32, 0]) / 63
     assert across.min() > 0.6  # the narrowest allowed: sqrt(0.5 * 3 / 4)
     assert across.max() <= 1
     assert 0.75 < across.mean() < 0.95

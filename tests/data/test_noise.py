@@ -21,16 +21,16 @@ def noise_of(rate: float, starts: np.ndarray = STARTS) -> CaptionNoise:
 
 @pytest.mark.parametrize("rate", [0.0, 0.2, 0.6])
 def test_noise_has_the_stated_rate_half_of_it_missing_words(rate: float) -> None:
-    made, wrong = noise_of(rate).disturb(CAPTIONS, np.arange(600))
-    kept = np.isin(made, range(10, 20)).sum(axis=1).mean() / 10
+    disturbed, wrong = noise_of(rate).disturb(CAPTIONS, np.arange(600))
+    kept = np.isin(disturbed, range(10, 20)).sum(axis=1).mean() / 10
     assert kept == pytest.approx(1 - rate, abs=0.03)
     assert wrong.sum(axis=1).mean() / 10 == pytest.approx(rate / 2, abs=0.03)
-    assert (made[wrong] >= 40).all()
-    assert not (made[~wrong] >= 40).any()
-    assert (made[:, 0] == START).all()
-    assert ((made == END).sum(axis=1) == 1).all()
+    assert (disturbed[wrong] >= 40).all()
+    assert not (disturbed[~wrong] >= 40).any()
+    assert (disturbed[:, 0] == START).all()
+    assert ((disturbed == END).sum(axis=1) == 1).all()
     # What is left is in its order, and padding comes last.
-    for row in made:
+    for row in disturbed:
         left = [token for token in row if token in range(10, 20)]
         assert left == sorted(left)
         assert (row[list(row).index(END) + 1 :] == PAD).all()
@@ -48,16 +48,16 @@ def test_noise_belongs_to_the_caption_and_not_to_its_batch() -> None:
 def test_a_word_in_pieces_goes_whole_or_becomes_one_other_word() -> None:
     starts = STARTS.copy()
     starts[[11, 12, 15]] = False  # 10 11 12 and 14 15 are words
-    made, _ = noise_of(0.5, starts).disturb(CAPTIONS, np.arange(600))
-    for row in made.tolist():
+    disturbed, _ = noise_of(0.5, starts).disturb(CAPTIONS, np.arange(600))
+    for row in disturbed.tolist():
         assert (10 in row) == (11 in row) == (12 in row)
         assert (14 in row) == (15 in row)
 
 
 def test_a_caption_never_loses_its_last_word() -> None:
     one = np.array([[START, 10, END, PAD]] * 200)
-    made, _ = noise_of(1.0).disturb(one, np.arange(200))
-    assert ((made >= len(SPECIAL)).sum(axis=1) == 1).all()
+    disturbed, _ = noise_of(1.0).disturb(one, np.arange(200))
+    assert ((disturbed >= len(SPECIAL)).sum(axis=1) == 1).all()
 
 
 def test_noise_reaches_the_trials_captions_and_neither_words_nor_encoders(
@@ -68,7 +68,7 @@ def test_noise_reaches_the_trials_captions_and_neither_words_nor_encoders(
     assert shared.fingerprint == prepared.fingerprint
     assert shared.corpus.fingerprint == load_corpus(noisy.data, prepared.cache_dir).fingerprint
     rows = np.arange(64)
-    clean, disturbed = (each.corpus.train.texts(rows, 0, 0) for each in (prepared, shared))
+    clean, disturbed = (source.corpus.train.texts(rows, 0, 0) for source in (prepared, shared))
     assert (clean != disturbed).any(axis=1).mean() > 0.9
     assert (shared.corpus.train.texts(rows, 0, 5) == disturbed).all()
     assert (shared.corpus.train.firsts()[:64] == disturbed).all()
@@ -98,10 +98,10 @@ def test_of_several_captions_each_has_its_own_noise(prepared: Prepared) -> None:
     one = with_noise(prepared.corpus, 0.5).train
     ids = np.repeat(one.token_ids[:10], 2, axis=0).astype(np.int32)
     pairs = replace(one, caption_ids=ids, starts=np.arange(0, 22, 2))
-    made = pairs.captions_at(np.arange(20))
-    assert (made[::2] != made[1::2]).any(axis=1).sum() >= 8
+    drawn = pairs.captions_at(np.arange(20))
+    assert (drawn[::2] != drawn[1::2]).any(axis=1).sum() >= 8
     rows = np.arange(10)
     numbers = pairs.draw(rows, 0, 3)
     assert set((numbers - 2 * rows).tolist()) == {0, 1}
-    assert (pairs.texts(rows, 0, 3) == made[numbers]).all()
+    assert (pairs.texts(rows, 0, 3) == drawn[numbers]).all()
     assert pairs.count == 20

@@ -81,8 +81,8 @@ def test_captions_are_true_and_foils_false_of_the_facts() -> None:
 def test_no_swap_is_true_of_its_scene() -> None:
     """Things that differ in what is said of neither, such as two large ones, tell no swap apart."""
     for scene in scenes(2, "val", 400, 3):
-        made = foils(scene, describe(scene))
-        assert not any(says_nothing_false(foil, scene) for foil in made.values())
+        swaps = foils(scene, describe(scene))
+        assert not any(says_nothing_false(foil, scene) for foil in swaps.values())
 
 
 @pytest.mark.parametrize("concepts", [look_alikes, near_colours])
@@ -105,9 +105,9 @@ def test_words_alone_do_not_give_a_foil_away() -> None:
     cases: Counter[str] = Counter()
     for scene in scenes(3, "val", 3000, 3):
         description = describe(scene)
-        made = foils(scene, description)
-        for kind in set(made) - {"add_attribute"}:
-            counts[kind].update(made[kind].split())
+        swaps = foils(scene, description)
+        for kind in set(swaps) - {"add_attribute"}:
+            counts[kind].update(swaps[kind].split())
             counts[kind].subtract(str(description).split())
             cases[kind] += 1
     for kind in set(FOILS) - {"add_attribute"}:

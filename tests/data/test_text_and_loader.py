@@ -47,6 +47,6 @@ def test_the_vocabulary_is_the_same_in_every_process() -> None:
         "t = train_tokeniser([f'word{i} other{i % 7} thing' for i in range(300)], 150, 8);"
         "print(t.inner.to_str())"
     )
-    made = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout for _ in range(3)}
-    assert len(made) == 1
-    assert "word0" in made.pop()
+    printed = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout for _ in range(3)}
+    assert len(printed) == 1
+    assert "word0" in printed.pop()

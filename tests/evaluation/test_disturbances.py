@@ -59,9 +59,9 @@ def glass(x: Pixels, s: int) -> Pixels:
 def zoomed(x: Pixels, factor: float) -> Pixels:
     inner = math.ceil(SIDE / factor)
     top = (SIDE - inner) // 2
-    made = ndimage.zoom(x[top : top + inner, top : top + inner], (factor, factor, 1), order=1)
-    trim = (made.shape[0] - SIDE) // 2
-    return made[trim : trim + SIDE, trim : trim + SIDE]
+    enlarged = ndimage.zoom(x[top : top + inner, top : top + inner], (factor, factor, 1), order=1)
+    trim = (enlarged.shape[0] - SIDE) // 2
+    return enlarged[trim : trim + SIDE, trim : trim + SIDE]
 
 
 def zoom(x: Pixels, s: int) -> Pixels:
@@ -82,7 +82,7 @@ def motion(x: Pixels, s: int) -> Pixels:
 
 
 def plasma(decay: float, size: int = 256) -> np.ndarray:
-    made = np.zeros((size, size))
+    heights = np.zeros((size, size))
     step, wibble = size, 100.0
 
     def wobble(a: np.ndarray) -> np.ndarray:
@@ -90,15 +90,15 @@ def plasma(decay: float, size: int = 256) -> np.ndarray:
 
     while step >= 2:
         h = step // 2
-        c = made[::step, ::step]
+        c = heights[::step, ::step]
         total = c + np.roll(c, -1, 0)
-        made[h::step, h::step] = wobble(total + np.roll(total, -1, 1))
-        d, u = made[h::step, h::step], made[::step, ::step]
-        made[::step, h::step] = wobble(d + np.roll(d, 1, 0) + u + np.roll(u, -1, 1))
-        made[h::step, ::step] = wobble(d + np.roll(d, 1, 1) + u + np.roll(u, -1, 0))
+        heights[h::step, h::step] = wobble(total + np.roll(total, -1, 1))
+        d, u = heights[h::step, h::step], heights[::step, ::step]
+        heights[::step, h::step] = wobble(d + np.roll(d, 1, 0) + u + np.roll(u, -1, 1))
+        heights[h::step, ::step] = wobble(d + np.roll(d, 1, 1) + u + np.roll(u, -1, 0))
         step, wibble = h, wibble / decay
-    made -= made.min()
-    return made / made.max()
+    heights -= heights.min()
+    return heights / heights.max()
 
 
 def fog(x: Pixels, s: int) -> Pixels:
@@ -210,10 +210,10 @@ def test_the_change_is_that_of_an_independent_version(kind: str, severity: int) 
     count = 1 if kind == "glass_blur" else len(IMAGES)
     before = IMAGES[:count].double().permute(0, 2, 3, 1).numpy() / 255
     expected = np.stack([np.clip(REFERENCES[kind](x, severity - 1), 0, 1) for x in before])
-    made = corrupt(IMAGES[:count], kind, severity).double().permute(0, 2, 3, 1).numpy() / 255
-    change = [np.abs(x - before).mean() for x in (made, expected)]
+    corrupted = corrupt(IMAGES[:count], kind, severity).double().permute(0, 2, 3, 1).numpy() / 255
+    change = [np.abs(x - before).mean() for x in (corrupted, expected)]
     assert change[0] == pytest.approx(change[1], rel=LOOSE.get(kind, 0.08)), change
-    shift = [(x - before).mean() for x in (made, expected)]
+    shift = [(x - before).mean() for x in (corrupted, expected)]
     assert shift[0] == pytest.approx(shift[1], abs=0.25 * change[1] if kind in LOOSE else 0.01)
 
 
@@ -272,16 +272,16 @@ def test_perturbations_by_hand() -> None:
 def test_character_kinds_do_what_they_say() -> None:
     text = ["squirrel " * 8] * 20
     for kind, growth in (("character_insertion", 1), ("character_deletion", -1), ("character_substitution", 0)):
-        for made in perturb(text, kind, 7):
-            lengths = {len(word) - 8 for word in made.split()}
+        for perturbed in perturb(text, kind, 7):
+            lengths = {len(word) - 8 for word in perturbed.split()}
             assert lengths <= {0, growth}
-    for made in perturb(text, "character_swap", 7):
-        assert {"".join(sorted(word)) for word in made.split()} == {"".join(sorted("squirrel"))}
+    for perturbed in perturb(text, "character_swap", 7):
+        assert {"".join(sorted(word)) for word in perturbed.split()} == {"".join(sorted("squirrel"))}
     near = {"s": "qweadzxc", "q": "was", "u": "yhji", "l": "kopm"}
     seen = {
         (o, n)
-        for made in perturb(text, "keyboard", 7)
-        for word in made.split()
+        for perturbed in perturb(text, "keyboard", 7)
+        for word in perturbed.split()
         for o, n in zip("squirrel", word, strict=True)
         if o != n
     }

@@ -158,13 +158,13 @@ def test_the_published_files_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_what_is_made_of_scenes_is_true(task: str, prepared: Prepared) -> None:
     pairs = prepared.corpus.train
-    made = of_scenes(task, pairs, prepared.features["train"], 120)
-    assert len(made) == 120
+    examples = of_scenes(task, pairs, prepared.features["train"], 120)
+    assert len(examples) == 120
     assert pairs.scene is not None
-    counts = np.zeros(len(made.classes))
+    counts = np.zeros(len(examples.classes))
     colour_of = {names[0]: colour for colour, (_, names) in COLOURS.items()}
-    for rows, text, target in zip(made.rows, made.texts, made.targets.dense(np.arange(120)), strict=True):
-        answer = made.classes[int(target.argmax())]
+    for rows, text, target in zip(examples.rows, examples.texts, examples.targets.dense(np.arange(120)), strict=True):
+        answer = examples.classes[int(target.argmax())]
         counts[int(target.argmax())] += 1
         scenes = [pairs.scene(int(row)).things for row in rows]
         named = next((colour_of[word] for word in text.split() if word in colour_of), None)

@@ -145,14 +145,14 @@ def test_images_that_are_corrupted_meet_captions_that_were_read_once(settings: S
     calls: list[int] = []
     read = model.language.base_model.register_forward_hook(lambda *_: calls.append(1))
     images = Disturbances(image_kinds=("contrast",), caption_kinds=())
-    made = {part.name: part.measure() for part in Robustness(model, data, 16, images).parts()}
+    measured = {part.name: part.measure() for part in Robustness(model, data, 16, images).parts()}
     read.remove()
     assert len(calls) <= 3
-    assert len(made) == 6
-    assert made["clean/0"] == [scores.tolist() for scores in random_caption_scores(model, data, 16)]
+    assert len(measured) == 6
+    assert measured["clean/0"] == [scores.tolist() for scores in random_caption_scores(model, data, 16)]
     features = image_features(model, corrupt(torch.from_numpy(np.array(data.pairs.images[:24])), "contrast", 5), CPU)
     direct = random_caption_scores(model, replace(data, features=features), 16)
-    assert made["contrast/5"] == [scores.tolist() for scores in direct]
+    assert measured["contrast/5"] == [scores.tolist() for scores in direct]
 
 
 def test_a_kind_of_foil_that_no_measured_pair_has_does_not_count(settings: Settings, prepared: Prepared) -> None:
@@ -219,8 +219,8 @@ def test_noisy_captions_are_measured_beside_the_clean_ones(settings: Settings, p
     data = held_out(model, prepared, "test", 48)
     for rate, same in ((0.0, True), (0.5, False)):
         noise = CaptionNoise.of(rate, prepared.corpus.content, prepared.corpus.train.token_ids, "evaluation")
-        made = evaluate(
+        scores = evaluate(
             NoisyCaptions(model, data, noise, settings.objectives.mlm.mask_ratio, prepared.corpus.synonyms, 64)
         )
-        assert (made["noisy/mlm_loss"] == final["test/mlm_loss"]) == same
-        assert (made["noisy/itm_auc"] == final["test/itm_auc"]) == same
+        assert (scores["noisy/mlm_loss"] == final["test/mlm_loss"]) == same
+        assert (scores["noisy/itm_auc"] == final["test/itm_auc"]) == same

@@ -33,40 +33,40 @@ def made_with(settings: Settings, prepared: Prepared, change: dict[str, Any], se
 
 
 def test_pairs_come_with_a_foil_of_every_kind_in_turn(settings: Settings, prepared: Prepared) -> None:
-    made = made_with(settings, prepared, {})
-    assert json.loads(json.dumps(made)) == made
-    assert made == made_with(settings, prepared, {})
-    assert made["split"] == "test"
+    shown = made_with(settings, prepared, {})
+    assert json.loads(json.dumps(shown)) == shown
+    assert shown == made_with(settings, prepared, {})
+    assert shown["split"] == "test"
     test = prepared.corpus.test
-    assert [pair["row"] for pair in made["pairs"]] == list(range(48))
-    for pair in made["pairs"]:
+    assert [pair["row"] for pair in shown["pairs"]] == list(range(48))
+    for pair in shown["pairs"]:
         assert pair["caption"] == test.captions["caption"][pair["row"]]
         assert pair["other"] == test.captions[pair["kind"]][pair["row"]]
-    kinds = Counter(pair["kind"] for pair in made["pairs"])
+    kinds = Counter(pair["kind"] for pair in shown["pairs"])
     assert set(kinds) == set(FOILS)
     assert max(kinds.values()) - min(kinds.values()) <= 2
-    for pair in made["pairs"][:3]:
+    for pair in shown["pairs"][:3]:
         head, _, data = pair["image"].partition(",")
         assert head == "data:image/jpeg;base64"
         assert Image.open(io.BytesIO(base64.b64decode(data))).size == (64, 64)
-    assert len(json.dumps(made)) < 300_000
+    assert len(json.dumps(shown)) < 300_000
 
 
 def test_the_log_odds_are_those_of_the_matching_head(settings: Settings, prepared: Prepared) -> None:
     model = new_model(settings, prepared.corpus, 0).eval()
-    made = made_with(settings, prepared, {})
+    shown = made_with(settings, prepared, {})
     data = held_out(model, prepared, "test", 48)
     own = match_scores(model, data.features, np.arange(48), data.token_ids, 7)
-    assert [pair["match"] for pair in made["pairs"]] == pytest.approx(own.tolist(), abs=1e-3)
+    assert [pair["match"] for pair in shown["pairs"]] == pytest.approx(own.tolist(), abs=1e-3)
 
 
 def test_without_foils_the_false_caption_is_another_pairs(settings: Settings, prepared: Prepared) -> None:
     corpus = prepared.corpus
     bare = replace(corpus.test, captions=corpus.test.captions.select("caption"))
-    made = made_with(settings, replace(prepared, corpus=replace(corpus, test=bare)), {})
-    assert {pair["kind"] for pair in made["pairs"]} == {"another caption"}
-    assert all(pair["other"] != pair["caption"] for pair in made["pairs"])
-    assert {pair["other"] for pair in made["pairs"]} <= set(corpus.test.captions["caption"])
+    shown = made_with(settings, replace(prepared, corpus=replace(corpus, test=bare)), {})
+    assert {pair["kind"] for pair in shown["pairs"]} == {"another caption"}
+    assert all(pair["other"] != pair["caption"] for pair in shown["pairs"])
+    assert {pair["other"] for pair in shown["pairs"]} <= set(corpus.test.captions["caption"])
 
 
 @pytest.mark.parametrize(
@@ -90,9 +90,9 @@ def test_without_foils_the_false_caption_is_another_pairs(settings: Settings, pr
 def test_the_method_is_shown_as_the_settings_have_it(
     settings: Settings, prepared: Prepared, change: dict[str, Any]
 ) -> None:
-    made = made_with(settings, prepared, change)
+    shown = made_with(settings, prepared, change)
     mlm, itm = (getattr(apply(settings, change).objectives, part) for part in ("mlm", "itm"))
-    method = made["method"]
+    method = shown["method"]
     assert method["caption"] in prepared.corpus.test.captions["caption"]
     assert len(method["masked"]) >= MASKED
     words = method["caption"].lower().split()

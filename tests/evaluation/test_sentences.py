@@ -45,8 +45,8 @@ def test_a_rewriter_writes(tmp_path: Path) -> None:
     )
     T5ForConditionalGeneration(config).save_pretrained(tmp_path)
     words(tmp_path)
-    made = rewriter(str(tmp_path), "paraphrase: ", CPU)(["a red cup", "a blue box"])
-    assert len(made) == 2
-    assert all(made)
+    sentences = rewriter(str(tmp_path), "paraphrase: ", CPU)(["a red cup", "a blue box"])
+    assert len(sentences) == 2
+    assert all(sentences)
     with pytest.raises(UserError, match="--rewriter"):
         rewriter(str(tmp_path / "nowhere"), "", CPU)

@@ -158,11 +158,11 @@ def test_aro_by_hand(tmp_path: Path) -> None:
 
 def test_aros_shuffles_keep_the_words() -> None:
     caption = "a big brown dog is running over the small green hill"
-    made = shuffles(caption)
-    assert made is not None
-    content, others, within, trigrams = made
+    orders = shuffles(caption)
+    assert orders is not None
+    content, others, within, trigrams = orders
     words = caption.split()
-    for shuffled in made:
+    for shuffled in orders:
         assert sorted(shuffled.split()) == sorted(words)
         assert shuffled != caption
     kept = [place for place, word in enumerate(words) if word in ("a", "is", "running", "over", "the")]
@@ -181,8 +181,8 @@ def test_valse_by_hand(tmp_path: Path) -> None:
     assert len(examples) == 4  # the doubted one is left out
     pairs = [(2.0, 1.0), (2.0, -1.0), (-1.0, -2.0), (-1.0, 3.0)]
     scores = {e.id: np.array(pair) for e, pair in zip(examples, pairs, strict=True)}
-    made = suite_metrics("valse", examples, scores)
-    assert made == {"existence": 0.75, "existence/p_c": 0.5, "existence/p_f": 0.5, "existence/acc": 0.5}
+    metrics = suite_metrics("valse", examples, scores)
+    assert metrics == {"existence": 0.75, "existence/p_c": 0.5, "existence/p_f": 0.5, "existence/acc": 0.5}
 
 
 def test_vl_checklist_by_hand(tmp_path: Path) -> None:
@@ -202,8 +202,8 @@ def test_winoground_by_hand(tmp_path: Path) -> None:
     for k, (zero, one) in enumerate(cases):
         scores[f"{k}/0"], scores[f"{k}/1"] = np.array(zero), np.array(one)
     # Case 1: text right (4>1, 6>5), image wrong (4 < 5). Case 2: text wrong (1<2); image: 1 > 0 and 3 > 2.
-    made = suite_metrics("winoground", examples, scores)
-    assert made == pytest.approx({"text": 2 / 3, "image": 2 / 3, "group": 1 / 3})
+    metrics = suite_metrics("winoground", examples, scores)
+    assert metrics == pytest.approx({"text": 2 / 3, "image": 2 / 3, "group": 1 / 3})
 
 
 def test_missing_images_are_named(tmp_path: Path, settings: Settings, prepared: Prepared) -> None:
@@ -271,13 +271,13 @@ def test_recall_by_hand_with_ties_against_the_true_one() -> None:
     # Two images with two captions each.
     image_of = np.array([0, 0, 1, 1])
     scores = np.array([[5.0, 1.0, 4.0, 5.0], [0.0, 2.0, 3.0, -np.inf]])
-    made = recalls(scores, image_of)
+    recall = recalls(scores, image_of)
     # Image 0: its best caption ties with another's, so that one stands before it. Image 1: 3 is the best.
-    assert made["text_r1"] == 0.5
-    assert made["text_r5"] == 1.0
+    assert recall["text_r1"] == 0.5
+    assert recall["text_r5"] == 1.0
     # Captions: 0 right (5 > 0), 1 wrong (1 < 2), 2 wrong (3 < 4), 3 was not ranked with its own image.
-    assert made["image_r1"] == 0.25
-    assert made["image_r5"] == 0.75
+    assert recall["image_r1"] == 0.25
+    assert recall["image_r5"] == 0.75
     blind = recalls(np.random.default_rng(0).standard_normal((100, 100)), np.arange(100))
     assert 0.02 < blind["text_r10"] < 0.2
     assert recalls(np.zeros((20, 20)), np.arange(20))["image_r10"] == 0

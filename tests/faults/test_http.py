@@ -133,10 +133,10 @@ def test_answers_of_a_server(
     with http_stub(answer) as address:
         error = caught(lambda: ask(address))
     check(error, verdict)
-    found = diagnose(error)
-    if ask is through_mlflow and found is not None and "API request to http" in str(error):
-        assert found.about.startswith(address)
-        assert address in found.advice
+    diagnosis = diagnose(error)
+    if ask is through_mlflow and diagnosis is not None and "API request to http" in str(error):
+        assert diagnosis.about.startswith(address)
+        assert address in diagnosis.advice
 
 
 @pytest.mark.parametrize(

@@ -54,9 +54,9 @@ def psycopg_does(statement: str, options: str = "") -> Callable[[Postgres], None
 
 def serialisation_failure(server: Postgres) -> None:
     with connected(server) as one, connected(server) as two:
-        for each in (one, two):
-            each.execute("BEGIN ISOLATION LEVEL SERIALIZABLE")
-            each.execute("SELECT * FROM t")
+        for connection in (one, two):
+            connection.execute("BEGIN ISOLATION LEVEL SERIALIZABLE")
+            connection.execute("SELECT * FROM t")
         one.execute("UPDATE t SET x = x + 10 WHERE x = 1")
         one.execute("COMMIT")
         try:
@@ -68,9 +68,9 @@ def serialisation_failure(server: Postgres) -> None:
 
 def deadlock(server: Postgres) -> None:
     with connected(server) as one, connected(server) as two:
-        for each, row in ((one, 1), (two, 2)):
-            each.execute("BEGIN")
-            each.execute("SELECT * FROM t WHERE x = %s FOR UPDATE", (row,))
+        for connection, row in ((one, 1), (two, 2)):
+            connection.execute("BEGIN")
+            connection.execute("SELECT * FROM t WHERE x = %s FOR UPDATE", (row,))
 
         def first() -> None:
             with suppress(Exception):
@@ -213,9 +213,9 @@ def test_postgresql_is_stopped_in_the_middle(server: Postgres) -> None:
         check(caught(lambda: storage.get_all_trials(study)), DATABASE)
         refused = caught(lambda: connected(server))
         check(refused, DATABASE)
-        found = diagnose(refused)
-        assert found is not None
-        assert f"PostgreSQL at 127.0.0.1:{server.port}" in found.advice
+        diagnosis = diagnose(refused)
+        assert diagnosis is not None
+        assert f"PostgreSQL at 127.0.0.1:{server.port}" in diagnosis.advice
         check(caught(lambda: sqlalchemy_does("SELECT 1")(server)), DATABASE)
     finally:
         server.start()

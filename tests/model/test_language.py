@@ -85,9 +85,9 @@ def test_logits_are_those_of_transformers(home: Path, length: int) -> None:
     real = ids != tokeniser.pad
     with torch.no_grad():
         expected = theirs(ids, attention_mask=real.long()).logits[..., : tokeniser.size]
-        made = word_logits(ours, text_states(ours, ids))
-        assert made.shape == (*ids.shape, tokeniser.size)
-        torch.testing.assert_close(made[real], expected[real], rtol=0, atol=1e-5)
+        logits = word_logits(ours, text_states(ours, ids))
+        assert logits.shape == (*ids.shape, tokeniser.size)
+        torch.testing.assert_close(logits[real], expected[real], rtol=0, atol=1e-5)
         torch.testing.assert_close(language_logits(ours, ids, real), expected[real], rtol=0, atol=1e-5)
     assert len(list(encoder_layers(ours))) == 3
 

@@ -97,14 +97,14 @@ def test_content_words_of_scenes_are_written_over_and_others_stay(settings: Sett
 def test_entropies_are_those_of_each_word_hidden(settings: Settings, prepared: Prepared) -> None:
     model = starting_model(settings, 0, prepared).eval()
     ids = trim(prepared.corpus.train.token_ids[:3], PAD)
-    made = entropies(model.language, ids, prepared.corpus.tokeniser.vocabulary)
-    assert (made[ids < len(SPECIAL)] == 0).all()
+    measured = entropies(model.language, ids, prepared.corpus.tokeniser.vocabulary)
+    assert (measured[ids < len(SPECIAL)] == 0).all()
     for row, column in ((0, 1), (2, 4)):
         hidden = torch.from_numpy(ids[row : row + 1].copy())
         hidden[0, column] = MASK
         with torch.no_grad():
             p = model.predict_words(model.encode_text(hidden))[0, column].softmax(dim=-1)
-        assert made[row, column] == pytest.approx(float(-(p * p.log()).sum()), abs=1e-4)
+        assert measured[row, column] == pytest.approx(float(-(p * p.log()).sum()), abs=1e-4)
 
 
 def test_salience_is_what_a_grey_image_takes_away(settings: Settings, prepared: Prepared) -> None:
@@ -114,10 +114,10 @@ def test_salience_is_what_a_grey_image_takes_away(settings: Settings, prepared: 
     with torch.no_grad():  # a fusion that heeds the image
         for parameter in model.mlm_decoder.parameters():
             parameter.mul_(30)
-    made = salience(model, features, ids, np.arange(6), words)
-    assert (made[ids < len(SPECIAL)] == 0).all()
-    assert (made[ids >= len(SPECIAL)] >= LEAST_DROP).all()
-    assert made.max() > LEAST_DROP
+    measured = salience(model, features, ids, np.arange(6), words)
+    assert (measured[ids < len(SPECIAL)] == 0).all()
+    assert (measured[ids >= len(SPECIAL)] >= LEAST_DROP).all()
+    assert measured.max() > LEAST_DROP
     # Of the image itself no grey one takes anything away.
     side = settings.data.image_size
     grey = model.image_features(torch.full((1, 3, side, side), 128, dtype=torch.uint8)).detach()
@@ -125,7 +125,7 @@ def test_salience_is_what_a_grey_image_takes_away(settings: Settings, prepared: 
     assert np.unique(none).tolist() == pytest.approx([0, LEAST_DROP])
     # A batch in parts has the same numbers.
     parts = [salience(model, features[at : at + 2], ids[at : at + 2], np.arange(at, at + 2), words) for at in (0, 2, 4)]
-    assert (np.concatenate(parts) == made).all()
+    assert (np.concatenate(parts) == measured).all()
     with torch.no_grad():
         hidden = torch.from_numpy(ids[:1].copy())
         hidden[0, 2 : int((ids[0] > 4).sum()) + 1 : 2] = MASK
@@ -133,17 +133,17 @@ def test_salience_is_what_a_grey_image_takes_away(settings: Settings, prepared: 
         for image in (features[:1], grey):
             fused, _ = model.fuse(model.encode_text(hidden), model.adapt_image(image), hidden)
             by_hand.append(model.mlm_logits(fused)[0, 2].log_softmax(dim=-1)[ids[0, 2]].item())
-    assert made[0, 2] == pytest.approx(max(LEAST_DROP, by_hand[0] - by_hand[1]), abs=1 / 64)
-    assert (made[0, [1, 3]] == np.float32(LEAST_DROP)).all()
+    assert measured[0, 2] == pytest.approx(max(LEAST_DROP, by_hand[0] - by_hand[1]), abs=1 / 64)
+    assert (measured[0, [1, 3]] == np.float32(LEAST_DROP)).all()
 
 
 def test_known_weights_are_not_measured_again(settings: Settings, prepared: Prepared) -> None:
     changed = kinds_of(settings, "surprising")
     teachers = make_teachers(changed.objectives, starting_model(changed, 0, prepared), prepared.corpus)
     ids, table = trim(prepared.corpus.train.token_ids[:4], PAD), np.full((4, 12), 7.0)
-    made = weights_of(changed.objectives, ids, teachers, torch.empty(0), {"surprising": table})
-    assert made.mask is table
-    assert made.write is table
+    weights = weights_of(changed.objectives, ids, teachers, torch.empty(0), {"surprising": table})
+    assert weights.mask is table
+    assert weights.write is table
     assert teachers.frozen is not None
     any_word = kinds_of(settings, "any").objectives
     assert weights_of(any_word, ids, teachers, torch.empty(0)).mask is None

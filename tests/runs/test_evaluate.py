@@ -26,7 +26,7 @@ def test_data_that_have_changed_since_a_training_are_told_of(then: str, told: in
     said: list[str] = []
     check_data("r", then, "folder-1", False, said.append)
     assert len(said) == told
-    assert all("(folder-2 then, folder-1 now)" in each for each in said)
+    assert all("(folder-2 then, folder-1 now)" in sentence for sentence in said)
 
 
 def test_a_run_with_the_words_of_other_encoders_is_refused() -> None:

@@ -11,10 +11,10 @@ from workbench.runs.export import export_run
 
 def test_a_sweep_comes_out_as_frames_with_its_record(tmp_path: Path) -> None:
     uri, run_id = toy_store(tmp_path, 2, 3)
-    made = export_run(uri, run_id, tmp_path / "a" / "b")
+    exported = export_run(uri, run_id, tmp_path / "a" / "b")
     trials, metrics = (pl.read_parquet(tmp_path / "a" / "b" / f"{name}.parquet") for name in ("trials", "metrics"))
-    assert (made.trials, made.metrics) == (len(trials), len(metrics))
-    assert made.trials == 6
+    assert (exported.trials, exported.metrics) == (len(trials), len(metrics))
+    assert exported.trials == 6
     record = SweepRecord.model_validate_json((tmp_path / "a" / "b" / "experiment.json").read_text())
     assert set(trials["arm"]) == set(record.arms)
 

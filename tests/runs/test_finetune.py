@@ -76,14 +76,14 @@ def test_the_test_split_is_scored_beside_dev_and_what_is_left_out_is_named(comma
         command()
     assert command.shown["images"][-1] == (53, 53)  # of 54, one of which is missing
     assert command.steps == []
-    made = command(allow_partial=True)
+    result = command(allow_partial=True)
     names = ("accuracy", "majority", "examples", "missing")
-    assert set(made.metrics) == {f"downstream/nlvr2/{way}{name}" for way in ("", "test/") for name in names}
-    assert made.metrics["downstream/nlvr2/examples"] == EXAMPLES + 1 == made.examples
-    assert made.metrics["downstream/nlvr2/test/examples"] == EXAMPLES
-    assert made.metrics["downstream/nlvr2/test/missing"] == 1
-    assert made.metrics["downstream/nlvr2/missing"] == 0
-    assert set(made.missing) == {"train train-8-0-0", "test test1-8-0-0"}
+    assert set(result.metrics) == {f"downstream/nlvr2/{way}{name}" for way in ("", "test/") for name in names}
+    assert result.metrics["downstream/nlvr2/examples"] == EXAMPLES + 1 == result.examples
+    assert result.metrics["downstream/nlvr2/test/examples"] == EXAMPLES
+    assert result.metrics["downstream/nlvr2/test/missing"] == 1
+    assert result.metrics["downstream/nlvr2/missing"] == 0
+    assert set(result.missing) == {"train train-8-0-0", "test test1-8-0-0"}
     assert len(command.steps) == EPOCHS * EXAMPLES // BATCH
 
 
@@ -125,7 +125,7 @@ def test_vqa_says_how_many_answers_there_are_to_choose_from(
         (tmp_path / f"v2_mscoco_{split}2014_annotations.json").write_text(json.dumps({"annotations": told}))
         Image.new("RGB", (32, 32)).save(tmp_path / f"COCO_{split}2014_{0:012d}.jpg")
     command = Command(tmp_path, settings, prepared, "vqa")
-    made = command()
+    result = command()
     assert command.said == ["vqa: 1 answers, each the most common one of at least 9 questions"]
-    found = {name: made.metrics[f"downstream/vqa/{name}"] for name in ("answers", "accuracy", "accuracy_2017")}
-    assert found == {"answers": 1.0, "accuracy": 1.0, "accuracy_2017": pytest.approx(0.3)}
+    scores = {name: result.metrics[f"downstream/vqa/{name}"] for name in ("answers", "accuracy", "accuracy_2017")}
+    assert scores == {"answers": 1.0, "accuracy": 1.0, "accuracy_2017": pytest.approx(0.3)}

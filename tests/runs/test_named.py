@@ -43,8 +43,8 @@ def test_what_names_no_run_or_several_is_refused(tmp_path: Path, made: dict[str,
 
 def test_letters_that_several_ids_begin_with_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tracker = Tracker(ensure_store(tmp_path), tmp_path)
-    made = [tracker.start("x", {"study": str(n)}, {"kind": "trial"}, {})[0] for n in range(17)]
-    letter = next(first for first in "0123456789abcdef" if sum(each[0] == first for each in made) > 1)
+    run_ids = [tracker.start("x", {"study": str(n)}, {"kind": "trial"}, {})[0] for n in range(17)]
+    letter = next(first for first in "0123456789abcdef" if sum(run_id[0] == first for run_id in run_ids) > 1)
     monkeypatch.setattr("workbench.cli.named.LETTERS", re.compile("[0-9a-f]+"))
     with pytest.raises(UserError, match="runs start with it"):
         run_in(tmp_path, letter)

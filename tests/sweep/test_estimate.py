@@ -62,33 +62,33 @@ def made(experiment: Experiment, home: Path, probes: list[Probed], workers: int 
 
 def test_a_trial_is_its_steps_its_evaluations_and_what_it_saves(two: Experiment, tmp_path: Path) -> None:
     probe = Probed((TIMED, replace(TIMED, final=4.0)), {"data": 20.0}, GIB, 0.5, stored=True, device="CPU")
-    found = made(two, tmp_path, [probe, probe])
-    trial = found.trial
+    estimate = made(two, tmp_path, [probe, probe])
+    trial = estimate.trial
     assert trial.training_seconds == 100 * 0.5
     assert trial.evaluation_seconds == (4 * 3.0 + 4.0) / 0.5  # the first trial also made the disturbed images
     assert trial.other_seconds == 2.0 + 3 * 0.25 + 0.5
-    assert found.preparing == {"data": 20.0, "images of the evaluation": 4.0 / 0.5, "reading": 1.0}
-    each = 50 + 32 + 3.25
-    assert found.seconds_left == pytest.approx(29 + 3 * each)  # five trials by two workers
-    assert found.device_seconds == pytest.approx(29 + 5 * each)
-    assert found.pairs_per_second == two.settings.optimisation.batch_size / 0.5
+    assert estimate.preparing == {"data": 20.0, "images of the evaluation": 4.0 / 0.5, "reading": 1.0}
+    seconds_of_a_trial = 50 + 32 + 3.25
+    assert estimate.seconds_left == pytest.approx(29 + 3 * seconds_of_a_trial)  # five trials by two workers
+    assert estimate.device_seconds == pytest.approx(29 + 5 * seconds_of_a_trial)
+    assert estimate.pairs_per_second == two.settings.optimisation.batch_size / 0.5
     assert (trial.parameters_trained, trial.parameters_frozen, trial.memory_bytes) == (800, 200, 2 * GIB)
     assert trial.memory_parts["activations"] == 2 * GIB - 4 * 1000 - 12 * 800
-    assert found.does_not_fit == []
-    assert found.figures()["seconds_per_trial"] == pytest.approx(each)
+    assert estimate.does_not_fit == []
+    assert estimate.figures()["seconds_per_trial"] == pytest.approx(seconds_of_a_trial)
 
 
 def test_times_are_means_over_workers_and_memory_is_the_greatest(two: Experiment, tmp_path: Path) -> None:
     slow = replace(TIMED, step=1.5, step_bytes=3 * GIB)
-    probes = [Probed((each, each), {}, GIB, 1.0, stored=False, device="CPU") for each in (TIMED, slow)]
+    probes = [Probed((timed, timed), {}, GIB, 1.0, stored=False, device="CPU") for timed in (TIMED, slow)]
     trial = made(two, tmp_path, probes).trial
     assert (trial.seconds_per_step, trial.memory_bytes) == (1.0, 3 * GIB)
 
 
 def test_a_sweep_that_is_done_takes_nothing(two: Experiment, tmp_path: Path) -> None:
     probe = Probed((TIMED, TIMED), {}, GIB, 1.0, stored=False, device="CPU")
-    found = made(two, tmp_path, [probe], todo=0)
-    assert (found.seconds_left, found.device_seconds, found.checkpoints_bytes) == (0.0, 0.0, 0)
+    estimate = made(two, tmp_path, [probe], todo=0)
+    assert (estimate.seconds_left, estimate.device_seconds, estimate.checkpoints_bytes) == (0.0, 0.0, 0)
 
 
 def test_of_many_arms_the_baseline_and_others_at_even_distances_are_measured() -> None:
@@ -208,11 +208,11 @@ def test_where_weights_are_missing_all_is_counted_and_each_is_named(
     changes = {"model.text.weights": "/nowhere", "data.tokeniser": "/nowhere", "model.vision.weights": "/nowhere.pth"}
     settings = apply(experiment.settings, changes | {"warm_start.source": "train"})
     asked = experiment.model_copy(update={"settings": settings})
-    found = estimates.estimate(Asking(asked, tmp_path / "new", 10, 2, 2))
-    assert len(found.missing_weights) == 3
-    assert any("model.vision.weights" in sentence for sentence in found.missing_weights)
-    assert found.measured == []
-    assert found.trial.memory_bytes > 4 * found.trial.parameters_trained
+    estimate = estimates.estimate(Asking(asked, tmp_path / "new", 10, 2, 2))
+    assert len(estimate.missing_weights) == 3
+    assert any("model.vision.weights" in sentence for sentence in estimate.missing_weights)
+    assert estimate.measured == []
+    assert estimate.trial.memory_bytes > 4 * estimate.trial.parameters_trained
     assert not (tmp_path / "new").exists()
 
 

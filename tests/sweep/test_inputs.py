@@ -137,7 +137,7 @@ def test_whatever_a_trial_was_made_from_is_noticed_when_it_changes(
         refuse_changed_inputs("s", finished, Inputs(tmp_path))
     said = str(refused.value)
     assert "`hard_ratio=0.0 · seed 0`, `hard_ratio=0.5 · seed 0`, were made from other inputs" in said
-    assert [each for each in ("the data", "the start") if each in said] == [named]
+    assert [part for part in ("the data", "the start") if part in said] == [named]
     assert "--study NAME" in said
 
 

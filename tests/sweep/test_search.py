@@ -48,12 +48,12 @@ def test_every_arm_has_the_same_budget_and_its_best_is_run_with_fresh_seeds(expe
     searched = tuned(experiment)
     plan, endings, _ = play(searched)
     tried = [search_of(searched, arm, endings) for arm in searched.arms]
-    assert [len(each.tried) for each in tried] == [6, 6]
+    assert [len(search.tried) for search in tried] == [6, 6]
     assert [given for _, given, _ in tried[0].tried[:3]] == [given for _, given, _ in tried[1].tried[:3]]
-    for each in tried:
-        best = max(each.tried, key=lambda row: row[2].value if row[2] and row[2].value else 0)
-        assert each.best == best[1]
-        confirming = [c for c in plan.cells if c.searching is None and each.arm.items() <= c.values.items()]
+    for search in tried:
+        best = max(search.tried, key=lambda row: row[2].value if row[2] and row[2].value else 0)
+        assert search.best == best[1]
+        confirming = [c for c in plan.cells if c.searching is None and search.arm.items() <= c.values.items()]
         assert {cell.seed for cell in confirming} == set(range(searched.seeds.count))
         assert all(cell.values[RATE] == best[1][RATE] for cell in confirming)
         assert "search" not in confirming[0].label
@@ -129,8 +129,8 @@ def test_diverged_and_pruned_trials_are_never_the_best(experiment: Experiment) -
                 Ending("c", "finished", 0.5, {3: 0.4, 6: 0.5}),
             ][number % 3]
     for arm in searched.arms:
-        found = search_of(searched, arm, endings)
-        assert [given for _, given, e in found.tried if e and e.outcome == "finished" and given == found.best]
+        search = search_of(searched, arm, endings)
+        assert [given for _, given, e in search.tried if e and e.outcome == "finished" and given == search.best]
 
 
 def test_a_search_goes_by_the_validation_split_and_only_what_confirms_by_the_test_split(experiment: Experiment) -> None:
@@ -144,9 +144,9 @@ def test_a_search_goes_by_the_validation_split_and_only_what_confirms_by_the_tes
 def test_less_is_better_on_the_validation_split_too(experiment: Experiment) -> None:
     searched = tuned(experiment).model_copy(update={"primary": "test/mlm_loss"})
     _, endings, _ = play(searched)
-    found = search_of(searched, searched.arms[0], endings)
-    worst = min(found.tried, key=lambda row: row[2].value if row[2] and row[2].value else 0)
-    assert found.best == worst[1]
+    search = search_of(searched, searched.arms[0], endings)
+    worst = min(search.tried, key=lambda row: row[2].value if row[2] and row[2].value else 0)
+    assert search.best == worst[1]
 
 
 def test_every_trial_names_its_arm_also_in_a_search(experiment: Experiment) -> None:

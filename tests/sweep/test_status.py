@@ -93,7 +93,7 @@ def test_what_is_silent_elsewhere_is_found_out_by_a_second_look(
     beating.storage.set_trial_user_attr(beating.trial_id, "beat", {"beat": 4, "step": 1, "steps": 2})
     assert listed(uri, tmp_path) == ("KILLED", 1, 0)
     assert counted(experiment, tmp_path) == {"running": 1, "finished": 0}
-    assert {each.cell_key for each in ledger.running()} == {silent.cell.key, beating.cell.key}
+    assert {trial.cell_key for trial in ledger.running()} == {silent.cell.key, beating.cell.key}
 
 
 def test_another_studys_runs_are_left_as_the_store_has_them(tmp_path: Path, uri: str) -> None:
@@ -109,9 +109,9 @@ def test_sightings_are_kept_and_a_clock_that_jumps_back_accuses_nobody(
     def look(beat: int, at: float) -> bool:
         monkeypatch.setattr(time, "time", lambda: at)
         sightings = Sightings(tmp_path)
-        found = sightings.silent("s/1", beat)
+        silent = sightings.silent("s/1", beat)
         sightings.keep()
-        return found
+        return silent
 
     lease = heartbeat.LEASE
     assert [look(1, 0), look(1, lease - 1), look(1, lease + 1)] == [False, False, True]

@@ -34,9 +34,9 @@ def job(experiment: Experiment, place: WorkerSpec) -> Job:
     small = experiment.model_copy(
         update={"arms": experiment.arms[:2], "seeds": experiment.seeds.model_copy(update={"count": 1})}
     )
-    made = new_job("s", small, parent, uri)
-    made.publish(Ledger.of_workspace(place.workspace, "s"))
-    return made
+    job = new_job("s", small, parent, uri)
+    job.publish(Ledger.of_workspace(place.workspace, "s"))
+    return job
 
 
 def work(place: WorkerSpec, study: str = "s") -> list[Any]:
@@ -138,8 +138,8 @@ def test_a_trial_tells_what_it_is_and_what_it_made_of_a_few_pairs(job: Job, plac
         )
         assert tags.pairs == {"train": 256, "val": 48, "test": 48}
         assert tags.study == "s"
-        made = tracker.attached(run.info.run_id, EXAMPLES)
-        assert (made["split"], len(made["pairs"])) == ("test", 48)
+        examples = tracker.attached(run.info.run_id, EXAMPLES)
+        assert (examples["split"], len(examples["pairs"])) == ("test", 48)
         ending = Ledger.of_workspace(place.workspace, "s").endings()[cell.key]
         assert job.experiment.primary == "test/foil_accuracy"
         assert ending.value == run.data.metrics["test/foil_accuracy"]

@@ -54,13 +54,13 @@ def test_a_step_makes_every_tensor_where_the_model_is(
             weights = weights_of(changed.objectives, ids, teachers, images)
         part = draw_batch(ids, None, changed.objectives, vocabulary, BatchKey(rows, 0, 0, 3), weights).part()
         alpha, buckets = changed.objectives.mlm.alpha, changed.optimisation.length_buckets
-        made = losses(model, images, part, changed.objectives, teachers, alpha, length_buckets=buckets)
-        made["loss"].backward()
+        parts = losses(model, images, part, changed.objectives, teachers, alpha, length_buckets=buckets)
+        parts["loss"].backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser_for(model, changed).step()
         teachers.follow(model, 0.9)
-    assert made["loss"].device.type == "cpu"
-    assert torch.isfinite(made["loss"])
+    assert parts["loss"].device.type == "cpu"
+    assert torch.isfinite(parts["loss"])
 
 
 def test_a_validation_makes_every_tensor_where_the_model_is(settings: Settings, prepared: Prepared) -> None:
@@ -69,8 +69,8 @@ def test_a_validation_makes_every_tensor_where_the_model_is(settings: Settings, 
     teachers = make_teachers(changed.objectives, model, prepared.corpus)
     with torch.device("meta"), torch.no_grad():
         evaluation = validation(Subject(model, changed, prepared, teachers))
-        made = {part.name: part.measure() for part in evaluation.parts()}
-    assert all(np.isfinite(value) for _, value in evaluation.metrics(made))
+        measured = {part.name: part.measure() for part in evaluation.parts()}
+    assert all(np.isfinite(value) for _, value in evaluation.metrics(measured))
 
 
 def fit_on_meta(*given: Any) -> Iterator[dict[str, float]]:

@@ -110,16 +110,16 @@ def test_another_wordnet_is_another_entry_of_perturbed_captions(
     elsewhere = replace(prepared, cache_dir=tmp_path)
     for part in ("noun", "verb", "adj"):
         (tmp_path / f"data.{part}").write_text("another")
-    made: list[int] = []
+    calls: list[int] = []
 
     def make() -> torch.Tensor:
-        made.append(len(made))
-        return torch.tensor(made)
+        calls.append(len(calls))
+        return torch.tensor(calls)
 
     for folder, count in ((tmp_path / "none", 8), (tmp_path / "none", 8), (tmp_path, 8), (tmp_path, 9)):
         monkeypatch.setenv("WNSEARCHDIR", str(folder))
         validation.captions_kept_by_trials(elsewhere, count)("synonym_replacement-1", make)
-    assert made == [0, 1, 2]
+    assert calls == [0, 1, 2]
 
 
 @pytest.mark.parametrize("asked", [2, 5, 9, 14, 20, 28])
@@ -160,7 +160,9 @@ def test_examples_are_given_once_and_are_alike_for_trials_of_the_same_data(
         hooks = Hooks(lambda *_: None, lambda *_: None, keep_examples=kept.append)
         train(apply(settings, small | change), 0, prepared, tmp_path / name, hooks)
     assert len(kept) == 2
-    shown = [[(pair["caption"], pair["other"], pair["kind"], pair["image"]) for pair in made["pairs"]] for made in kept]
+    shown = [
+        [(pair["caption"], pair["other"], pair["kind"], pair["image"]) for pair in example["pairs"]] for example in kept
+    ]
     assert shown[0] == shown[1]
     assert [pair["match"] for pair in kept[0]["pairs"]] != [pair["match"] for pair in kept[1]["pairs"]]
 

@@ -50,8 +50,8 @@ def saved_by_a_step(settings: Settings, prepared: Prepared, batch: int) -> int:
 
     images = torch.from_numpy(np.array(prepared.corpus.train.images[:batch]))
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        made = losses(model, images, plan.part(), settings.objectives, teachers, 0.0)
-        made["loss"].backward()
+        parts = losses(model, images, plan.part(), settings.objectives, teachers, 0.0)
+        parts["loss"].backward()
     return sum(storage.nbytes() for storage in storages.values())
 
 
@@ -112,8 +112,8 @@ def test_activations_alone_shrink_with_the_batch_and_shards_with_the_processes(f
 def test_copies_are_those_that_training_makes(formed: Settings, prepared: Prepared, changes: dict[str, Any]) -> None:
     settings = apply(formed, changes)
     objectives: Objectives = settings.objectives
-    made = make_teachers(objectives, new_model(settings, prepared.corpus, 0), prepared.corpus)
-    assert copies_of(objectives) == (made.frozen is not None, made.ema is not None)
+    teachers = make_teachers(objectives, new_model(settings, prepared.corpus, 0), prepared.corpus)
+    assert copies_of(objectives) == (teachers.frozen is not None, teachers.ema is not None)
 
 
 def test_a_well_known_tokeniser_is_as_large_as_it_is(settings: Settings) -> None:

@@ -98,7 +98,7 @@ def test_a_full_disk_is_waited_out_and_costs_no_checkpoint(tmp_path: Path) -> No
         assert left == [1, 2]
         assert told[0].startswith("waiting: no room left")
         assert told[1] == "continuing"
-        assert {each.name for each in disk.iterdir()} == {"x.pt", "x.pt.before"}
+        assert {entry.name for entry in disk.iterdir()} == {"x.pt", "x.pt.before"}
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
 

@@ -108,12 +108,12 @@ def test_scores_are_those_of_the_files_and_images_are_decoded_once(
     suite = prepared.suites["sugarcrepe"]
     assert suite.images.dtype == (np.float16 if frozen else np.uint8)
     model, tokeniser = starting_model(changed, 0, prepared).eval(), prepared.corpus.tokeniser
-    made = evaluate(suites.compositional(suite, model, tokeniser, 8))
+    scores = evaluate(suites.compositional(suite, model, tokeniser, 8))
     assert changed.evaluation.suites is not None
     assert changed.evaluation.suites.sugarcrepe is not None
     items = told_apart(read_items("sugarcrepe", changed.evaluation.suites.sugarcrepe), tokeniser)
     look = decoding(model, settings.data.image_size, "pad")
-    assert made == evaluate(Suite(Reader(model, tokeniser, 8, look), "sugarcrepe", items))
+    assert scores == evaluate(Suite(Reader(model, tokeniser, 8, look), "sugarcrepe", items))
     # A changed image is another one.
     Image.new("RGB", (30, 30)).save(files / "val2017" / "0.png")
     prepare(changed, cache_dir, lambda *_: None)
@@ -167,11 +167,11 @@ def test_a_score_of_a_suite_may_be_the_question(tmp_path: Path, primary: str, mo
         with pytest.raises(UserError, match=said):
             load_experiment(tmp_path / "e.yaml")
         return
-    made = load_experiment(tmp_path / "e.yaml")
-    assert made.primary == primary
-    assert made.settings.evaluation.suites is not None
-    assert made.settings.evaluation.suites.sugarcrepe is not None
-    assert made.settings.evaluation.suites.sugarcrepe.images == (str(Path("b").absolute()),)
+    experiment = load_experiment(tmp_path / "e.yaml")
+    assert experiment.primary == primary
+    assert experiment.settings.evaluation.suites is not None
+    assert experiment.settings.evaluation.suites.sugarcrepe is not None
+    assert experiment.settings.evaluation.suites.sugarcrepe.images == (str(Path("b").absolute()),)
 
 
 def test_trials_of_earlier_versions_keep_their_names(settings: Settings) -> None:

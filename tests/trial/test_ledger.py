@@ -53,17 +53,17 @@ def test_each_cell_is_claimed_once_and_its_ending_is_kept(cells: list[Cell], led
     assert first
     assert second
     assert third
-    assert [each.cell for each in (first, second, third)] == cells
+    assert [trial.cell for trial in (first, second, third)] == cells
     assert claim(other, cells) is None
-    assert {each.name for each in ledger.running()} == {cell.name for cell in cells}
+    assert {trial.name for trial in ledger.running()} == {cell.name for cell in cells}
     first.complete(ENDING)
     assert other.endings() == {cells[0].key: ENDING}
     second.release()
     again = claim(ledger, cells)
     assert again
     assert again.cell == cells[1]
-    for each in (again, third):
-        each.release()
+    for trial in (again, third):
+        trial.release()
 
 
 def test_many_threads_never_share_a_cell(experiment: Experiment, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_a_look_takes_in_what_is_new_alone(cells: list[Cell], ledger: Ledger, tm
     assert ledger.book.endings[cells[1].key] is ledger.endings()[cells[1].key]
     ours = claim(other, cells)
     assert ours
-    assert [each.cell_key for each in ledger.running()] == [cells[2].key]
+    assert [trial.cell_key for trial in ledger.running()] == [cells[2].key]
     ours.fail("boom")
     assert ledger.running() == []
     assert ledger.failures(cells[2]) == ["boom"]

@@ -47,9 +47,9 @@ def context(place: WorkerSpec, emit: Callable[[Event], None] = lambda _: None) -
 
 
 def status(job: Job, place: WorkerSpec, cell: Cell) -> str:
-    found = Tracker(job.uri, place.workspace).find({"config_hash": cell.key})
-    assert found is not None
-    return str(found.info.status)
+    run = Tracker(job.uri, place.workspace).find({"config_hash": cell.key})
+    assert run is not None
+    return str(run.info.status)
 
 
 def test_a_trial_is_judged_after_each_validation_but_the_last_on_all_it_knows(

@@ -71,11 +71,11 @@ def test_runs_that_are_gone_for_good_are_made_again(copied: tuple[Path, str, str
         tracker.client._tracking_client.store._hard_delete_run(gone)  # as `mlflow gc` does
         done = again(tiny, home)
         assert done.returncode == 0, done.stderr
-        made = json.loads(done.stdout)
-        found = read_runs(tracker.uri, made["run_id"])
-        assert made["run_id"] != run_id
-        assert len(found.trials) == 1
-        assert (found.trials["run_id"][0] == trial) == (gone == run_id)
+        told = json.loads(done.stdout)
+        runs = read_runs(tracker.uri, told["run_id"])
+        assert told["run_id"] != run_id
+        assert len(runs.trials) == 1
+        assert (runs.trials["run_id"][0] == trial) == (gone == run_id)
 
 
 def test_an_experiment_that_was_deleted_in_mlflow_is_named_with_the_command_that_restores_it(

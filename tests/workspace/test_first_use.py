@@ -159,8 +159,8 @@ print(Ledger.of_workspace(Path(sys.argv[2]), "s", sys.argv[3]).sweep())
 def test_the_tables_of_a_postgresql_storage_are_made_once(tmp_path: Path) -> None:
     names = ("first", "second", "third")
     with postgres(tmp_path / "pg", *names) as server:
-        each = f"for each in sys.argv[3:]:\n    sys.argv[3] = each\n    exec({STORAGE!r})\n"
-        said = at_once(each, 3, tmp_path, *map(server.address, names))
+        one_by_one = f"for each in sys.argv[3:]:\n    sys.argv[3] = each\n    exec({STORAGE!r})\n"
+        said = at_once(one_by_one, 3, tmp_path, *map(server.address, names))
     assert len(set(said)) == 1
     assert len(set(said[0].split())) == 3
 

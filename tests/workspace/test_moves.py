@@ -72,7 +72,7 @@ def test_a_renamed_workspace_writes_nothing_where_it_was(tmp_path: Path) -> None
     said: list[str] = []
     again = Tracker(ensure_store(new, said.append), new)
     assert said == [f"this workspace was at {old}; its runs now refer to files in {new}"]
-    assert sorted(each.path for each in again.client.list_artifacts(run_id)) == [
+    assert sorted(artifact.path for artifact in again.client.list_artifacts(run_id)) == [
         "copy",
         "experiment.json",
         "failure.txt",

@@ -24,7 +24,7 @@ def test_other_files_beside_images_with_captions_are_passed_by(tmp_path: Path) -
     for name, text in STRAYS.items():
         (tmp_path / name).write_text(text)
     reading = read_source(tmp_path)
-    assert (reading.form, [each.id for each in reading.found], reading.broken) == ("folder", ["a.jpg"], [])
+    assert (reading.form, [pair.id for pair in reading.found], reading.broken) == ("folder", ["a.jpg"], [])
     (tmp_path / "notes.json").write_text('[{"image": "a.jpg", "capt')
     ((what, why),) = read_source(tmp_path).broken
     assert what == "notes.json"
@@ -34,7 +34,7 @@ def test_other_files_beside_images_with_captions_are_passed_by(tmp_path: Path) -
     with pytest.raises(UserError, match=r"notes\.json:1: not readable as JSON"):
         read_source(tmp_path)
     (tmp_path / "notes.json").unlink()
-    assert [each.captions for each in read_source(tmp_path).found] == [("of the list",)]
+    assert [pair.captions for pair in read_source(tmp_path).found] == [("of the list",)]
 
 
 @pytest.mark.parametrize(

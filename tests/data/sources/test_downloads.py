@@ -59,7 +59,7 @@ def test_img2datasets_files_are_a_folder(tmp_path: Path) -> None:
 def test_img2datasets_tars_have_their_failures_beside(tmp_path: Path) -> None:
     downloaded(tmp_path, "00000", tar=True)
     reading = read_source(tmp_path)
-    assert [each.id for each in reading.found] == ["00000/000000000", "00000/000000002"]
+    assert [pair.id for pair in reading.found] == ["00000/000000000", "00000/000000002"]
     assert dict(reading.broken) == {
         "00000/000000001": "it has no image (HTTP Error 404: Not Found)",
         "00000/000000003": "it has no image (failed_to_resize)",

@@ -24,10 +24,10 @@ def test_flickr_has_five_captions_an_image(tmp_path: Path, name: str, text: str,
     (tmp_path / name).write_text(text)
     (tmp_path / "Flickr8k.lemma.token.txt").write_text("1.jpg#0\tnumber be\n")  # the same captions, their words reduced
     for path in (tmp_path, tmp_path / name):
-        found = read_source(path).found
-        assert [each.id for each in found] == ["1.jpg", "2.jpg"]
-        assert [each.captions for each in found] == [tuple(f"Number {n}, of {k}" for n in range(5)) for k in (1, 2)]
-        assert [each.place.path for each in found] == there
+        pairs = read_source(path).found
+        assert [pair.id for pair in pairs] == ["1.jpg", "2.jpg"]
+        assert [pair.captions for pair in pairs] == [tuple(f"Number {n}, of {k}" for n in range(5)) for k in (1, 2)]
+        assert [pair.place.path for pair in pairs] == there
 
 
 def test_flickrs_row_without_a_separator_is_read(tmp_path: Path) -> None:
@@ -44,8 +44,8 @@ def test_captions_with_quotes_of_their_own_in_flickrs_text(tmp_path: Path) -> No
     jpeg(tmp_path / "1.jpg")
     rows = ['"Stop", says the sign', '"a dog, a ""cat"""', 'a 6" pipe, wet', "plain"]
     (tmp_path / "captions.txt").write_text("image,caption\n" + "".join(f"1.jpg,{row}\n" for row in rows))
-    (found,) = read_source(tmp_path).found
-    assert found.captions == ('"Stop", says the sign', 'a dog, a "cat"', 'a 6" pipe, wet', "plain")
+    (pair,) = read_source(tmp_path).found
+    assert pair.captions == ('"Stop", says the sign', 'a dog, a "cat"', 'a 6" pipe, wet', "plain")
 
 
 def test_a_text_that_only_has_a_name_of_flickrs_is_the_caption_of_an_image(tmp_path: Path) -> None:

@@ -78,8 +78,8 @@ def test_an_image_is_that_of_one_name_alone(tmp_path: Path) -> None:
 
     def there(*names: str) -> list[str]:
         (tmp_path / "list.json").write_text(json.dumps([{"image": name, "caption": "x"} for name in names]))
-        made = found_at(tmp_path / "list.json", images=[tmp_path / "root"])
-        return [str(path.relative_to(tmp_path / "root")) if path.exists() else "" for path in made.values()]
+        paths = found_at(tmp_path / "list.json", images=[tmp_path / "root"])
+        return [str(path.relative_to(tmp_path / "root")) if path.exists() else "" for path in paths.values()]
 
     assert there("a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg") == ["a/1.jpg", "a/2.jpg", "b/1.jpg", ""]
     assert there("/x/a/2.jpg", "/x/b/2.jpg") == ["a/2.jpg", ""]

@@ -39,13 +39,13 @@ def test_visual_genome_as_meter_lays_it_out(tmp_path: Path, file: str, given: bo
     regions = [{"id": id, "regions": [{"region_id": id, "phrase": f"part of {id}"}]} for id in (1, 2)]
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).write_text(json.dumps(regions))
-    made = found_at(tmp_path / file, images=[tmp_path]) if given else found_at(tmp_path)
-    assert made == {"1": there[0], "2": there[1]}
+    paths = found_at(tmp_path / file, images=[tmp_path]) if given else found_at(tmp_path)
+    assert paths == {"1": there[0], "2": there[1]}
 
 
 def test_visual_genomes_two_folders_may_be_given_each(tmp_path: Path) -> None:
     there = [jpeg(tmp_path / "one" / "1.jpg"), jpeg(tmp_path / "two" / "2.jpg")]
     regions = [{"id": id, "regions": [{"region_id": id, "phrase": f"part of {id}"}]} for id in (1, 2)]
     (tmp_path / "region_descriptions.json").write_text(json.dumps(regions))
-    made = found_at(tmp_path / "region_descriptions.json", images=[tmp_path / "one", tmp_path / "two"])
-    assert list(made.values()) == there
+    paths = found_at(tmp_path / "region_descriptions.json", images=[tmp_path / "one", tmp_path / "two"])
+    assert list(paths.values()) == there
