@@ -8,7 +8,12 @@ from workbench.data.lexicon import COLOURS, KINDS
 from workbench.data.look_alikes import LookAlikes, look_alikes, near_colours
 from workbench.data.scene_captions import FOILS, Description, describe, foils, paraphrase
 from workbench.data.scene_truth import says_nothing_false
-from workbench.data.scenes import Scene, held_out, outline, relation, render, sample_scene, scenes
+from workbench.data.scenes import Scene, held_out, outline, relation, render, sample_scene
+
+
+def scenes(seed: int, split: str, count: int, largest: int) -> list[Scene]:
+    """The first `count` scenes of a split."""
+    return [sample_scene(seed, split, index, largest) for index in range(count)]
 
 
 def kinds_of(scene: Scene) -> set[str]:
