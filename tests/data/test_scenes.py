@@ -1,9 +1,12 @@
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from workbench.config.schema import Data
+from workbench.data import corpus
 from workbench.data.lexicon import COLOURS, KINDS
 from workbench.data.look_alikes import LookAlikes, look_alikes, near_colours
 from workbench.data.scene_captions import FOILS, Description, describe, foils, paraphrase
@@ -141,3 +144,17 @@ def test_relations_are_read_off_the_positions() -> None:
             "above": first.y < second.y,
             "below": first.y > second.y,
         }[place]
+
+
+def test_several_processes_render_the_same_bytes_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, folders = Data(train_pairs=520, eval_pairs=4, image_size=16), {}
+    for few in (0, 1000):  # tasks up to which one process renders them all
+        monkeypatch.setattr(corpus, "FEW", few)
+        monkeypatch.setattr(corpus, "allowed_cores", lambda: 2)
+        folders[few] = tmp_path / str(few)
+        folders[few].mkdir()
+        corpus._prepare_scenes(data, folders[few])
+    names = sorted(file.name for file in folders[0].iterdir())
+    assert names == sorted(file.name for file in folders[1000].iterdir())
+    assert len(names) == 7
+    assert all((folders[0] / name).read_bytes() == (folders[1000] / name).read_bytes() for name in names)
