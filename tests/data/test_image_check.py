@@ -49,7 +49,7 @@ def test_missing_and_broken_images_are_named_with_their_reason(tmp_path: Path) -
     assert set(broken) == {dead, half, gone}
     assert broken[gone] == f"{gone} is missing"
     assert broken[dead].startswith(f"{dead}: ")
-    assert "no known kind" in broken[dead]
+    assert "its format is unknown" in broken[dead]
     assert "cannot be read" in broken[half]
 
 

@@ -103,7 +103,7 @@ def test_a_stopped_preparation_goes_on_and_changed_work_begins_anew(
     assert written == [2, 3]
     whole = prepared(source, tmp_path / "again")
     assert whole.fingerprint == store.fingerprint
-    with pytest.raises(UserError, match="something else already"):
+    with pytest.raises(UserError, match="already holds something else"):
         prepare_source(read_source(source), tmp_path / "out", 16, "crop", 1, lambda *_: None)
 
 

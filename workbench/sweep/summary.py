@@ -23,7 +23,7 @@ def summary(page: Path) -> dict[str, float]:
         return {}
     return {
         f"{name}/{row['metric']}/{_allowed(str(row['arm']))}"[:LONGEST]: float(row[column])
-        for row in pl.read_csv(table).iter_rows(named=True)
+        for row in pl.read_csv(table, glob=False).iter_rows(named=True)
         for column, name in COLUMNS.items()
         if row[column] is not None
     }
