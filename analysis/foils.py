@@ -37,7 +37,7 @@ SUITE = {
     "verdict": pl.String,
 }
 CAPTION = (
-    "Mean over seeds with 95 % intervals; the bar behind each point is the score with a grey image: what the text"
+    "Mean over seeds with 95 % intervals; the bar behind each point is the score with a gray image: what the text"
     " reveals. The dashed line is chance."
 )
 
@@ -72,7 +72,7 @@ def _section(runs: Runs, suite: str) -> Section:
         plots=[Plot(f"suite_{suite}", CAPTION + _mark_note(table), suite_figure(table, runs.arms))],
         notes=[
             BOLD.replace("Bold", "*").replace("a bold row", "a *"),
-            "(…) the score with a grey image.",
+            "(…) the score with a gray image.",
             *_of_items(table),
         ],
         split="test" if suite in OWN_SUITES else "as published",
@@ -81,7 +81,7 @@ def _section(runs: Runs, suite: str) -> Section:
 
 
 def suite_table(runs: Runs, suite: str) -> pl.DataFrame:
-    """Returns one row per arm and kind, as `SUITE`: the score with its interval over seeds, the mean score with a grey
+    """Returns one row per arm and kind, as `SUITE`: the score with its interval over seeds, the mean score with a gray
     image, and the contrast with the baseline. All kinds and arms of the suite are one family."""
     prefix = f"{PREFIX}{suite}/"
     frame = compare(runs, runs.names(prefix)).filter(pl.col("mean").is_not_null())
@@ -197,7 +197,7 @@ def suite_figure(table: pl.DataFrame, arms: Sequence[str]) -> Figure:
         else:
             places = range(len(kinds))
             axis.hlines(chances, [x - 0.45 for x in places], [x + 0.45 for x in places], SOFT, "--", linewidth=1)
-        axis.set_ylabel("score (bar: grey image)")
+        axis.set_ylabel("score (bar: gray image)")
         axis.set_ylim(0.0, 1.02)
         legend(figure, axis)
         return figure

@@ -196,7 +196,7 @@ def metrics_page() -> str:
             METRICS_HEAD,
             table(heads, rows),
             "## Scores of the published suites\n",
-            "A score is logged as `compositional/SUITE/KIND`, and with a grey image as `blank_image/SUITE/KIND`. The"
+            "A score is logged as `compositional/SUITE/KIND`, and with a gray image as `blank_image/SUITE/KIND`. The"
             " kinds of VL-CheckList are the lists that are there.\n",
             table(("Suite", "Kinds"), suites),
         )

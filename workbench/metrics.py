@@ -64,7 +64,7 @@ METRICS = (
     Metric("paraphrase_match", "paraphrases matched", needs="scenes", outcome=True),
     Metric("paraphrase_shift", "change of confidence by a paraphrase", "lower", needs="scenes"),
     Metric("synthesized_accuracy", "accuracy on written negatives", chance=0.5, outcome=True),
-    Metric("blank_image_accuracy", "accuracy on written negatives, grey image", "neither", chance=0.5, outcome=True),
+    Metric("blank_image_accuracy", "accuracy on written negatives, gray image", "neither", chance=0.5, outcome=True),
     Metric("unchanged_share", "written captions left unchanged", "neither", outcome=True),
     Metric("false_negative_share", "false negatives among written captions", "lower", needs="scenes", outcome=True),
     Metric("generator_perplexity", "perplexity of the generator", "lower", "perplexity", bounds=POSITIVE, outcome=True),
@@ -92,11 +92,11 @@ METRICS = (
     # Families.
     Metric("foil/", "foils, {}", chance=0.5, needs="foils", filed="compositional/{suite}/"),
     Metric(
-        "blank_foil/", "foils with a grey image, {}", "neither", chance=0.5, needs="foils", filed="blank_image/{suite}/"
+        "blank_foil/", "foils with a gray image, {}", "neither", chance=0.5, needs="foils", filed="blank_image/{suite}/"
     ),
     Metric("reliability/", "reliability, {}", "neither", filed="reliability/"),
     Metric("compositional/", "{}", chance=0.5),
-    Metric("blank_image/", "{} with a grey image", "neither", chance=0.5),
+    Metric("blank_image/", "{} with a gray image", "neither", chance=0.5),
     Metric("suite_items/", "items measured, {}", "neither", "items", bounds=POSITIVE),
     Metric("suite_missing/", "items without an image, {}", "lower", "items", bounds=POSITIVE),
     Metric("suite_identical/", "items left out as undecidable, {}", "neither", "items", bounds=POSITIVE),
