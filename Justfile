@@ -11,6 +11,10 @@ demo: setup
 test:
     {{python}} -m pytest
 
+# For daily work: without the tests of real processes and servers
+test-fast:
+    {{python}} -m pytest -m 'not slow'
+
 # Also the slow tests: more signals in more phases, more faults in one of several processes
 test-all:
     {{python}} -m pytest -m ''
