@@ -14,7 +14,7 @@ from tests.faults.provoked import NOBODY, caught, raised, soon_give_up, through_
 from workbench.errors import Interrupted, UserError
 from workbench.faults import DISK, SERVER
 from workbench.outage import GaveUp, Patience
-from workbench.stop import GIVE_UP
+from workbench.stop import GIVE_UP, Stop
 
 
 @pytest.fixture(autouse=True)
@@ -150,10 +150,12 @@ def test_every_wait_has_the_same_end_in_the_environment(monkeypatch: pytest.Monk
 def test_the_option_holds_for_workers_in_other_processes(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from typer.testing import CliRunner
 
-    from workbench.cli.options import app
+    from workbench.cli.options import app, current
 
     monkeypatch.setenv(GIVE_UP, "")  # so that it is put back at the end
+    before = current.set(Stop())  # as `wb` does before it runs a command
     end = CliRunner().invoke(app, [command, "no-such-study", "--give-up-after", "2.5"])
+    current.reset(before)
     assert isinstance(end.exception, UserError)
     assert Patience(print).give_up_after == 150
     assert CliRunner().invoke(app, [command, "no-such-study", "--give-up-after", "-1"]).exit_code == 2
