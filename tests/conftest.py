@@ -23,6 +23,15 @@ LONGEST = [
     *("test_downstream", "test_stores"),
 ]
 
+# Files that train, sweep, draw or start a process, for seconds per test.
+SLOW = {
+    *LONGEST,
+    *("test_reading", "test_shared_store", "test_contradictions", "test_worker", "test_hours", "test_run"),
+    *("test_inputs", "test_scenes", "test_suites", "test_report", "test_page", "test_figures", "test_language"),
+    *("test_state", "test_speed", "test_foils", "test_system", "test_single", "test_ship", "test_mixture"),
+    *("test_features", "test_warm_start", "test_fused_start", "test_whole_suites", "test_doors", "test_status"),
+}
+
 # Rounding depends on the number of threads, and so do numbers that tests compare. Commands that tests start inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
@@ -33,7 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(LONGEST)))
     for item in items:
-        if item.path.stem in LONGEST or item.get_closest_marker("long"):
+        if item.path.stem in SLOW or item.get_closest_marker("long"):
             item.add_marker(pytest.mark.slow)
 
 

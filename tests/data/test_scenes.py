@@ -146,6 +146,7 @@ def test_relations_are_read_off_the_positions() -> None:
         }[place]
 
 
+@pytest.mark.long
 def test_several_processes_render_the_same_bytes_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, folders = Data(train_pairs=520, eval_pairs=4, image_size=16), {}
     for few in (0, 1000):  # tasks up to which one process renders them all
