@@ -55,6 +55,13 @@ def finish(_: Any, seed: int, prepared: Any, checkpoint: Path, hooks: Any, *more
     return final
 
 
+@pytest.fixture
+def finishing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every trial finishes at once, with `finish`, and leaves no weights."""
+    monkeypatch.setattr(trial_run, "train", finish)
+    monkeypatch.setattr(trial_run, "keep_weights", lambda _: None)
+
+
 def test_a_sweep_all_of_which_diverged_is_finished_and_says_so(
     small: Experiment, home: Path, told: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,11 +81,7 @@ def test_a_search_all_of_which_diverged_is_over(
     assert (outcome.planned, outcome.finished, outcome.failures, outcome.report) == (4, 4, [], None)
 
 
-def test_a_report_that_fails_ends_no_sweep(
-    small: Experiment, home: Path, told: list[Event], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(trial_run, "train", finish)
-    monkeypatch.setattr(trial_run, "keep_weights", lambda _: None)
+def test_a_report_that_fails_ends_no_sweep(small: Experiment, home: Path, told: list[Event], finishing: None) -> None:
 
     def fail(uri: str, run_id: str) -> Path:
         raise ValueError("Number of rows must be a positive integer")
@@ -95,10 +98,8 @@ def test_a_report_that_fails_ends_no_sweep(
 
 
 def test_the_run_of_an_ended_cell_that_is_said_to_run_is_put_right(
-    small: Experiment, home: Path, told: list[Event], monkeypatch: pytest.MonkeyPatch
+    small: Experiment, home: Path, told: list[Event], finishing: None
 ) -> None:
-    monkeypatch.setattr(trial_run, "train", finish)
-    monkeypatch.setattr(trial_run, "keep_weights", lambda _: None)
     outcome = swept(small, home, told)
     tracker = Tracker(ensure_store(home), home)
     assert tracker.open_trials(outcome.run_id) == []
@@ -110,10 +111,8 @@ def test_the_run_of_an_ended_cell_that_is_said_to_run_is_put_right(
 
 
 def test_the_run_of_a_sweep_holds_what_its_report_compares(
-    small: Experiment, home: Path, told: list[Event], monkeypatch: pytest.MonkeyPatch
+    small: Experiment, home: Path, told: list[Event], finishing: None
 ) -> None:
-    monkeypatch.setattr(trial_run, "train", finish)
-    monkeypatch.setattr(trial_run, "keep_weights", lambda _: None)
     outcome = swept(small, home, told)
     metrics = Tracker(ensure_store(home), home).client.get_run(outcome.run_id).data.metrics
     assert metrics == pytest.approx(

@@ -43,7 +43,10 @@ def before_every_command(
 ) -> None:
     from workbench.trial.quiet import VERBOSE, quiet
 
-    os.environ.update(dict.fromkeys([*([QUIET] if silent else []), *([VERBOSE] if verbose else [])], "1"))
+    if silent:
+        os.environ[QUIET] = "1"
+    if verbose:
+        os.environ[VERBOSE] = "1"
     quiet()
 
 

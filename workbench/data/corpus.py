@@ -288,9 +288,9 @@ def _prepare_scenes(data: Data, target: Path) -> None:
         count = data.train_pairs if split == "train" else data.eval_pairs
         images = cache.new_array(target / f"{split}.npy", (count, 3, data.image_size, data.image_size))
         rows: list[dict[str, str | None]] = []
-        starts = range(0, count, CHUNK)
-        workers = allowed_cores() if len(starts) > FEW else 1  # others wait for them
-        for chunk_images, chunk_rows in in_processes(partial(_render_chunk, data, split), starts, workers):
+        chunks = [range(count)[start : start + CHUNK] for start in range(0, count, CHUNK)]
+        workers = allowed_cores() if len(chunks) > FEW else 1  # others wait for them
+        for chunk_images, chunk_rows in in_processes(partial(_render_scenes, data, split), chunks, workers):
             images[len(rows) : len(rows) + len(chunk_rows)] = chunk_images
             rows += chunk_rows
         images.flush()
@@ -302,12 +302,11 @@ def _prepare_scenes(data: Data, target: Path) -> None:
     save_tokeniser(train_tokeniser(train_captions, data.vocabulary, data.max_length), target / "tokeniser.json")
 
 
-def _render_chunk(data: Data, split: str, first: int) -> tuple[np.ndarray, list[dict[str, str | None]]]:
-    """Images uint8 [n, 3, S, S] of a split's scenes from the `first` on, at most `CHUNK` of them, and their texts."""
-    count = data.train_pairs if split == "train" else data.eval_pairs
+def _render_scenes(data: Data, split: str, indices: range) -> tuple[np.ndarray, list[dict[str, str | None]]]:
+    """Images uint8 [n, 3, S, S] of a split's scenes at these indices, and their texts."""
     images: list[np.ndarray] = []
     rows: list[dict[str, str | None]] = []
-    for index in range(first, min(first + CHUNK, count)):
+    for index in indices:
         scene = scenes.sample_scene(data.seed, split, index, data.most_things)
         images.append(scenes.render(scene, data.image_size))
         description = scene_captions.describe(scene)
