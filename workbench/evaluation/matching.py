@@ -28,6 +28,9 @@ BLANK = 128  # the gray of an image that shows nothing
 FEW = 8  # fewer captions than this are never encoded alone
 # A batch of captions of similar length is `batch_size` divided by NARROWER, but at least LEAST to be worth a call.
 NARROWER, LEAST = 4, 32
+# Captions are padded to at least this many tokens: attention over fewer is about three times as slow on a CPU, whose
+# vectors hold 16 numbers.
+SHORTEST = 16
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class Texts:
 def read_captions(model: ViLTA, token_ids: np.ndarray, batch_size: int) -> Iterator[Texts]:
     """Encodes captions int64 [M, L] in batches of similar length; equal captions are encoded once.
 
-    All captions of a batch are padded to its longest. The amount of padding changes the last bit of a caption's states,
+    All captions of a batch are padded to its longest, or to `SHORTEST` tokens. The amount of padding changes the last bit of a caption's states,
     and so does a very small batch.
     """
     if not len(token_ids):
@@ -101,7 +104,7 @@ def read_captions(model: ViLTA, token_ids: np.ndarray, batch_size: int) -> Itera
     order = np.lexsort((*token_ids.T[::-1], lengths))
     size = max(batch_size // NARROWER, min(batch_size, LEAST))
     for rows in np.array_split(order, math.ceil(len(order) / size)):
-        ids = token_ids[rows, : lengths[rows].max()]
+        ids = token_ids[rows, : max(lengths[rows].max(), SHORTEST)]
         different, which = np.unique(ids, axis=0, return_inverse=True)
         if len(different) < FEW:
             different, which = ids, np.arange(len(ids))
