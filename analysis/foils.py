@@ -96,8 +96,8 @@ def suite_table(runs: Runs, suite: str) -> pl.DataFrame:
         kind = row["metric"].removeprefix(prefix)
         counted = counted_as(kind, counts["items"])
         of = {name: known.get(counted) if counted else None for name, known in counts.items()}
-        grey = {"blank_image": blank.get((row["arm"], kind)), "chance": metric(row["metric"]).chance}
-        rows.append(row | {"kind": kind} | grey | of)
+        gray = {"blank_image": blank.get((row["arm"], kind)), "chance": metric(row["metric"]).chance}
+        rows.append(row | {"kind": kind} | gray | of)
     return pl.DataFrame([{name: row[name] for name in SUITE} for row in rows], schema=SUITE)
 
 
@@ -158,8 +158,8 @@ def _scores(table: pl.DataFrame, runs: Runs, guessed: Sequence[str]) -> Table:
             if row is None:
                 cells.append("–")
                 continue
-            grey = f" ({number(row['blank_image'])})" if row["blank_image"] is not None else ""
-            cells.append(number(row["mean"]) + ("*" if row["verdict"] != BASELINE and sure(row) else "") + grey)
+            gray = f" ({number(row['blank_image'])})" if row["blank_image"] is not None else ""
+            cells.append(number(row["mean"]) + ("*" if row["verdict"] != BASELINE and sure(row) else "") + gray)
         rows.append(Row([spaced(kind) + (" (at chance)" if kind in guessed else ""), *cells]))
     return Table("Score by kind", ("kind", *(["items"] if items else []), *arms), rows)
 

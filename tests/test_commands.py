@@ -37,8 +37,9 @@ def test_the_version_is_told() -> None:
     assert CliRunner().invoke(app, ["--version"]).stdout == f"workbench {__version__}\n"
 
 
+@pytest.mark.parametrize("line", [["-q", "-v", "runs"], ["runs", "-q", "-v"], ["-q", "runs", "--verbose"]])
 def test_quiet_and_verbose_are_known_to_all_processes_of_a_command(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    line: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(os, "environ", dict(os.environ))  # a copy, as commands change it
     levels: list[object] = []
@@ -46,12 +47,19 @@ def test_quiet_and_verbose_are_known_to_all_processes_of_a_command(
     monkeypatch.setattr("optuna.logging.set_verbosity", levels.append)
 
     def run(*arguments: str) -> None:
-        answer = CliRunner().invoke(app, [*arguments, "runs", "--workspace", str(tmp_path / "none")])
+        answer = CliRunner().invoke(app, [*arguments, "--workspace", str(tmp_path / "none")])
         assert "No such option" not in answer.output
 
-    run()
+    run("runs")
     assert not options.console_for(as_json=False).quiet
     assert levels == [logging.ERROR]
-    run("-q", "-v")
+    run(*line)
     assert options.console_for(as_json=False).quiet
     assert levels[1:] == [logging.INFO, logging.INFO]
+
+
+@pytest.mark.parametrize("name", commands())
+def test_every_command_has_the_shared_options_once(name: str) -> None:
+    given = [option for parameter in commands()[name].params for option in parameter.opts]
+    for option in ("--debug", "--quiet", "-q", "--verbose", "-v"):
+        assert given.count(option) == 1, option

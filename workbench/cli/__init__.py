@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli.options import QUIET, app, current
+from workbench.cli.options import Silent, Verbose, app, current, debugging
 from workbench.errors import UserError
 from workbench.first_error import ProcessEnd, tell
 from workbench.stop import CODE, MEMBER, Stop, the_commands
@@ -34,20 +34,10 @@ def before_every_command(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
-    silent: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Show no progress, only results and errors: `wb -q sweep FILE`.")
-    ] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Let libraries log what they do: `wb -v sweep FILE`.")
-    ] = False,
+    silent: Silent = False,
+    verbose: Verbose = False,
 ) -> None:
-    from workbench.trial.quiet import VERBOSE, quiet
-
-    if silent:
-        os.environ[QUIET] = "1"
-    if verbose:
-        os.environ[VERBOSE] = "1"
-    quiet()
+    """Takes `-q` and `-v` also before a command's name."""
 
 
 def main(stop: Stop | None = None) -> None:
@@ -90,7 +80,6 @@ def main(stop: Stop | None = None) -> None:
 def _run(stop: Stop) -> tuple[int, str, str]:
     """Runs the command. Returns its exit code, the sentence that is still to be printed, and the traceback of an
     error."""
-    debug = "--debug" in sys.argv
     try:
         app()
     except SystemExit as end:
@@ -102,7 +91,7 @@ def _run(stop: Stop) -> tuple[int, str, str]:
         # The interrupted work may have raised any error.
         if stop():
             return CODE, "", ""
-        if debug and MEMBER not in os.environ:
+        if debugging() and MEMBER not in os.environ:
             raise
         return *_message_of(error), traceback.format_exc()
     return 0, "", ""

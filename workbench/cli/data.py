@@ -1,6 +1,5 @@
 """`wb data`: prepare, list and inspect corpora."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,7 +7,7 @@ import typer
 
 from workbench.cli.options import (
     DEFAULT,
-    Debug,
+    Commands,
     Json,
     Set,
     Workspace,
@@ -19,7 +18,7 @@ from workbench.cli.options import (
 from workbench.errors import UserError
 from workbench.workspace import Workspace as Folders
 
-data = typer.Typer(no_args_is_help=True, help="Prepare, list and inspect image-text corpora.")
+data = typer.Typer(cls=Commands, no_args_is_help=True, help="Prepare, list and inspect image-text corpora.")
 app.add_typer(data, name="data")
 Name = Annotated[str, typer.Argument(help="A name for the prepared corpus, for `data.mix`.")]
 
@@ -74,9 +73,9 @@ def data_prepare(
     workers: Annotated[int | None, typer.Option(help="Processes; default one per core.", min=1)] = None,
     workspace: Workspace = DEFAULT,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Decode and resize a corpus once, for fast reading. After a stop, run the same command again to continue."""
+    from workbench.cores import allowed_cores
     from workbench.data.prepare import prepare_source
     from workbench.data.report import describe
     from workbench.data.sources.detect import read_source
@@ -90,13 +89,13 @@ def data_prepare(
         )
     console = console_for(as_json)
     reading = read_source(source, images or (), regions)
-    with counted(console, "pictures") as show:
+    with counted(console, "images") as show:
         corpus = prepare_source(
             reading,
             Folders(workspace).data / name,
             side,
             fit,
-            workers or os.cpu_count() or 1,
+            workers or allowed_cores(),
             show,
             in_place,
             store,
@@ -114,7 +113,6 @@ def data_list(
     workspace: Workspace = DEFAULT,
     verify: Annotated[bool, typer.Option("--verify", help="Read all data and compare checksums.")] = False,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """List the prepared corpora of a workspace."""
     from workbench.data.store import FACTS, open_store
@@ -158,7 +156,6 @@ def data_features(
         ),
     ] = False,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """List the stored features of frozen image encoders in a workspace."""
     from workbench.data.features import check_stores
@@ -183,7 +180,6 @@ def data_inspect(
     count: Annotated[int, typer.Option(help="Number of images.", min=1, max=64)] = 12,
     workspace: Workspace = DEFAULT,
     set_: Set = None,
-    debug: Debug = False,
 ) -> None:
     """Write a contact sheet: a corpus with its captions, or what the model sees of an experiment's pairs."""
     from workbench.data.sheet import write_sheet

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workbench.cli.options import DEFAULT, Debug, Json, Set, Storage, Workspace, app, print_json
+from workbench.cli.options import DEFAULT, Json, Set, Storage, Workspace, app, print_json
 from workbench.errors import UserError
 from workbench.workspace import Workspace as Folders
 
@@ -32,7 +32,6 @@ def doctor(
     storage: Storage = None,
     set_: Set = None,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Report what is installed and reachable, and what the experiment in FILE lacks. The exit code is 1 where anything
     is lacking."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from workbench.cli.named import OfTrials, run_named
-from workbench.cli.options import DEFAULT, Debug, Json, Workspace, app, console_for, current, print_json
+from workbench.cli.options import DEFAULT, Json, Workspace, app, console_for, current, print_json
 from workbench.errors import UserError
 from workbench.metrics import counted_as
 from workbench.workspace import Workspace as Folders
@@ -62,7 +62,6 @@ def evaluate(
     ] = None,
     workspace: Workspace = DEFAULT,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Measure a finished run on a suite and log the results to the run. After a stop, run the same command again."""
     from workbench.evaluation.suites import Protocol
@@ -142,7 +141,6 @@ def finetune(
     nproc: Annotated[int, typer.Option(help="Processes on this machine that train together, one per GPU.", min=1)] = 1,
     workspace: Workspace = DEFAULT,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Fine-tune a finished run on a downstream task and log the score to the run. After a stop, run the same command
     again."""

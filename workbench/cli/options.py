@@ -2,18 +2,74 @@
 
 import json
 import os
+import sys
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from workbench.stop import GIVE_UP, Stop
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+QUIET = "WB_QUIET"  # in the environment, so that every process of a command knows it
+
+
+def set_quiet(wanted: bool) -> None:
+    if wanted:
+        os.environ[QUIET] = "1"
+
+
+def set_verbose(context: typer.Context, wanted: bool) -> None:
+    """Sets how much libraries log. It comes before any command's work, whether or not the option is given."""
+    from workbench.trial.quiet import VERBOSE, quiet
+
+    if wanted:
+        os.environ[VERBOSE] = "1"
+    if not isinstance(context.command, TyperGroup):
+        quiet()
+
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Silent = Annotated[
+    bool, typer.Option("--quiet", "-q", callback=set_quiet, help="Show no progress, only results and errors.")
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", callback=set_verbose, help="Let libraries log what they do.")]
+
+
+def shared_options() -> list[Any]:
+    """Returns the options that every command has. No command gets their values."""
+    template = typer.Typer(add_completion=False)
+
+    @template.command()
+    def any_command(debug: Debug = False, silent: Silent = False, verbose: Verbose = False) -> None: ...
+
+    shared = typer.main.get_command(template).params
+    for option in shared:
+        option.expose_value = False
+    return shared
+
+
+def debugging() -> bool:
+    """Returns whether `--debug` was given."""
+    return "--debug" in sys.argv
+
+
+class Commands(TyperGroup):
+    """A group that gives its commands the shared options."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        for command in self.commands.values():
+            if not isinstance(command, TyperGroup):
+                command.params.extend(shared_options())
+
+
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -27,7 +83,6 @@ app = typer.Typer(
 Workspace = Annotated[Path, typer.Option(help="Folder for runs, caches, checkpoints and reports.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a setting, such as optimisation.steps=200.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Smoke = Annotated[
     bool, typer.Option("--smoke", help="Shrink the experiment to run in seconds; its numbers mean nothing.")
 ]
@@ -62,14 +117,13 @@ GiveUpAfter = Annotated[
     ),
 ]
 DEFAULT = Path(".wb")
-QUIET = "WB_QUIET"  # in the environment, so that every process of a command knows it
 GPUS = Path("/proc/driver/nvidia/gpus")
 current: ContextVar[Stop] = ContextVar("current")  # the Stop of the running command
 
 
 def console_for(as_json: bool) -> "Console":
     """Returns the console for progress: standard error next to JSON output, without colours where NO_COLOR is set, and
-    silent after `wb -q`."""
+    silent after `-q`."""
     from rich.console import Console
 
     return Console(stderr=as_json, no_color="NO_COLOR" in os.environ or None, quiet=QUIET in os.environ)

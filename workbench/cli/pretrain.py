@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workbench.cli.options import DEFAULT, Debug, File, Json, Set, Workspace, app, console_for, current, print_json
+from workbench.cli.options import DEFAULT, File, Json, Set, Workspace, app, console_for, current, print_json
 from workbench.stop import SENTENCE
 from workbench.workspace import Workspace as Folders
 
@@ -27,7 +27,6 @@ def pretrain(
     workspace: Workspace = DEFAULT,
     set_: Set = None,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Train the encoders that every trial starts from, and report their scores. After a stop, run the same command
     again to continue."""

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from workbench.cli.named import NAMES, SHORT, run_named
-from workbench.cli.options import DEFAULT, Debug, Json, Storage, Workspace, app, print_json
+from workbench.cli.options import DEFAULT, Json, Storage, Workspace, app, print_json
 from workbench.errors import UserError, shown
 from workbench.workspace import Workspace as Folders
 
@@ -28,7 +28,7 @@ for _ in range(120):
 
 
 @app.command(epilog="Examples: `wb runs`; `wb runs --json`. Next: `wb report --run-id ID`.")
-def runs(workspace: Workspace = DEFAULT, storage: Storage = None, as_json: Json = False, debug: Debug = False) -> None:
+def runs(workspace: Workspace = DEFAULT, storage: Storage = None, as_json: Json = False) -> None:
     """List the sweeps and single trainings of a workspace, newest first."""
     from datetime import datetime
 
@@ -79,7 +79,6 @@ def report(
         typer.Option(help="Folder to write to; default reports/RUN_ID in the workspace, and the run's artifacts."),
     ] = None,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Write the report of a sweep or a single run: HTML, Markdown, CSV and LaTeX tables, PNG, SVG and PDF figures."""
     names = [*([run_id] if run_id else []), *(others or [])] or ["latest"]
@@ -124,7 +123,6 @@ def ui(
         str, typer.Option(help="Address to listen on; the default is reachable only from this machine.")
     ] = "127.0.0.1",
     open_: Annotated[bool, typer.Option("--open", help="Open the UI in the browser.")] = False,
-    debug: Debug = False,
 ) -> None:
     """Serve the MLflow UI for the workspace's runs, or print the page of the server that has them.
 
@@ -158,7 +156,6 @@ def import_meter(
     out: Annotated[Path, typer.Argument(help="The file to write, for the setting `model.weights`.")],
     preset: Annotated[str, typer.Option(help="The preset whose model the checkpoint must fit.")] = "meter-base",
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Convert a METER checkpoint into initial weights for this model."""
     from safetensors.torch import save_file

@@ -9,7 +9,6 @@ import typer
 from workbench.cli.named import OfSweepOrTrial, OfTrial, run_in, run_named
 from workbench.cli.options import (
     DEFAULT,
-    Debug,
     GiveUpAfter,
     Json,
     Storage,
@@ -36,7 +35,6 @@ def worker(
     ] = None,
     trials_per_device: Annotated[int, typer.Option(help="Trials that share a GPU.", min=1)] = 1,
     give_up_after: GiveUpAfter = None,
-    debug: Debug = False,
 ) -> None:
     """Join a running study from any machine that shares its storage. Ends when no work is left.
 
@@ -93,7 +91,6 @@ def storage_(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 13000,
     workspace: Workspace = DEFAULT,
-    debug: Debug = False,
 ) -> None:
     """Serve a study's storage to many workers over Optuna's gRPC proxy. It has no authentication: use it only in a
     trusted network."""
@@ -111,7 +108,6 @@ def export(
     out: Annotated[Path, typer.Option(help="Folder to write to.")],
     workspace: Workspace = DEFAULT,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Export a sweep's finished trials: trials.parquet, metrics.parquet, and experiment.json."""
     from workbench.runs.export import export_run
@@ -130,7 +126,6 @@ def reproduce(
     run_id: OfTrial,
     workspace: Workspace = DEFAULT,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Run a finished trial again from its logged settings and compare every metric bit by bit."""
     from workbench.progress import SweepDisplay
@@ -163,7 +158,6 @@ def gc(
     workspace: Workspace = DEFAULT,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be removed; remove nothing.")] = False,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Remove old checkpoints: states of trials that were not resumed, and with `--weights` also weights."""
     from workbench.sweep.gc import old_files

@@ -9,7 +9,6 @@ import typer
 
 from workbench.cli.options import (
     DEFAULT,
-    Debug,
     File,
     GiveUpAfter,
     Json,
@@ -20,6 +19,7 @@ from workbench.cli.options import (
     app,
     console_for,
     current,
+    debugging,
     print_json,
     say_of_hidden_devices,
 )
@@ -77,7 +77,6 @@ def sweep(
     smoke: Smoke = False,
     set_: Set = None,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Run an experiment's grid and write its report. After a stop, run the same command again to continue."""
     from workbench.config.arms import refuse_too_many
@@ -170,7 +169,7 @@ def sweep(
         )
         raise typer.Exit(CODE)
     if outcome.finished + outcome.held < outcome.planned:
-        if debug and outcome.failures:
+        if debugging() and outcome.failures:
             typer.echo(outcome.failures[-1], err=True)
         missing = outcome.planned - outcome.finished - outcome.held
         typer.echo(
@@ -224,7 +223,6 @@ def train(
     smoke: Smoke = False,
     set_: Set = None,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Train one model with an experiment's fixed settings. After a stop, run the same command again to continue."""
     from workbench.config.load import load_experiment

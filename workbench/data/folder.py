@@ -39,7 +39,7 @@ def find_pairs(folder: Path, exclude: str | None = None) -> list[CaptionedFile]:
         # A table may name images outside of the folder.
         pairs = [pair for pair in pairs if not pattern.search(os.path.relpath(pair.image, home))]
         if not pairs:
-            raise UserError(f"`data.exclude`: `{exclude}` leaves no picture of {folder}.")
+            raise UserError(f"`data.exclude`: `{exclude}` leaves no image of {folder}.")
     return sorted(pairs, key=lambda pair: pair.image)
 
 

@@ -94,8 +94,8 @@ class Texts:
 def read_captions(model: ViLTA, token_ids: np.ndarray, batch_size: int) -> Iterator[Texts]:
     """Encodes captions int64 [M, L] in batches of similar length; equal captions are encoded once.
 
-    All captions of a batch are padded to its longest, or to `SHORTEST` tokens. The amount of padding changes the last bit of a caption's states,
-    and so does a very small batch.
+    All captions of a batch are padded to its longest, or to `SHORTEST` tokens. The amount of padding changes the last
+    bit of a caption's states, and so does a very small batch.
     """
     if not len(token_ids):
         return
@@ -203,7 +203,7 @@ class Matching:
 
     def _written(self) -> PartResult:
         changed, size = self.changed, self.batch_size
-        gray, first_row = grey_features(self.model, self.data), np.zeros(len(changed), dtype=np.int64)
+        gray, first_row = gray_features(self.model, self.data), np.zeros(len(changed), dtype=np.int64)
         return [
             match_scores(self.model, self.data.features, changed, self.written[changed], size).tolist(),
             match_scores(self.model, gray, first_row, self.data.token_ids[changed], size).tolist(),
@@ -235,7 +235,7 @@ class BlankFoils:
         return self._scores(variant(self.data, kind)[1])
 
     def _scores(self, token_ids: np.ndarray) -> PartResult:
-        gray, first_row = grey_features(self.model, self.data), np.zeros(len(token_ids), dtype=np.int64)
+        gray, first_row = gray_features(self.model, self.data), np.zeros(len(token_ids), dtype=np.int64)
         return match_scores(self.model, gray, first_row, token_ids, self.batch_size).tolist()
 
 
@@ -268,7 +268,7 @@ def negatives_truth(data: HeldOut, written: np.ndarray) -> dict[str, float]:
 
 
 @torch.no_grad()
-def grey_features(model: ViLTA, data: HeldOut) -> Tensor:
+def gray_features(model: ViLTA, data: HeldOut) -> Tensor:
     """Features float [1, T, C] of a gray image, which shows nothing."""
     side = data.pairs.images.shape[-1]
     return model.image_features(torch.full((1, 3, side, side), BLANK, dtype=torch.uint8, device=data.features.device))

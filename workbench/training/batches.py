@@ -1,12 +1,12 @@
 """The input of a training step: its batch of captions and its images."""
 
-import os
 from collections.abc import Callable, Iterator
 
 import numpy as np
 from torch import Tensor
 
 from workbench.config.schema import Settings
+from workbench.cores import allowed_cores
 from workbench.data.augment import augment
 from workbench.data.corpus import Pairs
 from workbench.data.loader import Order, read_ahead
@@ -60,7 +60,7 @@ def read_images(
     if prepared.features and workers is None:
         return read_features(prepared.features["train"], order, parts, steps, device)
     if workers is None:
-        workers = min(4, (os.cpu_count() or 1) // local_size()) if on_gpu else 0
+        workers = min(4, allowed_cores() // local_size()) if on_gpu else 0
     images = prepared.features["train"] if prepared.features else prepared.corpus.train.images
     return read_ahead(images, order, parts, steps, workers, on_gpu)
 

@@ -70,7 +70,7 @@ class OnSplit:
         if split == "test":
             corpus = prepared.corpus
             noise = CaptionNoise.of(RATE, corpus.content, corpus.train.token_ids, "evaluation")
-            measured["grey pictures"] = BlankFoils(model, data, size)
+            measured["gray images"] = BlankFoils(model, data, size)
             measured["noisy captions"] = NoisyCaptions(
                 model, data, noise, objectives.mlm.mask_ratio, corpus.synonyms, size
             )

@@ -21,6 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from workbench.cores import allowed_cores
 from workbench.errors import Interrupted, UserError
 from workbench.events import Said
 from workbench.first_error import ProcessEnd, heard, tell
@@ -198,7 +199,7 @@ def _together(
     """Runs `entry(*arguments)` in `processes` processes. Returns how they ended, after the last one has."""
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, allowed_cores() // processes)))
     store = TCPStore("localhost", 0, None, True, wait_for_workers=False)
     context = get_context("spawn")
     with TemporaryDirectory(prefix="wb-") as folder:
