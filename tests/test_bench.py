@@ -9,6 +9,7 @@ import pytest
 
 from tests.benchmarks import bench, roofline, training
 from tests.benchmarks.figures import Figure, about, by_turns, curve, exponent, ratio, told, write
+from tests.benchmarks.tables import tables
 from tests.benchmarks.training import BASE
 from workbench.config.settings import apply
 
@@ -41,6 +42,14 @@ def test_figures_are_written_as_json_with_what_they_were_measured_on(tmp_path: P
     assert written["figures"]["part"] == [
         {"name": "a step", "unit": "ms", "values": [30.0, 10.0, 20.0], "note": "n", "median": 20.0}
     ]
+
+
+def test_written_figures_become_the_tables_of_the_documentation(tmp_path: Path) -> None:
+    figures = [Figure("a step", "ms", (30.0, 10.0, 20.0), "wall clock"), Figure("a share", "", (0.5,))]
+    write(tmp_path / "f.json", about(3), {"steps": figures})
+    lines = list(tables(json.loads((tmp_path / "f.json").read_text())))
+    assert "### `--only steps`" in lines
+    assert lines[-2:] == ["| a step | 20.0 (10.0 to 30.0) | ms; wall clock |", "| a share | 0.500 |  |"]
 
 
 def test_an_exponent_is_found_in_made_up_data() -> None:

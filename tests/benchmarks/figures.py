@@ -86,18 +86,18 @@ def curve(name: str, unit: str, points: Mapping[int, Iterable[float]], of: str, 
 
 def told(figures: Sequence[Figure]) -> list[str]:
     """A line a figure: name, median, range, unit, note; in columns."""
-    rows = [(figure.name, _short(figure.median), _range(figure), figure.unit, figure.note) for figure in figures]
+    rows = [(figure.name, short(figure.median), extent(figure), figure.unit, figure.note) for figure in figures]
     name, median, spread, unit = (max((len(row[column]) for row in rows), default=0) for column in range(4))
     return [
         f"{row[0]:<{name}}  {row[1]:>{median}}  {row[2]:<{spread}}  {row[3]:<{unit}}  {row[4]}".rstrip() for row in rows
     ]
 
 
-def _range(made: Figure) -> str:
-    return f"({_short(min(made.values))} to {_short(max(made.values))})" if len(made.values) > 1 else ""
+def extent(made: Figure) -> str:
+    return f"({short(min(made.values))} to {short(max(made.values))})" if len(made.values) > 1 else ""
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """Three digits that count, without an exponent."""
     size = abs(value)
     places = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3 if size >= 0.1 or size == 0 else 5

@@ -15,7 +15,7 @@ ERRORS_THROUGH = ("mlflow.system_metrics.system_metrics_monitor", "mlflow.system
 def quiet(studies: int = logging.ERROR) -> None:
     """Lets libraries log only errors; Optuna from the level `studies` on. Call it once in each process.
 
-    After `wb -v` they log what they do, at the level INFO.
+    After `-v` they log what they do, at the level INFO.
     """
     import optuna
 
