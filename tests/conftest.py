@@ -1,12 +1,12 @@
 """Fixtures: a shrunk experiment, prepared once."""
 
 import os
-from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.needed import pytest_make_collect_report, pytest_runtest_makereport
 from workbench.config.load import load_experiment
 from workbench.config.schema import Experiment, Settings
 from workbench.sweep.grid import smoke
@@ -14,6 +14,7 @@ from workbench.training.prepare import Prepared, prepare
 from workbench.trial.job import WorkerSpec
 from workbench.trial.quiet import quiet
 
+__all__ = ["pytest_make_collect_report", "pytest_runtest_makereport"]  # hooks
 ROOT = Path(__file__).resolve().parent.parent
 
 # Files of real processes and servers, which wait for one another: they come first, so that neither of the two test
@@ -31,6 +32,7 @@ SLOW = {
     *("test_inputs", "test_scenes", "test_suites", "test_report", "test_page", "test_figures", "test_language"),
     *("test_state", "test_speed", "test_foils", "test_system", "test_single", "test_ship", "test_mixture"),
     *("test_features", "test_warm_start", "test_fused_start", "test_whole_suites", "test_doors", "test_status"),
+    *("test_needed", "test_mutations", "test_tuning", "test_disturbances", "test_simulation", "test_export"),
 }
 
 # Rounding depends on the number of threads, and so do numbers that tests compare. Commands that tests start inherit it.
@@ -45,30 +47,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.stem in SLOW or item.get_closest_marker("long"):
             item.add_marker(pytest.mark.slow)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
-    _fail_if_needed(report)
-    return report
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    report = yield
-    _fail_if_needed(report)
-    return report
-
-
-def _fail_if_needed(report: pytest.TestReport | pytest.CollectReport) -> None:
-    """Fails a test that is skipped because something is not installed that WB_TESTS_NEED names (a list with commas)."""
-    if not report.skipped or not isinstance(report.longrepr, tuple):
-        return
-    reason = report.longrepr[2].removeprefix("Skipped: ")
-    for name in filter(None, os.environ.get("WB_TESTS_NEED", "").split(",")):
-        if reason.startswith(f"{name} is not installed"):
-            report.outcome, report.longrepr = "failed", f"{reason}, and WB_TESTS_NEED names it"
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import huggingface_hub
 import pytest
 from typer.testing import CliRunner
 
+from tests.services import free_port
 from workbench.cli.doctor import lacking_of
 from workbench.cli.options import app
 from workbench.config.load import load_experiment
@@ -42,6 +43,15 @@ def test_what_cannot_be_read_ends_with_1(tmp_path: Path) -> None:
     unread = CliRunner().invoke(app, ["doctor", str(tmp_path / "none.yaml"), "--workspace", str(tmp_path / "new")])
     assert unread.exit_code == 1
     assert "none.yaml" in unread.stdout
+
+
+def test_a_server_that_does_not_answer_is_named_among_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    told = CliRunner().invoke(app, ["doctor", "--workspace", str(tmp_path)])
+    assert told.exit_code == 1
+    assert "libraries" in told.stdout
+    assert f"lacking: a server cannot be reached ({address})" in told.stdout
 
 
 def test_an_experiment_lacks_nothing_or_each_thing_is_named_once(settings: Settings, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ WHOLE_FILE = 'import pytest\npytest.importorskip("nothing_of_this_name", reason=
     ("needed", "outcome"), [("", "1 passed, 4 skipped"), ("Ray,Chromium", "1 passed, 1 failed, 1 skipped, 2 errors")]
 )
 def test_what_is_needed_and_not_installed_is_a_failure(tmp_path: Path, needed: str, outcome: str) -> None:
-    (tmp_path / "conftest.py").write_bytes((Path(__file__).parent / "conftest.py").read_bytes())
+    (tmp_path / "conftest.py").write_bytes((Path(__file__).parent / "needed.py").read_bytes())
     (tmp_path / "test_tests.py").write_text(BODY + "\ndef test_that_passes():\n    pass\n")
     (tmp_path / "test_a_file.py").write_text(WHOLE_FILE)
     run = subprocess.run(

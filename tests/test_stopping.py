@@ -49,7 +49,7 @@ def ended_well(started: Started) -> None:
         pytest.param(*("sweep: validation", [HUP], False), marks=pytest.mark.long),
         pytest.param(*("train: waiting for MLflow", [TERM], False), marks=pytest.mark.long),
         pytest.param(*("train: rendering scenes", [INT], True), marks=pytest.mark.long),
-        ("train: evaluation", [TERM], False),
+        pytest.param(*("train: evaluation", [TERM], False), marks=pytest.mark.long),
         pytest.param(*("sweep, two processes: training", [INT], True), marks=pytest.mark.long),
         pytest.param(*("train --nproc 2: training", [TERM], False), marks=pytest.mark.long),
         ("sweep: training", [INT, INT, INT], True),

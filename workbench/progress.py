@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
 from types import TracebackType
 
@@ -12,11 +13,13 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
+from rich.text import Text
 
 from workbench.events import (
     Counted,
@@ -59,7 +62,7 @@ class SweepDisplay:
     def show(self, event: Event) -> None:
         match event:
             case Planned(cells, finished, workers, run_id):
-                self.sweep = self.bars.add_task("trials", total=cells, completed=finished, note="")
+                self.sweep = self.bars.add_task("trials", total=cells, completed=finished, note="", first=finished)
                 again = f", {finished} already finished" if finished else ""
                 self._line(f"{cells} trials{again}, {workers} worker(s), run {run_id}")
             case Preparing(worker, stage, done, total, figures):
@@ -95,7 +98,7 @@ class SweepDisplay:
         if self.titles.get(worker) != title:
             if worker in self.workers:
                 self.bars.remove_task(self.workers[worker])
-            self.workers[worker] = self.bars.add_task(title, total=total, note="")
+            self.workers[worker] = self.bars.add_task(title, total=total, completed=done, note="", first=done)
             self.titles[worker] = title
             self.marks[worker] = (time.monotonic(), done)
         self.bars.update(self.workers[worker], completed=done, note=note)
@@ -106,6 +109,18 @@ class SweepDisplay:
         return f"{(step - first) * pairs / seconds:.0f}{what}/s" if seconds > 1 and step > first else ""
 
 
+class TimeLeft(ProgressColumn):
+    """The time left at the mean pace since the bar began; rich's own column knows the last half minute alone, in which
+    few trials end. The task's field `first` is the number that was done before."""
+
+    def render(self, task: Task) -> Text:
+        done = task.completed - task.fields["first"]
+        if not done or not task.total or not task.elapsed or task.finished:
+            return Text("")
+        seconds = round(task.elapsed / done * (task.total - task.completed))
+        return Text(f"{timedelta(seconds=seconds)} left", style="progress.remaining")
+
+
 def _bars(console: Console, note: str) -> Progress:
     """Returns bars with counts, the text of the task field `note`, and times. They are shown only on a terminal."""
     return Progress(
@@ -114,7 +129,7 @@ def _bars(console: Console, note: str) -> Progress:
         MofNCompleteColumn(),
         TextColumn(f"{{task.fields[{note}]}}"),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        TimeLeft(),
         console=console,
         disable=not console.is_terminal,
     )
@@ -132,16 +147,16 @@ def counting(console: Console, first: str) -> Iterator[Callable[[str, int, int],
     """Like `counted`, for several kinds of work. The `first` has its bar from the start. Yields `show(what, done,
     total)`."""
     bars = _bars(console, "rate")
-    tasks = {first: bars.add_task(first, total=None, rate="")}
+    tasks = {first: bars.add_task(first, total=None, rate="", first=0)}
     started: dict[str, tuple[float, int]] = {}
 
     def show(what: str, done: int, total: int) -> None:
         if what not in tasks:
-            tasks[what] = bars.add_task(what, total=total, rate="")
+            tasks[what] = bars.add_task(what, total=total, rate="", first=done)
         began, before = started.setdefault(what, (time.monotonic(), done))
         seconds = time.monotonic() - began
         rate = f"{(done - before) / seconds:.0f} {what}/s" if seconds > 0.5 and done > before else ""
-        bars.update(tasks[what], completed=done, total=total, rate=rate)
+        bars.update(tasks[what], completed=done, total=total, rate=rate, first=before)
 
     with bars:
         yield show

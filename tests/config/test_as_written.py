@@ -327,6 +327,7 @@ def test_a_grid_is_counted_before_it_is_built(tmp_path: Path) -> None:
     assert time.perf_counter() - start < 5
 
 
+@pytest.mark.slow
 def test_ten_thousand_cells_load_in_seconds(tmp_path: Path) -> None:
     path = written(tmp_path, grid(10, 4) + "seeds: {count: 1}\n")
     start = time.perf_counter()

@@ -206,3 +206,8 @@ def test_zipped_factors_change_together(tmp_path: Path) -> None:
 def test_what_is_wrong_with_where_and_zip_is_named(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
         arms_of(tmp_path, GRID + text)
+
+
+def test_the_name_of_an_experiment_is_not_its_file() -> None:
+    with pytest.raises(UserError, match=r"there is no such file \(did you mean `experiments/ablation_itm.yaml`\?\)"):
+        load_experiment(Path("ablation_itm"))

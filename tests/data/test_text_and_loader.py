@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from workbench.data.loader import Order
 from workbench.data.text import END, PAD, START, UNKNOWN, load_tokeniser, save_tokeniser, train_tokeniser
@@ -41,6 +42,7 @@ def test_an_epoch_shows_every_pair_once_and_seeds_differ() -> None:
     assert len(Order(((5, 1.0),), 8, seed=0).at(3)[1]) == 5
 
 
+@pytest.mark.slow
 def test_the_vocabulary_is_the_same_in_every_process() -> None:
     code = (
         "from workbench.data.text import train_tokeniser;"

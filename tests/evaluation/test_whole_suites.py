@@ -103,7 +103,7 @@ def test_spacy_shuffles_nouns_among_nouns_and_adjectives_among_adjectives(monkey
 def test_a_tagger_that_is_not_installed_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "spacy", None)
     taggers._spacy.cache_clear()
-    with pytest.raises(UserError, match=r"pip install 'workbench\[aro\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '.\[aro\]'"):
         shuffles("a big dog runs over the small green hill", "spacy")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from workbench.cli.named import run_in
+from workbench.cli.named import report_folder, run_in
 from workbench.cli.options import app
 from workbench.errors import UserError
 from workbench.tracking.runs import Tracker
@@ -58,3 +58,11 @@ def test_the_list_shows_short_ids_and_the_newest_is_reported_without_one(tmp_pat
     ensure_store(tmp_path / "empty")
     missing = CliRunner().invoke(app, ["report", "--workspace", str(tmp_path / "empty")])
     assert "no runs yet" in str(missing.exception)
+
+
+def test_the_newest_sweep_of_a_name_is_reported_where_the_sweep_did_it(tmp_path: Path, made: dict[str, str]) -> None:
+    uri = ensure_store(tmp_path)
+    assert report_folder(uri, made["new"]) == "itm"
+    assert report_folder(uri, made["last"]) == "components"
+    assert report_folder(uri, made["old"]) == made["old"]  # the folder `itm` is the newer one's
+    assert report_folder(uri, made["trial"]) == made["trial"]

@@ -57,7 +57,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "sharded": FSDP | {"objectives.mlm.soft_labels": "frozen_lm", "objectives.mlm.alpha": 0.5},
     "sharded, trained vision": FSDP | TRAINED_VIT | CONTRAST,
 }
-LONG = ("chosen words", "similarity", "trained vision", "sharded")  # the others do most of what these do
+LONG = ("chosen words", "foils", "similarity", "trained vision", "sharded")  # the others do most of what these do
 TUNED = ("vqa", "nlvr2", "retrieval")
 RESUMED = ("contrast", "sharded, trained vision")
 

@@ -156,6 +156,7 @@ print(Ledger.of_workspace(Path(sys.argv[2]), "s", sys.argv[3]).sweep())
 """
 
 
+@pytest.mark.long
 def test_the_tables_of_a_postgresql_storage_are_made_once(tmp_path: Path) -> None:
     names = ("first", "second", "third")
     with postgres(tmp_path / "pg", *names) as server:

@@ -17,6 +17,7 @@ from workbench.tracking.store import ensure_store, sees
 from workbench.workspace import Workspace, local_path
 
 
+@pytest.mark.long
 def test_a_copy_elsewhere_goes_on_and_leaves_the_first_place_alone(
     tmp_path: Path, tiny: Path, swept: tuple[Path, str]
 ) -> None:

@@ -3,11 +3,13 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from sqlalchemy.engine import make_url
 
@@ -15,6 +17,7 @@ from analysis.runs import list_runs, read_runs
 from tests.services import command, free_port, until
 from tests.workspace.sweeps import ROOT, sweep, wb
 from workbench.errors import UserError
+from workbench.stop import CODE
 from workbench.tracking.runs import Tracker
 from workbench.tracking.store import ensure_store
 from workbench.workspace import Workspace, database_file, database_uri, local_path
@@ -89,6 +92,7 @@ def test_a_sweep_runs_and_is_used_in_a_folder_of_an_odd_name(tmp_path: Path, tin
     assert sorted(os.listdir(tmp_path)) == sorted([home.name, "out", "real"])
 
 
+@pytest.mark.long
 def test_a_sweep_runs_on_another_mount_by_a_relative_path_and_is_reproduced(other_mount: Path, tiny: Path) -> None:
     home = other_mount / "ws%20x?b [c]#"
     sweep(tiny, Path(os.path.relpath(home, ROOT)))
@@ -130,6 +134,9 @@ def test_the_ui_shows_the_runs_of_a_folder_of_an_odd_name(tmp_path: Path) -> Non
         assert b'"s"' in got(f"/ajax-api/2.0/mlflow/runs/get?run_id={run_id}")
         assert b"shown?" in got(f"/get-artifact?run_uuid={run_id}&path=experiment.json")
     finally:
-        os.killpg(process.pid, 15)
-        process.wait()
+        family = psutil.Process(process.pid).children(recursive=True)
+        os.killpg(process.pid, signal.SIGTERM)
+        assert process.wait(10) == CODE
+        assert family
+        assert not psutil.wait_procs(family, timeout=5)[1]
     assert os.listdir(tmp_path) == [home.name]

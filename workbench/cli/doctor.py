@@ -147,9 +147,18 @@ def lacking_of(arms: "list[Settings]", cache: Path) -> list[str]:
 
 
 def _errors_of(action: Callable[[], object]) -> list[str]:
-    """Returns the message of a UserError that `action` raises, else nothing."""
+    """Returns what `action` meets, in a sentence: the user's mistake, or a store that cannot be read; else nothing."""
+    from workbench.faults import diagnose
+    from workbench.refusals import refusal
+
     try:
         action()
     except UserError as error:
         return [str(error)]
+    except Exception as error:
+        outage = diagnose(error)
+        sentence = refusal(error) or (f"{outage}; {outage.advice}." if outage else None)
+        if sentence is None:
+            raise
+        return [sentence]
     return []

@@ -48,6 +48,16 @@ def run_named(uri: str, name: str) -> str:
     raise UserError(f"--run-id {name}: there is no such run in this workspace; give {NAMES}. `wb runs` lists them.")
 
 
+def report_folder(uri: str, run_id: str) -> str:
+    """Returns the name of the folder for the report of a run: for the newest sweep of a name that name, as the sweep
+    itself does, else the id."""
+    from analysis.runs import every_run
+
+    sweeps = [run for run in every_run(uri) if run.tags.get("kind") == "sweep"]
+    newest = {run.name: run.run_id for run in sorted(sweeps, key=lambda run: run.started)}
+    return next((name for name, newest_id in newest.items() if newest_id == run_id), run_id)
+
+
 def run_in(workspace: Path, name: str) -> str:
     """Returns `run_named` for the store of a workspace."""
     from workbench.tracking.store import tracking_uri

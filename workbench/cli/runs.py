@@ -1,30 +1,24 @@
 """`wb runs`, `wb report`, `wb ui`, and `wb import-meter`."""
 
-import os
+import socket
 import subprocess
 import sys
+import urllib.request
+import webbrowser
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from workbench.cli.named import NAMES, SHORT, run_named
-from workbench.cli.options import DEFAULT, Json, Storage, Workspace, app, print_json
+from workbench.cli.named import NAMES, SHORT, report_folder, run_named
+from workbench.cli.options import DEFAULT, Json, Storage, Workspace, app, current, print_json
 from workbench.errors import UserError, shown
+from workbench.stop import CODE
 from workbench.workspace import Workspace as Folders
 
-# A script that waits until a server answers, and opens one of its pages in the browser.
-OPENED = """
-import sys, time, urllib.request, webbrowser
-for _ in range(120):
-    try:
-        urllib.request.urlopen(sys.argv[1], timeout=1)
-    except OSError:
-        time.sleep(0.5)
-        continue
-    webbrowser.open(sys.argv[2])
-    break
-"""
+GRACE = 1.0  # seconds for MLflow to end in
 
 
 @app.command(epilog="Examples: `wb runs`; `wb runs --json`. Next: `wb report --run-id ID`.")
@@ -76,7 +70,7 @@ def report(
     workspace: Workspace = DEFAULT,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder to write to; default reports/RUN_ID in the workspace, and the run's artifacts."),
+        typer.Option(help="Folder to write to; default reports/STUDY in the workspace, and the run's artifacts."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -98,7 +92,8 @@ def report(
         raise UserError(f"--over {over}: it must be one of {', '.join(UNITS)}.")
     uri = tracking_uri(workspace)
     ids = [run_named(uri, name) for name in names]
-    folder = out or Folders(workspace).reports / "-".join(ids if len(ids) == 1 else [run_id[:8] for run_id in ids])
+    name = report_folder(uri, ids[0]) if len(ids) == 1 else "-".join(run_id[:8] for run_id in ids)
+    folder = out or Folders(workspace).reports / name
     try:
         page = write_report(uri, ids[0], folder, ids[1:], over, against == "published")
         if not compare and out is None:
@@ -134,18 +129,60 @@ def ui(
 
     uri = ensure_store(workspace)
     tracker = Tracker(uri, workspace)
-    is_server = uri.startswith("http")
-    server = uri.rstrip("/") if is_server else f"http://{host}:{port}"
-    address = f"{server}/{share_view(tracker.client, tracker.experiment_id())}"
-    typer.echo(f"MLflow on {shown(address)}" + ("" if is_server else " (Ctrl-C stops it)"))
-    if open_:
-        subprocess.Popen([sys.executable, "-c", OPENED, f"{server}/health", address])
-    if is_server:
+    page = share_view(tracker.client, tracker.experiment_id())
+    if uri.startswith("http"):
+        _show_page(f"{uri.rstrip('/')}/{page}", "", open_)
         return
-    os.execv(
-        sys.executable,
-        [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)],
-    )
+    with socket.socket() as taken:
+        if taken.connect_ex((host, port)) == 0:
+            raise UserError(f"--port {port}: another server listens there; give another port.")
+    server, log = f"http://{host}:{port}", workspace / "ui.log"
+    options = ["--backend-store-uri", uri, "--host", host, "--port", str(port)]
+    with open(log, "wb") as written:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "ui", *options], stdout=written, stderr=written, start_new_session=True
+        )
+    stop, ready = current.get(), False
+    with stop.asking(), stop.at_last(partial(_end, process)):
+        while process.poll() is None and not stop():
+            if not ready and _answers(f"{server}/health"):
+                ready = True
+                _show_page(f"{server}/{page}", " (Ctrl-C stops it)", open_)
+            stop.wait(0.2)
+    if stop():
+        _end(process)
+        stop.say("Stopped the server.")
+        raise typer.Exit(CODE)
+    raise UserError(f"MLflow ended with exit code {process.returncode}; {log} says why.")
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Ends a process and all that it has started."""
+    import psutil
+
+    with suppress(psutil.NoSuchProcess):
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        _, left = psutil.wait_procs(family, timeout=GRACE)
+        for member in left:
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
+        process.kill()
+    process.wait()
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+def _show_page(address: str, hint: str, open_: bool) -> None:
+    typer.echo(f"MLflow on {shown(address)}{hint}")
+    if open_:
+        webbrowser.open(address)
 
 
 @app.command(

@@ -191,7 +191,7 @@ def sweep(
 
 def _status(experiment: "Experiment", workspace: Path, study: str, storage: str | None, as_json: bool) -> None:
     """Prints the sweep's cells with their states; running ones with their step."""
-    from workbench.sweep.status import cells_of
+    from workbench.sweep.status import cells_of, known
 
     rows = cells_of(experiment, workspace, study, storage)
     if as_json:
@@ -202,7 +202,8 @@ def _status(experiment: "Experiment", workspace: Path, study: str, storage: str 
         typer.echo(f"{row['state']:<9} {value:<8} {row['progress']:<12} {row['name']}{row['about']}")
     states = [row["state"] for row in rows]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    typer.echo(f"{len(rows)} trials: {counts}")
+    begun = "" if known(workspace, study, storage) else f"; the study `{study}` was never started"
+    typer.echo(f"{len(rows)} trials: {counts}{begun}")
 
 
 @app.command(

@@ -109,8 +109,11 @@ def _read(path: Path) -> Document:
     try:
         document = read_document(path)
     except FileNotFoundError as error:
-        siblings = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
-        raise UserError(f"{path}: there is no such file{nearest(str(path), siblings)}.") from error
+        folders = [folder for folder in (path.parent, Path("experiments")) if folder.is_dir()]
+        known = [file for folder in folders for file in folder.glob("*.yaml")]
+        named = [f" (did you mean `{file}`?)" for file in known if file.stem == path.stem]
+        hint = named[0] if named else nearest(str(path), map(str, known))
+        raise UserError(f"{path}: there is no such file{hint}.") from error
     if not isinstance(document.content, dict):
         what = "the file is empty; " if document.content is None else ""
         raise UserError(f"{path}: {what}an experiment is a mapping with the keys {', '.join(KEYS)}.")

@@ -35,7 +35,9 @@ def _spacy() -> Callable:  # type: ignore[type-arg]
     try:
         import spacy
     except ImportError as error:
-        raise UserError("the tagger `spacy`: spaCy is not installed; `pip install 'workbench[aro]'`.") from error
+        raise UserError(
+            "the tagger `spacy`: spaCy is not installed; `pip install -e '.[aro]'` in the clone."
+        ) from error
     try:
         loaded: Callable = spacy.load(SPACY_MODEL, disable=["parser", "ner", "lemmatizer"])  # type: ignore[type-arg]
     except OSError as error:

@@ -52,7 +52,7 @@ def differences(one: Experiment, other: Experiment) -> list[str]:
     }
     here, there = (_flat(grid.settings.model_dump(exclude=IRRELEVANT)) for grid in (one, other))
     phrases = [
-        f"`{name}` is {here.get(name)} here and {there.get(name)} there"
+        f"`{name}` is {_told(here.get(name))} here and {_told(there.get(name))} there"
         for name in sorted({*here, *there})
         if here.get(name) != there.get(name) and name not in free
     ]
@@ -61,6 +61,10 @@ def differences(one: Experiment, other: Experiment) -> list[str]:
     if _rules(one) != _rules(other):
         phrases.append("`search` differs")
     return phrases
+
+
+def _told(value: object) -> object:
+    return "not set" if value is None else value
 
 
 def contains(one: Experiment, other: Experiment) -> bool:

@@ -43,7 +43,7 @@ def open_storage(address: str | None, workspace: Path) -> BaseStorage:
             return proxy
     except ImportError as error:
         raise UserError(
-            f"--storage {shown(address)}: {error.name or 'its driver'} is missing; pip install 'workbench[cluster]'."
+            f"--storage {shown(address)}: {error.name or 'its driver'} is missing: `pip install -e '.[cluster]'`."
         ) from error
     except UserError:
         raise
@@ -113,4 +113,4 @@ def serve(address: str | None, workspace: Path, host: str, port: int) -> None:
 
         run_grpc_proxy_server(open_storage(address, workspace), host=host, port=port)
     except ImportError as error:
-        raise UserError(f"{error.name or 'its driver'} is missing; pip install 'workbench[cluster]'.") from error
+        raise UserError(f"{error.name or 'its driver'} is missing: `pip install -e '.[cluster]'`.") from error

@@ -45,7 +45,7 @@ def worker_specs(workspace: Path, storage: str | None, workers: int, group: int 
         WorkerSpec(
             workspace,
             storage,
-            f"{os.uname().nodename}/{index}",
+            f"{os.uname().nodename}:{os.getpid()}/{index}",  # several commands of a machine may work on a study
             (visible[index % gpus] if len(visible) == gpus else str(index % gpus)) if gpus > 1 and group == 1 else None,
         )
         for index in range(workers)

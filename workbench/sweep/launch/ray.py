@@ -25,7 +25,7 @@ def run_on_ray(study: str, where: WorkerSpec, workers: int, needs: dict[str, flo
     try:
         import ray
     except ImportError as error:
-        raise UserError("--launcher ray: Ray is missing; pip install 'workbench[cluster]'.") from error
+        raise UserError("--launcher ray: Ray is missing; pip install -e '.[cluster]' in the clone.") from error
     ours = not ray.is_initialized()
     if ours:
         address = os.environ.get("RAY_ADDRESS")
