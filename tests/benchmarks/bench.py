@@ -21,9 +21,10 @@ from workbench.trial.quiet import quiet
 PACKAGE = "tests.benchmarks"
 PARTS = (
     *("training", "reference", "roofline", "data", "storage", "evaluation", "engine", "runs", "reports", "startup"),
-    *("steps", "workers", "ledger", "memory", "sweeps", "grid"),
+    *("steps", "workers", "ledger", "memory", "sweeps", "grid", "neighbours"),
 )
-LONG = {"reference", "evaluation", "reports", "memory", "sweeps", "grid"}  # minutes each, with five repeats
+# Minutes each, with five repeats.
+LONG = {"reference", "evaluation", "reports", "memory", "sweeps", "grid", "neighbours"}
 Measure = Callable[[int, Path], list[Figure]]
 
 

@@ -1,7 +1,7 @@
-"""`python -m tests.benchmarks.neighbours`: what busy neighbours cost a training, by how OpenMP's threads wait for one
-another.
+"""What two busy neighbours cost a short sweep with two workers.
 
-Times 30 steps of `tiny`, in a process of its own, with one and with two threads, beside none, one and two processes
+`python -m tests.benchmarks.neighbours` compares the ways in which OpenMP's threads may wait for one another. It times
+30 steps of `tiny`, in a process of its own, with one and with two threads, beside none, one and two processes
 that keep a core busy, for each way of waiting. By default (libgomp) a thread that waits keeps its core for a while;
 `OMP_WAIT_POLICY=PASSIVE` gives it away, which `wb` sets. Prints seconds, the median and range over the repeats.
 """
@@ -11,10 +11,14 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+
+from tests.benchmarks.figures import WALL, Figure, figure, ratio
+from tests.benchmarks.studies import wb, written
 
 WAYS: dict[str, dict[str, str]] = {
     "default": {},
@@ -23,6 +27,46 @@ WAYS: dict[str, dict[str, str]] = {
 }
 BUSY = "while True: pass"
 STEPS = 30
+GOAL = 2.2
+RATIOS = (0.0, 0.3, 0.6, 1.0)
+SHORT = {
+    "data.train_pairs": 512,
+    "data.eval_pairs": 128,
+    "optimisation.steps": 20,
+    "evaluation.pairs": 128,
+    "evaluation.final_pairs": 128,
+    "evaluation.robustness_pairs": 16,
+}
+
+
+def measure(repeats: int, home: Path) -> list[Figure]:
+    """The same sweep of four trials, alone and beside the neighbours in turn, each in a fresh workspace."""
+    file = written(home / "short.yaml", SHORT, RATIOS)
+    took: dict[int, list[float]] = {0: [], 2: []}
+    for number in range(repeats):
+        for neighbours, seconds in took.items():
+            with busy(neighbours):
+                place = home / f"{neighbours}-{number}"
+                seconds.append(wb("sweep", file, "--workers", "2", "--workspace", place).wall)
+    alone, beside = (np.array(seconds) for seconds in took.values())
+    name = f"a sweep of {len(RATIOS)} trials, two workers"
+    return [
+        figure(f"{name}, alone", "s", alone, f"{WALL}, report included"),
+        figure(f"{name}, beside two busy processes", "s", beside, WALL),
+        ratio("beside two busy processes / alone", beside, alone, f"{WALL}; goal at most {GOAL}"),
+    ]
+
+
+@contextmanager
+def busy(count: int) -> Iterator[None]:
+    """Keeps `count` cores busy by processes of this machine, each in a session of its own."""
+    processes = [subprocess.Popen([sys.executable, "-c", BUSY], start_new_session=True) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def inner(threads: int, cache: Path) -> None:
@@ -48,10 +92,7 @@ def inner(threads: int, cache: Path) -> None:
 def timed(way: dict[str, str], threads: int, neighbours: int, cache: Path) -> float:
     """The seconds of the steps in a process that waits in this way."""
     plain = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
-    with ExitStack() as busy:
-        for _ in range(neighbours):
-            process = busy.enter_context(subprocess.Popen([sys.executable, "-c", BUSY], start_new_session=True))
-            busy.callback(process.kill)
+    with busy(neighbours):
         command = [
             sys.executable,
             "-m",
