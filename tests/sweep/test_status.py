@@ -71,6 +71,8 @@ def test_both_tell_the_truth_after_a_kill(experiment: Experiment, tmp_path: Path
     assert (plain["status"], plain["running"], plain["finished"]) == ("RUNNING", 3, 0)
     assert listed(uri, tmp_path) == ("KILLED", 1, 1)
     assert counted(experiment, tmp_path) == {"running": 1, "finished": 1}
+    ids = {row["state"]: row["run_id"] for row in cells_of(experiment, tmp_path, "s", None)}
+    assert (ids["finished"], ids["running"]) == ("run", None)
     ours.release()
     assert listed(uri, tmp_path) == ("KILLED", 0, 1)
 

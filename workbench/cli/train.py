@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from workbench.cli.named import SHORT
 from workbench.cli.options import (
     DEFAULT,
     File,
@@ -199,7 +200,8 @@ def _status(experiment: "Experiment", workspace: Path, study: str, storage: str 
         return
     for row in rows:
         value = "" if row["value"] is None else f"{row['value']:.4f}"
-        typer.echo(f"{row['state']:<9} {value:<8} {row['progress']:<12} {row['name']}{row['about']}")
+        there = row["run_id"][:SHORT] if row["run_id"] else row["progress"]
+        typer.echo(f"{row['state']:<9} {value:<8} {there:<12} {row['name']}{row['about']}")
     states = [row["state"] for row in rows]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     begun = "" if known(workspace, study, storage) else f"; the study `{study}` was never started"

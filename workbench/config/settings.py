@@ -130,6 +130,13 @@ def set_key(tree: dict[str, Any], dotted: str, value: Any, where: str) -> None:
     tree[leaf] = value
 
 
+MUST_BE = {
+    **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "it must be a whole number"),
+    **dict.fromkeys(("float_parsing", "float_type"), "it must be a number"),
+    **dict.fromkeys(("bool_parsing", "bool_type"), "it must be true or false"),
+}
+
+
 def explain(error: ValidationError, prefix: str = "") -> str:
     """The first error of pydantic as a sentence."""
     first = error.errors()[0]
@@ -138,7 +145,9 @@ def explain(error: ValidationError, prefix: str = "") -> str:
     name = ".".join(part for part in (prefix, *steps) if part)
     if first["type"] == "extra_forbidden":
         return f"unknown key `{name}`{nearest(name, dotted_keys())}."
-    reason = first["msg"].removeprefix("Value error, ")
+    reason = MUST_BE.get(
+        first["type"], first["msg"].removeprefix("Value error, ").replace("Input should be", "it must be")
+    )
     if isinstance(first["input"], bool) and first["type"] in ("literal_error", "string_type"):
         reason += "; YAML reads yes, no, on and off as true and false, so put them in quotes"
     return (

@@ -55,7 +55,7 @@ def living_in(workspace: Path, storage: str | None) -> Callable[[str, str], Livi
 
 def cells_of(experiment: Experiment, workspace: Path, study: str, storage: str | None) -> list[dict[str, Any]]:
     """Returns one row per cell: `name`, `state` (finished, diverged, pruned, running, failed, waiting), `value`,
-    `progress`, `about`."""
+    `run_id` of a trial that has ended, `progress`, `about`."""
     ledger = known(workspace, study, storage)
     endings = ledger.endings() if ledger else {}
     sightings = Sightings(Workspace(workspace).studies)
@@ -66,14 +66,17 @@ def cells_of(experiment: Experiment, workspace: Path, study: str, storage: str |
     failures = ledger.all_failures(ledger.start) if ledger else {}
     rows = []
     for cell in plan.cells:
-        state, value, progress, about = "waiting", None, "", ""
+        state, value, progress, about, run_id = "waiting", None, "", "", None
         if cell.key in endings:
-            state, value = endings[cell.key].outcome, endings[cell.key].value
+            ending = endings[cell.key]
+            state, value, run_id = ending.outcome, ending.value, ending.run_id
         elif cell.key in running:
             attempt = running[cell.key]
             state, progress = "running", f"{attempt.step}/{attempt.steps or '?'}"
             about = f"  ({attempt.worker})"
         elif reasons := failures.get(cell.key):
             state, about = "failed", f"  {reasons[-1].splitlines()[0][:120]}"
-        rows.append({"name": cell.name, "state": state, "value": value, "progress": progress, "about": about})
+        rows.append(
+            {"name": cell.name, "state": state, "value": value, "run_id": run_id, "progress": progress, "about": about}
+        )
     return rows
