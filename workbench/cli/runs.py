@@ -133,9 +133,8 @@ def ui(
     if uri.startswith("http"):
         _show_page(f"{uri.rstrip('/')}/{page}", "", open_)
         return
-    with socket.socket() as taken:
-        if taken.connect_ex((host, port)) == 0:
-            raise UserError(f"--port {port}: another server listens there; give another port.")
+    with suppress(OSError), socket.create_connection((host, port), timeout=1):
+        raise UserError(f"--port {port}: another server listens there; give another port.")
     server, log = f"http://{host}:{port}", workspace / "ui.log"
     options = ["--backend-store-uri", uri, "--host", host, "--port", str(port)]
     with open(log, "wb") as written:
@@ -172,8 +171,9 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _answers(address: str) -> bool:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy does not know this machine's ports
     try:
-        with urllib.request.urlopen(address, timeout=1):
+        with direct.open(address, timeout=1):
             return True
     except OSError:
         return False
