@@ -5,6 +5,7 @@ python -m tests.benchmarks.tables FILE
 
 import json
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ def tables(written: Mapping[str, Any]) -> Iterator[str]:
     """Yields the lines."""
     yield f"Commit {written['commit']}, {written['date'][:10]}, {written['device']}, torch {written['torch']}."
     for name, rows in written["figures"].items():
-        yield from ("", f"### `--only {name}`", "", f"{part(name)[1]}", "")
+        yield from ("", f"### `--only {name}`", "", textwrap.fill(part(name)[1], 120), "")
         yield from ("| figure | median (range) | unit, clock |", "|---|---|---|")
         for row in rows:
             made = Figure(row["name"], row["unit"], tuple(row["values"]), row["note"])
