@@ -197,8 +197,8 @@ class Tracker:
             return self.attached(run_id, "config.json"), tags
         except (MlflowException, OSError, LookupError) as error:
             raise UserError(
-                f"--run-id {run_id}: this store has no such trial; give the id of a trial, which `wb sweep FILE"
-                f" --status` lists, or of a single training ({first_line(error)})."
+                f"--run-id {run_id}: this store has no such trial ({first_line(error)}); give the id of a trial, not of"
+                " a sweep: `wb sweep FILE --status` lists them."
             ) from error
 
     def trials_of(self, run_id: str) -> list[str]:
