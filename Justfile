@@ -32,7 +32,7 @@ soak:
 
 # Nothing here can fail a test. `just bench --list` names the parts, and
 # `just bench --only training startup --json bench.json` measures two of them.
-# Times, ratios and scaling, over five repeats, about 25 minutes
+# Times, ratios and scaling, over five repeats, about 50 minutes
 bench *arguments:
     OMP_NUM_THREADS=1 {{python}} -m tests.benchmarks.bench {{arguments}}
 

@@ -66,3 +66,9 @@ def test_the_newest_sweep_of_a_name_is_reported_where_the_sweep_did_it(tmp_path:
     assert report_folder(uri, made["last"]) == "components"
     assert report_folder(uri, made["old"]) == made["old"]  # the folder `itm` is the newer one's
     assert report_folder(uri, made["trial"]) == made["trial"]
+
+
+def test_a_run_that_was_renamed_to_a_path_is_reported_under_its_id(tmp_path: Path, made: dict[str, str]) -> None:
+    uri = ensure_store(tmp_path)
+    Tracker(uri, tmp_path).client.set_tag(made["new"], "mlflow.runName", "../elsewhere")
+    assert report_folder(uri, made["new"]) == made["new"]

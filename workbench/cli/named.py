@@ -10,6 +10,7 @@ from workbench.errors import UserError
 
 WHOLE = re.compile("[0-9a-f]{32}")
 LETTERS = re.compile("[0-9a-f]{4,}")
+STUDY = re.compile(r"[\w+=-][\w .+=-]*")  # the name of a study, which is also that of a folder
 SHORT = 8  # characters of an id that `wb runs` shows
 NAMES = "its id or the first characters of it, its name, or `latest`"
 OfSweepOrTrial = Annotated[str, typer.Option("--run-id", help=f"A sweep or a trial: {NAMES}.")]
@@ -55,7 +56,8 @@ def report_folder(uri: str, run_id: str) -> str:
 
     sweeps = [run for run in every_run(uri) if run.tags.get("kind") == "sweep"]
     newest = {run.name: run.run_id for run in sorted(sweeps, key=lambda run: run.started)}
-    return next((name for name, newest_id in newest.items() if newest_id == run_id), run_id)
+    # A run can be renamed in MLflow, to anything.
+    return next((name for name, its_id in newest.items() if its_id == run_id and STUDY.fullmatch(name)), run_id)
 
 
 def run_in(workspace: Path, name: str) -> str:

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,6 +41,7 @@ Silent = Annotated[
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", callback=set_verbose, help="Let libraries log what they do.")]
 
 
+@cache
 def shared_options() -> list[Any]:
     """Returns the options that every command has. No command gets their values."""
     template = typer.Typer(add_completion=False)

@@ -92,8 +92,9 @@ def report(
         raise UserError(f"--over {over}: it must be one of {', '.join(UNITS)}.")
     uri = tracking_uri(workspace)
     ids = [run_named(uri, name) for name in names]
-    name = report_folder(uri, ids[0]) if len(ids) == 1 else "-".join(run_id[:8] for run_id in ids)
-    folder = out or Folders(workspace).reports / name
+    folder = out or Folders(workspace).reports / (
+        report_folder(uri, ids[0]) if len(ids) == 1 else "-".join(run_id[:SHORT] for run_id in ids)
+    )
     try:
         page = write_report(uri, ids[0], folder, ids[1:], over, against == "published")
         if not compare and out is None:
@@ -142,14 +143,16 @@ def ui(
             [sys.executable, "-m", "mlflow", "ui", *options], stdout=written, stderr=written, start_new_session=True
         )
     stop, ready = current.get(), False
-    with stop.asking(), stop.at_last(partial(_end, process)):
-        while process.poll() is None and not stop():
-            if not ready and _answers(f"{server}/health"):
-                ready = True
-                _show_page(f"{server}/{page}", " (Ctrl-C stops it)", open_)
-            stop.wait(0.2)
-    if stop():
+    try:
+        with stop.asking(), stop.at_last(partial(_end, process)):
+            while process.poll() is None and not stop():
+                if not ready and _answers(f"{server}/health"):
+                    ready = True
+                    _show_page(f"{server}/{page}", " (Ctrl-C stops it)", open_)
+                stop.wait(0.2)
+    finally:
         _end(process)
+    if stop():
         stop.say("Stopped the server.")
         raise typer.Exit(CODE)
     raise UserError(f"MLflow ended with exit code {process.returncode}; {log} says why.")

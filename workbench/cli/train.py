@@ -1,13 +1,12 @@
 """`wb sweep` and `wb train`."""
 
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from workbench.cli.named import SHORT
+from workbench.cli.named import SHORT, STUDY
 from workbench.cli.options import (
     DEFAULT,
     File,
@@ -95,7 +94,7 @@ def sweep(
         experiment = shrink(experiment)
     elif not status and (few := no_verdict(experiment.seeds.count, len(experiment.arms))):
         typer.echo(f"{file}: {few}", err=True)
-    if not re.fullmatch(r"[\w+=-][\w .+=-]*", study or experiment.name):
+    if not STUDY.fullmatch(study or experiment.name):
         raise UserError(
             f"--study {study or experiment.name}: a name may contain only letters, digits and - _ . + =,"
             " and must not start with a dot."
@@ -204,8 +203,8 @@ def _status(experiment: "Experiment", workspace: Path, study: str, storage: str 
         typer.echo(f"{row['state']:<9} {value:<8} {there:<12} {row['name']}{row['about']}")
     states = [row["state"] for row in rows]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    begun = "" if known(workspace, study, storage) else f"; the study `{study}` was never started"
-    typer.echo(f"{len(rows)} trials: {counts}{begun}")
+    never = set(states) == {"waiting"} and known(workspace, study, storage) is None
+    typer.echo(f"{len(rows)} trials: {counts}" + (f"; the study `{study}` was never started" if never else ""))
 
 
 @app.command(
